@@ -17,15 +17,7 @@ from starlette.routing import Route
 
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
-from telemetry_agent.page.access_policy import (
-    AccessPolicy,
-    Guard,
-    WrongTokens,
-    content_policy,
-    login_page,
-    peer_of,
-    too_many_tokens,
-)
+from telemetry_agent.page.access_policy import AccessPolicy, Guard, content_policy, whence
 from telemetry_agent.page.agent_view import AgentView, Doctor, PageOptions
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.files import compressed, static_file, static_files
@@ -109,8 +101,7 @@ class Site:
         )
         # Else "/setup/" is answered with an absolute URL, which is wrong behind a proxy.
         app.router.redirect_slashes = False
-        self._wrong_tokens = WrongTokens()
-        self.app = Guard(app, access, content_policy(options.tiles), self._wrong_tokens)
+        self.app = Guard(app, access, content_policy(options.tiles))
 
     def close(self) -> None:
         """Close the map."""
@@ -285,15 +276,8 @@ class Site:
 
     async def _login(self, request: Request) -> Response:
         form = parse_qs((await body_of(request)).decode("utf-8", "replace"))
-        peer, now_s = peer_of(request.scope), asyncio.get_running_loop().time()
-        if (wait_s := self._wrong_tokens.wait_s(peer, now_s)) > 0:
-            return too_many_tokens(wait_s)
-        cookie = self._access.cookie(form.get("token", [""])[0].strip(), request.headers)
-        if cookie is None:
-            self._wrong_tokens.count(peer, now_s)
-            return login_page(wrong=True)
-        # Relative: behind a proxy only the browser knows what this folder is called.
-        return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
+        token = form.get("token", [""])[0].strip()
+        return self._access.login(token, request.headers, *whence(request.scope))
 
 
 def _json(text: str, request: Request) -> Response:
