@@ -23,10 +23,9 @@ import hmac
 import ipaddress
 from collections import deque
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,92 +39,9 @@ _WRONG_TOKENS = 10
 _WRONG_TOKENS_WITHIN_S = 60.0
 _PEERS = 1000
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_NEEDED = "The token of page.token_file is needed."
 
-
-class Refusal(NamedTuple):
-    """The answer to a request that is not admitted."""
-
-    status: int
-    text: str
-
-
-class AccessPolicy:
-    """The rules of one page.
-
-    Args:
-        names: the host names of this device; its addresses are always valid.
-        token: what admits a viewer; ``None``: none is needed.
-        proxied: names, or names with ports, under which a reverse proxy serves the page.
-    """
-
-    def __init__(self, names: set[str], token: str | None, proxied: Collection[str] = ()) -> None:
-        hosts = {name.rpartition(":")[0] or name for name in proxied}
-        self._names = {name.lower() for name in names | hosts} | {"localhost"}
-        self._proxied = {name.lower() for name in proxied}
-        self._token = token
-        self._pass = "" if token is None else _pass(token)
-
-    def refusal(self, method: str, path: str, headers: Mapping[str, str]) -> Refusal | None:
-        """Why this request is refused; ``None``: it is admitted. Header names in lower case."""
-        if not self._is_ours(headers.get("host", "")):
-            return Refusal(
-                421,
-                "This device does not answer to that name. Use its address or its host name, or "
-                "add the name to page.names.",
-            )
-        # A browser never sends this header for another site, so the next two checks are not needed.
-        if self._has_token(headers):
-            return None
-        if not _from_itself(method, path, headers):
-            return Refusal(403, "Another web site may only link to this page.")
-        if method not in {"GET", "HEAD"} and not self._asked_by_itself(headers):
-            return Refusal(403, "Only the page itself may ask for this.")
-        if self._token is None or path.startswith(_OPEN_PATHS) or self._has_pass(headers):
-            return None
-        return Refusal(401, "The token of page.token_file is needed.")
-
-    def shows_token(self, headers: Mapping[str, str]) -> bool:
-        """Whether the request has a token, right or wrong, and the page needs one."""
-        return self._token is not None and "authorization" in headers
-
-    def shows_wrong_token(self, headers: Mapping[str, str]) -> bool:
-        """Whether the request has a wrong token."""
-        return self.shows_token(headers) and not self._has_token(headers)
-
-    def cookie(self, token: str, headers: Mapping[str, str]) -> str | None:
-        """The cookie for a viewer with this token; ``None``: the token is wrong.
-
-        It has no path: the browser then uses it for the folder of the form, which may have any
-        name behind a proxy.
-        """
-        if self._token is None or not _same(token, self._token):
-            return None
-        secure = "; Secure" if _origin(headers).scheme == "https" else ""
-        return f"{COOKIE}={self._pass}; Max-Age={_COOKIE_S}; HttpOnly; SameSite=Strict{secure}"
-
-    def _asked_by_itself(self, headers: Mapping[str, str]) -> bool:
-        origin = _origin(headers)
-        if origin.scheme not in _DEFAULT_PORTS:
-            return False
-        if origin.netloc == headers.get("host"):
-            return True
-        name = origin.netloc.lower()
-        return (name.removesuffix(f":{_DEFAULT_PORTS[origin.scheme]}")) in self._proxied
-
-    def _is_ours(self, host: str) -> bool:
-        parts = _split(f"//{host}")
-        if parts.netloc != host or "@" in host:
-            return False
-        name = parts.hostname or ""
-        return name.rstrip(".") in self._names or is_literal(name)
-
-    def _has_token(self, headers: Mapping[str, str]) -> bool:
-        kind, _, token = headers.get("authorization", "").partition(" ")
-        return self._token is not None and kind.lower() == "bearer" and _same(token, self._token)
-
-    def _has_pass(self, headers: Mapping[str, str]) -> bool:
-        cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
-        return any(name == COOKIE and _same(value, self._pass) for name, _, value in cookies)
+Headers = Mapping[str, str]
 
 
 class WrongTokens:
@@ -154,6 +70,94 @@ class WrongTokens:
             del self._peers[next(iter(self._peers))]
 
 
+class AccessPolicy:
+    """The rules of one page.
+
+    Args:
+        names: the host names of this device; its addresses are always valid.
+        token: what admits a viewer; ``None``: none is needed.
+        proxied: names, or names with ports, under which a reverse proxy serves the page.
+    """
+
+    def __init__(self, names: set[str], token: str | None, proxied: Collection[str] = ()) -> None:
+        hosts = {name.rpartition(":")[0] or name for name in proxied}
+        self._names = {name.lower() for name in names | hosts} | {"localhost"}
+        self._proxied = {name.lower() for name in proxied}
+        self._token = token
+        self._pass = "" if token is None else _pass(token)
+        self._wrong = WrongTokens()
+
+    def refusal(
+        self, method: str, path: str, headers: Headers, peer: str = "", now_s: float = 0.0
+    ) -> Response | None:
+        """The answer to a request that is not admitted; ``None``: it is.
+
+        Args:
+            method: of the request.
+            path: of the request.
+            headers: of the request, names in lower case.
+            peer: address of the client.
+            now_s: monotonic.
+        """
+        if not self._is_ours(headers.get("host", "")):
+            return PlainTextResponse(
+                "This device does not answer to that name. Use its address or its host name, or "
+                "add the name to page.names.",
+                421,
+            )
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        if self._token is not None and kind.lower() == "bearer":
+            # A browser never sends this header for another site, so no other check is needed.
+            return self._check(token, peer, now_s)
+        if not _from_itself(method, path, headers):
+            return PlainTextResponse("Another web site may only link to this page.", 403)
+        if method not in {"GET", "HEAD"} and not self._asked_by_itself(headers):
+            return PlainTextResponse("Only the page itself may ask for this.", 403)
+        if self._token is None or path.startswith(_OPEN_PATHS) or self._has_pass(headers):
+            return None
+        return _login_page() if path == "/" else PlainTextResponse(_NEEDED, 401)
+
+    def login(self, token: str, headers: Headers, peer: str = "", now_s: float = 0.0) -> Response:
+        """The answer to a viewer who typed this token: the page with a cookie, or a refusal."""
+        if refused := self._check(token, peer, now_s):
+            return _login_page(wrong=True) if refused.status_code == 401 else refused
+        secure = "; Secure" if _origin(headers).scheme == "https" else ""
+        # Without a path the browser uses it for the folder of the form, which may have any name
+        # behind a proxy. So the place to go to is relative, too.
+        cookie = f"{COOKIE}={self._pass}; Max-Age={_COOKIE_S}; HttpOnly; SameSite=Strict{secure}"
+        return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
+
+    def _check(self, token: str, peer: str, now_s: float) -> Response | None:
+        """The answer if this token does not admit."""
+        if (wait_s := self._wrong.wait_s(peer, now_s)) > 0:
+            says = f"Too many wrong tokens: wait {wait_s:.0f} s."
+            return PlainTextResponse(says, 429, {"Retry-After": f"{wait_s + 1:.0f}"})
+        if self._token is not None and _same(token, self._token):
+            return None
+        self._wrong.count(peer, now_s)
+        return PlainTextResponse(_NEEDED, 401)
+
+    def _asked_by_itself(self, headers: Headers) -> bool:
+        origin = _origin(headers)
+        if origin.scheme not in _DEFAULT_PORTS:
+            return False
+        if origin.netloc == headers.get("host"):
+            return True
+        name = origin.netloc.lower()
+        return name.removesuffix(f":{_DEFAULT_PORTS[origin.scheme]}") in self._proxied
+
+    def _is_ours(self, host: str) -> bool:
+        parts = _split(f"//{host}")
+        if parts.netloc != host or "@" in host:
+            return False
+        name = parts.hostname or ""
+        return name.rstrip(".") in self._names or is_literal(name)
+
+    def _has_pass(self, headers: Headers) -> bool:
+        cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+        return any(name == COOKIE and _same(value, self._pass) for name, _, value in cookies)
+
+
 class Guard:
     """The application behind the access policy.
 
@@ -161,19 +165,11 @@ class Guard:
         app: the application.
         access: decides who is admitted.
         policy: the ``Content-Security-Policy``.
-        wrong_tokens: counts them, also for the login form.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        access: AccessPolicy,
-        policy: str,
-        wrong_tokens: WrongTokens,
-    ) -> None:
+    def __init__(self, app: ASGIApp, access: AccessPolicy, policy: str) -> None:
         self._app = app
         self._access = access
-        self._wrong_tokens = wrong_tokens
         self._rules = {
             "Content-Security-Policy": policy,
             "X-Content-Type-Options": "nosniff",
@@ -193,43 +189,23 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        path, headers = scope["path"], dict(Headers(scope=scope))
+        headers = dict(MutableHeaders(scope=scope))
+        answer: ASGIApp | None
         if {"content-length", "transfer-encoding"} <= headers.keys():
             # RFC 9112, 6.3: a part of what a proxy takes for the body may be a request here.
             answer = PlainTextResponse("One length is enough.", 400, {"Connection": "close"})
-            await answer(scope, receive, ruled)
-            return
-        peer, now_s = peer_of(scope), asyncio.get_running_loop().time()
-        if self._access.shows_token(headers):
-            if (wait_s := self._wrong_tokens.wait_s(peer, now_s)) > 0:
-                await too_many_tokens(wait_s)(scope, receive, ruled)
-                return
-            if self._access.shows_wrong_token(headers):
-                self._wrong_tokens.count(peer, now_s)
-        refusal = self._access.refusal(scope["method"], path, headers)
-        if refusal is None:
-            await self._app(scope, receive, ruled)
-        elif refusal.status == 401 and path == "/":
-            await login_page()(scope, receive, ruled)
         else:
-            answer = PlainTextResponse(refusal.text, refusal.status)
-            await answer(scope, receive, ruled)
+            answer = self._access.refusal(scope["method"], scope["path"], headers, *whence(scope))
+        await (answer or self._app)(scope, receive, ruled)
 
 
-def peer_of(scope: Scope) -> str:
-    """The address of the client."""
+def whence(scope: Scope) -> tuple[str, float]:
+    """The address of the client, and the time."""
     client = scope.get("client")
-    return str(client[0]) if client else ""
+    return str(client[0]) if client else "", asyncio.get_running_loop().time()
 
 
-def too_many_tokens(wait_s: float) -> Response:
-    """The answer to a further token of a peer that sent too many wrong ones."""
-    return PlainTextResponse(
-        f"Too many wrong tokens: wait {wait_s:.0f} s.", 429, {"Retry-After": f"{wait_s + 1:.0f}"}
-    )
-
-
-def login_page(*, wrong: bool = False) -> Response:
+def _login_page(*, wrong: bool = False) -> Response:
     """The login form; after a wrong token it says so."""
     text = static_text("login.html")
     return HTMLResponse(text.replace(" hidden", "", 1) if wrong else text, 401)
@@ -267,7 +243,7 @@ def _network_of(peer: str) -> str:
     return str(address)
 
 
-def _from_itself(method: str, path: str, headers: Mapping[str, str]) -> bool:
+def _from_itself(method: str, path: str, headers: Headers) -> bool:
     """Browsers report which site a request comes from; other clients report nothing."""
     if headers.get("sec-fetch-site", "none") in {"same-origin", "none"}:
         return True
@@ -284,7 +260,7 @@ def _split(url: str) -> SplitResult:
         return urlsplit("")
 
 
-def _origin(headers: Mapping[str, str]) -> SplitResult:
+def _origin(headers: Headers) -> SplitResult:
     return _split(headers.get("origin", ""))
 
 

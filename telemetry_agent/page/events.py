@@ -3,7 +3,7 @@
 All viewers get the same text, which is made once: twenty of them cost little more than one. An
 event holds the whole state, and of the track only what is new: the positions behind those of the
 last event, and the places of the rows if they have changed. A viewer that is new or missed an
-event gets the packed positions (``Trail``) and continues from there.
+event gets the packed positions (``TrackIndex``) and continues from there.
 
 ``hello`` begins a stream of events, each ``news`` continues it. Both are JSON objects:
 
@@ -25,19 +25,21 @@ event gets the packed positions (``Trail``) and continues from there.
 """
 
 import json
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.agent_view import AgentView
-from telemetry_agent.page.points import NEWEST, Point, Trail
-from telemetry_agent.page.track_index import TrackIndex, Wanted
+from telemetry_agent.page.points import Point, points_of
+from telemetry_agent.page.track_index import NEWEST, TrackIndex
 from telemetry_agent.snapshot import as_json
+
+if TYPE_CHECKING:
+    from telemetry_agent.model import Record
 
 _LOOK_SHARE = 5
 """Until the next look at the places of all rows: so many times what this one took."""
@@ -47,15 +49,15 @@ _WORST_FIRST: tuple[Place, ...] = ("dead-letter", "stored", "in-flight", "delive
 
 
 class EventSource:
-    """Makes the events. One thread at a time may call each method; ``packed`` any."""
+    """Makes the events. One thread at a time may call each method; ``index`` has its own rule."""
 
     def __init__(self, agent: AgentView) -> None:
         self._agent = agent
-        self._lock = threading.Lock()  # of the trail
         self._stream = ""
         self._moves = self._moves_before = 0
-        self._trail = Trail(agent.gaps.between)
-        self._index = self._new_index()
+        self._last = 0
+        self._newest: Record | None = None
+        self.index = self._new_index()
         self._latest: dict[str, Any] = {}
         self._gone: set[tuple[int, int]] = set()
         self._runs: list[list[Any]] = []
@@ -64,10 +66,10 @@ class EventSource:
     def news(self) -> str:
         """The next event, for viewers that have all before it. Reads what is new from the disk."""
         after, points = self._read()
-        places, gone = self._places()
-        before, self._latest = self._latest, self._look() | {"places": places}
+        gone = self._look_at_places()
+        before, self._latest = self._latest, self._state()
         event = self._latest | {"after": after, "points": points}
-        if before and (places, self._latest["stream"]) == (before["places"], before["stream"]):
+        if all(before.get(name) == event[name] for name in ("places", "stream")):
             del event["places"]
         return _text(event | {"gone": gone} if gone else event)
 
@@ -76,33 +78,10 @@ class EventSource:
         latest = self._latest
         return _text(latest | {"after": latest["last"], "points": []})
 
-    def packed(self, row: int) -> tuple[int, bytes]:
-        """The row up to which all were read, and the positions behind ``row``, packed."""
-        with self._lock:
-            return self._trail.last, self._trail.after(row)
-
-    def scan(self) -> bool:
-        """Read a little more of the earlier track. Returns whether there is more.
-
-        Raises:
-            StorageError: the disk cannot be read now.
-        """
-        return self._index.scan()
-
-    def shown(self, wanted: Wanted) -> tuple[int, bytes, int]:
-        """The row up to which all were read, the points to draw, and how exact they are.
-
-        Raises:
-            StorageError: the disk cannot be read.
-        """
-        with self._lock:
-            last, recent, index = self._trail.last, self._trail.after(0), self._index
-        return last, *index.shown(wanted, recent)
-
     def trips(self) -> str:
         """The trips, whether all rows were read for them, up to which row, and the last row."""
-        index = self._index
-        done, current = index.known_trips()
+        index = self.index
+        done, current = index.trips()
         trips = [asdict(trip) for trip in done]
         if current is not None:
             trips.append(asdict(current))
@@ -133,7 +112,7 @@ class EventSource:
     def _new_index(self) -> TrackIndex:
         return TrackIndex(self._agent.queue, self._agent.gaps.between, self._agent.parking)
 
-    def _look(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         agent = self._agent
         snapshot = agent.snapshot()
         state: dict[str, Any] = as_json(snapshot)
@@ -143,9 +122,10 @@ class EventSource:
             "findings": doctor.findings(snapshot, agent.queue.path) if doctor is not None else [],
             "stream": f"{self._stream}.{self._moves}",
             "network": agent.network(),
-            "first": min(self._index.first or self._trail.first, self._trail.first),
-            "last": self._trail.last,
-            "whole": self._index.is_complete,
+            "first": self._runs[0][0] if self._runs else self._last + 1,
+            "last": self._last,
+            "whole": self.index.is_complete,
+            "places": self._runs,
         }
         position = agent.position()
         if position is not None:
@@ -155,67 +135,51 @@ class EventSource:
         return state
 
     def _read(self) -> tuple[int, list[Point]]:
-        """Extend the trail. Returns a row, and the new points behind it.
+        """Read the new rows. Returns a row, and the new points behind it.
 
         Of many new points these are only the last ones: a viewer gets the others packed, which is
         cheaper. If the disk cannot be read now, a later call reads the same rows.
         """
         queue = self._agent.queue
-        newest = queue.last_row()
-        with self._lock:
-            moves = queue.moves()
-            # While the queue thins a backlog, rows move each second. The trail is read again once
-            # that has come to rest.
-            moved = moves == self._moves_before != self._moves
-            self._moves_before = moves
-            if queue.stream != self._stream or newest < self._trail.last or moved:
-                self._stream, self._moves = queue.stream, moves
-                self._look_again_s = 0.0
-                self._trail = Trail(self._agent.gaps.between)
-                self._index = self._new_index()
-                self._trail.extend(max(0, newest - NEWEST), [])
-        after, points = self._trail.last, []
+        newest, moves = queue.last_row(), queue.moves()
+        # While the queue thins a backlog, rows move each second. The track is read again once that
+        # has come to rest.
+        moved = moves == self._moves_before != self._moves
+        self._moves_before = moves
+        if queue.stream != self._stream or newest < self._last or moved:
+            self._stream, self._moves, self._last = queue.stream, moves, newest
+            self._newest = None
+            self._look_again_s = 0.0
+            self.index = self._new_index()
+        after, points = self._last, []
         with suppress(StorageError):
-            while (read := queue.after(self._trail.last))[0] != self._trail.last:
-                with self._lock:
-                    after, points = self._trail.last, self._trail.extend(*read)
+            while (read := queue.after(self._last))[0] != self._last:
+                after, (self._last, found) = self._last, read
+                points = list(points_of(found, self._agent.gaps.between, self._newest))
+                self._newest = found[-1][1] if found else self._newest
         return after, points
 
-    def _places(self) -> tuple[list[list[Any]], list[tuple[int, int]]]:
-        """Where the rows are, and those of the trail that are newly gone.
+    def _look_at_places(self) -> list[tuple[int, int]]:
+        """Where the rows are now. Returns those of the newest that are newly gone.
 
         If the endpoint refused every other fix, to look takes long. Then it is done less often.
         """
         clock = self._agent.clock
         began_s = clock.monotonic_s()
         if began_s < self._look_again_s:
-            return self._runs, []
-        first = self._index.first
+            return []
         runs = Runs()
-        gone: list[tuple[int, int]] = []
-        kept: int | None = None
-        for lo, hi, place in self._agent.queue.places(
-            min(first or self._trail.first, self._trail.first)
-        ):
+        gone: set[tuple[int, int]] = set()
+        for lo, hi, place in self._agent.queue.places(1):
             if place != "gone":
-                kept = kept or lo
                 runs.add(lo, hi, place)
-            elif hi >= self._trail.first:
-                gone.append((lo, hi))
-        if first is not None and kept is not None and kept > first:
-            self._index.forget_before(kept)
+            elif hi > self._last - NEWEST:
+                gone.add((lo, hi))
+        new, self._gone, self._runs = sorted(gone - self._gone), gone, runs.found
+        if self._runs:
+            self.index.forget(self._runs[0][0], new)
         end_s = clock.monotonic_s()
         self._look_again_s = end_s + _LOOK_SHARE * (end_s - began_s)
-        self._runs = runs.found
-        return self._runs, self._forget(set(gone))
-
-    def _forget(self, gone: set[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Drop the positions of rows that are gone. Returns those that are newly gone."""
-        new = sorted(gone - self._gone)
-        self._gone = gone
-        if new:
-            with self._lock:
-                self._trail.forget(new)
         return new
 
 

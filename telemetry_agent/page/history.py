@@ -21,7 +21,7 @@ import struct
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,8 +45,7 @@ _HOUR, _DAY, _MONTH = 720, 1440, 4320  # samples
 
 _HEAD = b"telemetry-agent history 1\n"
 _RECORD = struct.Struct(f"<II{len(COLUMNS)}f")  # time, step, values
-_SUM = struct.Struct("<I")
-_RECORD_BYTES = _RECORD.size + _SUM.size
+_RECORD_BYTES = _RECORD.size + 4  # the checksum
 _LARGEST_BYTES = 512 * 1024
 _APPEND_AT = 15  # minutes
 _STRONGEST = 4
@@ -70,18 +69,18 @@ class History:
     """
 
     def __init__(self, file: Path | None) -> None:
-        self.short: deque[Sample] = deque(maxlen=_HOUR)
-        self.minutes: deque[Sample] = deque(maxlen=_DAY)
-        self.long: deque[Sample] = deque(maxlen=_MONTH)
+        limits = {SHORT_S: _HOUR, MINUTE_S: _DAY, LONG_S: _MONTH}
+        self._series = {step_s: deque[Sample](maxlen=limit) for step_s, limit in limits.items()}
+        self._coarser = {SHORT_S: MINUTE_S, MINUTE_S: LONG_S}
+        self._gathered: dict[int, list[Sample]] = {MINUTE_S: [], LONG_S: []}  # for the next mean
         self._file = file
-        self._gathered: list[Sample] = []  # of this minute
-        self._folded: list[Sample] = []  # of these ten minutes
         self._unsaved: list[Sample] = []
         self._sound_bytes = 0  # of the file
         self._saving = threading.Lock()
         if file is not None:
             found = read(file)
             for sample in found:
+                self._forget_after(sample.time_s)
                 self._keep(sample)
             self._unsaved.clear()
             self._sound_bytes = len(_HEAD) + len(found) * _RECORD_BYTES
@@ -93,29 +92,20 @@ class History:
 
     def add(self, time_s: int, values: Mapping[str, float | None]) -> None:
         """Add one moment."""
-        row = tuple(
-            math.nan if (value := values.get(name)) is None else float(value) for name in COLUMNS
-        )
         self._forget_after(time_s)
-        if self._gathered and time_s // MINUTE_S != self._gathered[0].time_s // MINUTE_S:
-            self._keep(_mean(self._gathered, MINUTE_S))
-            self._gathered.clear()
-        sample = Sample(time_s, SHORT_S, row)
-        self.short.append(sample)
-        self._gathered.append(sample)
+        row = (values.get(name) for name in COLUMNS)
+        known = tuple(math.nan if value is None else float(value) for value in row)
+        self._keep(Sample(time_s, SHORT_S, known))
 
     def last(self, seconds: float, now_s: int) -> list[Sample]:
         """The samples of that time: of the finest series that covers it, and coarser before."""
-        begin_s = now_s - seconds
-        if seconds <= _HOUR * SHORT_S:
-            series: tuple[Iterable[Sample], ...] = (self.minutes, self.short)
-        elif seconds <= _DAY * MINUTE_S:
-            series = (self.long, self.minutes)
-        else:
-            series = (self.long, self.minutes) if not self.long else (self.long,)
+        short, minutes, long = self._series.values()
+        series = [long, minutes] if seconds > _HOUR * SHORT_S else [minutes, short]
+        if seconds > _DAY * MINUTE_S and long:
+            series = [long]
         found: list[Sample] = []
         for samples in series:
-            chosen = [sample for sample in samples if sample.time_s >= begin_s]
+            chosen = [sample for sample in samples if sample.time_s >= now_s - seconds]
             if chosen:
                 found = [sample for sample in found if sample.time_s < chosen[0].time_s] + chosen
         return found
@@ -155,34 +145,33 @@ class History:
 
     def _replace(self, target: Path) -> None:
         beside = target.with_name(target.name + ".new")
-        oldest_minute_s = self.minutes[0].time_s if self.minutes else 0
-        samples = [sample for sample in self.long if sample.time_s < oldest_minute_s]
+        minutes = self._series[MINUTE_S]
+        oldest_s = minutes[0].time_s if minutes else 0
+        samples = [*(one for one in self._series[LONG_S] if one.time_s < oldest_s), *minutes]
         try:
             with beside.open("wb") as file:
-                self._sound_bytes = file.write(
-                    _HEAD + b"".join(map(_packed, [*samples, *self.minutes]))
-                )
+                self._sound_bytes = file.write(_HEAD + b"".join(map(_packed, samples)))
             beside.chmod(0o600)
             beside.replace(target)
         except OSError:
-            with contextlib.suppress(OSError):
-                beside.unlink()
+            beside.unlink(missing_ok=True)
             raise
 
     def _keep(self, sample: Sample) -> None:
-        if sample.step_s == LONG_S:
-            self.long.append(sample)
-            return
-        self.minutes.append(sample)
-        self._unsaved.append(sample)
-        if self._folded and sample.time_s // LONG_S != self._folded[0].time_s // LONG_S:
-            self.long.append(_mean(self._folded, LONG_S))
-            self._folded.clear()
-        self._folded.append(sample)
+        """Add it to its series, and to what becomes a mean of the next coarser one."""
+        self._series[sample.step_s].append(sample)
+        if sample.step_s == MINUTE_S:
+            self._unsaved.append(sample)
+        if (step_s := self._coarser.get(sample.step_s)) is not None:
+            gathered = self._gathered[step_s]
+            if gathered and sample.time_s // step_s != gathered[0].time_s // step_s:
+                self._keep(_mean(gathered, step_s))
+                gathered.clear()
+            gathered.append(sample)
 
     def _forget_after(self, time_s: int) -> None:
         """Drop the samples after this time: the clock went back, so they had a wrong time."""
-        for series in (self.short, self.minutes, self.long, self._gathered, self._folded):
+        for series in (*self._series.values(), *self._gathered.values()):
             while series and series[-1].time_s > time_s:
                 series.pop()
 
@@ -209,15 +198,11 @@ def read(file: Path) -> list[Sample]:
     if not data.startswith(_HEAD):
         return found
     for at in range(len(_HEAD), len(data) - _RECORD_BYTES + 1, _RECORD_BYTES):
-        record = data[at : at + _RECORD.size]
-        (checksum,) = _SUM.unpack_from(data, at + _RECORD.size)
-        time_s, step_s, *values = _RECORD.unpack(record)
-        follows = not found or time_s >= found[-1].time_s
-        if zlib.crc32(record) != checksum or step_s not in {MINUTE_S, LONG_S}:
+        time_s, step_s, *values = _RECORD.unpack_from(data, at)
+        sample = Sample(time_s, step_s, tuple(values))
+        if _packed(sample) != data[at : at + _RECORD_BYTES] or step_s not in {MINUTE_S, LONG_S}:
             break
-        if not follows:  # the clock was set back, so what came before is of the wrong time
-            found = [sample for sample in found if sample.time_s < time_s]
-        found.append(Sample(time_s, step_s, tuple(values)))
+        found.append(sample)
     return found
 
 
@@ -266,7 +251,7 @@ def temperature() -> float | None:
 
 def _packed(sample: Sample) -> bytes:
     record = _RECORD.pack(sample.time_s, sample.step_s, *sample.values)
-    return record + _SUM.pack(zlib.crc32(record))
+    return record + zlib.crc32(record).to_bytes(4, "little")
 
 
 def _mean(samples: list[Sample], step_s: int) -> Sample:

@@ -8,7 +8,8 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from telemetry_agent.page.track_index import Box, Wanted
+from telemetry_agent.page.points import Box
+from telemetry_agent.page.track_index import Wanted
 
 _LONGEST_BODY_BYTES = 64 * 1024
 _BODY_S = 10.0

@@ -26,9 +26,8 @@ from telemetry_agent.tasks import within
 CONNECTIONS = 128
 _BACKLOG = 32
 _REQUEST_S = 10.0  # from the connection, or the last answer, to the end of the next request's head
-_UNREAD_S = 20.0
 _LARGEST_HEAD_BYTES = 16 * 1024
-_UNANSWERED_MS = 30_000  # a viewer whose machine is gone
+_UNREAD_MS = 20_000  # a viewer that does not read what was sent, or whose machine is gone
 _END_S = 0.2
 _ACCEPT_AGAIN_S = 1.0
 _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -63,7 +62,8 @@ class PageServer:
         self._connections_max = _connections_max()
         self._listener = listener
         listener.setblocking(False)
-        loop.add_reader(listener, self._accept)
+        self._ending = False
+        self._listen()
         self._background = [
             loop.create_task(work)
             for work in (
@@ -74,7 +74,6 @@ class PageServer:
         ]
         for task in self._background:
             task.add_done_callback(self._halt)
-        self._ending = False
 
     def turn(self, seconds: float) -> None:
         """Run for so long, or until interrupted. Raises what failed outside a request."""
@@ -115,6 +114,10 @@ class PageServer:
         if not self._ending:
             self._loop.stop()
 
+    def _listen(self) -> None:
+        if not self._ending:
+            self._loop.add_reader(self._listener, self._accept)
+
     def _accept(self) -> None:
         try:
             accepted, _ = self._listener.accept()
@@ -122,16 +125,12 @@ class PageServer:
             # The listener stays readable: without a pause the loop would spin.
             if error.errno in _NO_DESCRIPTOR:
                 self._loop.remove_reader(self._listener)
-                self._loop.call_later(_ACCEPT_AGAIN_S, self._accept_again)
+                self._loop.call_later(_ACCEPT_AGAIN_S, self._listen)
             return
         if len(self._state.connections) >= self._connections_max:
             accepted.close()
             return
         self._loop.create_task(self._loop.connect_accepted_socket(self._connection, accepted))
-
-    def _accept_again(self) -> None:
-        if not self._ending:
-            self._loop.add_reader(self._listener, self._accept)
 
     async def _end(self) -> None:
         self._loop.remove_reader(self._listener)
@@ -148,25 +147,11 @@ class PageServer:
 
 
 class ViewerConnection(H11Protocol):
-    """One viewer's connection: uvicorn's, with limits on what it may cost.
-
-    A connection without a request, or whose viewer does not read the answer, is ended.
-    """
+    """One viewer's connection: uvicorn's, and it is ended if no request comes."""
 
     def __init__(self, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(config, state, {}, loop)
         self._since_s = loop.time()
-        self._unread_since_s: float | None = None
-
-    def pause_writing(self) -> None:
-        """See ``asyncio.Protocol``."""
-        self._unread_since_s = self.loop.time()
-        super().pause_writing()
-
-    def resume_writing(self) -> None:
-        """See ``asyncio.Protocol``."""
-        self._unread_since_s = None
-        super().resume_writing()
 
     def on_response_complete(self) -> None:
         """See ``H11Protocol``."""
@@ -174,13 +159,9 @@ class ViewerConnection(H11Protocol):
         super().on_response_complete()
 
     def sweep(self, now_s: float) -> None:
-        """End it if it is useless at ``now_s``, in the loop's time."""
-        if self._unread_since_s is not None:
-            useless = now_s - self._unread_since_s > _UNREAD_S
-        else:
-            asks_nothing = self.cycle is None or self.cycle.response_complete
-            useless = asks_nothing and now_s - self._since_s > _REQUEST_S
-        if useless:
+        """End it if no request has come for too long at ``now_s``, in the loop's time."""
+        asks_nothing = self.cycle is None or self.cycle.response_complete
+        if asks_nothing and now_s - self._since_s > _REQUEST_S:
             self.transport.abort()
 
 
@@ -221,7 +202,7 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # The connections inherit it.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED_MS)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except BaseException:

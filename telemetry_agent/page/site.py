@@ -4,33 +4,20 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import (
-    JSONResponse,
-    PlainTextResponse,
-    Response,
-)
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
-from telemetry_agent.page.access_policy import (
-    AccessPolicy,
-    Guard,
-    WrongTokens,
-    content_policy,
-    login_page,
-    peer_of,
-    too_many_tokens,
-)
+from telemetry_agent.page.access_policy import AccessPolicy, Guard, content_policy, whence
 from telemetry_agent.page.agent_view import AgentView, Doctor, PageOptions
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.files import compressed, static_file, static_files
@@ -47,7 +34,7 @@ from telemetry_agent.page.query import (
     wanted_part,
 )
 from telemetry_agent.page.streams import VIEWERS, EventStreams, StreamedAnswer
-from telemetry_agent.page.threads import each_in_thread, in_thread
+from telemetry_agent.page.threads import in_thread
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -55,8 +42,9 @@ log = logging.getLogger(__name__)
 _DEAD_LETTERS = 200
 _AT_ONCE = 4  # requests that wait for the disk
 _EXPORTS = 2
-_EXPORT_WAIT_S = 60.0
 _MONTH_H = 720
+
+T = TypeVar("T")
 
 
 class Site:
@@ -113,8 +101,7 @@ class Site:
         )
         # Else "/setup/" is answered with an absolute URL, which is wrong behind a proxy.
         app.router.redirect_slashes = False
-        self._wrong_tokens = WrongTokens()
-        self.app = Guard(app, access, content_policy(options.tiles), self._wrong_tokens)
+        self.app = Guard(app, access, content_policy(options.tiles))
 
     def close(self) -> None:
         """Close the map."""
@@ -147,8 +134,7 @@ class Site:
             return PlainTextResponse("Ask for a range of up to 8 MiB.", 416, rules)
         begin, end = part
         try:
-            async with self._disk:
-                data = await in_thread(found.read, begin, end)
+            data = await self._from_disk(lambda: found.read(begin, end))
         except OSError as error:
             return PlainTextResponse(f"The map cannot be read: {error.strerror}", 503)
         rules = {
@@ -159,7 +145,7 @@ class Site:
         return Response(data, 206, rules, "application/octet-stream")
 
     async def _events(self, request: Request) -> Response:
-        if self.streams.full:
+        if self.streams.count >= VIEWERS:
             return PlainTextResponse(
                 f"Too many viewers (limit {VIEWERS}): close another window.", 503
             )
@@ -177,27 +163,28 @@ class Site:
 
     async def _trail(self, request: Request) -> Response:
         after = row_number(request.query_params, "after", "0")
+        await self.streams.refresh()  # before the first viewer nothing was read yet
 
         def made() -> Response:
-            last, packed = self._event_source.packed(after)
+            last, packed = self._event_source.index.behind(after)
             return _packed(packed, request, last)
 
-        return await self._points(made)
+        return await self._from_disk(made)
 
     async def _track(self, request: Request) -> Response:
         wanted = wanted_part(request.query_params)
         self.streams.look_back()
+        await self.streams.refresh()
 
         def made() -> Response:
-            last, packed, exact = self._event_source.shown(wanted)
+            last, packed, exact = self._event_source.index.shown(wanted)
             return _packed(packed, request, last, **{"X-Tolerance": str(exact)})
 
-        return await self._points(made)
+        return await self._from_disk(made)
 
-    async def _points(self, made: Callable[[], Response]) -> Response:
-        await self.streams.refresh()  # before the first viewer nothing was read yet
+    async def _from_disk(self, work: Callable[[], T]) -> T:
         async with self._disk:
-            return await in_thread(made)
+            return await in_thread(work)
 
     async def _trips(self, request: Request) -> Response:
         self.streams.look_back()
@@ -205,8 +192,7 @@ class Site:
 
     async def _fix(self, request: Request) -> Response:
         row = row_number(request.query_params, "row")
-        async with self._disk:
-            found = await in_thread(self._event_source.fix, row)
+        found = await self._from_disk(lambda: self._event_source.fix(row))
         return JSONResponse(found) if found else PlainTextResponse("It is gone.", 404)
 
     async def _history(self, request: Request) -> Response:
@@ -228,8 +214,7 @@ class Site:
         return JSONResponse(answers[0])
 
     async def _ask(self, command: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
-        async with self._disk:
-            return await in_thread(lambda: list(self._agent.ask(command, asked)))
+        return await self._from_disk(lambda: list(self._agent.ask(command, asked)))
 
     async def _export(self, request: Request) -> Response:
         name = request.path_params["format"]
@@ -250,23 +235,17 @@ class Site:
         until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
         since_ms = asked.get("since_ms", until_ms and until_ms - 1)
         file = file_name(device, name, since_ms, until_ms)
-        # A third one waits: a browser does not show why a download was refused.
-        try:
-            async with asyncio.timeout(_EXPORT_WAIT_S):
-                await self._exports.acquire()
-        except TimeoutError:
-            return PlainTextResponse("Two others export already: try again later.", 503)
         return StreamedAnswer(
             self._pieces(asked),
             self._broken_off,
-            self._exports.release,
             headers={"Content-Disposition": f'attachment; filename="{file}"'},
             media_type=FORMATS[name].media_type,
         )
 
-    async def _pieces(self, asked: dict[str, Any]) -> AsyncGenerator[str, None]:
-        async with aclosing(each_in_thread(self._agent.ask("export", asked))) as answers:
-            async for answer in answers:
+    async def _pieces(self, asked: dict[str, Any]) -> AsyncIterator[str]:
+        async with self._exports:  # a third one waits
+            answers = self._agent.ask("export", asked)
+            while answer := await in_thread(next, answers, None):
                 yield answer["text"]
 
     async def _metrics(self, request: Request) -> Response:
@@ -291,22 +270,14 @@ class Site:
         away = (await json_object(request)).get("away")
         if switch is None or not isinstance(away, bool):
             return PlainTextResponse("away is true or false.", 400)
-        async with self._disk:
-            await in_thread(switch.set_away, away)
+        await self._from_disk(lambda: switch.set_away(away))
         self.streams.nudge()
         return JSONResponse({"away": away})
 
     async def _login(self, request: Request) -> Response:
         form = parse_qs((await body_of(request)).decode("utf-8", "replace"))
-        peer, now_s = peer_of(request.scope), asyncio.get_running_loop().time()
-        if (wait_s := self._wrong_tokens.wait_s(peer, now_s)) > 0:
-            return too_many_tokens(wait_s)
-        cookie = self._access.cookie(form.get("token", [""])[0].strip(), request.headers)
-        if cookie is None:
-            self._wrong_tokens.count(peer, now_s)
-            return login_page(wrong=True)
-        # Relative: behind a proxy only the browser knows what this folder is called.
-        return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
+        token = form.get("token", [""])[0].strip()
+        return self._access.login(token, request.headers, *whence(request.scope))
 
 
 def _json(text: str, request: Request) -> Response:

@@ -1,14 +1,13 @@
 """The event streams of all viewers (server-sent events), and when the next event is made.
 
 While there is a viewer, an event is made each second, and soon after each step of the uploader. A
-viewer for whom eight events wait is too slow and is disconnected: the browser reconnects by itself
-and gets everything again.
+viewer that is too slow and misses one gets everything again instead of the next.
 """
 
 import asyncio
-import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -22,7 +21,6 @@ from telemetry_agent.trouble import Trouble
 VIEWERS = 32
 _EVERY_S = 1.0
 _SOONEST_S = 0.25
-_WAITING_EVENTS = 8
 _SCAN_PAUSE_S = 0.03
 _OF_ONE_BROWSER = 4  # it opens six connections to a host, and needs some for the rest
 
@@ -30,28 +28,21 @@ _OF_ONE_BROWSER = 4  # it opens six connections to a host, and needs some for th
 class EventStreams:
     """Only the event loop may use it, except ``count``."""
 
-    def __init__(self, event_source: EventSource) -> None:
-        self._event_source = event_source
-        self._viewers: set[asyncio.Queue[str | None]] = set()
+    def __init__(self, source: EventSource) -> None:
+        self.count = 0
+        """How many viewers follow now. Any thread may look."""
+        self._source = source
         self._of_browser: Counter[str] = Counter()
         self._nudge = asyncio.Event()
-        self._making = asyncio.Lock()
+        self._made = asyncio.Condition()  # its lock: one event is made at a time
+        self._number = 0
+        self._news = ""
         self._made_s = float("-inf")
         self._asked = False
 
     def nudge(self) -> None:
         """Make the next event soon: something has changed."""
         self._nudge.set()
-
-    @property
-    def count(self) -> int:
-        """How many viewers follow now. Any thread may ask."""
-        return len(self._viewers)
-
-    @property
-    def full(self) -> bool:
-        """Whether no further viewer is admitted."""
-        return len(self._viewers) >= VIEWERS
 
     async def follow(self, browser: str = "") -> AsyncIterator[str]:
         """The events for one viewer, until it is disconnected.
@@ -64,66 +55,58 @@ class EventStreams:
             yield _event("poll", "{}")
             return
         self._of_browser[browser] += 1
+        self.count += 1
         try:
-            async for text in self._follow():
-                yield text
+            await self.refresh()
+            yield "retry: 1000\n\n"  # milliseconds until the browser reconnects
+            seen = -1
+            while True:
+                missed, seen = self._number > seen + 1, self._number
+                yield (
+                    _event("hello", self._source.hello()) if missed else _event("news", self._news)
+                )
+                async with self._made:
+                    await self._made.wait_for(lambda: self._number > seen)  # noqa: B023
         finally:
+            self.count -= 1
             self._of_browser[browser] -= 1
             self._of_browser += Counter()  # drops the browsers with no stream left
 
-    async def _follow(self) -> AsyncIterator[str]:
-        await self.refresh()
-        waiting: asyncio.Queue[str | None] = asyncio.Queue(_WAITING_EVENTS)
-        self._viewers.add(waiting)
-        self.nudge()  # ``run`` may be waiting for the first viewer
-        try:
-            yield "retry: 1000\n\n"  # milliseconds until the browser reconnects
-            yield _event("hello", self._event_source.hello())
-            while (text := await waiting.get()) is not None:
-                yield _event("news", text)
-        finally:
-            self._viewers.discard(waiting)
-
     async def refresh(self, older_than_s: float = _EVERY_S) -> None:
         """Make an event and send it to every viewer, if the last one is older."""
-        async with self._making:
-            if asyncio.get_running_loop().time() - self._made_s < older_than_s:
+        loop = asyncio.get_running_loop()
+        async with self._made:
+            if loop.time() - self._made_s < older_than_s:
                 return
-            text = await in_thread(self._event_source.news)
-            self._made_s = asyncio.get_running_loop().time()
-            for waiting in list(self._viewers):
-                if waiting.full():
-                    self._viewers.discard(waiting)
-                    waiting.get_nowait()
-                    waiting.put_nowait(None)
-                else:
-                    waiting.put_nowait(text)
+            self._news = await in_thread(self._source.news)
+            self._made_s = loop.time()
+            self._number += 1
+            self._made.notify_all()
 
-    async def scan(self) -> None:
-        """While there is a viewer, read the earlier track, with pauses for more important work."""
+    async def run(self) -> None:
+        """Make events until the page ends."""
         while True:
-            more = False
-            if self._viewers or self._asked:
-                with contextlib.suppress(StorageError):
-                    more = await in_thread(self._event_source.scan)
-            self._asked = self._asked and more
-            await asyncio.sleep(_SCAN_PAUSE_S if more else _EVERY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY_S):
+                    await self._nudge.wait()
+            await asyncio.sleep(_SOONEST_S)  # more may change at the same time
+            self._nudge.clear()
+            if self.count:
+                await self.refresh(_SOONEST_S)
 
     def look_back(self) -> None:
         """Read the earlier track once, although no viewer follows: it was asked for."""
         self._asked = True
 
-    async def run(self) -> None:
-        """Make events until the page ends."""
+    async def scan(self) -> None:
+        """While there is a viewer, read the earlier track, with pauses for more important work."""
         while True:
-            if self._viewers:
-                await self.refresh(_SOONEST_S)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY_S if self._viewers else None):
-                    await self._nudge.wait()
-            if self._viewers:
-                await asyncio.sleep(_SOONEST_S)  # more may change at the same time
-            self._nudge.clear()
+            more = False
+            if self.count or self._asked:
+                with suppress(StorageError):
+                    more = await in_thread(self._source.index.scan)
+            self._asked = self._asked and more
+            await asyncio.sleep(_SCAN_PAUSE_S if more else _EVERY_S)
 
 
 class StreamedAnswer(StreamingResponse):
@@ -132,45 +115,30 @@ class StreamedAnswer(StreamingResponse):
     Args:
         content: its parts.
         broken_off: reports an answer that was not sent whole.
-        ended: is called at the end, also if nothing was sent.
+        response: as of every response.
     """
 
-    def __init__(
-        self,
-        content: AsyncIterator[str],
-        broken_off: Trouble,
-        ended: Callable[[], None] = lambda: None,
-        **response: Any,
-    ) -> None:
+    def __init__(self, content: AsyncIterator[str], broken_off: Trouble, **response: Any) -> None:
         super().__init__(content, **response)
         self._broken_off = broken_off
-        self._ended = ended
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
-        try:
-            await self._stream(receive, send)
-        finally:
-            self._ended()
-
-    async def _stream(self, receive: Receive, send: Send) -> None:
         # Not starlette's own way: with some versions of uvicorn it does not notice that a viewer
         # leaves, and with others it imports a part of anyio that costs 1.3 MB.
         sending = asyncio.ensure_future(self.stream_response(send))
         leaving = asyncio.ensure_future(self.listen_for_disconnect(receive))
-        await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (sending, leaving):
-            task.cancel()
-        await asyncio.wait({sending, leaving})
-        if sending.cancelled():
-            return
-        if error := sending.exception():
-            if not isinstance(error, AgentError):
-                raise error
+        leaving.add_done_callback(lambda _: sending.cancel())
+        try:
+            await sending
+            self._broken_off.over("the page sends whole answers again")
+        except asyncio.CancelledError:
+            pass  # the viewer has left
+        except AgentError as error:
             # An answer without an end is how the viewer learns that it is not whole.
             self._broken_off.failed(f"the page broke off an answer: {error}", kind="broken off")
-        else:
-            self._broken_off.over("the page sends whole answers again")
+        finally:
+            leaving.cancel()
 
 
 def _event(name: str, data: str) -> str:

@@ -5,19 +5,19 @@ card must not delay the end.
 """
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TypeVar, TypeVarTuple
 
 _THREAD_AGAIN_S = 1.0
 
 T = TypeVar("T")
-_END = object()
+Ts = TypeVarTuple("Ts")
 
 
-async def in_thread(work: Callable[..., T], *args: Any) -> T:
+async def in_thread(work: Callable[[*Ts], T], *args: *Ts) -> T:
     """Do the work in a thread of its own; its exceptions are raised here.
 
     While the system refuses a thread, this waits for one.
@@ -30,7 +30,7 @@ async def in_thread(work: Callable[..., T], *args: Any) -> T:
             end = partial(done.set_result, work(*args))
         except BaseException as error:  # noqa: BLE001 - raised in the event loop
             end = partial(done.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop has ended in the meantime
+        with suppress(RuntimeError):  # the loop has ended in the meantime
             loop.call_soon_threadsafe(lambda: done.cancelled() or end())
 
     while True:
@@ -40,24 +40,3 @@ async def in_thread(work: Callable[..., T], *args: Any) -> T:
             await asyncio.sleep(_THREAD_AGAIN_S)
         else:
             return await done
-
-
-async def each_in_thread(answers: Generator[T, None, None]) -> AsyncGenerator[T, None]:
-    """The values of a generator, each made in a thread; it is closed in one at the end."""
-    # When a viewer leaves, a value may still be in the making: it is not waited for, and the
-    # generator is closed after it.
-    at_work = threading.Lock()
-
-    def step() -> T | object:
-        with at_work:
-            return next(answers, _END)
-
-    def close() -> None:
-        with at_work:
-            answers.close()
-
-    try:
-        while (answer := await in_thread(step)) is not _END:
-            yield cast("T", answer)
-    finally:
-        await in_thread(close)

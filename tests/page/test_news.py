@@ -61,7 +61,7 @@ def test_the_trail_is_read_again_when_thinning_has_come_to_rest(queue: AckQueue)
     assert len({*streams}) == 1  # it may go on
     told = json.loads(event_source.news())
     assert told["stream"] not in streams
-    last, packed = event_source.packed(0)
+    last, packed = event_source.index.behind(0)
     shown = [point[:3] for point in struct.iter_unpack("<diiII", packed)]
     stored = [
         (row, round(record.fix.lat_e9 / 100), round(record.fix.lon_e9 / 100))
@@ -134,9 +134,9 @@ def test_a_trip_goes_on_now_only_where_its_last_position_is_of_now(queue: AckQue
             at_ms = now_ms + 1000 * (second - 1200 - age_s)
             queue.put(curve(second)._replace(time_ms=at_ms), "van-07")
         queue.commit()
-        assert event_source.scan()
+        assert event_source.index.scan()
         found = [trips_told()]
-        while event_source.scan():
+        while event_source.index.scan():
             continue
         return [*found, trips_told()]
 

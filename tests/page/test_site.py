@@ -567,7 +567,7 @@ def test_connections_are_bounded_and_idle_ones_end(
 
 
 def test_who_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_UNREAD_S", 0.3)
+    monkeypatch.setattr(server, "_UNREAD_MS", 300)
     monkeypatch.setattr(task, "_TURN_S", 0.1)
     with served(tmp_path) as site:
         site.put(30_000)

@@ -1,23 +1,29 @@
 """The positions as a browser reads them."""
 
 import struct
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.model import Fix, Record
-from telemetry_agent.page.points import Trail
+from telemetry_agent.page import track_index
+from telemetry_agent.page.points import Overview, pack, points_of
+from telemetry_agent.page.track_index import TrackIndex, Wanted
 
 START_MS = 1_795_435_200_000
 
 
+def fix(number: int) -> Fix:
+    return Fix(START_MS + 1000 * number, -33_860_000_050, 151_209_999_949)
+
+
 def record(number: int) -> Record:
-    return Record(
-        "9f0c2d6e11a7b354",
-        number,
-        "van-07",
-        Fix(START_MS + 1000 * number, -33_860_000_050, 151_209_999_949),
-    )
+    return Record("9f0c2d6e11a7b354", number, "van-07", fix(number))
 
 
 def never(_before: Record, _after: Record) -> bool:
@@ -28,48 +34,87 @@ def rows(packed: bytes) -> list[int]:
     return [row for row, *_ in struct.iter_unpack("<diiII", packed)]
 
 
+def overview_of(present: set[int], begins: int = 0) -> Overview:
+    """Each position far enough from the others to be seen."""
+    overview = Overview()
+    overview.extend((row, 1000 * row, 0, row, int(row == begins)) for row in sorted(present))
+    return overview
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[AckQueue]:
+    with AckQueue(tmp_path / "queue.db", commit_every_s=60) as queue:
+        yield queue
+
+
+def put(queue: AckQueue, numbers: range, step_e9: int = 0) -> None:
+    for number in numbers:
+        north = fix(number)
+        queue.put(north._replace(lat_e9=north.lat_e9 + number * step_e9), "van-07")
+    queue.commit()
+
+
 def test_a_position_is_24_bytes() -> None:
-    trail = Trail(lambda _before, after: after.seq == 8)
-    points = trail.extend(8, [(7, record(7)), (8, record(8))])
-    packed = trail.after(0)
-    assert list(struct.iter_unpack("<diiII", packed)) == points
+    found = [(7, record(7)), (8, record(8))]
+    points = list(points_of(found, lambda _before, after: after.seq == 8))
+    assert list(struct.iter_unpack("<diiII", pack(points))) == points
     assert points == [
         (7, -338_600_000, 1_512_100_000 - 1, START_MS // 1000 + 7, 0),
         (8, -338_600_000, 1_512_100_000 - 1, START_MS // 1000 + 8, 1),
     ]
 
 
-def test_the_oldest_make_room() -> None:
-    trail = Trail(never, limit=5000)
-    for first in range(1, 20_001, 1000):
-        trail.extend(first + 999, [(row, record(row)) for row in range(first, first + 1000)])
-        assert len(trail) <= 6000
-    assert rows(trail.after(0))[-5000:] == list(range(15_001, 20_001))
-    assert trail.first == rows(trail.after(0))[0]
+def test_who_missed_more_than_the_newest_gets_the_newest(
+    queue: AckQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_index, "NEWEST", 5000)
+    put(queue, range(1, 12_001))
+    index = TrackIndex(queue, never, ParkingRule())
+    last, packed = index.behind(0)
+    assert (last, rows(packed)) == (12_000, list(range(7001, 12_001)))
+    assert index.behind(11_990) == (12_000, packed[-240:])
+    assert index.behind(12_000) == (12_000, b"")
+
+
+def test_rows_that_were_not_read_yet_are_shown_from_the_disk(queue: AckQueue) -> None:
+    put(queue, range(1, 2001), step_e9=1000)
+    index = TrackIndex(queue, lambda _before, after: after.seq == 1001, ParkingRule())
+    assert index.scan()
+    assert index.last == 1000
+    last, packed, exact = index.shown(Wanted(tolerance_e7=1))
+    assert (last, exact) == (2000, 0)
+    found = list(struct.iter_unpack("<diiII", packed))
+    assert [row for row, *_ in found] == list(range(1, 2001))
+    assert [row for row, *_, begins in found if begins] == [1001]
+
+
+def test_of_too_many_rows_the_newest_are_read_from_the_disk(
+    queue: AckQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_index, "_ROWS_FROM_DISK", 500)
+    put(queue, range(1, 2001))
+    index = TrackIndex(queue, never, ParkingRule())
+    while index.scan():
+        pass
+    _, packed, exact = index.shown(Wanted(tolerance_e7=1))  # they are all in one place
+    assert rows(packed) == [1, *range(1501, 2001)]
+    assert exact == 50
 
 
 @given(
     st.sets(st.integers(1, 60)),
     st.lists(st.tuples(st.integers(0, 61), st.integers(0, 20))),
-    st.integers(0, 61),
 )
-def test_it_tells_what_is_behind_a_row_and_forgets_what_is_gone(
-    present: set[int], gone: list[tuple[int, int]], after: int
-) -> None:
-    trail = Trail(never)
-    trail.extend(60, [(row, record(row)) for row in sorted(present)])
-    left = set(present)
+def test_it_forgets_what_is_gone(present: set[int], gone: list[tuple[int, int]]) -> None:
+    overview, left = overview_of(present), set(present)
     for lo, size in gone:
-        trail.forget([(lo, lo + size)])
+        overview.forget([(lo, lo + size)])
         left -= set(range(lo, lo + size + 1))
-    assert rows(trail.after(after)) == sorted(row for row in left if row > after)
-    assert len(trail) == len(left)
-    assert trail.first == min(left, default=61)
+    assert rows(bytes(overview.packed)) == sorted(left)
 
 
 def test_a_segment_whose_first_position_is_gone_begins_with_the_next() -> None:
-    trail = Trail(lambda _before, after: after.seq == 3)
-    trail.extend(9, [(row, record(row)) for row in range(1, 10)])
-    trail.forget([(2, 3), (4, 4), (8, 8), (20, 30)])
-    found = struct.iter_unpack("<diiII", trail.after(0))
+    overview = overview_of(set(range(1, 10)), begins=3)
+    overview.forget([(2, 3), (4, 4), (8, 8), (20, 30)])
+    found = struct.iter_unpack("<diiII", overview.packed)
     assert [(row, begins) for row, *_, begins in found] == [(1, 0), (5, 1), (6, 0), (7, 0), (9, 0)]

@@ -11,17 +11,19 @@ import pytest
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule, Trips
-from telemetry_agent.model import Fix, Record
-from telemetry_agent.page.points import BEGINS, GLITCH, POINT, Point, pack, points_of
-from telemetry_agent.page.track_index import (
+from telemetry_agent.model import Fix
+from telemetry_agent.page.points import (
+    BEGINS,
+    GLITCH,
+    POINT,
     SHOWN,
     Box,
     Overview,
-    TrackIndex,
-    Wanted,
+    Point,
     fitting,
     thinned,
 )
+from telemetry_agent.page.track_index import TrackIndex, Wanted
 
 START_MS = 1_795_435_200_000
 FLAGS = (0,) * 60 + (BEGINS, GLITCH)
@@ -129,9 +131,8 @@ def test_the_overview_is_bounded_and_keeps_ends_and_glitches() -> None:
     assert rows == sorted(rows)
     assert {1, 777, 4999, 5000, 20_000} <= set(rows)
     assert max(b[1] - a[1] for a, b in itertools.pairwise(points)) <= 2 * overview.tolerance_e7
-    overview.forget_before(10_000)
-    assert overview.first is not None
-    assert overview.first >= 10_000
+    overview.forget([(0, 9_999)])
+    assert next(POINT.iter_unpack(overview.packed))[0] >= 10_000
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 7, 1000, 20_000])
@@ -222,21 +223,19 @@ def test_who_looks_closely_gets_what_is_on_the_disk(tmp_path: Path) -> None:
         index._overview = Overview(limit=500)
         while index.scan():
             pass
-        found = [(row, Record("", row, "van-07", fix)) for row, fix in enumerate(fixes, 1)]
-        recent = bytes(pack(points_of(found[-1000:], lambda *_: False)))
-        packed, exact = index.shown(Wanted(across_px=500), recent)
+        _, packed, exact = index.shown(Wanted(across_px=500))
         whole = list(POINT.iter_unpack(packed))
         assert (whole[0][0], whole[-1][0]) == (1, 20_000)
         assert len(whole) < 2000
         assert exact > 0
         lat = round(fixes[10_000].lat_e9 / 100)
         box = Box(lat - 100_000, 109_000_000, lat + 100_000, 111_000_000)
-        packed, exact = index.shown(Wanted(tolerance_e7=1, box=box), recent)
+        _, packed, exact = index.shown(Wanted(tolerance_e7=1, box=box))
         near = [point for point in POINT.iter_unpack(packed) if box.holds(point)]
         assert len(near) == pytest.approx(740, abs=5)  # each of those 2.2 km, at 3 m/s
         assert exact <= 1
-        packed, _ = index.shown(
-            Wanted(since_s=START_MS / 1000 + 100, until_s=START_MS / 1000 + 199), recent
+        _, packed, _ = index.shown(
+            Wanted(since_s=START_MS / 1000 + 100, until_s=START_MS / 1000 + 199)
         )
         assert [point[3] - START_MS // 1000 for point in POINT.iter_unpack(packed)] == list(
             range(100, 200)
@@ -248,9 +247,8 @@ def test_a_viewer_of_a_long_track_costs_little_memory(tmp_path: Path) -> None:
     with AckQueue(tmp_path / "queue.db") as queue:
         index = TrackIndex(queue, Gaps().between, ParkingRule())
         index._overview.extend(line(20_000))
-        recent = b"".join(POINT.pack(*point) for point in line(40_000)[20_000:])
         tracemalloc.start()
-        packed, _ = index.shown(Wanted(across_px=1400), recent)
+        _, packed, _ = index.shown(Wanted(across_px=1400))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert 1000 < len(packed) / POINT.size <= SHOWN
