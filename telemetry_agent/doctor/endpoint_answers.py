@@ -75,9 +75,9 @@ class TrialRequest:
 
 def authentication(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Finding:
     """``authentication``: are the credentials accepted."""
-    name, status = "authentication", answer.status
+    status = answer.status
     if asked.proxy and status == 407:
-        return _proxy_refuses(asked, name, status)
+        return _proxy_refuses(asked, status)
     if said := _rejected(asked, answer):
         remedy = "correct the credentials under [upload]"
         if asked.anonymous and status == 401:
@@ -90,28 +90,27 @@ def authentication(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Fin
             # Without TLS the proxy reads the request, and its answer looks like the endpoint's.
             said += f", or the proxy {asked.proxy} does not let this device through to it"
         return failed(
-            name,
             f"{status}: {said}",
             f"{remedy} (doctor sees those of systemd only with sudo, while the service runs)",
         )
     if isinstance(outcome, Delivered):
-        return passed(name, "accepted")
-    return skipped(name, f"the answer {status} does not show whether they are accepted")
+        return passed("accepted")
+    return skipped(f"the answer {status} does not show whether they are accepted")
 
 
 def judged(asked: TrialRequest, answer: Answer, outcome: Outcome) -> Finding:
     """``answer``: would it accept positions."""
-    name, status = "answer", answer.status
+    status = answer.status
     if answer.headers.get("location", "").startswith("https://") or any(
         words in answer.body for words in _WANTS_TLS
     ):
-        return failed(name, f"{status}: the endpoint expects https", _USE_TLS)
+        return failed(f"{status}: the endpoint expects https", _USE_TLS)
     if isinstance(outcome, Delivered):
         return _accepted(asked, outcome, status)
     if _rejected(asked, answer):
-        return skipped(name, "needs authentication")
+        return skipped("needs authentication")
     if isinstance(outcome, Deferred) and status >= 400:
-        return warned(name, outcome.reason, _look_there(answer))
+        return warned(outcome.reason, _look_there(answer))
     return _wrong_address(asked, answer, outcome.reason) or _refused(asked, answer, outcome)
 
 
@@ -126,17 +125,16 @@ def _look_there(answer: Answer) -> str:
 
 def _wrong_address(asked: TrialRequest, answer: Answer, reason: str) -> Finding | None:
     """The fault if another server answers than the config is for, or at another path."""
-    name, status = "answer", answer.status
+    status = answer.status
     if status == 413:
         what = "with one position" if asked.position else "without a position"
         limit = "raise the limit there (client_max_body_size in nginx)"
-        return failed(name, f"413: a request {what} is too large", limit)
+        return failed(f"413: a request {what} is too large", limit)
     if other_settings := asked.other_settings:
         looks = "the server there is" if asked.is_sure else "by its URL the server is"
-        return failed(name, f"{reason}; {looks} {asked.server}", f"for {other_settings}")
+        return failed(f"{reason}; {looks} {asked.server}", f"for {other_settings}")
     if web := _web_server(answer):
         return failed(
-            name,
             f"{status}: {web} itself answers, and nothing is configured for this path",
             f"correct the path of upload.url, or add a location with proxy_pass to {web}",
         )
@@ -149,38 +147,36 @@ def unanswered(
     """``authentication``, ``answer``, if no answer came."""
     if answer.proxy_status in {403, 407}:
         return (
-            _proxy_refuses(asked, "authentication", answer.proxy_status),
-            skipped("answer", "needs authentication"),
+            _proxy_refuses(asked, answer.proxy_status),
+            skipped("needs authentication"),
         )
     if speaks_tls:
-        found = failed("answer", f"this port speaks TLS ({answer.reason})", _USE_TLS)
+        found = failed(f"this port speaks TLS ({answer.reason})", _USE_TLS)
     else:
         remedy = "check that the endpoint works: its own log shows more"
         if answer.proxy_status:
             remedy = "check upload.proxy, and whether that proxy lets this device through"
-        found = failed("answer", answer.reason, remedy)
-    return skipped("authentication", "no answer"), found
+        found = failed(answer.reason, remedy)
+    return skipped("no answer"), found
 
 
 def _accepted(asked: TrialRequest, outcome: Delivered, status: int) -> Finding:
-    name, upload = "answer", asked.upload
+    upload = asked.upload
     paths = {"", *(server.path.rstrip("/") for server in SERVERS.values())}
     at_its_path = urlsplit(upload.url).path.rstrip("/") in paths
     # At its own address that server accepts what it does not understand, and stores nothing.
     if asked.is_sure and upload.format == "native" and not outcome.counted and at_its_path:
         return failed(
-            name,
             f"{status}, but the server there is {asked.server}, which stores nothing in the format "
             "native",
             f"for {asked.other_settings}",
         )
-    return passed(name, f"{status}: {'a position was ' if asked.position else ''}accepted")
+    return passed(f"{status}: {'a position was ' if asked.position else ''}accepted")
 
 
-def _proxy_refuses(asked: TrialRequest, name: str, status: int) -> Finding:
+def _proxy_refuses(asked: TrialRequest, status: int) -> Finding:
     if status == 403:
         return failed(
-            name,
             f"403: the proxy {asked.proxy} does not let this device through to the endpoint",
             f"allow {urlsplit(asked.upload.url).netloc} in the proxy, or correct upload.proxy",
         )
@@ -191,7 +187,7 @@ def _proxy_refuses(asked: TrialRequest, name: str, status: int) -> Finding:
             f'set upload.proxy = "http://USER@{asked.proxy}" and upload.proxy_password_file to a '
             "file with the password"
         )
-    return failed(name, f"407: the proxy {asked.proxy} requires credentials", remedy)
+    return failed(f"407: the proxy {asked.proxy} requires credentials", remedy)
 
 
 def _web_server(answer: Answer) -> str | None:
@@ -217,7 +213,7 @@ def _address_remedy(asked: TrialRequest) -> str:
 
 
 def _refused(asked: TrialRequest, answer: Answer, outcome: Refused | Held | Deferred) -> Finding:
-    name, reason, format_ = "answer", outcome.reason, asked.upload.format
+    reason, format_ = outcome.reason, asked.upload.format
     if not isinstance(outcome, Refused):
         remedy = _address_remedy(asked)
         if exception_code(answer) == _CLICKHOUSE_UNKNOWN_SETTING:
@@ -227,23 +223,22 @@ def _refused(asked: TrialRequest, answer: Answer, outcome: Refused | Held | Defe
                 "log in to this network's portal with a browser, use another network, or correct "
                 "upload.url"
             )
-        return failed(name, reason, remedy)
+        return failed(reason, remedy)
     if asked.position and format_ == "osmand":
         remedy = (
             f"add a device with the identifier {asked.device} in Traccar, or put another "
             "device's identifier into upload.url (?id=…)"
         )
-        return failed(name, reason, remedy)
+        return failed(reason, remedy)
     if asked.position:
-        return failed(name, f"a position is refused ({reason})", _address_remedy(asked))
+        return failed(f"a position is refused ({reason})", _address_remedy(asked))
     if format_ == "osmand":
         said = (
             "400 to a request without a device, as Traccar answers; this does not show whether it "
             f"knows the device {asked.device}"
         )
-        return warned(name, said, _TRY_ONE)
+        return warned(said, _TRY_ONE)
     return warned(
-        name,
         f"a batch without positions is refused ({reason})",
         f"only a position shows whether this endpoint accepts them: {_TRY_ONE}",
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from socket import socket
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from telemetry_agent.addresses import Resolve, Resolver, UnreachableError, resolve
+from telemetry_agent.addresses import Resolver, UnreachableError
 from telemetry_agent.clock import Clock
 from telemetry_agent.connecting import Connecting
 from telemetry_agent.errors import UsageError
@@ -97,20 +97,10 @@ _PATHS = {
     "/api/v2/write": "influxdb2",
     "/pub": "owntracks",
 }
-_PORTS = {
-    5055: "traccar",
-    8083: "owntracks",
-    8086: "influxdb",
-    8123: "clickhouse",
-    8428: "victoria-metrics",
-}
-_TITLES = {
-    "traccar": "traccar",
-    "dawarich": "dawarich",
-    "owntracks": "owntracks",
-    "victoriametrics": "victoria-metrics",
-}
-"""A word in the title of the page at its root -> the server."""
+_BY_PORT = ("traccar", "owntracks", "influxdb", "clickhouse", "victoria-metrics")
+_PORTS = {SERVERS[name].port: name for name in _BY_PORT}
+_TITLED = ("traccar", "dawarich", "owntracks", "victoria-metrics")
+"""They name themselves in the title of the page at their root."""
 
 _ANSWER_S = 4.0
 _READ_BYTES = 1 << 16
@@ -167,8 +157,8 @@ def server_by_url(url: str) -> str | None:
             return server
     if parts.path.strip("/"):
         return None  # a path was typed for a server that is known already
-    named = {name for name in _TITLES.values() if name in re.split(r"[.-]", host)}
-    return _PORTS.get(port or 0) or next(iter(named), None)
+    named = (name for name in _TITLED if name in re.split(r"[.-]", host))
+    return _PORTS.get(port) or next(named, None)
 
 
 def server_by_answer(url: str) -> tuple[str, str] | None:
@@ -183,7 +173,7 @@ def server_by_answer(url: str) -> tuple[str, str] | None:
 
 
 def server_by_root(
-    url: str, context: ssl.SSLContext | None = None, resolve: Resolve = resolve
+    url: str, context: ssl.SSLContext | None = None, resolver: Resolver | None = None
 ) -> str | None:
     """Ask for the page at the root of the URL's server: which server that is.
 
@@ -194,7 +184,7 @@ def server_by_root(
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             return None
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        sock = connected(resolve, parts.hostname, port, _ANSWER_S)
+        sock = connected(resolver or Resolver(), parts.hostname, port, _ANSWER_S)
         if parts.scheme == "https":
             context = context or ssl.create_default_context()
             sock = context.wrap_socket(sock, server_hostname=parts.hostname)
@@ -210,15 +200,14 @@ def server_by_root(
     return _recognised(answer.status, headers, body)
 
 
-def connected(resolve: Resolve, host: str, port: int, limit_s: float) -> socket:
+def connected(resolver: Resolver, host: str, port: int, limit_s: float) -> socket:
     """A connection to any address of ``host``, as the agent makes it.
 
     Raises:
         UnreachableError: none could be made in time.
     """
     clock = Clock()
-    now_s = clock.monotonic_s()
-    connecting = Connecting(Resolver(resolve), host, port, now_s, connect_s=limit_s)
+    connecting = Connecting(resolver, host, port, clock.monotonic_s(), connect_s=limit_s)
     sock = connecting.run(clock, Bell().wait)
     sock.settimeout(limit_s)
     return sock
@@ -236,4 +225,4 @@ def _recognised(status: int, headers: Mapping[str, str], body: str) -> str | Non
         return "clickhouse"
     title = re.search(r"<(?:title|h2)>([^<]*)", body, re.IGNORECASE)
     said = title[1].lower().replace("-", "") if title else ""
-    return next((name for word, name in _TITLES.items() if word in said), None)
+    return next((name for name in _TITLED if name.replace("-", "") in said), None)

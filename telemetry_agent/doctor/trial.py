@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from telemetry_agent.addresses import Resolve, UnreachableError
+from telemetry_agent.addresses import Resolver
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.doctor.endpoint_answers import TrialRequest, authentication, judged, unanswered
 from telemetry_agent.doctor.findings import Finding, passed, skipped, warned
-from telemetry_agent.doctor.servers import connected, server_by_root, server_by_url
+from telemetry_agent.doctor.servers import server_by_root, server_by_url
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload, Record
 from telemetry_agent.secrecy import secrets_in_url
 from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
@@ -39,7 +39,7 @@ class EndpointTrial(NamedTuple):
     device: str
     credentials: Credentials
     dialer: Dialer
-    resolve: Resolve
+    resolver: Resolver
 
     def ask(self, newest: Sequence[Record]) -> Iterator[Finding]:
         """Send the newest position that can be sent; without any, a request without a position.
@@ -77,10 +77,10 @@ class EndpointTrial(NamedTuple):
         Args:
             newest: recorded positions, to compute what compression would save.
         """
-        name, upload = "proof", self.upload
+        upload = self.upload
         wire_format = choose(upload.format, upload.url, upload.username)
         if wire_format.one_by_one:
-            return skipped(name, f"a server of the format {upload.format} accepts anything")
+            return skipped(f"a server of the format {upload.format} accepts anything")
         # Never sent: only the headers of its request are.
         record = Record(secrets.token_hex(8), 1, self.device, Fix(0, 0, 0))
         batch = Batch(0, record.stream, self.device, (record,), live=True)
@@ -91,10 +91,9 @@ class EndpointTrial(NamedTuple):
         answers = self._exchange(replace(empty, body=nonsense), broken)
         for what, answer in zip(("nonsense", "a broken gzip body"), answers, strict=True):
             if isinstance(answer, NoAnswer):
-                return warned(name, f"no answer to {what}: {answer.reason}", _LATER)
+                return warned(f"no answer to {what}: {answer.reason}", _LATER)
             if isinstance(wire_format.read(answer, batch), Delivered):
                 return warned(
-                    name,
                     f"the endpoint accepts {what} ({answer.status}): its acceptance proves nothing",
                     "make it answer 400 to what it cannot read, or report the number of fixes that "
                     "it has as `received`; do not set upload.compression",
@@ -102,9 +101,8 @@ class EndpointTrial(NamedTuple):
         offers = any(isinstance(answer, Answer) and offers_gzip(answer) for answer in answers)
         said = "nonsense is refused"
         if offers or upload.compression == "gzip" or wire_format.unpacks:
-            return passed(name, f"{said}, and gzip is unpacked")
+            return passed(f"{said}, and gzip is unpacked")
         return passed(
-            name,
             f"{said}; requests stay plain: {self._saved(newest)}; `Accept-Encoding: gzip` in an "
             "answer of the endpoint turns gzip on",
         )
@@ -148,7 +146,7 @@ class EndpointTrial(NamedTuple):
         if is_proven or upload.proxy:
             return asked
         context = self.credentials.ssl_context() if upload.url.startswith("https:") else None
-        if server := server_by_root(upload.url, context, self.resolve):
+        if server := server_by_root(upload.url, context, self.resolver):
             return replace(asked, server=server, is_sure=True)
         root = urlsplit(upload.url)._replace(path="/", query="").geturl()
         return replace(asked, server=server_by_url(upload.url) or server_by_url(root))
@@ -157,14 +155,11 @@ class EndpointTrial(NamedTuple):
         """Whether a server that does not answer plain http speaks TLS."""
         if self.upload.proxy or not self.upload.url.startswith("http:"):
             return False
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
-            sock = connected(self.resolve, *self.upload.address, _HANDSHAKE_S)
-            with sock, context.wrap_socket(sock):
-                return True
-        except (OSError, UnreachableError):
+            ssl.get_server_certificate(self.upload.address, timeout=_HANDSHAKE_S)
+        except OSError:
             return False
+        return True
 
     def _deduplication(self) -> Finding | None:
         """The fault if ClickHouse's table stores a repeated batch twice; ``None``: none known."""
@@ -184,7 +179,6 @@ class EndpointTrial(NamedTuple):
         if not _FORGETS.match(answer.body.decode("utf-8", "replace")):
             return None
         return warned(
-            "answer",
             f"accepted, but the table {table[1]} stores a repeated batch twice",
             f"`ALTER TABLE {table[1]} MODIFY SETTING non_replicated_deduplication_window = 10000`",
         )
