@@ -21,10 +21,9 @@ from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.endpoint import EndpointChecks
 from telemetry_agent.doctor.findings import run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
-from telemetry_agent.doctor.reception import Heard, Patience, hear
+from telemetry_agent.doctor.reception import Patience, Reception
 from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
 from telemetry_agent.errors import AgentError, ConfigError, SourceError, UsageError, in_shell
-from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.snapshot import Snapshot
@@ -235,8 +234,8 @@ def _listen(path: Path, baud: int | None) -> int | None:
     source = SerialSource(path, baud)
     try:
         source.open()
-        heard = Heard(Decoder(fix_rollover=True, baud=source.baud), source.baud)
-        hear(source.read, heard, _PATIENCE, Clock())
+        heard = Reception(source.name, source.baud, Clock(), live=True)
+        heard.listen(source.read, _PATIENCE)
     except SourceError as error:
         click.echo(f"  {error}")
         return baud

@@ -89,9 +89,8 @@ def _checks(
     agent = AgentChecks(settings.queue.path, machine, config_path=config_path)
     receiver = ReceiverChecks(settings.gps, agent)
     storage = StorageChecks(settings.queue.path, agent)
-    endpoint = EndpointChecks(
-        settings.upload, settings.device, agent, newest=storage.newest, send=send
-    )
+    newest = storage.newest if send else None
+    endpoint = EndpointChecks(settings.upload, settings.device, agent, newest)
     hung_agent = Advice("the agent does not answer", RESTART)
     hung_port = Advice("the port does not close", "unplug the receiver and plug it in again")
     hung_disk = Advice(

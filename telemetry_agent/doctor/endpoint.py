@@ -19,7 +19,6 @@ from telemetry_agent.errors import ConfigError, in_shell
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.http.connection import Dialer
 from telemetry_agent.upload.http.credentials import Credentials
 
 _UNREACHED = {
@@ -49,8 +48,8 @@ class EndpointChecks:
         upload: the config.
         device: how the agent calls itself there.
         agent: must be able to read the secrets.
-        newest: the newest recorded fixes.
-        send: whether to send one of them, and requests that must be refused.
+        newest: the newest recorded fixes, to send one of them, and requests that must be refused;
+            ``None``: send neither.
     """
 
     def __init__(
@@ -58,19 +57,15 @@ class EndpointChecks:
         upload: UploadSettings,
         device: str,
         agent: AgentChecks,
-        *,
-        newest: Callable[[], Sequence[Record]] = list,
-        send: bool = False,
+        newest: Callable[[], Sequence[Record]] | None = None,
     ) -> None:
         self._upload = upload
         self._device = device
         self._agent = agent
+        self._newest = newest
         self._lacks_secrets = False  # without them, no refusal is the endpoint's fault
         self._credentials = Credentials()
         self._resolver = Resolver(agent.machine.resolve)
-        self._clock = agent.machine.clock
-        self._newest = newest
-        self._send = send
         self._host, self._port = upload.address
         self._key = "upload.proxy" if upload.proxy else "upload.url"
         self._socket: socket | None = None
@@ -172,14 +167,13 @@ class EndpointChecks:
 
     def ask(self) -> Iterator[Finding]:
         """``authentication``, ``answer``, ``proof``: what it answers to the agent's requests."""
-        dialer = Dialer(self._clock, self._agent.machine.resolve)
-        trial = EndpointTrial(self._upload, self._device, self._credentials, dialer, self._resolver)
-        newest = self._newest() if self._send else ()
+        trial = EndpointTrial(self._upload, self._device, self._credentials, self._agent.machine)
+        newest = self._newest() if self._newest else ()
         for finding in trial.ask(newest):
             is_fault = finding.verdict == "fail"
             yield self._unjudged() if self._lacks_secrets and is_fault else finding
         how = "`sudo telemetry-agent doctor --send` sends what must be refused"
-        yield trial.proof(newest) if self._send else skipped(how)
+        yield trial.proof(newest) if self._newest else skipped(how)
 
     def _unjudged(self) -> Finding:
         status = self._agent.status
@@ -197,7 +191,7 @@ class EndpointChecks:
         said = f"{tls.version()}, certificate trusted"
         if not ends:
             return passed(said)
-        left_s = ssl.cert_time_to_seconds(ends) - self._clock.wall_ms() / 1000
+        left_s = ssl.cert_time_to_seconds(ends) - self._agent.machine.clock.wall_ms() / 1000
         said += f" until {_day(ssl.cert_time_to_seconds(ends))}"
         if left_s > _RENEW_DAYS * 86400:
             return passed(said)
@@ -208,7 +202,8 @@ class EndpointChecks:
         words, code = error.verify_message.rstrip("."), error.verify_code
         said, remedy = f"certificate not trusted: {words}", _TRUST
         if code in {_NOT_YET, _EXPIRED}:
-            said = f"{words}; this machine's clock says {_day(self._clock.wall_ms() // 1000)}"
+            today = _day(self._agent.machine.clock.wall_ms() // 1000)
+            said = f"{words}; this machine's clock says {today}"
             remedy = (
                 "set the clock if that is wrong (`sudo timedatectl set-ntp true`); else renew the "
                 "server's certificate"

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISCHR
 
@@ -11,9 +11,8 @@ from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import group_name, owner_of
-from telemetry_agent.doctor.reception import Heard, hear, line_baud, listened, reported
+from telemetry_agent.doctor.reception import Reception, reported
 from telemetry_agent.errors import Advice, AgentError, SourceError
-from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources import EndOfSourceError, gpsd
 from telemetry_agent.gnss.sources.auto import NO_RECEIVER
 from telemetry_agent.gnss.sources.machine import candidate, explain, find_receivers, holder
@@ -30,6 +29,8 @@ class ReceiverChecks:
         self._gps = gps
         self._agent = agent
         self._root = agent.machine.root
+        self._clock = agent.machine.clock
+        self._patience = agent.machine.patience
         self._path = Path(gps.source) if gps.source.startswith("/") else None
 
     def port(self) -> Iterator[Finding]:
@@ -68,19 +69,18 @@ class ReceiverChecks:
         with contextlib.closing(source_of(self._gps, baud_file=None)) as source:
             try:
                 source.open()
-                heard = self._hear(source.read, source.name, source.baud, live=source.live)
+                heard = Reception(source.name, source.baud, self._clock, live=source.live)
+                heard.listen(source.read, self._patience)
             except SourceError as error:
                 yield failed(error.message, error.remedy or "see the check of the device")
                 return
-        yield from listened(heard, source.advice, self._agent.machine.clock, live=source.live)
+        yield from heard.findings(source.advice)
 
     def _listen_to_agent(self, receiver: ReceiverView) -> Iterator[Finding]:
         """Listen to what the running agent reads."""
         has_line = self._gps.source.startswith(("/", "auto"))
         baud = self._gps.baud if has_line and self._gps.baud != "auto" else None
-        live = not self._gps.source.startswith("file:")
-        for_s = self._agent.machine.patience.silent_s
-        answers = self._agent.answers({"ask": "tap", "for_s": for_s})
+        answers = self._agent.answers({"ask": "tap", "for_s": self._patience.silent_s})
 
         def read(_timeout_s: float) -> bytes:  # the agent ends the wait
             for answer in answers:
@@ -98,7 +98,9 @@ class ReceiverChecks:
 
         try:
             name = next(answers)["source"]
-            heard = self._hear(read, name, baud, live=live)
+            live = not self._gps.source.startswith("file:")
+            heard = Reception(name, baud, self._clock, live=live)
+            heard.listen(read, self._patience)
         except AgentError as error:
             # This user may not listen; every user may read its status.
             yield warned(f"not listened to: {error.message}", error.remedy)
@@ -108,18 +110,7 @@ class ReceiverChecks:
         if heard.decoder.antenna is None:
             # Most receivers report it at power-on only, when only the agent listened.
             heard.decoder.antenna = receiver.antenna
-        yield from listened(heard, advice, self._agent.machine.clock, live=live)
-
-    def _hear(
-        self, read: Callable[[float], bytes], name: str, baud: int | None, *, live: bool
-    ) -> Heard:
-        clock, baud = self._agent.machine.clock, line_baud(name, baud)
-        decoder = Decoder(
-            wall_clock=lambda: clock.wall_ms() if clock.synchronised() else None,
-            fix_rollover=live,
-            baud=baud,
-        )
-        return hear(read, Heard(decoder, baud), self._agent.machine.patience, clock)
+        yield from heard.findings(advice)
 
     def _choose(self) -> Finding:
         """The receiver that ``auto`` finds."""

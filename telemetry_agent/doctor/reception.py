@@ -1,7 +1,7 @@
 """Listens to a receiver for some seconds, and judges what came.
 
 Most receivers send once a second, some every eight seconds. So the limit is long, and listening
-ends earlier if the result is clear: after some seconds of positions, or of bytes that are not text.
+ends earlier if the result is clear: after some seconds of positions, or of unreadable bytes.
 """
 
 from collections import Counter
@@ -15,17 +15,16 @@ from telemetry_agent.errors import Advice
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.diagnosis import diagnosis
-from telemetry_agent.gnss.framing import MAX_SENTENCE, Framer
+from telemetry_agent.gnss.framing import Framer
 from telemetry_agent.gnss.sources import EndOfSourceError
-from telemetry_agent.gnss.sources.protocols import protocol, unreadable
+from telemetry_agent.gnss.sources.protocols import unreadable
 from telemetry_agent.model import Fix, ReceiverState
 from telemetry_agent.snapshot import ReceiverView
 
 LISTENED = ("sentences", "line load", "antenna", "fix", "clock")
 
-READ_S = 0.25
+_READ_S = 0.25
 _PAUSE_S = 0.2  # between the bursts of a receiver that sends all sentences at once
-_UNREADABLE_S = 1.2
 _KEPT_BYTES = 4096
 _DAMAGED_SHARE = 0.02
 _HIGH_LOAD = 0.85
@@ -42,98 +41,162 @@ class Patience:
     silent_s: float = 8.5
     """For the first byte."""
     position_s: float = 3.0
-    """From the first byte on, if positions come."""
+    """From the first byte on, if positions or unreadable bytes come."""
     none_s: float = 5.0
     """The same without positions: a receiver may take several epochs to report its satellites."""
 
 
-class Heard:
-    """What came in.
+class Reception:
+    """Listens, and judges what came.
 
     Args:
-        decoder: decodes it.
-        baud: of the line, if it limits what can come.
+        name: of the source.
+        baud: of its line, if it is one.
+        clock: compared with GNSS time.
+        live: whether the positions are current.
     """
 
-    def __init__(self, decoder: Decoder, baud: int | None) -> None:
-        self.decoder = decoder
-        self.baud = baud
-        self.bytes_by_type: Counter[str] = Counter()
-        """Of the sentences, by the three letters of their type."""
-        self.unread = b""
-        """The last bytes, if no sentence was found in any."""
+    def __init__(self, name: str, baud: int | None, clock: Clock, *, live: bool) -> None:
+        self._baud = line_baud(name, baud)
+        self.decoder = Decoder(
+            wall_clock=lambda: clock.wall_ms() if clock.synchronised() else None,
+            fix_rollover=live,
+            baud=self._baud,
+        )
         self.fix: Fix | None = None
         """The last one."""
-        self.behind_ms = 0
-        """By how much the system clock was behind the last fix when that came."""
+        self.bytes_by_type: Counter[str] = Counter()
+        """Of the sentences, by the three letters of their type."""
+        self._clock = clock
+        self._live = live
+        self._behind_ms = 0  # the system clock behind the last fix when that came
         self._framer = Framer()
+        self._unread = b""  # the last bytes, if no sentence was found in any
         self._bytes = 0
         self._bursts: list[tuple[float, int]] = []  # when each began, and the bytes before it
         self._last_s = 0.0
 
-    @property
-    def bytes_per_s(self) -> float:
-        """The data rate: bursts are counted from the start of one to the start of the next."""
-        (first_s, _), (last_s, before) = self._bursts[0], self._bursts[-1]
-        if len(self._bursts) > 1:
-            return before / (last_s - first_s)
-        return self._bytes / max(1.0, self._last_s - first_s)
+    def listen(self, read: Callable[[float], bytes], patience: Patience) -> None:
+        """Listen until the result is clear; ``read``: as ``Source.read``.
 
-    def add(self, data: bytes, now_s: float, wall_ms: int) -> None:
-        """Decode some bytes."""
+        Raises:
+            AgentError: the source went away.
+        """
+        now_s = self._clock.monotonic_s()
+        until_s = now_s + patience.silent_s
+        while now_s < until_s:
+            try:
+                data = read(_READ_S)
+            except EndOfSourceError:
+                break
+            now_s = self._clock.monotonic_s()
+            if data:
+                self._add(data, now_s)
+            self._keep([*self.decoder.feed(data, now_s), *self.decoder.tick(now_s)])
+            if self._bursts:
+                is_clear = self.fix is not None or not self.bytes_by_type
+                until_s = self._bursts[0][0] + (
+                    patience.position_s if is_clear else patience.none_s
+                )
+        self._keep(self.decoder.finish())
+
+    def _add(self, data: bytes, now_s: float) -> None:
         if not self._bursts or now_s - self._last_s >= _PAUSE_S:
             self._bursts.append((now_s, self._bytes))
         self._last_s = now_s
         self._bytes += len(data)
-        self.add_fixes(self.decoder.feed(data, now_s), wall_ms)
         for sentence in self._framer.feed(data):
             kind = sentence[:5] if sentence.startswith("P") else sentence[2:5]
             self.bytes_by_type[kind] += len(sentence) + len("$*00\r\n")
-        self.unread = b"" if self.bytes_by_type else (self.unread + data)[-_KEPT_BYTES:]
+        self._unread = b"" if self.bytes_by_type else (self._unread + data)[-_KEPT_BYTES:]
 
-    def add_fixes(self, fixes: list[Fix], wall_ms: int) -> None:
-        """Keep the last of some fixes."""
+    def _keep(self, fixes: list[Fix]) -> None:
         for fix in fixes:
-            self.fix, self.behind_ms = fix, fix.time_ms - wall_ms
+            self.fix, self._behind_ms = fix, fix.time_ms - self._clock.wall_ms()
 
-    def enough_s(self, patience: Patience) -> float:
-        """How long after the first byte the result is clear."""
-        if self.bytes_by_type:
-            return patience.position_s if self.fix else patience.none_s
-        unclear = len(self.unread) <= MAX_SENTENCE or protocol(self.unread)
-        return patience.position_s if unclear else _UNREADABLE_S
+    def findings(self, advice: Callable[[ReceiverState, bytes], Advice]) -> Iterator[Finding]:
+        """A finding for each of ``LISTENED``; ``advice``: as ``Source.advice``."""
+        if not self.bytes_by_type:
+            found = unreadable(self._unread) if self._unread else "silent"
+            known = diagnosis(found) if found == "no-checksum" else advice(found, self._unread)
+            yield failed(known.message, known.remedy)
+            return
+        yield self._sentences()
+        yield self._line_load()
+        yield antenna(self.decoder.antenna)
+        yield self._fix()
+        yield self._gnss_time() if self._live else skipped("a recording has no current time")
 
+    def _sentences(self) -> Finding:
+        count, counts = self.decoder.sentences, self.decoder.counts
+        speed = f" at {self._baud} baud" if self._baud else ""
+        damaged = sum(counts[kind] for kind in ("bad-checksum", "aborted", "too-long"))
+        damaged = max(0, damaged - 1)  # the first one was cut: listening began in it
+        if damaged > _DAMAGED_SHARE * (count + damaged):
+            return warned(
+                f"{damaged} of {count + damaged} sentences arrive damaged{speed}",
+                "check cable, ground and power; use a shorter or shielded cable, or a lower baud "
+                "rate",
+            )
+        return passed(f"{count} received{speed}: {' '.join(sorted(self.bytes_by_type))}")
 
-def hear(read: Callable[[float], bytes], heard: Heard, patience: Patience, clock: Clock) -> Heard:
-    """Listen until the result is clear.
-
-    Args:
-        read: as ``Source.read``.
-        heard: takes what comes.
-        patience: how long to listen.
-        clock: measures that.
-
-    Raises:
-        AgentError: the source went away.
-    """
-    now_s = clock.monotonic_s()
-    until_s = now_s + patience.silent_s
-    first_s: float | None = None
-    while now_s < until_s:
-        try:
-            data = read(READ_S)
-        except EndOfSourceError:
-            break
-        now_s = clock.monotonic_s()
-        if data:
-            first_s = now_s if first_s is None else first_s
-            heard.add(data, now_s, clock.wall_ms())
+    def _line_load(self) -> Finding:
+        if self.decoder.counts["receiver-overflow"]:
+            said = "the receiver reports that its buffer overflows"
+        elif self._baud is None:
+            return skipped("no serial line with a known baud rate")
         else:
-            heard.add_fixes(heard.decoder.tick(now_s), clock.wall_ms())
-        if first_s is not None:
-            until_s = first_s + heard.enough_s(patience)
-    heard.add_fixes(heard.decoder.finish(), clock.wall_ms())
-    return heard
+            load = self._bytes_per_s() * 10 / self._baud  # a byte takes ten bits
+            said = f"{load:.0%} of {self._baud} baud"
+            if load < _HIGH_LOAD:
+                return passed(said)
+        most, amount = self.bytes_by_type.most_common(1)[0]
+        share = amount / self.bytes_by_type.total()
+        advice = "raise the receiver's baud rate, or switch sentences off"
+        return warned(said, f"{advice} ({most} is {share:.0%} of the data)")
+
+    def _fix(self) -> Finding:
+        decoder, fix = self.decoder, self.fix
+        if fix is None:
+            if why := decoder.diagnosis:
+                return failed(why.message, why.remedy)
+            signals = [satellite.snr_db or 0 for satellite in decoder.sky().satellites]
+            return no_fix(signals, reports_satellites="GSV" in self.bytes_by_type)
+        said = f"{fix.mode}D"
+        if fix.sats is not None:
+            said += f", {fix.sats} satellites"
+        if fix.hdop_e2 is not None:
+            said += f", HDOP {fix.hdop_e2 / 100:g}"
+        if decoder.datum is not None:
+            said += f", in the datum {decoder.datum}: it may be off by hundreds of metres"
+            return warned(said, "set the receiver to WGS 84")
+        return measured(said, fix.quality)
+
+    def _gnss_time(self) -> Finding:
+        if self.fix is None or "date" in self.fix.flags:
+            return skipped("no GNSS time to compare with")
+        off_ms = abs(self._behind_ms)
+        if off_ms < _CLOCK_OFF_MS:
+            return passed(f"the system clock differs from GNSS time by {off_ms / 1000:.0f} s")
+        gap, gnss = span(off_ms / 1000), rfc3339(self.fix.time_ms)
+        direction = "behind" if self._behind_ms > 0 else "ahead of"
+        if self._clock.synchronised():
+            return warned(
+                f"the synchronised system clock is {gap} {direction} GNSS time ({gnss})",
+                "the receiver's date may have rolled over: update its firmware, or replace it",
+            )
+        return warned(
+            f"the system clock is {gap} {direction} GNSS time ({gnss}); positions carry GNSS time, "
+            "but certificates are checked against the system clock",
+            "`sudo timedatectl set-ntp true`, or give the machine a battery clock",
+        )
+
+    def _bytes_per_s(self) -> float:
+        """Bursts are counted from the start of one to the start of the next."""
+        (first_s, _), (last_s, before) = self._bursts[0], self._bursts[-1]
+        if len(self._bursts) > 1:
+            return before / (last_s - first_s)
+        return self._bytes / max(1.0, self._last_s - first_s)
 
 
 def line_baud(name: str, baud: int | None) -> int | None:
@@ -141,62 +204,6 @@ def line_baud(name: str, baud: int | None) -> int | None:
     # A ttyACM is USB up to the receiver's chip, and a pty (`simulate`) no line: it has no effect.
     device = str(Path(name).resolve())
     return None if device.startswith(("/dev/ttyACM", "/dev/pts/")) else baud
-
-
-def listened(
-    heard: Heard,
-    advice: Callable[[ReceiverState, bytes], Advice],
-    clock: Clock,
-    *,
-    live: bool,
-) -> Iterator[Finding]:
-    """A finding for each of ``LISTENED``.
-
-    Args:
-        heard: what came.
-        advice: as ``Source.advice``.
-        clock: compared with GNSS time.
-        live: whether the positions are current.
-    """
-    if not heard.bytes_by_type:
-        found = unreadable(heard.unread) if heard.unread else "silent"
-        known = diagnosis(found) if found == "no-checksum" else advice(found, heard.unread)
-        yield failed(known.message, known.remedy)
-        return
-    yield _sentences(heard)
-    yield _line_load(heard)
-    yield antenna(heard.decoder.antenna)
-    yield _fix(heard)
-    yield _clock(heard, clock) if live else skipped("a recording has no current time")
-
-
-def _sentences(heard: Heard) -> Finding:
-    count, counts = heard.decoder.sentences, heard.decoder.counts
-    speed = f" at {heard.baud} baud" if heard.baud else ""
-    damaged = sum(counts[kind] for kind in ("bad-checksum", "aborted", "too-long"))
-    damaged = max(0, damaged - 1)  # the first one was cut: listening began in it
-    if damaged > _DAMAGED_SHARE * (count + damaged):
-        return warned(
-            f"{damaged} of {count + damaged} sentences arrive damaged{speed}",
-            "check cable, ground and power; use a shorter or shielded cable, or a lower baud rate",
-        )
-    return passed(f"{count} received{speed}: {' '.join(sorted(heard.bytes_by_type))}")
-
-
-def _line_load(heard: Heard) -> Finding:
-    if heard.decoder.counts["receiver-overflow"]:
-        said = "the receiver reports that its buffer overflows"
-    elif heard.baud is None:
-        return skipped("no serial line with a known baud rate")
-    else:
-        load = heard.bytes_per_s * 10 / heard.baud  # a byte takes ten bits
-        said = f"{load:.0%} of {heard.baud} baud"
-        if load < _HIGH_LOAD:
-            return passed(said)
-    most, amount = heard.bytes_by_type.most_common(1)[0]
-    share = amount / heard.bytes_by_type.total()
-    advice = "raise the receiver's baud rate, or switch sentences off"
-    return warned(said, f"{advice} ({most} is {share:.0%} of the data)")
 
 
 def antenna(state: str | None) -> Finding:
@@ -212,24 +219,6 @@ def antenna(state: str | None) -> Finding:
             return skipped("the receiver does not report it")
         case _:
             return passed(f"the receiver reports {state}")
-
-
-def _fix(heard: Heard) -> Finding:
-    decoder, fix = heard.decoder, heard.fix
-    if fix is None:
-        if why := decoder.diagnosis:
-            return failed(why.message, why.remedy)
-        signals = [satellite.snr_db or 0 for satellite in decoder.sky().satellites]
-        return no_fix(signals, reports_satellites="GSV" in heard.bytes_by_type)
-    said = f"{fix.mode}D"
-    if fix.sats is not None:
-        said += f", {fix.sats} satellites"
-    if fix.hdop_e2 is not None:
-        said += f", HDOP {fix.hdop_e2 / 100:g}"
-    if decoder.datum is not None:
-        said += f", in the datum {decoder.datum}: it may be off by hundreds of metres"
-        return warned(said, "set the receiver to WGS 84")
-    return measured(said, fix.quality)
 
 
 def measured(said: str, quality: str | None) -> Finding:
@@ -288,23 +277,3 @@ def reported(receiver: ReceiverView) -> tuple[str, Finding]:
                 receiver.message or f"{receiver.source} is {state}",
                 receiver.remedy or "check the receiver's wiring and power, and gps.source",
             )
-
-
-def _clock(heard: Heard, clock: Clock) -> Finding:
-    if heard.fix is None or "date" in heard.fix.flags:
-        return skipped("no GNSS time to compare with")
-    off_ms = abs(heard.behind_ms)
-    if off_ms < _CLOCK_OFF_MS:
-        return passed(f"the system clock differs from GNSS time by {off_ms / 1000:.0f} s")
-    gap, gnss = span(off_ms / 1000), rfc3339(heard.fix.time_ms)
-    direction = "behind" if heard.behind_ms > 0 else "ahead of"
-    if clock.synchronised():
-        return warned(
-            f"the synchronised system clock is {gap} {direction} GNSS time ({gnss})",
-            "the receiver's date may have rolled over: update its firmware, or replace it",
-        )
-    return warned(
-        f"the system clock is {gap} {direction} GNSS time ({gnss}); positions carry GNSS time, "
-        "but certificates are checked against the system clock",
-        "`sudo timedatectl set-ntp true`, or give the machine a battery clock",
-    )

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from telemetry_agent.addresses import Resolver
 from telemetry_agent.config.settings import UploadSettings
+from telemetry_agent.doctor.agent_checks import Machine
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.servers import SERVERS, server_by_root, server_by_url, usual
 from telemetry_agent.model import (
@@ -77,18 +78,13 @@ class EndpointTrial:
     """Requests to the endpoint of ``upload``, from the device of that name."""
 
     def __init__(
-        self,
-        upload: UploadSettings,
-        device: str,
-        credentials: Credentials,
-        dialer: Dialer,
-        resolver: Resolver,
+        self, upload: UploadSettings, device: str, credentials: Credentials, machine: Machine
     ) -> None:
         self._upload = upload
         self._device = device
         self._credentials = credentials
-        self._dialer = dialer
-        self._resolver = resolver
+        self._dialer = Dialer(machine.clock, machine.resolve)
+        self._resolver = Resolver(machine.resolve)
         self._format = choose(upload.format, upload.url, upload.username)
         self._proxy = urlsplit(upload.proxy).netloc.rpartition("@")[2]
         self._has_position = False

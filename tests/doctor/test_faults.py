@@ -212,7 +212,7 @@ def a_bad_cable(bench: Bench) -> None:
 def a_line_that_is_too_slow(bench: Bench) -> None:
     crowded(bench)
     # A pty takes as many bytes as come, so here it stands for a line.
-    patch = mock.patch("telemetry_agent.doctor.receiver.line_baud", lambda _name, baud: baud)
+    patch = mock.patch("telemetry_agent.doctor.reception.line_baud", lambda _name, baud: baud)
     bench.cleanup.enter_context(patch)
 
 
