@@ -21,10 +21,9 @@ from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.endpoint import EndpointChecks
 from telemetry_agent.doctor.findings import run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
-from telemetry_agent.doctor.reception import Patience, hear
+from telemetry_agent.doctor.reception import Patience, Reception
 from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
 from telemetry_agent.errors import AgentError, ConfigError, SourceError, UsageError, in_shell
-from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.snapshot import Snapshot
@@ -235,8 +234,8 @@ def _listen(path: Path, baud: int | None) -> int | None:
     source = SerialSource(path, baud)
     try:
         source.open()
-        decoder = Decoder(fix_rollover=True, baud=source.baud)
-        heard = hear(source, decoder, _PATIENCE, Clock())
+        heard = Reception(source.name, source.baud, Clock(), live=True)
+        heard.listen(source.read, _PATIENCE)
     except SourceError as error:
         click.echo(f"  {error}")
         return baud
@@ -246,7 +245,7 @@ def _listen(path: Path, baud: int | None) -> int | None:
     if (fix := heard.fix) is not None:
         place = f"{fix.lat_e9 / 1e9:.5f}, {fix.lon_e9 / 1e9:.5f}"
         click.echo(f"  {fix.mode}D fix{speed}: {place}, {fix.sats or 0} satellites")
-    elif heard.types:
+    elif heard.bytes_by_type:
         click.echo(f"  it sends NMEA{speed} and has no fix yet; under open sky that takes a minute")
     else:
         click.echo("  nothing that can be read yet; telemetry-agent decode shows what comes")

@@ -15,13 +15,7 @@ from telemetry_agent.ackqueue.file.lock import check_at_rest
 from telemetry_agent.clock import Clock, span
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
-from telemetry_agent.doctor.permissions import (
-    HIDDEN,
-    SERVICE_USER,
-    SystemUser,
-    agents_account,
-    owner_of,
-)
+from telemetry_agent.doctor.permissions import HIDDEN, SERVICE_USER, SystemUser, owner_of
 from telemetry_agent.doctor.reception import Patience
 from telemetry_agent.errors import Advice, AgentError, QueueLockedError, in_shell
 from telemetry_agent.snapshot import QueueView, Snapshot, read
@@ -79,18 +73,18 @@ class AgentChecks:
         self._config_path = config_path
 
     @property
-    def pid(self) -> int | None:
-        """Its process, if it runs."""
-        return None if self.status is None else self.status.pid
+    def account(self) -> SystemUser:
+        """Who runs it, or would as a service; without such a user, the user of this process."""
+        return SystemUser.running(self.status.pid if self.status else None, self.machine.user)
 
     @property
-    def account(self) -> SystemUser:
-        """Who runs it, or would."""
-        return agents_account(self.pid, self.machine.user)
+    def is_service(self) -> bool:
+        """Whether the service's user runs it, or would."""
+        return self.account.name == self.machine.user
 
     def hides(self, path: Path) -> Path | None:
         """The folder, hidden from the service, that this path is in; ``None``: none."""
-        if self.account.name != self.machine.user and not self._planned:
+        if not (self.is_service or self._planned):
             return None
         resolved = path.resolve()
         return next((each for each in self.machine.hidden if resolved.is_relative_to(each)), None)
@@ -130,55 +124,49 @@ class AgentChecks:
         """Ask it."""
         return self.machine.ask(self._queue_path, question)
 
-    def examine(self) -> Iterator[Finding]:
+    def examine(self) -> Finding:
         """``agent``: does it run, and does it answer."""
         try:
             self.status = read(Snapshot, next(self.answers({"ask": "status"})))
         except client.NoAgentError:
-            yield self._absent()
-            return
+            return self._absent()
         except AgentError as error:
-            if isinstance(error.__cause__, PermissionError):
-                yield warned("agent", error.message, "use sudo")
-            else:
-                yield failed("agent", error.message, RESTART)
-            return
-        version, pid = self.status.version, self.status.pid
-        said = f"runs for {span(self.status.uptime_s)} (pid {pid}, version {version})"
-        config, storage = self.status.config, self.status.storage
+            is_forbidden = isinstance(error.__cause__, PermissionError)
+            return (warned if is_forbidden else failed)(
+                error.message, "use sudo" if is_forbidden else RESTART
+            )
+        version, config, storage = self.status.version, self.status.config, self.status.storage
+        said = f"runs for {span(self.status.uptime_s)} (pid {self.status.pid}, version {version})"
         if config is not None:
             said += f", with the last good config: {config.last_error}"
-            yield failed("agent", said, f"correct the config, then {RELOAD}")
-        elif storage is not None and storage.state == "runtime":
+            return failed(said, f"correct the config, then {RELOAD}")
+        if storage is not None and storage.state == "runtime":
             remedy = "see the checks of the state directory and of the file system"
-            yield warned("agent", f"{said}; {storage.last_error}", remedy)
-        elif version == __version__:
-            yield passed("agent", said)
-        else:
+            return warned(f"{said}; {storage.last_error}", remedy)
+        if version != __version__:
             said += f", but version {__version__} is installed"
-            yield warned("agent", said, "`sudo systemctl restart telemetry-agent`")
+            return warned(said, "`sudo systemctl restart telemetry-agent`")
+        return passed(said)
 
-    def delivery(self) -> Iterator[Finding]:
+    def delivery(self) -> Finding:
         """``delivery``: the state of its uploads."""
         if self.status is None:
-            yield skipped("delivery", "no agent runs")
-        else:
-            is_service = self.account.name == self.machine.user
-            yield delivery(self.status, RELOAD if is_service else "restart the agent")
+            return skipped("no agent runs")
+        return delivery(self.status, RELOAD if self.is_service else "restart the agent")
 
     def _absent(self) -> Finding:
         try:
             check_at_rest(self._queue_path)
         except QueueLockedError as error:
-            return failed("agent", f"{error.message}, and does not answer", RESTART)
+            return failed(f"{error.message}, and does not answer", RESTART)
         remedy = (
             "`sudo systemctl enable --now telemetry-agent`; "
             "`sudo journalctl -u telemetry-agent` shows why it stopped"
         )
-        if self.account.name != self.machine.user:  # the service was never installed
+        if not self.is_service:  # it was never installed
             config = f" --config {in_shell(self._config_path)}" if self._config_path else ""
             remedy = f"`telemetry-agent run{config}` starts it"
-        return warned("agent", "does not run: nothing is recorded now", remedy)
+        return warned("does not run: nothing is recorded now", remedy)
 
 
 def queue(queue: QueueView) -> Finding:
@@ -188,22 +176,20 @@ def queue(queue: QueueView) -> Finding:
         f"{count} {reason}" for reason, count in queue.lost.items() if reason in _BY_THE_DISK
     )
     if lost:
-        remedy = "the disk loses or refuses data: replace it"
-        return warned("queue", f"{said}; lost: {lost}", remedy)
+        return warned(f"{said}; lost: {lost}", "the disk loses or refuses data: replace it")
     if queue.full:
-        said += "; it is full: queue.when_full decides what is discarded"
-        remedy = (
+        return warned(
+            f"{said}; it is full: queue.when_full decides what is discarded",
             "restore the connection to the endpoint, set a larger queue.max_size, or free disk "
-            "space"
+            "space",
         )
-        return warned("queue", said, remedy)
     if dead := sum(queue.dead_letters.values()):
-        remedy = (
+        return warned(
+            f"{said}; the endpoint refused {dead}",
             "`sudo telemetry-agent queue list --state ack_failed` shows the reasons; "
-            "`sudo telemetry-agent queue retry --all` sends them again"
+            "`sudo telemetry-agent queue retry --all` sends them again",
         )
-        return warned("queue", f"{said}; the endpoint refused {dead}", remedy)
-    return passed("queue", said)
+    return passed(said)
 
 
 def _waiting(queue: QueueView) -> str:
@@ -216,18 +202,17 @@ def delivery(state: Snapshot, again: str = RELOAD) -> Finding:
     ``again``: how it reads a corrected config.
     """
     upload, waiting = state.upload, _waiting(state.queue)
+    if upload.state == "held":
+        if upload.last_error is None:  # hidden from a user without rights
+            return failed(f"held; {waiting}", "use sudo to see the reason")
+        return failed(f"held: {upload.last_error}; {waiting}", f"correct the set-up, then {again}")
     ago_s = upload.last_delivery_s
     last = "nothing delivered yet" if ago_s is None else f"last delivery {span(ago_s)} ago"
     said = f"{upload.state}: {last}, {waiting}"
     if upload.complete_until is not None:
         said += f", complete at the endpoint until {upload.complete_until}"
     if upload.state == "ok":
-        return passed("delivery", said)
-    if upload.state == "held":
-        if upload.last_error is None:  # hidden from a user without rights
-            return failed("delivery", f"held; {waiting}", "use sudo to see the reason")
-        said = f"held: {upload.last_error}; {waiting}"
-        return failed("delivery", said, f"correct the set-up, then {again}")
+        return passed(said)
     if upload.last_error:
         said += f"; {upload.last_error}"
-    return warned("delivery", said, "nothing is lost; the agent tries again by itself")
+    return warned(said, "nothing is lost; the agent tries again by itself")

@@ -7,17 +7,20 @@ never return and cannot be interrupted: so each check runs in a daemon thread, w
 when its time is over.
 """
 
-import concurrent.futures
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from concurrent.futures import Future, InvalidStateError, wait
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Literal, NamedTuple
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import refused_thread
+from telemetry_agent.errors import Advice, refused_thread
 
 Verdict = Literal["pass", "warn", "fail", "skip"]
+OVERDUE = Advice("no answer", "try again; if it stays so, restart the machine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Finding:
     """The result of one check, in words for a user who has never seen the program."""
 
     name: str
+    """Of the check: set by the run."""
     verdict: Verdict
     said: str
     """What was found."""
@@ -32,24 +36,24 @@ class Finding:
     """What to do about it, in one line; empty if there is nothing to do."""
 
 
-def passed(name: str, said: str) -> Finding:
+def passed(said: str) -> Finding:
     """No fault."""
-    return Finding(name, "pass", said)
+    return Finding("", "pass", said)
 
 
-def warned(name: str, said: str, remedy: str) -> Finding:
+def warned(said: str, remedy: str) -> Finding:
     """Positions are recorded and delivered, but this may become a fault."""
-    return Finding(name, "warn", said, remedy)
+    return Finding("", "warn", said, remedy)
 
 
-def failed(name: str, said: str, remedy: str) -> Finding:
+def failed(said: str, remedy: str) -> Finding:
     """Positions are not recorded, not delivered, or not safe."""
-    return Finding(name, "fail", said, remedy)
+    return Finding("", "fail", said, remedy)
 
 
-def skipped(name: str, why: str) -> Finding:
+def skipped(why: str) -> Finding:
     """Not checked, or not applicable."""
-    return Finding(name, "skip", why)
+    return Finding("", "skip", why)
 
 
 class Check(NamedTuple):
@@ -57,16 +61,17 @@ class Check(NamedTuple):
 
     names: tuple[str, ...]
     """What it reports, in this order."""
-    run: Callable[[], Iterable[Finding]]
+    run: Callable[[], Finding | Iterable[Finding]]
     """Gives a finding for each of the names; the last ones may be missing.
 
     A ``PermissionError`` is reported as a warning under the next name.
     """
     needs: tuple[str, ...] = ()
     """Names of earlier checks, without which it makes no sense."""
-    limit_s: float = 3.0
-    overdue: tuple[str, str] = ("no answer", "try again; if it stays so, restart the machine")
-    """What to report, and the remedy, when the limit has passed."""
+    overdue: Advice = OVERDUE
+    """What to report when its time has passed."""
+    limit_s: float = math.inf
+    """A shorter limit than that of all checks; counted from the same moment."""
 
 
 def run_checks(checks: Sequence[Check], *, limit_s: float) -> Iterator[Finding]:
@@ -76,76 +81,69 @@ def run_checks(checks: Sequence[Check], *, limit_s: float) -> Iterator[Finding]:
         checks: in the order of the report.
         limit_s: for all of them together.
     """
-    run = _Run(checks, limit_s)
+    clock = Clock()
+    began_s = clock.monotonic_s()
+    results: dict[str, _Result] = {}
     for check in checks:
-        for name in check.names:
-            yield run.results[name].result()
+        result = _Result(check, {name: results[name] for name in check.needs})
+        results |= dict.fromkeys(check.names, result)
+        try:
+            threading.Thread(target=result.perform, daemon=True).start()
+        except RuntimeError:
+            error = refused_thread("this check")
+            result.settle([failed(error.message, error.remedy)])
+    for check in checks:
+        result, within_s = results[check.names[0]], min(limit_s, check.limit_s)
+        wait([result.future], max(0.0, began_s + within_s - clock.monotonic_s()))
+        said, remedy = check.overdue
+        result.settle([failed(f"{said} within {within_s:.0f} s", remedy)])
+        found, needs = result.future.result()
+        for name, finding in zip_longest(check.names, found):
+            yield replace(finding or skipped(f"needs {needs}"), name=name)
 
 
-class _Run:
-    def __init__(self, checks: Sequence[Check], limit_s: float) -> None:
-        self.results: dict[str, Future[Finding]] = {
-            name: Future() for check in checks for name in check.names
-        }
-        self._stopped: set[str] = set()  # failed, or skipped because another failed
-        self._clock = Clock()
-        self._end_s = self._clock.monotonic_s() + limit_s
-        for check in checks:
-            try:
-                threading.Thread(target=self._perform, args=(check,), daemon=True).start()
-            except RuntimeError:
-                self._report(check, [_no_thread(check)])
+class _Result:
+    """The findings of one check."""
 
-    def _perform(self, check: Check) -> None:
-        for need in check.needs:
-            self.results[need].result()
-            if need in self._stopped:
-                self._report(check, [skipped(check.names[0], f"needs {need}")], need)
+    def __init__(self, check: Check, needed: dict[str, "_Result"]) -> None:
+        self.future: Future[tuple[list[Finding], str]] = Future()
+        """The findings, and what each name without one needs."""
+        self._check = check
+        self._needed = needed
+
+    def settle(self, found: list[Finding], needs: str = "") -> None:
+        """Set the findings, unless they are set: the check may end as its time passes."""
+        with suppress(InvalidStateError):
+            self.future.set_result((found, needs or self._check.names[len(found) - 1]))
+
+    def perform(self) -> None:
+        """Run the check as soon as what it needs is there."""
+        for name, its in self._needed.items():
+            if its.stops(name):
+                self.settle([], name)
                 return
-        left_s = self._end_s - self._clock.monotonic_s()
-        self._report(check, _within(max(0.0, min(check.limit_s, left_s)), check))
+        names, found = self._check.names, list[Finding]()
+        try:
+            given = self._check.run()
+            for finding in (given,) if isinstance(given, Finding) else given:
+                found.append(finding)  # what was found before an error counts
+        except Exception as error:  # noqa: BLE001 - one broken check must not silence the others
+            found = found[: len(names) - 1]
+            found.append(_error(error, names[len(found)]))
+        self.settle(found)
 
-    def _report(self, check: Check, found: list[Finding], need: str = "") -> None:
-        by_name = {finding.name: finding for finding in found}
-        last = need or found[-1].name  # each finds something
-        for name in check.names:
-            finding = by_name.get(name) or skipped(name, f"needs {last}")
-            # Before the result is set: a check that waits for it looks at the set next.
-            if need or finding.verdict == "fail":
-                self._stopped.add(name)
-            self.results[name].set_result(finding)
-
-
-def _no_thread(check: Check) -> Finding:
-    error = refused_thread("this check")
-    return failed(check.names[0], error.message, error.remedy)
+    def stops(self, name: str) -> bool:
+        """Whether what needs this name is skipped. Waits."""
+        found, _ = self.future.result()
+        at = self._check.names.index(name)
+        return not found or (at < len(found) and found[at].verdict == "fail")
 
 
-def _within(limit_s: float, check: Check) -> list[Finding]:
-    """The findings of a check, or that it was not done in time."""
-    answer: Future[list[Finding]] = Future()
-    try:
-        threading.Thread(target=_answer, args=(check, answer), daemon=True).start()
-    except RuntimeError:
-        return [_no_thread(check)]
-    concurrent.futures.wait([answer], limit_s)
-    if answer.done():
-        return answer.result()
-    said, remedy = check.overdue
-    return [failed(check.names[0], f"{said} within {limit_s:.0f} s", remedy)]
-
-
-def _answer(check: Check, answer: Future[list[Finding]]) -> None:
-    found: list[Finding] = []
-    try:
-        for finding in check.run():
-            found.append(finding)  # noqa: PERF402 - what was found before an error counts
-    except Exception as error:  # noqa: BLE001 - one broken check must not silence the others
-        name = check.names[min(len(found), len(check.names) - 1)]
-        if isinstance(error, PermissionError):
-            said = f"no permission to access {error.filename or name}"
-            found.append(warned(name, said, "use sudo"))
-        else:
-            said = f"this check crashed: {error!r}"
-            found.append(failed(name, said, "please report this line as a bug"))
-    answer.set_result(found)
+def _error(error: Exception, name: str) -> Finding:
+    match error:
+        case PermissionError():
+            return warned(f"no permission to access {error.filename or name}", "use sudo")
+        case OSError(filename=str(), strerror=str()):
+            return failed(f"{error.filename}: {error.strerror}", OVERDUE.remedy)
+        case _:
+            return failed(f"this check crashed: {error!r}", "please report this line as a bug")

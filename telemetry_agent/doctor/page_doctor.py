@@ -10,17 +10,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from telemetry_agent.doctor.agent_checks import RELOAD, delivery, queue
 from telemetry_agent.doctor.findings import Finding, failed
-from telemetry_agent.doctor.reception import antenna, measured, no_fix
+from telemetry_agent.doctor.reception import antenna, reported
 from telemetry_agent.doctor.storage import disk_space, file_system
 from telemetry_agent.errors import AgentError
-from telemetry_agent.snapshot import ReceiverView, Snapshot
+from telemetry_agent.snapshot import Snapshot
 
 _LIMIT_S = 40.0  # the checks end by themselves after 15 s; a small board takes long to start
 
@@ -71,41 +70,17 @@ class PageDoctor:
 
 def faults(state: Snapshot, queue_path: Path) -> list[Finding]:
     """Each warn and fail by the agent's status and its disk, in the order of the data's path."""
-    place = queue_path.parent.resolve()
-    found = [*_fallbacks(state), *_receiver(state.receiver)]
-    # In the runtime directory a power cut loses everything; that is reported already.
-    if state.storage is None or state.storage.state != "runtime":
-        found.append(file_system(place, Path("/")))
-    found += [disk_space(place), queue(state.queue), delivery(state)]
-    return [finding for finding in found if finding.verdict in {"warn", "fail"}]
-
-
-def _fallbacks(state: Snapshot) -> Iterator[Finding]:
-    """What the agent uses in place of its config and its state directory."""
+    place, storage = queue_path.parent.resolve(), state.storage
+    found: list[tuple[str, Finding]] = []
     if (config := state.config) is not None:
         said = f"the last good config is in effect: {config.last_error}"
-        yield failed("config", said, f"correct the config, then {RELOAD}")
-    if (storage := state.storage) is not None and storage.state == "runtime":
-        yield failed("state directory", storage.last_error, storage.remedy)
-
-
-def _receiver(receiver: ReceiverView) -> Iterator[Finding]:
-    state = receiver.state
-    match state:
-        case "2d" | "3d":
-            yield measured(state.upper(), receiver.quality)
-        case "no-fix" | "no-date" if receiver.message:
-            yield failed("fix", receiver.message, receiver.remedy or "")
-        case "no-fix":
-            signals = [one.snr_db or 0 for one in receiver.satellites]
-            yield no_fix(signals, reports_satellites=True)
-        case "no-date":
-            said = "the receiver sends positions, but no date"
-            yield failed("fix", said, "wait until it has received satellites for some minutes")
-        case _:
-            yield failed(
-                "sentences" if state in {"silent", "wrong-baud", "binary"} else "device",
-                receiver.message or f"{receiver.source} is {state}",
-                receiver.remedy or "check the receiver's wiring and power, and gps.source",
-            )
-    yield antenna(receiver.antenna)
+        found.append(("config", failed(said, f"correct the config, then {RELOAD}")))
+    in_runtime = storage is not None and storage.state == "runtime"
+    if storage is not None and in_runtime:
+        found.append(("state directory", failed(storage.last_error, storage.remedy)))
+    found += [reported(state.receiver), ("antenna", antenna(state.receiver.antenna))]
+    if not in_runtime:  # there a power cut loses everything: that is reported already
+        found.append(("file system", file_system(place, Path("/"))))
+    found.append(("disk space", disk_space(place)))
+    found += [("queue", queue(state.queue)), ("delivery", delivery(state))]
+    return [replace(one, name=name) for name, one in found if one.verdict in {"warn", "fail"}]

@@ -36,6 +36,19 @@ class SystemUser:
         groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
         return cls(entry.pw_name, uid, frozenset(groups))
 
+    @classmethod
+    def running(cls, pid: int | None, otherwise: str) -> Self:
+        """Who runs a process, or else the user of that name, or else of this process."""
+        try:
+            uid = (
+                pwd.getpwnam(otherwise).pw_uid
+                if pid is None
+                else Path(f"/proc/{pid}").stat().st_uid
+            )
+        except (OSError, KeyError):
+            uid = os.geteuid()
+        return cls.of(uid)
+
     def may_write(self, path: Path) -> bool:
         """Whether it may read and write ``path`` (in a folder: make files).
 
@@ -70,20 +83,6 @@ class SystemUser:
 
 EVERYBODY = SystemUser("everybody", -1, frozenset())
 """A user that owns nothing."""
-
-
-def agents_account(pid: int | None, user: str) -> SystemUser:
-    """Who runs the agent.
-
-    Args:
-        pid: of the running agent; ``None``: none runs.
-        user: who would run it as a service. Without such a user it is the user of this process.
-    """
-    try:
-        uid = pwd.getpwnam(user).pw_uid if pid is None else Path(f"/proc/{pid}").stat().st_uid
-    except (OSError, KeyError):
-        uid = os.geteuid()
-    return SystemUser.of(uid)
 
 
 def owner_of(path: Path) -> str:

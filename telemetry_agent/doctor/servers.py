@@ -4,12 +4,12 @@ import contextlib
 import http.client
 import re
 import ssl
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from socket import socket
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from telemetry_agent.addresses import Resolve, Resolver, UnreachableError, resolve
+from telemetry_agent.addresses import Resolver, UnreachableError
 from telemetry_agent.clock import Clock
 from telemetry_agent.connecting import Connecting
 from telemetry_agent.errors import UsageError
@@ -97,37 +97,23 @@ _PATHS = {
     "/api/v2/write": "influxdb2",
     "/pub": "owntracks",
 }
-_PORTS = {
-    5055: "traccar",
-    8083: "owntracks",
-    8086: "influxdb",
-    8123: "clickhouse",
-    8428: "victoria-metrics",
-}
-_TITLES = {
-    "traccar": "traccar",
-    "dawarich": "dawarich",
-    "owntracks": "owntracks",
-    "victoriametrics": "victoria-metrics",
-}
-"""A word in the title of the page at its root -> the server."""
+_BY_PORT = ("traccar", "owntracks", "influxdb", "clickhouse", "victoria-metrics")
+_PORTS = {SERVERS[name].port: name for name in _BY_PORT}
+_TITLED = ("traccar", "dawarich", "owntracks", "victoria-metrics")
+"""They name themselves in the title of the page at their root."""
 
 _ANSWER_S = 4.0
 _READ_BYTES = 1 << 16
 
 
 def completed(name: str, url: str) -> str:
-    """The URL with what this kind of server needs besides the address.
+    """The URL, which is a valid one, with what this kind of server needs besides the address.
 
     Raises:
         UsageError: something is missing that only the user knows.
     """
-    server = SERVERS[name]
-    try:
-        parts = urlsplit(url)
-        plain = parts.scheme == "http" and parts.port is None
-    except ValueError as error:
-        raise UsageError(f"--url {url}: {error}") from None
+    server, parts = SERVERS[name], urlsplit(url)
+    plain = parts.scheme == "http" and parts.port is None
     if name == "phonetrack" and _PHONETRACK_PATH not in parts.path:
         raise UsageError(
             f"--url needs the address that PhoneTrack shows for Overland, with {_PHONETRACK_PATH}"
@@ -157,74 +143,62 @@ def usual(name: str, url: str) -> str:
 
 def server_by_url(url: str) -> str | None:
     """The server that the path, the port or the host's name shows; ``None``: unknown."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        return None
+    parts = urlsplit(url)
     for path, server in _PATHS.items():
         if path in f"{parts.path}/":
             return server
     if parts.path.strip("/"):
         return None  # a path was typed for a server that is known already
-    named = {name for name in _TITLES.values() if name in re.split(r"[.-]", host)}
-    return _PORTS.get(port or 0) or next(iter(named), None)
+    words = re.split(r"[.-]", parts.hostname or "")
+    return _PORTS.get(parts.port) or next((name for name in _TITLED if name in words), None)
 
 
 def server_by_answer(url: str) -> tuple[str, str] | None:
     """Ask a server whose URL has no path: which server it is, and the URL for fixes."""
-    try:
-        parts = urlsplit(url)
-        if parts.path.strip("/") or (server := server_by_root(url)) is None:
-            return None
-    except ValueError:
+    if urlsplit(url).path.strip("/") or (server := server_by_root(url)) is None:
         return None
     return server, usual(server, url) if server == "traccar" else url
 
 
 def server_by_root(
-    url: str, context: ssl.SSLContext | None = None, resolve: Resolve = resolve
+    url: str, context: ssl.SSLContext | None = None, resolver: Resolver | None = None
 ) -> str | None:
     """Ask for the page at the root of the URL's server: which server that is.
 
     ``None`` also after an error: other checks report that the server is unreachable.
     """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            return None
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        sock = connected(resolve, parts.hostname, port, _ANSWER_S)
+        sock = connected(resolver or Resolver(), host, port, _ANSWER_S)
         if parts.scheme == "https":
             context = context or ssl.create_default_context()
-            sock = context.wrap_socket(sock, server_hostname=parts.hostname)
-        connection = http.client.HTTPConnection(parts.hostname, port, timeout=_ANSWER_S)
+            sock = context.wrap_socket(sock, server_hostname=host)
+        connection = http.client.HTTPConnection(host, port)
         connection.sock = sock
         with contextlib.closing(connection):
             connection.request("GET", "/", headers={"Accept": "text/html, */*"})
             answer = connection.getresponse()
-            headers = {name.lower(): value for name, value in answer.getheaders()}
             body = answer.read(_READ_BYTES).decode("utf-8", "replace")
     except (OSError, UnreachableError, ValueError, http.client.HTTPException):
         return None
-    return _recognised(answer.status, headers, body)
+    return _recognised(answer.status, answer.headers, body)
 
 
-def connected(resolve: Resolve, host: str, port: int, limit_s: float) -> socket:
+def connected(resolver: Resolver, host: str, port: int, limit_s: float) -> socket:
     """A connection to any address of ``host``, as the agent makes it.
 
     Raises:
         UnreachableError: none could be made in time.
     """
     clock = Clock()
-    now_s = clock.monotonic_s()
-    connecting = Connecting(Resolver(resolve), host, port, now_s, connect_s=limit_s)
+    connecting = Connecting(resolver, host, port, clock.monotonic_s(), connect_s=limit_s)
     sock = connecting.run(clock, Bell().wait)
     sock.settimeout(limit_s)
     return sock
 
 
-def _recognised(status: int, headers: Mapping[str, str], body: str) -> str | None:
+def _recognised(status: int, headers: Message, body: str) -> str | None:
     if version := headers.get("x-influxdb-version"):
         return "influxdb" if version.lstrip("v").startswith("1") else "influxdb2"
     server = headers.get("server", "").lower()
@@ -236,4 +210,4 @@ def _recognised(status: int, headers: Mapping[str, str], body: str) -> str | Non
         return "clickhouse"
     title = re.search(r"<(?:title|h2)>([^<]*)", body, re.IGNORECASE)
     said = title[1].lower().replace("-", "") if title else ""
-    return next((name for word, name in _TITLES.items() if word in said), None)
+    return next((name for name in _TITLED if name.replace("-", "") in said), None)

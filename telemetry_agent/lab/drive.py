@@ -48,18 +48,15 @@ class Drive:
     Args:
         start_ms: UTC of the first epoch, milliseconds since 1970.
         interval_ms: between two epochs.
-        seed: of the sky; the same seed gives the same bytes.
         tunnel: whether a part of the round has no positions.
     """
 
-    def __init__(
-        self, start_ms: int, *, interval_ms: int = 1000, seed: int = 3, tunnel: bool = False
-    ) -> None:
+    def __init__(self, start_ms: int, *, interval_ms: int = 1000, tunnel: bool = False) -> None:
         self._start_ms = start_ms
         self._interval_ms = interval_ms
         self._tunnel = tunnel
         self._places, self._times_s = _round()
-        draw = random.Random(seed)  # noqa: S311 - a simulated sky, no secret
+        draw = random.Random(3)  # noqa: S311 - the same sky each time
         spread = list(range(_IN_VIEW))
         draw.shuffle(spread)
         self._sky = {

@@ -16,10 +16,8 @@ import struct
 import termios
 import threading
 import tty
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Self
 
 from telemetry_agent.clock import Clock
@@ -50,97 +48,53 @@ _EVENT = struct.Struct("iIII")
 _SETTLE_S = 0.1
 
 
-class _Pty:
-    """One pty. Its far end stays open here too, so that unread bytes stay readable.
-
-    So the master never shows whether another program has the device open (POLLHUP comes only when
-    no program has, this one included). inotify reports each open, close and read of the node.
-    """
-
-    def __init__(self) -> None:
-        self.master, self._far = pty.openpty()
-        tty.setraw(self._far)
-        os.set_blocking(self.master, False)
-        self.device = os.ttyname(self._far)
-        self.opened_s: float | None = None
-        libc = ctypes.CDLL(None, use_errno=True)
-        self.events: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        wanted = _IN_OPEN | _IN_CLOSE | _IN_ACCESS
-        if libc.inotify_add_watch(self.events, os.fsencode(self.device), wanted) < 0:
-            raise OSError(ctypes.get_errno(), "inotify")
-
-    def look(self, now_s: float) -> None:
-        """Process what other programs did with the device."""
-        with contextlib.suppress(BlockingIOError):
-            for _, mask, _, _ in _EVENT.iter_unpack(os.read(self.events, 256 * _EVENT.size)):
-                if mask & _IN_OPEN and self.opened_s is None:
-                    self.opened_s = now_s
-                if mask & _IN_CLOSE:
-                    # A serial port is not exclusive any more then; this pty, still open, would be.
-                    fcntl.ioctl(self._far, termios.TIOCNXCL)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.master, 4096)  # commands to the receiver are ignored
-
-    def is_taken(self) -> bool:
-        """Whether all bytes that have reached the device were read."""
-        return fcntl.ioctl(self._far, termios.FIONREAD, b"\0" * 4) == b"\0" * 4
-
-    def unplug(self) -> None:
-        """Close the line: readers get an error or an empty read."""
-        os.close(self.master)
-        os.close(self.events)
-
-    def forget(self) -> None:
-        """Release the number of the node."""
-        os.close(self._far)
-
-
 class _StoppedError(Exception):
     pass
 
 
 class Simulator:
-    """A receiver on a pty, which sends epochs in a thread of its own.
+    """A receiver on a pty, which sends epochs in a thread of its own. It is unplugged at the end.
 
     It starts shortly after a program first opens the device, because many programs discard what
     arrives while they open it. From then on it sends at its pace. Unread bytes wait, and when the
     pty is full, the receiver waits.
 
+    The far end of the pty stays open here too, so that unread bytes stay readable. So the master
+    never shows whether another program has the device open (POLLHUP comes only when no program
+    has, this one included). inotify reports each open, close and read of the node.
+
     Args:
         epochs: what it sends: a ``Drive``, or ``replay`` of a recording.
         rate_hz: epochs per second; 0 sends as fast as the reader takes them.
         link: a symlink to the device, on whatever node it is; it exists only while plugged in.
-        clock: paces the epochs.
 
     Raises:
         AgentError: no pty can be opened, or the link cannot be made.
     """
 
     def __init__(
-        self,
-        epochs: Iterable[bytes],
-        *,
-        rate_hz: float = 1.0,
-        link: Path | None = None,
-        clock: Clock | None = None,
+        self, epochs: Iterable[bytes], *, rate_hz: float = 1.0, link: Path | None = None
     ) -> None:
         self.sent = 0
-        """Epochs that were sent, whole or cut by ``unplug``."""
+        """Epochs that were sent."""
         self.done = threading.Event()
         """All epochs were sent and read, or the simulator was stopped."""
         self._epochs = epochs
         self._interval_s = 1 / rate_hz if rate_hz else 0.0
-        self._next_s = 0.0
-        self._hushed = False
+        self._next_s: float | None = None
+        """When to send; ``None``: no program has opened the device yet."""
         self._link = link
-        self._clock = clock or Clock()
-        self._line: _Pty | None = None
-        self._unplugged: _Pty | None = None
-        self._orders: SimpleQueue[tuple[Callable[[], None], Future[None]]] = SimpleQueue()
-        self._stopping = False
+        self._clock = Clock()
+        self._hushed = self._stopping = False
+        self._quiet = threading.Event()
         self._bell = Bell()
         self._thread = threading.Thread(target=self._run, name="simulator", daemon=True)
-        self._plug()
+        self._closing = contextlib.ExitStack()
+        try:
+            self._plug()
+        except OSError as error:
+            self._closing.close()
+            raise AgentError(f"cannot make a simulated receiver: {error}") from error
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -150,39 +104,37 @@ class Simulator:
         self._stopping = True
         self._bell.ring()
         self._thread.join()
-        self._unplug()
-        if self._unplugged:
-            self._unplugged.forget()
+        self._closing.close()
 
     @property
     def device(self) -> Path:
         """The path to open: the link if there is one, else the node."""
         return self._link or Path(self._node)
 
-    def unplug(self) -> None:
-        """Pull the cable. Sent bytes that were not read are lost; the next epoch waits."""
-        self._order(self._unplug)
-
     def hush(self) -> None:
         """Stop sending. Sent bytes can still be read."""
-        self._order(self._hush)
-
-    def replug(self) -> None:
-        """Plug the cable in again: the same receiver, on another node.
-
-        Raises:
-            AgentError: as the constructor.
-        """
-        self._order(self._plug)
-
-    def _order(self, obey: Callable[[], None]) -> None:
-        """Run ``obey`` in the thread, the only user of the line; return when it is done."""
-        done: Future[None] = Future()
-        self._orders.put((obey, done))
+        self._hushed = True
         self._bell.ring()
-        done.result()
+        self._quiet.wait()
 
-    # Only the simulator's thread calls the rest; before it starts and after it ends, its owner.
+    def _plug(self) -> None:
+        self._master, self._far = pty.openpty()
+        self._closing.callback(os.close, self._far)
+        self._closing.callback(os.close, self._master)
+        tty.setraw(self._far)
+        os.set_blocking(self._master, False)
+        self._node = os.ttyname(self._far)
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._events: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._closing.callback(os.close, self._events)
+        wanted = _IN_OPEN | _IN_CLOSE | _IN_ACCESS
+        if libc.inotify_add_watch(self._events, os.fsencode(self._node), wanted) < 0:
+            raise OSError(ctypes.get_errno(), "inotify")
+        if self._link:
+            _point(self._link, self._node)
+            self._closing.callback(_unlink, self._link, self._node)
+
+    # Only the simulator's thread calls the rest.
 
     def _run(self) -> None:
         try:
@@ -190,98 +142,59 @@ class Simulator:
                 if not self._send(epoch):
                     break
                 self.sent += 1
-            self._wait_until_taken()
+            self._quiet.set()
+            # Written bytes reach the device a little later, and look read until then.
+            while self._wait(_SETTLE_S) or not self._is_taken():
+                continue
             self.done.set()
             while True:
                 self._wait(None)
         except _StoppedError:
             pass
         finally:
+            self._quiet.set()
             self.done.set()
 
     def _send(self, epoch: bytes) -> bool:
         """Send an epoch when it is due; ``False`` if sending was stopped."""
-        while (left_s := self._left_s()) is None or left_s > 0:
-            self._wait(left_s)
-            if self._hushed:
-                return False
-        self._next_s = max(self._next_s + self._interval_s, self._clock.monotonic_s())
-        line = self._line
-        while epoch and line and line is self._line:
-            try:
-                epoch = epoch[os.write(line.master, epoch) :]
-            except BlockingIOError:
-                self._wait(None, for_room=True)
-        return True
-
-    def _left_s(self) -> float | None:
-        """Seconds until the next epoch; ``None`` if no program has opened the device yet."""
-        if self._line is None or self._line.opened_s is None:
-            return None
-        due_s = max(self._next_s, self._line.opened_s + _SETTLE_S)
-        return due_s - self._clock.monotonic_s()
-
-    def _wait_until_taken(self) -> None:
-        # Written bytes reach the device a little later, and look read until then.
-        while self._wait(_SETTLE_S) or not (self._line and self._line.is_taken()):
-            continue
+        while not self._hushed:
+            now_s = self._clock.monotonic_s()
+            if self._next_s is None:
+                self._wait(None)
+            elif self._next_s > now_s:
+                self._wait(self._next_s - now_s)
+            elif epoch:
+                try:
+                    epoch = epoch[os.write(self._master, epoch) :]
+                except BlockingIOError:
+                    self._wait(None, for_room=True)
+            else:
+                self._next_s = max(self._next_s + self._interval_s, now_s)
+                return True
+        return False
 
     def _wait(self, timeout_s: float | None, *, for_room: bool = False) -> bool:
-        """Wait for an order or a use of the device; ``False`` if the time passed."""
-        watched = []
-        if self._line:
-            master = select.POLLIN | (select.POLLOUT if for_room else 0)
-            watched = [(self._line.events, select.POLLIN), (self._line.master, master)]
+        """Wait for a use of the device or the end; ``False`` if the time passed."""
+        master = select.POLLIN | (select.POLLOUT if for_room else 0)
+        watched = [(self._events, select.POLLIN), (self._master, master)]
         touched = self._bell.wait(timeout_s, watched)
         woken = self._bell.clear() or bool(touched)
-        if self._line:
-            self._line.look(self._clock.monotonic_s())
-        while not self._orders.empty():
-            obey, done = self._orders.get()
-            try:
-                done.set_result(obey())
-            except AgentError as error:
-                done.set_exception(error)
+        with contextlib.suppress(BlockingIOError):
+            for _, mask, _, _ in _EVENT.iter_unpack(os.read(self._events, 256 * _EVENT.size)):
+                if mask & _IN_OPEN and self._next_s is None:
+                    self._next_s = self._clock.monotonic_s() + _SETTLE_S
+                if mask & _IN_CLOSE:
+                    # A serial port is not exclusive any more then; this pty, still open, would be.
+                    fcntl.ioctl(self._far, termios.TIOCNXCL)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._master, 4096)  # commands to the receiver are ignored
         if self._stopping:
             raise _StoppedError
         return woken
 
-    def _hush(self) -> None:
-        self._hushed = True
-
-    def _plug(self) -> None:
-        if self._line:
-            return
-        try:
-            line = _Pty()
-            with contextlib.ExitStack() as failed:
-                failed.callback(line.forget)
-                failed.callback(line.unplug)
-                if self._link:
-                    _point(self._link, line.device)
-                failed.pop_all()
-        except OSError as error:
-            raise AgentError(f"cannot make a simulated receiver: {error}") from error
-        self._line, self._node = line, line.device
-        if self._unplugged:
-            self._unplugged.forget()
-            self._unplugged = None
-
-    def _unplug(self) -> None:
-        """Close the line and keep the number of its node, so that the next line gets another."""
-        if not self._line:
-            return
-        if self._link and _target(self._link) == self._node:
-            self._link.unlink()
-        self._line.unplug()
-        self._unplugged, self._line = self._line, None
-
-
-def _target(link: Path) -> str | None:
-    try:
-        return os.readlink(link)  # noqa: PTH115 - compared as the text that it is
-    except OSError:
-        return None
+    def _is_taken(self) -> bool:
+        """Whether all bytes that have reached the device were read."""
+        return fcntl.ioctl(self._far, termios.FIONREAD, b"\0" * 4) == b"\0" * 4
 
 
 def _point(link: Path, node: str) -> None:
@@ -291,3 +204,10 @@ def _point(link: Path, node: str) -> None:
     new = link.with_name(f".{link.name}.{os.getpid()}")
     new.symlink_to(node)
     new.replace(link)
+
+
+def _unlink(link: Path, node: str) -> None:
+    """Remove the link, unless another receiver has taken it."""
+    with contextlib.suppress(OSError):
+        if link.readlink() == Path(node):
+            link.unlink()

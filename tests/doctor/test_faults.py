@@ -212,7 +212,7 @@ def a_bad_cable(bench: Bench) -> None:
 def a_line_that_is_too_slow(bench: Bench) -> None:
     crowded(bench)
     # A pty takes as many bytes as come, so here it stands for a line.
-    patch = mock.patch("telemetry_agent.doctor.reception.line_baud", lambda source: source.baud)
+    patch = mock.patch("telemetry_agent.doctor.reception.line_baud", lambda _name, baud: baud)
     bench.cleanup.enter_context(patch)
 
 
@@ -481,7 +481,7 @@ def no_name_server(bench: Bench) -> None:
     bench.resolve = resolving(socket.gaierror(socket.EAI_AGAIN, "Temporary failure"))
 
 
-@fault("name", "fail", "no name server answers within", "ip route.*/etc/resolv.conf")
+@fault("name", "fail", "no name server answered", "ip route.*/etc/resolv.conf")
 def a_silent_name_server(bench: Bench) -> None:
     over = threading.Event()
     bench.cleanup.callback(over.set)

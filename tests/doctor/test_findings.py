@@ -7,12 +7,13 @@ import pytest
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.doctor.findings import Check, Finding, failed, passed, run_checks, skipped
+from telemetry_agent.errors import Advice
 
-HUNG = ("the bus does not answer", "restart it")
+HUNG = Advice("the bus does not answer", "restart it")
 
 
 def well(*names: str) -> Callable[[], list[Finding]]:
-    return lambda: [passed(name, "well") for name in names]
+    return lambda: [passed("well") for _ in names]
 
 
 def told(*checks: Check, limit_s: float = 5) -> list[tuple[str, str, str]]:
@@ -24,10 +25,10 @@ def test_findings_come_in_order_whichever_is_ready_first() -> None:
 
     def first() -> Iterator[Finding]:
         assert second_is_done.wait(5)
-        yield passed("a", "well")
+        yield passed("well")
 
     def second() -> Iterator[Finding]:
-        yield passed("b", "well")
+        yield passed("well")
         second_is_done.set()
 
     assert told(Check(("a",), first), Check(("b",), second)) == [
@@ -37,7 +38,7 @@ def test_findings_come_in_order_whichever_is_ready_first() -> None:
 
 
 def test_what_needs_a_failed_check_is_skipped_and_so_is_what_needs_that() -> None:
-    bad = Check(("a", "b"), lambda: [passed("a", "well"), failed("b", "broken", "mend it")])
+    bad = Check(("a", "b"), lambda: [passed("well"), failed("broken", "mend it")])
     assert told(
         bad,
         Check(("c", "d"), well("c", "d"), needs=("b",)),
@@ -54,7 +55,7 @@ def test_what_needs_a_failed_check_is_skipped_and_so_is_what_needs_that() -> Non
 
 
 def test_what_has_nothing_to_say_stops_nobody() -> None:
-    quiet = Check(("a",), lambda: [skipped("a", "plain http")])
+    quiet = Check(("a",), lambda: [skipped("plain http")])
     assert told(quiet, Check(("b",), well("b"), needs=("a",)))[1] == ("b", "pass", "well")
 
 
@@ -63,7 +64,7 @@ def test_a_check_that_hangs_is_left_behind() -> None:
 
     def hangs() -> Iterator[Finding]:
         over.wait(30)
-        yield passed("a", "late")
+        yield passed("late")
 
     clock = Clock()
     began_s = clock.monotonic_s()
@@ -84,7 +85,7 @@ def test_a_check_that_hangs_is_left_behind() -> None:
 
 def test_what_may_not_be_looked_at_is_a_warning_and_what_was_found_before_counts() -> None:
     def forbidden() -> Iterator[Finding]:
-        yield passed("a", "well")
+        yield passed("well")
         raise PermissionError(13, "Permission denied", "/root/x")
 
     assert told(Check(("a", "b", "c"), forbidden)) == [
@@ -121,9 +122,15 @@ def test_a_check_for_which_the_system_has_no_thread_has_failed(
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     no_thread = "the system refuses a thread for this check"
-    # The first has none; the second has one, and none for what may hang.
     first, second = Check(("a",), well("a")), Check(("b",), well("b"))
-    assert told(first, second) == [("a", "fail", no_thread), ("b", "fail", no_thread)]
+    assert told(first, second) == [("a", "fail", no_thread), ("b", "pass", "well")]
     needing = Check(("c",), well("c"), needs=("a",))
     refused.clear()
     assert told(first, needing) == [("a", "fail", no_thread), ("c", "skip", "needs a")]
+
+
+def test_what_the_disk_refuses_is_a_fault_and_no_crash() -> None:
+    def refused() -> Finding:
+        raise OSError(5, "Input/output error", "/srv/x")
+
+    assert told(Check(("a",), refused)) == [("a", "fail", "/srv/x: Input/output error")]

@@ -160,12 +160,15 @@ def test_a_replugged_receiver_is_found_on_its_new_node(
     caplog.set_level(logging.INFO)
     recorded = Recorded()
     drive = islice(Drive(DAY_MS, interval_ms=100), 60)
-    with Simulator(drive, rate_hz=100, link=tmp_path / "gps") as simulator:
-        reader = Reader(SerialSource(simulator.device, 9600), live, recorded)
-        with running(reader):
+    link = tmp_path / "gps"
+    reader = Reader(SerialSource(link, 9600), live, recorded)
+    replugged = Simulator(drive, rate_hz=100)
+    plugged_in = Simulator(drive, rate_hz=100, link=link)
+    with running(reader):
+        with plugged_in:
             recorded.wait_for(DAY_MS + 1000)
-            simulator.unplug()
-            simulator.replug()
+        link.symlink_to(replugged.device)
+        with replugged:
             recorded.wait_for(DAY_MS + 5900)
     assert recorded.times_ms == sorted(set(recorded.times_ms))
     assert set(recorded.times_ms) <= set(epochs_ms(60, 100))

@@ -118,55 +118,43 @@ def test_commands_to_the_receiver_do_not_fill_the_line() -> None:
         port.close()
 
 
-def test_unplugged_is_an_error_for_who_reads_and_replugged_goes_on(tmp_path: Path) -> None:
+def test_the_end_is_an_error_for_who_reads_and_another_receiver_takes_the_link(
+    tmp_path: Path,
+) -> None:
     link = tmp_path / "gps"
     with Simulator([b"1", b"2", b"3"], rate_hz=0, link=link) as simulator:
         assert simulator.device == link
         port = Port(link)
         assert port.read(3) == b"123"
-        node = link.readlink()
-        simulator.unplug()
-        simulator.unplug()
-        assert not link.is_symlink()
-        with pytest.raises(OSError, match="Input/output"):
-            os.write(port.fd, b"x")
-        simulator.replug()
-        simulator.replug()
-        assert link.readlink() != node
+    assert not link.is_symlink()
+    with pytest.raises(OSError, match="Input/output"):
+        os.write(port.fd, b"x")
+    port.close()
+    with Simulator([b"4"], rate_hz=0, link=link):
+        port = Port(link)
+        assert port.read(1) == b"4"
         port.close()
 
 
-def test_what_was_not_sent_when_the_cable_was_pulled_is_sent_later() -> None:
-    with Simulator([b"x" * 200_000, b"after"], rate_hz=0) as simulator:
+def test_hushed_it_sends_nothing_more_and_what_was_sent_can_be_read() -> None:
+    with Simulator([b"x" * 100, b"y" * 200_000], rate_hz=0) as simulator:
         port = Port(simulator.device)
-        port.read(1)
-        simulator.unplug()
+        port.read(101)
+        simulator.hush()
+        assert simulator.sent == 1
+        assert select.select([port.fd], [], [], LIMIT_S)[0]
         port.close()
-        simulator.replug()
-        port = Port(simulator.device)
-        assert port.read(5) == b"after"
-        port.close()
-
-
-def test_a_replug_that_fails_says_so(tmp_path: Path) -> None:
-    link = tmp_path / "gps"
-    with Simulator([], link=link) as simulator:
-        simulator.unplug()
-        link.write_text("mine")
-        with pytest.raises(AgentError, match="exists and is not a link"):
-            simulator.replug()
-    assert link.read_text() == "mine"
 
 
 def test_two_receivers_and_a_link_that_the_second_took(tmp_path: Path) -> None:
     link = tmp_path / "gps"
     link.symlink_to("/nowhere")
-    with Simulator([], link=link) as first, Simulator([], link=link) as second:
-        assert link.exists()
-        first.unplug()
+    first = Simulator([], link=link)
+    with Simulator([], link=link):
+        with first:
+            assert link.exists()
         assert link.is_symlink()
-        second.unplug()
-        assert not link.is_symlink()
+    assert not link.is_symlink()
 
 
 def test_a_link_never_replaces_a_file(tmp_path: Path) -> None:

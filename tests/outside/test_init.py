@@ -254,7 +254,6 @@ def test_a_server_is_known_by_its_answer(
         ("https://i.lan/api/v2/write?org=o&bucket=b", "influxdb2"),
         ("http://c.lan:8123", "clickhouse"),
         ("https://example.com/v1/fixes", None),
-        ("http://[x", None),
     ],
 )
 def test_a_server_is_known_by_its_url(url: str, server: str | None) -> None:

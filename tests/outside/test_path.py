@@ -3,15 +3,18 @@
 import random
 import shutil
 import signal
+from contextlib import ExitStack
 from math import ceil, log2
 from pathlib import Path
 
 import pytest
 from misbehaving import Server, answer, hang, refusing
 from processes import agent
-from rig import committed, record_backlog, simulated, started, stats, write_config
+from rig import START_MS, committed, record_backlog, simulated, started, stats, write_config
 
+from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint
+from telemetry_agent.lab.simulator import Simulator
 
 
 @pytest.fixture
@@ -59,17 +62,21 @@ def test_an_outage_loses_nothing_and_live_fixes_resume(tmp_path: Path, endpoint:
 def test_a_device_that_vanishes_and_returns_on_another_node(
     tmp_path: Path, endpoint: Endpoint
 ) -> None:
-    with endpoint, simulated(tmp_path) as simulator:
-        config = write_config(tmp_path, str(simulator.device), endpoint.url)
+    drive, link = iter(Drive(START_MS, interval_ms=50)), tmp_path / "gps"
+    replugged = Simulator(drive, rate_hz=20)
+    with ExitStack() as plugged, endpoint:
+        plugged.enter_context(Simulator(drive, rate_hz=20, link=link))
+        config = write_config(tmp_path, str(link), endpoint.url)
         with started(config) as daemon:
             assert endpoint.wait_for(20, 60)
-            simulator.unplug()
+            plugged.close()
             daemon.wait_for_line("went away: check the cable")
             before = endpoint.count()
-            simulator.replug()
-            daemon.wait_for_line("works again after")
-            assert endpoint.wait_for(before + 20, 60)
-            assert daemon.end() == 0
+            link.symlink_to(replugged.device)
+            with replugged:
+                daemon.wait_for_line("works again after")
+                assert endpoint.wait_for(before + 20, 60)
+                assert daemon.end() == 0
         times = [time for _, _, time in endpoint.received()]
         assert len(set(times)) == len(times)
 

@@ -90,7 +90,6 @@ class Endpoint:
         self._draw = draw
         self._tokens = tokens
         self._asks_again = asks_again
-        self._lock = threading.Lock()
         self._news = threading.Condition()
         self._left = [fault.first for fault in faults]
         self.counters: Counter[str] = Counter()
@@ -197,7 +196,7 @@ class Endpoint:
 
     def next_fault(self) -> str | None:
         """The fault to inject into this request."""
-        with self._lock:
+        with self._news:
             for i, fault in enumerate(self._faults):
                 left = self._left[i]
                 if left != 0 and self._draw() < fault.chance:
@@ -217,11 +216,10 @@ class Endpoint:
             _log.warning("%s", error)
             raise RefusedError(503, str(error), retry_after_s=_RETRY_AFTER_S) from error
         known = len(request.fixes) - stored
-        with self._lock:
+        with self._news:
             self.counters.update(
                 answered=1, stored=stored, known=known, rejected=len(request.rejected)
             )
-        with self._news:
             self._news.notify_all()
         answer: dict[str, Any] = {"received": stored + known, "stored": stored, "known": known}
         if request.rejected:

@@ -8,21 +8,19 @@ import socket
 import socketserver
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib import resources
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from telemetry_agent import __version__
 from telemetry_agent.errors import StorageError
-from telemetry_agent.lab.native_request import (
-    BODY_MAX_BYTES,
-    NativeRequest,
-    RefusedError,
-    parse,
-)
+from telemetry_agent.lab.native_request import BODY_MAX_BYTES, RefusedError, parse
+
+if TYPE_CHECKING:
+    from telemetry_agent.lab.endpoint.endpoint import Endpoint
 
 _log = logging.getLogger(__name__)
 
@@ -35,25 +33,6 @@ _DRAIN_MAX_BYTES = 8 * BODY_MAX_BYTES
 _IDLE_S = 75.0
 
 
-class RequestService(Protocol):
-    """What the server asks of the endpoint; each method may raise ``RefusedError``."""
-
-    def admit(self, authorization: str) -> str | None:
-        """The device that may be asked about; ``None``: all."""
-
-    def next_fault(self) -> str | None:
-        """The fault to inject into this request."""
-
-    def take(self, request: NativeRequest) -> dict[str, Any]:
-        """Store the fixes of a request; the answer."""
-
-    def agents(self, device: str | None) -> list[dict[str, Any]]:
-        """The newest report of each device."""
-
-    def audits(self, device: str | None) -> list[dict[str, Any]]:
-        """Until when each device is complete."""
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = f"telemetry-agent/{__version__}"
@@ -61,46 +40,53 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # else head and body of an answer are 44 ms apart
     timeout = _IDLE_S
 
-    def __init__(self, service: RequestService, *args: Any) -> None:
-        self._service = service
+    def __init__(self, endpoint: "Endpoint", *args: Any) -> None:
+        self._endpoint = endpoint
         super().__init__(*args)
 
     def do_POST(self) -> None:
-        if self.path.partition("?")[0] in _READ_ONLY:
+        if self._path() in _READ_ONLY:
             self._not_allowed("GET")
-            return
+        else:
+            self._answer_with(lambda: self._deliver(self._body()))
+
+    def do_GET(self) -> None:
+        path = self._path()
+        if path == AGENTS_PATH:
+            self._answer_with(lambda: self._endpoint.agents(self._admitted()))
+        elif path == AUDIT_PATH:
+            self._answer_with(lambda: self._endpoint.audits(self._admitted()))
+        elif path == _DESCRIPTION_PATH:
+            description = resources.files(__package__).joinpath("openapi.json")
+            self._answer(200, json.loads(description.read_text("utf-8")))
+        else:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
+
+    def _path(self) -> str:
+        return self.path.partition("?")[0]
+
+    def _admitted(self) -> str | None:
+        return self._endpoint.admit(self.headers.get("Authorization", ""))
+
+    def _answer_with(self, make: Callable[[], Any]) -> None:
         try:
-            answer = self._deliver(self._body())
+            answer = make()
         except RefusedError as refused:
-            self._refuse(refused)
+            headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
+            if refused.retry_after_s is not None:
+                headers["Retry-After"] = str(refused.retry_after_s)
+            self._answer(refused.status, {"error": str(refused)}, headers)
+        except StorageError as error:
+            self._answer(503, {"error": str(error)})
         else:
             if answer is None:
                 self.close_connection = True
             else:
                 self._answer(200, answer)
 
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if path in {AGENTS_PATH, AUDIT_PATH}:
-            look = self._service.agents if path == AGENTS_PATH else self._service.audits
-            try:
-                self._answer(200, look(self._admitted()))
-            except RefusedError as refused:
-                self._refuse(refused)
-            except StorageError as error:
-                self._refuse(RefusedError(503, str(error)))
-        elif path == _DESCRIPTION_PATH:
-            description = resources.files(__package__).joinpath("openapi.json").read_text("utf-8")
-            self._answer(200, json.loads(description))
-        else:
-            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
-
-    def _admitted(self) -> str | None:
-        return self._service.admit(self.headers.get("Authorization", ""))
-
     def _deliver(self, body: bytes) -> dict[str, Any] | None:
         """Store the fixes; return the answer, or ``None`` to send none."""
-        fault = self._service.next_fault()
+        fault = self._endpoint.next_fault()
         if fault == "hang":
             self.connection.settimeout(None)
             self.rfile.read(1)  # until the agent or the endpoint ends the connection
@@ -111,14 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
         request = parse(body, self.headers.get("Content-Encoding", "identity"))
         if device is not None and request.device != device:
             raise RefusedError(403, f"this is the token of another device, not of {request.device}")
-        answer = self._service.take(request)
+        answer = self._endpoint.take(request)
         return None if fault == "drop" else answer
-
-    def _refuse(self, refused: RefusedError) -> None:
-        headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
-        if refused.retry_after_s is not None:
-            headers["Retry-After"] = str(refused.retry_after_s)
-        self._answer(refused.status, {"error": str(refused)}, headers)
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length")
@@ -160,8 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer in JSON to another method than POST, or to what is not HTTP."""
         if code == HTTPStatus.NOT_IMPLEMENTED:
-            read_only = self.path.partition("?")[0] in _READ_ONLY
-            self._not_allowed("GET" if read_only else "POST")
+            self._not_allowed("GET" if self._path() in _READ_ONLY else "POST")
         else:
             self.close_connection = True
             self._answer(code, {"error": message or explain})
@@ -180,11 +159,11 @@ class HttpServer(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, service: RequestService) -> None:
+    def __init__(self, host: str, port: int, endpoint: "Endpoint") -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
-        super().__init__((host, port), partial(_Handler, service), bind_and_activate=False)
+        super().__init__((host, port), partial(_Handler, endpoint), bind_and_activate=False)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """See ``ThreadingTCPServer``."""
