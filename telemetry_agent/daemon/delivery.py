@@ -19,8 +19,11 @@ from telemetry_agent.connectivity.routes import route_bell
 from telemetry_agent.daemon.builders import build_credentials, open_queue, policy_of
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import Listeners, drain
+from telemetry_agent.daemon.status import SlidingSum, ago_s
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import ConfigError, refused_thread
+from telemetry_agent.fields import rfc3339
+from telemetry_agent.snapshot import UploadView
 from telemetry_agent.tasks import Bell, within
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.connection import Dialer
@@ -31,6 +34,8 @@ from telemetry_agent.upload.reports import AgentReports
 from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
 from telemetry_agent.upload.uploader import Uploader
 
+_MINUTE_S = 60.0
+_DAY_S = 86400.0
 _MONITOR_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
@@ -82,6 +87,9 @@ class Delivery:
         self._on_step = on_step
         self._draining: Listeners[[]] = Listeners()
         self._keeper = StatusKeeper(clock)
+        self._counted = self._keeper.status
+        self._delivered_lately = SlidingSum(_MINUTE_S, clock.monotonic_s())
+        self._sent_lately = SlidingSum(_DAY_S, clock.monotonic_s(), buckets=24)
         self._credentials, self._transport = self._build_transport()
         self._monitor = supervisor.add("connectivity", self._build_monitor)
         self._uploader = supervisor.add("uploader", self._build_uploader)
@@ -93,6 +101,28 @@ class Delivery:
         if probe_s is None or status.next_attempt_s is None or probe_s > status.next_attempt_s:
             return status
         return replace(status, next_attempt_s=probe_s)
+
+    def view(self, complete_until_ms: int | None) -> UploadView:
+        """Uploads in a snapshot. Any thread may ask."""
+        now_s, upload = self._clock.monotonic_s(), self.status()
+        next_s = upload.next_attempt_s
+        return UploadView(
+            host=host_of(self._settings),
+            state=upload.state,
+            state_s=round(now_s - upload.since_s, 1),
+            requests=upload.requests,
+            failed_requests=upload.failed_requests,
+            delivered=upload.delivered,
+            unknown_names=upload.unknown_names,
+            rate_hz=round(self._delivered_lately.rate(now_s), 2),
+            sent_bytes=upload.sent_bytes,
+            sent_bytes_24h=round(self._sent_lately.total(now_s)),
+            complete_until=None if complete_until_ms is None else rfc3339(complete_until_ms),
+            last_delivery_s=ago_s(upload.last_delivery_s, now_s),
+            last_error=upload.last_error,
+            last_error_s=ago_s(upload.last_error_s, now_s),
+            next_attempt_s=None if next_s is None else round(max(0.0, next_s - now_s), 1),
+        )
 
     def network(self) -> dict[str, Any]:
         """The monitor's state of the path to the endpoint, ready for JSON."""
@@ -205,6 +235,10 @@ class Delivery:
         )
 
     def _stepped(self) -> None:
+        now_s, before, upload = self._clock.monotonic_s(), self._counted, self._keeper.status
+        self._counted = upload
+        self._delivered_lately.add(now_s, upload.delivered - before.delivered)
+        self._sent_lately.add(now_s, upload.sent_bytes - before.sent_bytes)
         self._on_step()
         self._draining()
 
