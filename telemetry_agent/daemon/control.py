@@ -60,15 +60,24 @@ class GoneError(Exception):
     """The client has left, or the daemon stops."""
 
 
-class Client:
-    """One connection, used by the thread of this client; any thread may call ``abort``."""
+class Client(Bell):
+    """One connection, for the thread of this client. Its wait raises GoneError if it leaves."""
 
     def __init__(self, sock: socket.socket, clock: Clock) -> None:
+        super().__init__()
         self.trusted = _is_trusted(sock)
-        self.bell = _ClientBell(sock)
         self._sock = sock
         self._clock = clock
         self._sock.settimeout(_SEND_S)
+
+    def wait(
+        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
+    ) -> dict[int, int]:
+        """As ``Bell.wait``."""
+        ready = super().wait(timeout_s, [*watched, (self._sock.fileno(), select.POLLRDHUP)])
+        if self._sock.fileno() in ready:
+            raise GoneError
+        return ready
 
     def question(self) -> dict[str, Any]:
         """Wait for the question.
@@ -113,30 +122,13 @@ class Client:
             raise GoneError from error
 
     def abort(self) -> None:
-        """End the connection, and every wait for it."""
+        """End the connection, and every wait for it. Any thread may call this."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        self.bell.ring()
 
     def close(self) -> None:
-        """Close the socket, in the thread of this client."""
+        """Close the socket."""
         self._sock.close()
-
-
-class _ClientBell(Bell):
-    """A bell whose wait raises GoneError when the client leaves."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__()
-        self._sock = sock
-
-    def wait(
-        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
-    ) -> dict[int, int]:
-        ready = super().wait(timeout_s, [*watched, (self._sock.fileno(), select.POLLRDHUP)])
-        if self._sock.fileno() in ready:
-            raise GoneError
-        return ready
 
 
 class Command(NamedTuple):
@@ -282,7 +274,7 @@ class Control:
                     f"only root and the agent's user and group may ask for {question['ask']!r}",
                     JOIN,
                 )
-            with contextlib.closing(command.run(question, client.bell)) as answers:
+            with contextlib.closing(command.run(question, client)) as answers:
                 for answer in answers:
                     hide = None if client.trusted else command.public
                     client.send(hide(answer) if hide else answer)

@@ -18,7 +18,7 @@ from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import route_bell
 from telemetry_agent.daemon.builders import build_credentials, open_queue, policy_of
 from telemetry_agent.daemon.client import Answers
-from telemetry_agent.daemon.commands import Listeners, drain
+from telemetry_agent.daemon.commands import drain
 from telemetry_agent.daemon.status import SlidingSum, ago_s
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import ConfigError, refused_thread
@@ -85,7 +85,7 @@ class Delivery:
         self._reports = reports
         self._gnss_ms = gnss_ms
         self._on_step = on_step
-        self._draining: Listeners[[]] = Listeners()
+        self._draining: list[Bell] = []
         self._keeper = StatusKeeper(clock)
         self._counted = self._keeper.status
         self._delivered_lately = SlidingSum(_MINUTE_S, clock.monotonic_s())
@@ -146,9 +146,12 @@ class Delivery:
 
     def drain(self, bell: Bell) -> Answers:
         """Send everything that is recorded by now; see ``commands.drain``."""
-        with self._draining.joined(bell.ring):
+        self._draining.append(bell)
+        try:
             hurry = self._uploader.task.hurry
             yield from drain(self._queue, lambda: self._keeper.status, hurry, self._clock, bell)
+        finally:
+            self._draining.remove(bell)
 
     def drain_alone(self) -> Answers:
         """The same without the other tasks.
@@ -240,7 +243,8 @@ class Delivery:
         self._delivered_lately.add(now_s, upload.delivered - before.delivered)
         self._sent_lately.add(now_s, upload.sent_bytes - before.sent_bytes)
         self._on_step()
-        self._draining()
+        for bell in list(self._draining):
+            bell.ring()
 
 
 def drain_at_rest(settings: Settings, clock: Clock) -> Answers:

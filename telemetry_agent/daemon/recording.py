@@ -4,6 +4,7 @@ It needs only the queue: a fault of the network, a secret or the page cannot kee
 """
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -13,7 +14,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import ExtraSettings, Settings
 from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.daemon.client import Answers
-from telemetry_agent.daemon.commands import Listeners, tap
+from telemetry_agent.daemon.commands import is_number, value
 from telemetry_agent.daemon.extras import Attribute, Extras
 from telemetry_agent.daemon.status import SlidingSum, ago_s
 from telemetry_agent.daemon.supervisor import Supervisor
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _MINUTE_S = 60.0
 _READER_S = 1.0
+_TAP_BYTES = 256 * 1024
 _ROWS_TO_RESUME = 1000  # at 1 Hz this is longer than parking takes to be recognised
 
 
@@ -63,7 +65,7 @@ class Recording:
         self._on_change = on_change
         self._sampler = Sampler(SamplingPolicy(**asdict(settings.sampling)), self._recent())
         self._extras = _build_extras(settings.extra)
-        self._listeners: Listeners[[bytes]] = Listeners()
+        self._taps: list[Callable[[bytes], object]] = []
         self._reader = supervisor.add("reader", self._build_reader, records=True)
 
     def receiver(self) -> ReceiverStatus:
@@ -126,8 +128,45 @@ class Recording:
         return time_ms + round((self._clock.monotonic_s() - came_s) * 1000)
 
     def tap(self, asked: Mapping[str, Any], bell: Bell) -> Answers:
-        """The receiver's bytes; see ``commands.tap``."""
-        return tap(asked, self._listeners, self.receiver(), self._clock, bell)
+        """The bytes of the receiver: ``{"raw": …}``, one character for each byte.
+
+        The first answer has the ``source`` and its ``state``. If the client reads too slowly, bytes
+        are dropped, and ``{"dropped_bytes": …}`` is sent in their place.
+        """
+        for_s = value(asked, "for_s", is_number, "a number of seconds", None)
+        end_s = None if for_s is None else self._clock.monotonic_s() + for_s
+        lock, heard, dropped = threading.Lock(), bytearray(), 0
+
+        def hear(data: bytes) -> None:
+            nonlocal dropped
+            with lock:
+                # After a gap, nothing may follow until the gap is reported.
+                if dropped or len(heard) + len(data) > _TAP_BYTES:
+                    dropped += len(data)
+                else:
+                    heard.extend(data)
+            bell.ring()
+
+        receiver = self.receiver()
+        self._taps.append(hear)
+        try:
+            yield {"source": receiver.source, "state": receiver.state}
+            while True:
+                bell.clear()
+                with lock:
+                    raw, gap = heard.decode("latin-1"), dropped
+                    heard.clear()
+                    dropped = 0
+                if raw:
+                    yield {"raw": raw}
+                if gap:
+                    yield {"dropped_bytes": gap}
+                left_s = None if end_s is None else end_s - self._clock.monotonic_s()
+                if left_s is not None and left_s <= 0:
+                    return
+                bell.wait(left_s)
+        finally:
+            self._taps.remove(hear)
 
     def apply(self, settings: Settings) -> None:
         """Continue with other settings; no fix is lost."""
@@ -158,10 +197,14 @@ class Recording:
             decoder,
             record=self._record,
             clock=self._clock,
-            heard=self._listeners,
+            heard=self._hear,
             changed=self._on_change,
             room=lambda: source.live or self._queue.takes_more(self._wake_reader),
         )
+
+    def _hear(self, data: bytes) -> None:
+        for hear in list(self._taps):
+            hear(data)
 
     def _wake_reader(self) -> None:
         self._reader.task.wake()

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from fakes import FakeClock
+from puppet import Puppet
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
+from telemetry_agent.daemon.commands import drain, queue_commands
 from telemetry_agent.errors import AgentError, UnavailableError, UsageError
-from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.upload_status import UploadStatus
@@ -330,18 +330,20 @@ def test_drain_of_a_held_queue_says_why(queue: AckQueue) -> None:
 # Tapping
 
 
-def test_a_tap_that_reads_too_slowly_misses_the_middle_and_is_told() -> None:
-    heard: Listeners[[bytes]] = Listeners()
-    answers = tap({}, heard, ReceiverStatus("/dev/gps", "3d", 0.0), FakeClock(), Bell())
-    assert next(answers) == {"source": "/dev/gps", "state": "3d"}
-    chunks = [b"%07d\n" % number for number in range(40_000)]
-    for chunk in chunks:
-        heard(chunk)
-    first, dropped = next(answers)["raw"].encode("latin-1"), next(answers)["dropped_bytes"]
-    assert b"".join(chunks).startswith(first)
-    assert len(first) + dropped == 320_000
-    assert len(first) == 256 * 1024
-    heard(b"\xff later")
-    assert next(answers) == {"raw": "\xff later"}
-    answers.close()
-    assert not heard
+def test_a_tap_that_reads_too_slowly_misses_the_middle_and_is_told(tmp_path: Path) -> None:
+    puppet = Puppet(tmp_path)
+    recording, heard = puppet.agent.recording, puppet.agent.recording._hear
+    with puppet.queue:
+        answers = recording.tap({}, Bell())
+        assert next(answers) == {"source": "/dev/gps", "state": "absent"}
+        chunks = [b"%07d\n" % number for number in range(40_000)]
+        for chunk in chunks:
+            heard(chunk)
+        first, dropped = next(answers)["raw"].encode("latin-1"), next(answers)["dropped_bytes"]
+        assert b"".join(chunks).startswith(first)
+        assert len(first) + dropped == 320_000
+        assert len(first) == 256 * 1024
+        heard(b"\xff later")
+        assert next(answers) == {"raw": "\xff later"}
+        answers.close()
+        assert not recording._taps
