@@ -233,7 +233,6 @@ class Beat:
     """The monotonic time by which a loop must report again, so that it does not count as stuck."""
 
     due_s: float = float("inf")
-    _excused_until_s: float = float("-inf")
 
     def stamp(self, due_s: float) -> None:
         """Promise the next report by ``due_s``."""
@@ -241,13 +240,7 @@ class Beat:
 
     def is_late(self, now_s: float) -> bool:
         """Whether the promise is broken."""
-        return now_s > max(self.due_s, self._excused_until_s)
-
-    def excuse(self, frozen_s: float, now_s: float) -> None:
-        """Extend an overdue promise by the time for which the whole process was stopped."""
-        # Only the loop writes due_s, and it may do so at this moment: hence the second attribute.
-        if (due_s := self.due_s) < now_s:
-            self._excused_until_s = due_s + frozen_s
+        return now_s > self.due_s
 
 
 _WAKE_UP_SLACK_S = 5.0  # a loaded machine may wake a thread late; then it is not stuck

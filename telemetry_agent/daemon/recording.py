@@ -11,11 +11,11 @@ from typing import Any
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import ExtraSettings, Settings
+from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import is_number, value
-from telemetry_agent.daemon.extras import Attribute, Extras
+from telemetry_agent.daemon.extras import Extras
 from telemetry_agent.daemon.status import SlidingSum, ago_s
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import StorageError
@@ -64,7 +64,7 @@ class Recording:
         self._fixes_lately = SlidingSum(_MINUTE_S, now_s)
         self._on_change = on_change
         self._sampler = Sampler(SamplingPolicy(**asdict(settings.sampling)), self._recent())
-        self._extras = _build_extras(settings.extra)
+        self._extras = Extras(settings.extra)
         self._taps: list[Callable[[bytes], object]] = []
         self._reader = supervisor.add("reader", self._build_reader, records=True)
 
@@ -173,7 +173,7 @@ class Recording:
         before, self._settings = self._settings, settings
         self._sampler.follow(SamplingPolicy(**asdict(settings.sampling)))
         if settings.extra != before.extra:
-            self._extras = _build_extras(settings.extra)
+            self._extras = Extras(settings.extra)
         if settings.gps != before.gps:
             self._reader.restart(_READER_S)
 
@@ -224,8 +224,3 @@ class Recording:
         except StorageError as error:
             log.error("%s; the odometer starts at 0", error)  # noqa: TRY400 - the user's disk
             return []
-
-
-def _build_extras(extra: ExtraSettings) -> Extras:
-    attributes = [Attribute(name, one.file, one.scale) for name, one in extra.files.items()]
-    return Extras(attributes, power=extra.power)

@@ -11,10 +11,9 @@ import errno
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.file.rows import Row
@@ -35,6 +34,8 @@ _EX_SOFTWARE = 70  # sysexits.h: an internal error; systemd starts the agent aga
 # deadline, it returns an arbitrary number, which may be that of a signal.
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM}
 _LOOK_EVERY_S = 5.0
+_FROZEN_S = 1.0
+_EXCUSED_S = 60.0  # longer than most steps
 _LONG_S = 20.0  # the config alone may take half of it: see small_files.ANSWER_S
 _STOP_S = 9.0
 """From the signal to the end of the process; 10 s are promised."""
@@ -56,11 +57,12 @@ class Service:
         self._path = path
         self._clock = clock
         self._secrets: set[str] = set()
-        self._acts: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        """For the worker."""
+        # One thread for the whole life: at the stop the system may refuse one.
+        self._worker = ThreadPoolExecutor(1, "service")
         self._agent: Agent | None = None
         self._every_s = min(watchdog_interval_s() or _LOOK_EVERY_S, _LOOK_EVERY_S)
         self._checked_s = clock.monotonic_s()
+        self._excused_until_s = 0.0
         self._reported_late: list[str] = []
         self._status_line = ""
         self._end_signal: signal.Signals | None = None
@@ -82,7 +84,6 @@ class Service:
         # Before any thread starts: all of them inherit the mask, so only this one receives signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, self._every_s, self._every_s)
-        self._start_worker()
         started = self._run_beside("the start", self._start)
         while started and self._end_signal is None:
             if self._reload or (self._must_look and self._look.changed()):
@@ -96,18 +97,6 @@ class Service:
                 if self._end_signal is None and self._agent is not None and self._agent.may_move():
                     self._run_beside("the move of the queue", self._move)
         return self._end(started=started)
-
-    def _start_worker(self) -> None:
-        # One for the whole life: at the stop the system may refuse a thread.
-        worker = threading.Thread(target=self._work, name="service", daemon=True)
-        try:
-            worker.start()
-        except RuntimeError as error:
-            raise refused_thread("the start") from error
-
-    def _work(self) -> None:
-        while True:
-            self._acts.get()()
 
     def _start(self) -> None:
         config = self._load(fall_back=True)
@@ -211,20 +200,13 @@ class Service:
         Raises:
             AgentError: what ``act`` raises.
         """
-        failed: list[BaseException] = []
-
-        def perform() -> None:
-            try:
-                act()
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                failed.append(error)
-            done.set()
-            os.kill(os.getpid(), signal.SIGALRM)
-
-        done = threading.Event()
+        try:
+            done = self._worker.submit(act)
+        except RuntimeError as error:
+            raise refused_thread(name) from error
+        done.add_done_callback(lambda _done: os.kill(os.getpid(), signal.SIGALRM))
         report_s = self._clock.monotonic_s() + _LONG_S
-        self._acts.put(perform)
-        while not done.is_set():
+        while not done.done():
             now_s = self._clock.monotonic_s()
             if now_s >= self._deadline_s:
                 return False
@@ -236,17 +218,16 @@ class Service:
                     _LONG_S,
                 )
             self._receive()
-        if failed:
-            error = failed[0]
-            if isinstance(error, OSError):
-                refusal = ResourceError(
-                    f"the system refuses what the agent needs: {error.strerror}",
-                    "raise the limit (LimitNOFILE= of the unit, or ulimit -n)"
-                    if error.errno == errno.EMFILE
-                    else "",
-                )
-                raise out_of_memory(error) or refusal from error
-            raise error
+        try:
+            done.result()
+        except OSError as error:
+            refusal = ResourceError(
+                f"the system refuses what the agent needs: {error.strerror}",
+                "raise the limit (LimitNOFILE= of the unit, or ulimit -n)"
+                if error.errno == errno.EMFILE
+                else "",
+            )
+            raise out_of_memory(error) or refusal from error
         return True
 
     def _receive(self) -> None:
@@ -266,10 +247,11 @@ class Service:
         if agent is None or self._end_signal is not None:
             return
         # If this thread did not run for a time, the process was stopped: no task is late by that.
-        agent.supervisor.excuse(max(0.0, now_s - self._checked_s - self._every_s), now_s)
+        if now_s > self._checked_s + self._every_s + _FROZEN_S:
+            self._excused_until_s = now_s + _EXCUSED_S
         self._checked_s = now_s
         agent.supervisor.start_refused()
-        late = agent.supervisor.late(now_s)
+        late = [] if now_s < self._excused_until_s else agent.supervisor.late(now_s)
         names = [task.name for task in late]
         if not any(task.vital for task in late):
             notify(WATCHDOG=1)

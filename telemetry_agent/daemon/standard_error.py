@@ -50,12 +50,12 @@ class StandardError(io.RawIOBase):
         self.dropped_line = "{} lines were dropped\n".format
         self._fd = fd
         self._clock = Clock()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._bell = Bell()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._dropped = 0
         self._end_s = float("inf")
-        self._end_bell = Bell()
         self._thread: threading.Thread | None = None
 
     def writable(self) -> bool:
@@ -73,36 +73,24 @@ class StandardError(io.RawIOBase):
     def write(self, data: bytes) -> int:  # type: ignore[override]  # of a text stream's encoder
         """Put ``data`` into the buffer, or count it as dropped. Never blocks."""
         data = bytes(data)
-        with self._changed:
+        with self._lock:
             # After a gap, nothing may follow until the gap is reported.
-            full = self._waiting_bytes + len(data) > _BUFFER_BYTES
-            if not self._has_thread():
-                self._write_now(data)
-            elif self._dropped or full:
+            if self._dropped or self._waiting_bytes + len(data) > _BUFFER_BYTES:
                 self._dropped += data.count(b"\n")
             else:
                 self._waiting.append(data)
                 self._waiting_bytes += len(data)
-            self._changed.notify()
+            if not self._has_thread():
+                self._write_waiting()
+        self._bell.ring()
         return len(data)
-
-    def _write_now(self, data: bytes) -> None:
-        """Without a thread: write what there is room for at this moment."""
-        self._end_s = self._clock.monotonic_s()
-        if self._dropped:
-            data = self.dropped_line(self._dropped).encode("utf-8", "replace") + data
-        self._dropped = 0 if self._write(data) else self._dropped + data.count(b"\n")
-        self._end_s = float("inf")
 
     def end(self, timeout_s: float) -> None:
         """Write the buffer, as far as that is possible in this time."""
-        with self._changed:
-            self._end_s = self._clock.monotonic_s() + timeout_s
-            self._changed.notify()
-            thread = self._thread
-        if thread is not None:
-            self._end_bell.ring()
-            thread.join(timeout_s + _LAST_LINE_S)
+        self._end_s = self._clock.monotonic_s() + timeout_s
+        self._bell.ring()
+        if self._thread is not None:
+            self._thread.join(timeout_s + _LAST_LINE_S)
 
     def _has_thread(self) -> bool:
         """Start the thread if necessary. Returns whether the system allows it."""
@@ -116,49 +104,50 @@ class StandardError(io.RawIOBase):
         return True
 
     def _run(self) -> None:
-        while (data := self._next()) is not None:
-            if not self._write(data):
-                break
-        else:
-            return
+        while self._write_waiting():
+            if self._end_s < float("inf"):
+                return
+            self._bell.wait(None)
+            self._bell.clear()
         # The reader was too slow. There may be room for one more line.
-        with self._changed:
-            self._dropped += sum(line.count(b"\n") for line in (data, *self._waiting))
+        with self._lock:
+            self._dropped += sum(line.count(b"\n") for line in self._waiting)
             self._waiting.clear()
-        if (last := self._next()) is not None:
-            self._put(last)
+        self._put(self._next())
 
-    def _next(self) -> bytes | None:
-        """Wait for the next data to write; ``None`` at the end."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._waiting or self._dropped or self._end_s < float("inf")
-            )
+    def _next(self) -> bytes:
+        """The next data to write; empty if there is none."""
+        with self._lock:
             if self._waiting:
                 data = self._waiting.popleft()
                 self._waiting_bytes -= len(data)
                 return data
             count, self._dropped = self._dropped, 0
-        return self.dropped_line(count).encode("utf-8", "replace") if count else None
+        return self.dropped_line(count).encode("utf-8", "replace") if count else b""
 
-    def _write(self, data: bytes) -> bool:
-        """Write all of it. Returns whether there was room before the end."""
-        rest = memoryview(data)
-        while rest:
-            if not self._has_room():
-                return False
-            rest = rest[self._put(rest[: select.PIPE_BUF]) :]
+    def _write_waiting(self) -> bool:
+        """Write what waits. Returns whether there was room for all of it before the end."""
+        while rest := self._next():
+            while rest:
+                if not self._has_room():
+                    with self._lock:
+                        self._waiting.appendleft(rest)
+                        self._waiting_bytes += len(rest)
+                    return False
+                rest = rest[self._put(rest[: select.PIPE_BUF]) :]
         return True
 
     def _has_room(self) -> bool:
-        """Wait for room. Returns whether there is some before the end."""
-        if self._end_s == float("inf") and self._end_bell.wait(None, [(self._fd, select.POLLOUT)]):
-            return True
-        poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
-        return bool(poll.poll(max(0.0, self._end_s - self._clock.monotonic_s()) * 1000))
+        """Wait for room, without a thread not at all. Returns whether there is some by the end."""
+        while True:
+            left_s = self._end_s - self._clock.monotonic_s() if self._thread else 0.0
+            if self._bell.wait(left_s, [(self._fd, select.POLLOUT)]):
+                return True
+            if left_s <= 0:
+                return False
+            self._bell.clear()
 
-    def _put(self, data: bytes | memoryview) -> int:
+    def _put(self, data: bytes) -> int:
         try:
             return os.write(self._fd, data)
         except BlockingIOError:  # another process that shares it has set O_NONBLOCK

@@ -185,11 +185,6 @@ class Supervisor:
         """The tasks whose beat is overdue."""
         return [task for task in self._tasks if task.beat.is_late(now_s)]
 
-    def excuse(self, frozen_s: float, now_s: float) -> None:
-        """The whole process was stopped for ``frozen_s``: that time does not count as late."""
-        for task in self._tasks:
-            task.beat.excuse(frozen_s, now_s)
-
     def _give_up(self) -> None:
         # The main thread waits in sigwait.
         self.gave_up = True

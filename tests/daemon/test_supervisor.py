@@ -231,21 +231,6 @@ def test_who_is_late_is_named() -> None:
     assert [task.name for task in supervisor.late(clock.advance(2))] == ["work"]
 
 
-def test_nobody_is_late_because_the_whole_process_stood_still() -> None:
-    clock = FakeClock()
-    supervisor = Supervisor(clock)
-    work = supervisor.add("work", lambda: Work([], threading.Event()))
-    work.beat.stamp(clock.now_s + 30)
-    supervisor.excuse(100, clock.advance(110))
-    assert supervisor.late(clock.now_s) == []
-    # It has what was left to it.
-    assert supervisor.late(clock.advance(19)) == []
-    assert supervisor.late(clock.advance(2)) == [work]
-    work.beat.stamp(clock.now_s + 30)
-    supervisor.excuse(100, clock.now_s)  # it has shown life since: nothing to excuse
-    assert supervisor.late(clock.advance(31)) == [work]
-
-
 def test_a_restarted_task_is_built_anew_and_runs() -> None:
     first, second = threading.Event(), threading.Event()
     tasks = [Work([], first), Work([], second)]
