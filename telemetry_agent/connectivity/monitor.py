@@ -54,8 +54,6 @@ class NetworkState:
     """Monotonic; since when it is up, or since when it is not."""
     error: str = ""
     """Why it is not up; empty when it is."""
-    returns: int = 0
-    """How often the network has returned since the start."""
 
 
 class Monitor:
@@ -214,7 +212,7 @@ class Monitor:
         if word != before.word:
             _log.debug("%s %s: %s", self._probe.target, word, error)
         since_s = now_s if before.word == "up" else before.since_s
-        self.state = NetworkState(word, since_s, error, before.returns)
+        self.state = NetworkState(word, since_s, error)
 
     def _mark_up(self, now_s: float) -> None:
         self._return_due_s = None
@@ -228,7 +226,7 @@ class Monitor:
             self._failed_probes,
         )
         self._failed_probes = 0
-        self.state = NetworkState("up", now_s, "", before.returns + 1)
+        self.state = NetworkState("up", now_s)
         self._on_return(spread_s)
 
     def _spread_s(self, now_s: float) -> float:

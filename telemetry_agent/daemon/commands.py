@@ -179,8 +179,8 @@ def value(
 
 
 def is_number(found: object) -> bool:
-    """Whether it is a number."""
-    return isinstance(found, int | float)
+    """Whether it is a number; JSON may also have ``NaN`` and ``Infinity``."""
+    return isinstance(found, int | float) and -_ALWAYS_MS <= found <= _ALWAYS_MS
 
 
 def _one_of(names: Mapping[str, Any]) -> Callable[[Any], bool]:

@@ -1,4 +1,4 @@
-"""The part of the agent that delivers: the transport, the uploader, the connectivity monitor.
+"""The part of the agent that delivers: transport, uploader, connectivity monitor, carry-over.
 
 It needs only a queue, so ``drain`` builds it alone if no agent runs. A secret or a certificate that
 cannot be used holds the uploads, and no other part.
@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.connectivity.monitor import Monitor
@@ -36,7 +36,7 @@ from telemetry_agent.upload.uploader import Uploader
 
 _MINUTE_S = 60.0
 _DAY_S = 86400.0
-_MONITOR_S = 0.5
+_TASK_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
 _AWAY = {"no-route", "unreachable"}
@@ -53,10 +53,6 @@ class Delivery:
     """Sends the fixes of the queue.
 
     Args:
-        settings: the config.
-        queue: holds the fixes.
-        supervisor: runs the tasks.
-        clock: the machine's clocks.
         secrets: every secret that is read is added to it.
         reports: makes the agent's reports about itself; ``None`` sends no reports.
         gnss_ms: UTC of the receiver: it distinguishes an expired certificate from a wrong clock.
@@ -91,6 +87,7 @@ class Delivery:
         self._delivered_lately = SlidingSum(_MINUTE_S, clock.monotonic_s())
         self._sent_lately = SlidingSum(_DAY_S, clock.monotonic_s(), buckets=24)
         self._credentials, self._transport = self._build_transport()
+        self._carrier = supervisor.add("carry-over", lambda: Carrier(queue))
         self._monitor = supervisor.add("connectivity", self._build_monitor)
         self._uploader = supervisor.add("uploader", self._build_uploader)
 
@@ -137,7 +134,7 @@ class Delivery:
     def apply(self, settings: Settings) -> None:
         """Continue with these settings, which may be the same: held uploads are tried at once."""
         before, self._settings = self._settings, settings
-        self._monitor.restart(_MONITOR_S)
+        self._monitor.restart(_TASK_S)
         self._uploader.end(_REQUEST_S)
         self._transport.close()
         self._credentials, self._transport = self._build_transport()
@@ -169,14 +166,18 @@ class Delivery:
             self._monitor.task.close()
 
     def end(self, *, last: bool = True) -> None:
-        """Stop; if ``last``, after one last upload if the one before succeeded."""
-        self._monitor.end(_MONITOR_S)
+        """Stop; if ``last``, after one last upload if the one before succeeded.
+
+        Otherwise close the queue as well.
+        """
+        self._monitor.end(_TASK_S)
         self._uploader.end(_REQUEST_S if last else 0)
+        if last:
+            last_upload = self._uploader.task.last_upload
+            within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
+        self._carrier.end(_TASK_S)
         if not last:
-            within(_MONITOR_S, self._queue.close)
-            return
-        last_upload = self._uploader.task.last_upload
-        within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
+            within(_TASK_S, self._queue.close)
 
     def _build_transport(self) -> tuple[Credentials, Transport]:
         upload = self._settings.upload

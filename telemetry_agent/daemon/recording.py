@@ -39,10 +39,6 @@ class Recording:
     """Reads the receiver and puts fixes into the queue.
 
     Args:
-        settings: the config.
-        queue: takes the fixes.
-        supervisor: runs the tasks.
-        clock: the machine's clocks.
         on_change: called when the state of the receiver or of its antenna changes.
     """
 

@@ -105,11 +105,6 @@ class Supervised(Generic[T]):
             target=self._run, args=(self._stop, self.beat), name=self.name, daemon=True
         )
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs; after ``end`` this means that it hangs."""
-        return self._thread.is_alive()
-
     def end(self, timeout_s: float) -> None:
         """End the loop after its step; after ``timeout_s`` abort the step. Close the task."""
         self._stop.set()

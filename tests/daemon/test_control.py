@@ -159,9 +159,6 @@ def test_an_error_keeps_its_kind(queue: Path, commands: Commands) -> None:
         b"[1]\n",
         b'{"ask": 7}\n',
         b"[" * 60_000 + b"\n",
-        b'{"ask": "echo", "for_s": NaN}\n',
-        b'{"ask": "echo", "for_s": -Infinity}\n',
-        b'{"ask": "echo", "for_s": 1e999}\n',
     ],
 )
 def test_what_is_no_question_is_told(line: bytes, queue: Path, commands: Commands) -> None:

@@ -1,6 +1,7 @@
 """What can be asked of a queue, and draining, with a real queue and statuses of the test's own."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,8 @@ def test_an_age_needs_a_fix_to_count_from(tmp_path: Path) -> None:
         ("export", {"format": ["gpx"]}),
         ("export", {"format": "gpx", "since_ms": "yesterday"}),
         ("export", {"format": "gpx", "gap_s": "long"}),
+        ("export", {"format": "gpx", "gap_s": math.nan}),
+        ("export", {"format": "gpx", "until_age_s": -math.inf}),
         ("queue list", {"state": ["acked"]}),
         ("queue list", {"state": {}}),
     ],

@@ -116,7 +116,7 @@ def served(
         yield site
     finally:
         site.agent.page.end(1)
-        assert not site.agent.page.is_alive
+        assert not site.agent.page._thread.is_alive()
         site.queue.close()
 
 
