@@ -15,24 +15,19 @@ from telemetry_agent.ackqueue.reading import QueueReader
 from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import Stored
-from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.control import Command
-from telemetry_agent.errors import AgentError, UnavailableError, UsageError
+from telemetry_agent.errors import AgentError, UsageError
 from telemetry_agent.export import FORMATS, trips
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.fields import fix_fields, rfc3339
 from telemetry_agent.model import Fix, Record
-from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.upload_status import UploadStatus
 
 STATES = {state.name.lower(): state for state in State if state > 0}
 """The public states of the queue, by their names."""
 
 _FIXES_PER_ANSWER = 1000
-_ATTEMPTS = 3
-_LONGEST_WAIT_S = 60.0
 _ALWAYS_MS = 2**62
 
 Readable = AckQueue | QueueReader
@@ -261,58 +256,3 @@ def _period_ms(queue: Readable, asked: Asked) -> tuple[int, int]:
     if found is None:
         raise AgentError(f"there is no trip {number}: a trip ends when the device parks")
     return found.start_ms, found.end_ms + 1
-
-
-def drain(
-    queue: AckQueue,
-    upload: Callable[[], UploadStatus],
-    hurry: Callable[[], None],
-    clock: Clock,
-    bell: Bell,
-) -> Answers:
-    """Send everything that is recorded by now. Each answer reports the progress.
-
-    It ends when nothing is left. It gives up if three attempts in a row delivered nothing, or if
-    the next attempt is more than a minute away.
-
-    Args:
-        queue: has the fixes.
-        upload: the state of uploads.
-        hurry: ends a wait of the uploader.
-        clock: measures the wait until the next attempt.
-        bell: must ring after each step of the uploader.
-
-    Raises:
-        UnavailableError: the endpoint cannot be reached, or accepts nothing now.
-        AgentError: uploads are held: the set-up is wrong.
-    """
-    last_row = queue.last_row()
-    start = before = upload()
-    bell.clear()
-    hurry()
-    while True:
-        now, pending = upload(), queue.pending(last_row)
-        yield {
-            "pending": pending,
-            "delivered": now.delivered - start.delivered,
-            "state": now.state,
-        }
-        if not pending and queue.stats().carrying_over:
-            raise AgentError(
-                "the queue is sent, but fixes are still being carried over from a damaged file",
-                "drain again later",
-            )
-        if not pending:
-            return
-        if now.delivered != before.delivered or now.waits < before.waits:
-            before = now
-        attempts = now.waits - before.waits
-        if attempts and now.state == "held":
-            raise AgentError(f"uploads are held, {pending} fixes wait: {now.last_error}")
-        wait_s = (now.next_attempt_s or 0.0) - clock.monotonic_s()
-        # Until the uploader has noticed the hurry, this is still the wait that the hurry ends.
-        is_noticed = now.hurries != start.hurries
-        if attempts >= _ATTEMPTS or (is_noticed and wait_s > _LONGEST_WAIT_S):
-            raise UnavailableError(f"{pending} fixes wait: {now.last_error}")
-        bell.wait(None)
-        bell.clear()

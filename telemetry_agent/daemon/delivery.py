@@ -18,10 +18,9 @@ from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import route_bell
 from telemetry_agent.daemon.builders import build_credentials, open_queue, policy_of
 from telemetry_agent.daemon.client import Answers
-from telemetry_agent.daemon.commands import drain
 from telemetry_agent.daemon.status import SlidingSum, ago_s
 from telemetry_agent.daemon.supervisor import Supervisor
-from telemetry_agent.errors import ConfigError, refused_thread
+from telemetry_agent.errors import AgentError, ConfigError, UnavailableError, refused_thread
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.snapshot import UploadView
 from telemetry_agent.tasks import Bell, within
@@ -39,6 +38,8 @@ _DAY_S = 86400.0
 _TASK_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
+_ATTEMPTS = 3
+_LONGEST_WAIT_S = 60.0
 _AWAY = {"no-route", "unreachable"}
 
 BuildReports = Callable[[EncodeReport], AgentReports]
@@ -142,13 +143,50 @@ class Delivery:
         self._uploader.restart(0)
 
     def drain(self, bell: Bell) -> Answers:
-        """Send everything that is recorded by now; see ``commands.drain``."""
+        """Send everything that is recorded by now. Each answer reports the progress.
+
+        It ends when nothing is left. It gives up if three attempts in a row delivered nothing, or
+        if the next attempt is more than a minute away. ``bell`` is rung after each step of the
+        uploader.
+
+        Raises:
+            UnavailableError: the endpoint cannot be reached, or accepts nothing now.
+            AgentError: uploads are held: the set-up is wrong.
+        """
         self._draining.append(bell)
         try:
-            hurry = self._uploader.task.hurry
-            yield from drain(self._queue, lambda: self._keeper.status, hurry, self._clock, bell)
+            yield from self._drain(bell)
         finally:
             self._draining.remove(bell)
+
+    def _drain(self, bell: Bell) -> Answers:
+        last_row = self._queue.last_row()
+        start = before = self._keeper.status
+        bell.clear()
+        self._uploader.task.hurry()
+        while True:
+            now, pending = self._keeper.status, self._queue.pending(last_row)
+            delivered = now.delivered - start.delivered
+            yield {"pending": pending, "delivered": delivered, "state": now.state}
+            if not pending and self._queue.stats().carrying_over:
+                raise AgentError(
+                    "the queue is sent, but fixes are still being carried over from a damaged file",
+                    "drain again later",
+                )
+            if not pending:
+                return
+            if now.delivered != before.delivered or now.waits < before.waits:
+                before = now
+            attempts = now.waits - before.waits
+            if attempts and now.state == "held":
+                raise AgentError(f"uploads are held, {pending} fixes wait: {now.last_error}")
+            wait_s = (now.next_attempt_s or 0.0) - self._clock.monotonic_s()
+            # Until the uploader has noticed the hurry, this is still the wait that the hurry ends.
+            is_noticed = now.hurries != start.hurries
+            if attempts >= _ATTEMPTS or (is_noticed and wait_s > _LONGEST_WAIT_S):
+                raise UnavailableError(f"{pending} fixes wait: {now.last_error}")
+            bell.wait(None)
+            bell.clear()
 
     def drain_alone(self) -> Answers:
         """The same without the other tasks.
@@ -249,7 +287,7 @@ class Delivery:
 
 
 def drain_at_rest(settings: Settings, clock: Clock) -> Answers:
-    """Send everything that is recorded, if no agent runs; see ``commands.drain``.
+    """Send everything that is recorded, if no agent runs; see ``Delivery.drain``.
 
     Raises:
         QueueLockedError: another process holds the queue.

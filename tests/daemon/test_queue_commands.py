@@ -12,7 +12,10 @@ from fakes import FakeClock
 from puppet import Puppet
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.daemon.commands import drain, queue_commands
+from telemetry_agent.config.settings import Settings, UploadSettings
+from telemetry_agent.daemon.commands import queue_commands
+from telemetry_agent.daemon.delivery import Delivery
+from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, UnavailableError, UsageError
 from telemetry_agent.model import Fix
 from telemetry_agent.tasks import Bell
@@ -223,10 +226,21 @@ class Script(Bell):
         super().__init__()
         self.queue = queue
         self.clock = FakeClock()
+        settings = Settings(device="van-07", upload=UploadSettings(url="http://127.0.0.1:9/"))
+        self.delivery = Delivery(settings, queue, Supervisor(self.clock), self.clock, set())
+        self.delivery._uploader.task.hurry = self.hurry  # type: ignore[method-assign]
         self.status = UploadStatus()
         self.hurried = 0
         self.rung = False
         self._deeds = list(deeds)
+
+    @property
+    def status(self) -> UploadStatus:
+        return self.delivery._keeper.status
+
+    @status.setter
+    def status(self, status: UploadStatus) -> None:
+        self.delivery._keeper.status = status
 
     def hurry(self) -> None:
         self.hurried += 1
@@ -248,7 +262,7 @@ class Script(Bell):
         return {}
 
     def run(self) -> Iterator[dict[str, Any]]:
-        return drain(self.queue, lambda: self.status, self.hurry, self.clock, self)
+        return self.delivery.drain(self)
 
 
 def deliver(count: int) -> Any:
