@@ -268,17 +268,17 @@ def within(timeout_s: float, act: Callable[[], object]) -> None:
     A StorageError is logged. If the system refuses the thread, ``act`` is called in this one: at a
     stop, late is better than never.
     """
-    thread = threading.Thread(target=_or_log, args=(act,), daemon=True)
+
+    def perform() -> None:
+        try:
+            act()
+        except StorageError as error:
+            _log.error("%s", error)
+
+    thread = threading.Thread(target=perform, daemon=True)
     try:
         thread.start()
     except RuntimeError:
-        _or_log(act)
+        perform()
     else:
         thread.join(timeout_s)
-
-
-def _or_log(act: Callable[[], object]) -> None:
-    try:
-        act()
-    except StorageError as error:
-        _log.error("%s", error)

@@ -75,7 +75,6 @@ class Supervised(Generic[T]):
         Raises:
             ResourceError: the system refuses the first one of a task that records.
         """
-        before, self.is_refused = self.is_refused, False
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -83,12 +82,12 @@ class Supervised(Generic[T]):
             refusal = refused_thread(f"the {self.name}")
             if self._records and not self._has_run:
                 raise refusal from error
-            self.is_refused = True
-            if not before:
+            if not self.is_refused:
                 text = "%s; it is tried again: %s"
                 log.error(text, refusal.message, refusal.remedy)  # noqa: TRY400 - of the system
+            self.is_refused = True
         else:
-            self._has_run = True
+            self._has_run, self.is_refused = True, False
 
     def restart(self, timeout_s: float) -> None:
         """End the task as ``end`` does, and run a new one."""
