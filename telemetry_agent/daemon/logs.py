@@ -20,7 +20,6 @@ when there is room.
 """
 
 import atexit
-import contextlib
 import faulthandler
 import io
 import json
@@ -35,7 +34,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from telemetry_agent.daemon.standard_error import StandardError, is_read_by_journald
-from telemetry_agent.errors import AgentError, out_of_memory
+from telemetry_agent.errors import out_of_memory
 from telemetry_agent.secrecy import masked
 
 PROGRAM = "telemetry-agent"
@@ -69,15 +68,25 @@ def configure(
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(_Json(device, secrets) if format == "json" else _Readable(secrets))
-    raw.dropped_line = lambda count: (
-        handler.format(_dropped(count, "standard error was not read")) + "\n"
-    )
+    raw.dropped_line = lambda count: handler.format(_dropped(count)) + "\n"
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("telemetry_agent").setLevel(level.upper())
     sys.excepthook = _log_crash
     threading.excepthook = _log_thread_crash
     # The watchdog ends a stuck agent by SIGABRT: this prints the stack of each thread.
     faulthandler.enable(2)
+
+
+def _dropped(count: int) -> logging.LogRecord:
+    return logging.makeLogRecord(
+        {
+            "name": __name__,
+            "levelno": logging.WARNING,
+            "levelname": "WARNING",
+            "msg": f"{count} log lines were dropped: standard error was not read",
+            "fields": {"COUNT": count},
+        }
+    )
 
 
 def standard_error() -> StandardError:
@@ -107,27 +116,21 @@ class _Text(logging.Formatter):
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(filter(None, (self.message(record), self.traceback(record))))
+        return "\n".join(filter(None, self.parts(record)))
 
-    def message(self, record: logging.LogRecord) -> str:
-        short = _out_of_memory(record)
-        return self._masked(record.getMessage() + (f": {short}" if short else ""))
-
-    def traceback(self, record: logging.LogRecord) -> str:
-        """Empty without an exception, and if memory was short: the agent did not cause that."""
-        if not record.exc_info or _out_of_memory(record):
-            return ""
-        return self._masked(self.formatException(record.exc_info))
+    def parts(self, record: logging.LogRecord) -> tuple[str, str]:
+        """The message, and the traceback; that is empty if memory was short: no fault of ours."""
+        crash = record.exc_info and record.exc_info[1]
+        short = crash and out_of_memory(crash)
+        message = record.getMessage() + (f": {short}" if short else "")
+        trace = self.formatException(record.exc_info) if record.exc_info and not short else ""
+        return masked(message, self._secrets), masked(trace, self._secrets)
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        fields: dict[str, Any] = getattr(record, "fields", {})
         return {
-            name: self._masked(value) if isinstance(value, str) else value
-            for name, value in fields.items()
+            name: masked(value, self._secrets) if isinstance(value, str) else value
+            for name, value in getattr(record, "fields", {}).items()
         }
-
-    def _masked(self, text: str) -> str:
-        return masked(text, self._secrets)
 
 
 class _Readable(_Text):
@@ -141,22 +144,18 @@ class _Json(_Text):
         self._device = device
 
     def format(self, record: logging.LogRecord) -> str:
+        message, trace = self.parts(record)
         entry: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname.lower(),
-            "message": self.message(record),
+            "message": message,
             "logger": record.name,
             "device": self._device,
             "fields": self.fields(record),
         }
-        if traceback := self.traceback(record):
-            entry["traceback"] = traceback
+        if trace:
+            entry["traceback"] = trace
         return json.dumps(entry, ensure_ascii=False, default=str)
-
-
-def _out_of_memory(record: logging.LogRecord) -> AgentError | None:
-    crash = record.exc_info and record.exc_info[1]
-    return out_of_memory(crash) if crash else None
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -168,9 +167,8 @@ def _time(record: logging.LogRecord) -> str:
 class JournalHandler(logging.Handler):
     """Sends each record to journald as a datagram, without waiting.
 
-    A thread that records positions must not hang because journald does: if the socket is full, the
-    record is dropped, and the number of dropped records is sent before the next one. After another
-    error (journald has ended, the record is too large for a datagram) the record is written to
+    A thread that records positions must not hang because journald does. A record that it does not
+    take now (it is busy, it has ended, the record is too large for a datagram) is written to
     standard error, each line after its priority, as systemd reads it there.
     """
 
@@ -183,17 +181,18 @@ class JournalHandler(logging.Handler):
         self._address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-        self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send ``record``."""
         try:
-            if self._dropped:
-                self._send(_dropped(self._dropped, "journald was busy"))
-                self._dropped = 0
-            self._send(record)
-        except BlockingIOError:
-            self._dropped += 1
+            entry = {
+                "MESSAGE": self._text.format(record),
+                "PRIORITY": _priority(record),
+                "SYSLOG_IDENTIFIER": PROGRAM,
+                "LOGGER": record.name,
+                "DEVICE": self._device,
+            } | self._text.fields(record)
+            self._socket.sendto(journal_datagram(entry), self._address)
         except OSError:
             self._print(record)
         except Exception:  # noqa: BLE001 - a record that cannot be rendered must not end its thread
@@ -201,38 +200,13 @@ class JournalHandler(logging.Handler):
 
     def close(self) -> None:
         """Close the socket."""
-        with contextlib.suppress(OSError):
-            if self._dropped:
-                self._send(_dropped(self._dropped, "journald was busy"))
         self._socket.close()
         super().close()
-
-    def _send(self, record: logging.LogRecord) -> None:
-        entry = {
-            "MESSAGE": self._text.format(record),
-            "PRIORITY": _priority(record),
-            "SYSLOG_IDENTIFIER": PROGRAM,
-            "LOGGER": record.name,
-            "DEVICE": self._device,
-        } | self._text.fields(record)
-        self._socket.sendto(journal_datagram(entry), self._address)
 
     def _print(self, record: logging.LogRecord) -> None:
         lines = self._text.format(record).splitlines()
         sys.stderr.write("".join(f"<{_priority(record)}>{line}\n" for line in lines))
         sys.stderr.flush()
-
-
-def _dropped(count: int, why: str) -> logging.LogRecord:
-    return logging.makeLogRecord(
-        {
-            "name": __name__,
-            "levelno": logging.WARNING,
-            "levelname": "WARNING",
-            "msg": f"{count} log lines were dropped: {why}",
-            "fields": {"COUNT": count},
-        }
-    )
 
 
 def journal_datagram(fields: dict[str, Any]) -> bytes:
