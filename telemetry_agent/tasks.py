@@ -96,7 +96,6 @@ class KernelBell(Bell):
     Where the system or a sandbox forbids netlink, threads can still ring it.
 
     Args:
-        protocol: of netlink.
         groups: the multicast groups of the messages, one bit for each.
         about: what the messages report, for the log.
         fallback: what happens without messages, for the log.

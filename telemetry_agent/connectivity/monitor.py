@@ -61,7 +61,6 @@ class Monitor:
     """The task.
 
     Args:
-        probe: tries the endpoint.
         bell: what the loop waits on. It is rung by the kernel's messages about links, addresses and
             routes, by ``doubt`` and ``answered``, and by the probe's sockets.
         probe_every_s: time between probes while the endpoint is not up.
@@ -70,8 +69,6 @@ class Monitor:
             within which all devices with the same outage return.
         on_change: called in the monitor's thread when the path to the endpoint has changed or is
             gone: connections over the old path would hang.
-        clock: only for the time of the first state; a step gets its time passed in.
-        rng: draws the random wait.
     """
 
     name = "connectivity"

@@ -69,13 +69,8 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
 def look(path: Path, note: client.Note, answer: Callable[[Readable], Iterator[V]]) -> Iterator[V]:
     """What ``answer`` yields for the queue at rest.
 
-    If the file turns out to be damaged, ``answer`` is called again with a copy that was recovered,
-    and continues after what it has already yielded.
-
-    Args:
-        path: of the queue.
-        note: called if the file is damaged.
-        answer: reads the queue.
+    If the file turns out to be damaged, ``note`` is called, and ``answer`` is called again with a
+    copy that was recovered, and continues after what it has already yielded.
 
     Raises:
         QueueLockedError: a process holds it: an agent that starts or stops.
@@ -107,24 +102,18 @@ def _in_place(path: Path) -> Iterator[QueueReader]:
         raise StorageError(f"{waiting[0]} is still to be carried over")
     with readable(path) as file:
         try:
-            with closing(_undamaged(file)) as reader:
+            log = read_log(set_aside_files.log_of(file), PAGE_BYTES)
+            # SQLite drops the end of such a log, or all of it; the agent takes its whole frames.
+            if log.frames and (log.taken < log.frames or file.stat().st_size < PAGE_BYTES):
+                raise StorageError(f"the log of the queue {file} is damaged")  # noqa: TRY301 - named below
+            with closing(QueueReader(file)) as reader:
+                if reader.damage is not None:
+                    raise StorageError(reader.damage)  # noqa: TRY301 - as above
                 yield reader
         except StorageError as error:
             raise StorageError(error.message.replace(str(file), str(path))) from error
         except OSError as error:
             raise StorageError(f"cannot read the queue {path}: {error.strerror}") from error
-
-
-def _undamaged(file: Path) -> QueueReader:
-    log = read_log(set_aside_files.log_of(file), PAGE_BYTES)
-    # SQLite drops the end of such a log, or all of it; the agent takes its whole frames.
-    if log.frames and (log.taken < log.frames or file.stat().st_size < PAGE_BYTES):
-        raise StorageError(f"the log of the queue {file} is damaged")
-    reader = QueueReader(file)
-    if reader.damage is not None:
-        reader.close()
-        raise StorageError(reader.damage)
-    return reader
 
 
 def _silence_log() -> None:
@@ -133,15 +122,9 @@ def _silence_log() -> None:
 
 
 def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
-    """Whether there is a queue that this user may open. Root becomes the owner of its folder.
+    """Check that there is a queue, and that this user may open it: ``os.R_OK`` or ``os.W_OK``.
 
-    Args:
-        path: of the queue.
-        wanted: ``os.R_OK`` or ``os.W_OK``.
-        for_good: see ``become_owner``.
-
-    Raises:
-        AgentError: there is none, or this user may not open it.
+    Root becomes the owner of its folder; see ``become_owner``. Raises AgentError.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):

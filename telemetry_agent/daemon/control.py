@@ -99,11 +99,7 @@ class Client(Bell):
         return question
 
     def send(self, answer: Mapping[str, Any]) -> None:
-        """Send one answer.
-
-        Raises:
-            GoneError: the client does not read it.
-        """
+        """Send one answer; raises GoneError if the client does not read it."""
         try:
             line = json.dumps({"protocol": PROTOCOL, **answer})
             self._sock.sendall(line.encode() + b"\n")
@@ -136,7 +132,6 @@ class Control:
         queue_path: the queue. This process holds its lock, so a socket that exists already was left
             by a daemon that was killed.
         commands: the commands by their names.
-        clock: limits the wait for a question.
     """
 
     name = "control"

@@ -48,7 +48,6 @@ class Service:
 
     Args:
         path: the config file; ``None``: one of the usual places.
-        clock: the machine's clocks.
         doctor: makes the checks that the page shows.
     """
 
@@ -192,13 +191,9 @@ class Service:
         return status
 
     def _run_beside(self, name: str, act: Callable[[], object]) -> bool:
-        """Let the worker run ``act`` while this thread receives signals.
+        """Let the worker run ``act`` while this thread receives signals; raises what it raises.
 
-        Returns:
-            Whether it has ended before the deadline of a stop.
-
-        Raises:
-            AgentError: what ``act`` raises.
+        Returns whether it has ended before the deadline of a stop.
         """
         try:
             done = self._worker.submit(act)

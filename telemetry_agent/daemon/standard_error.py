@@ -36,11 +36,7 @@ def is_read_by_journald() -> bool:
 
 
 class StandardError(io.RawIOBase):
-    """The raw stream below ``sys.stderr``; starts its thread with the first line.
-
-    Args:
-        fd: the descriptor.
-    """
+    """The raw stream below ``sys.stderr``; starts its thread with the first line."""
 
     dropped_line: Callable[[int], str]
     """Makes the line that is written in place of this number of lines."""

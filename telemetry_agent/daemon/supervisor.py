@@ -34,9 +34,6 @@ class Supervised(Generic[T]):
     """One task and its thread. ``build`` makes the task, and makes it again after a crash.
 
     Args:
-        name: of the thread.
-        build: makes the task.
-        clock: the machine's clocks.
         give_up: ends the process.
         vital: whether the watchdog ends the process if the task is stuck.
         records: whether recording needs the task: the process ends if its first start is refused,
@@ -106,16 +103,12 @@ class Supervised(Generic[T]):
 
     def end(self, timeout_s: float) -> None:
         """End the loop after its step; after ``timeout_s`` abort the step. Close the task."""
-        self._stop.set()
-        self.task.wake()
-        self._join(timeout_s)
-        self.task.close()
-        self._join(_ABORT_S)
-
-    def _join(self, timeout_s: float) -> None:
         self.is_refused = False
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        self._stop.set()
+        for stop_step, limit_s in ((self.task.wake, timeout_s), (self.task.close, _ABORT_S)):
+            stop_step()
+            if self._thread.is_alive():
+                self._thread.join(limit_s)
 
     def _run(self, stop: threading.Event, beat: Beat) -> None:
         recent: deque[float] = deque(maxlen=_CRASHES_ALLOWED)
