@@ -215,16 +215,20 @@ class Control:
             is_accepted = not self._closed and len(self._clients) < room
             if is_accepted:
                 self._clients.add(client)
-        if not is_accepted:
-            self._send_away(client, "too many clients at once: try again later")
-            return
-        thread = threading.Thread(
-            target=self._serve, args=(client,), name="control client", daemon=True
-        )
-        try:
-            thread.start()
-        except RuntimeError:
-            self._send_away(client, "the system refuses the agent a thread: try again later")
+        why = "too many clients at once"
+        if is_accepted:
+            serve = threading.Thread(
+                target=self._serve, args=(client,), name="control client", daemon=True
+            )
+            try:
+                serve.start()
+            except RuntimeError:
+                why = "the system refuses the agent a thread"
+            else:
+                return
+        with contextlib.suppress(GoneError):
+            client.send({"error": f"{why}: try again later", "exit_status": 1})
+        self._forget(client)
 
     def _serve(self, client: Client) -> None:
         try:
@@ -232,11 +236,6 @@ class Control:
                 client.send(self._answer(client))
         finally:
             self._forget(client)
-
-    def _send_away(self, client: Client, why: str) -> None:
-        with contextlib.suppress(GoneError):
-            client.send({"error": why, "exit_status": 1})
-        self._forget(client)
 
     def _forget(self, client: Client) -> None:
         with self._lock:

@@ -195,15 +195,12 @@ class Recording:
             clock=self._clock,
             heard=self._hear,
             changed=self._on_change,
-            room=lambda: source.live or self._queue.takes_more(self._wake_reader),
+            room=lambda: source.live or self._queue.takes_more(self._reader.task.wake),
         )
 
     def _hear(self, data: bytes) -> None:
         for hear in list(self._taps):
             hear(data)
-
-    def _wake_reader(self) -> None:
-        self._reader.task.wake()
 
     def _record(self, fix: Fix) -> None:
         now_s = self._clock.monotonic_s()

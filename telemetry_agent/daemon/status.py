@@ -114,18 +114,15 @@ class Completeness:
 
 def account_json(account: StreamAccount) -> dict[str, object]:
     """An entry of ``streams``."""
-    entry: dict[str, object] = {
+    entry = {
         "stream": account.stream,
         "through": account.through,
         "recorded": account.recorded,
+        "not_coming": dict(account.not_coming) or None,
+        "damaged_in": account.damaged_in and list(account.damaged_in),
+        "finished": account.finished or None,
     }
-    if account.not_coming:
-        entry["not_coming"] = dict(account.not_coming)
-    if account.damaged_in is not None:
-        entry["damaged_in"] = list(account.damaged_in)
-    if account.finished:
-        entry["finished"] = True
-    return entry
+    return {name: value for name, value in entry.items() if value is not None}
 
 
 def queue_view(stats: QueueStats, folder: Path, newest_ms: int | None = None) -> QueueView:
