@@ -120,7 +120,7 @@ class Agent:
         )
         self._commands = self._build_commands()
         self._control = self.supervisor.add(
-            "control", lambda: Control(self.settings.queue.path, self._commands, self._clock)
+            "control", lambda: Control(self.settings.queue.path, self._commands)
         )
         self.page = self.supervisor.add("page", self._build_page, vital=False)
         self._leftover = self._build_leftover()

@@ -8,8 +8,8 @@ also has ``"protocol"``, the version of this JSON. The kernel reports the user o
 root and the service's user and group may ask commands that are not public.
 
 A client must not disturb recording. So each has a thread of its own, there are at most 16 of them
-(8 of other users), a question must arrive within 10 s and is at most 64 KiB, and the connection
-ends if an answer is not read for a minute. The task itself only accepts.
+(8 of other users), a question is at most 64 KiB, and the connection ends if nothing of it arrives
+for 10 s, or if an answer is not read for a minute. The task itself only accepts.
 """
 
 import contextlib
@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers, address, service_socket, socket_path
 from telemetry_agent.errors import JOIN, AgentError, UsageError
 from telemetry_agent.snapshot import PROTOCOL
@@ -54,11 +53,10 @@ class GoneError(Exception):
 class Client(Bell):
     """One connection, for the thread of this client. Its wait raises GoneError if it leaves."""
 
-    def __init__(self, sock: socket.socket, clock: Clock) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         super().__init__()
         self.trusted = _is_trusted(sock)
         self._sock = sock
-        self._clock = clock
         self._sock.settimeout(_SEND_S)
 
     def wait(
@@ -77,21 +75,17 @@ class Client(Bell):
             UsageError: it is not a JSON object with ``ask``.
             GoneError: it does not come.
         """
-        deadline_s = self._clock.monotonic_s() + _QUESTION_S
-        line = b""
+        self._sock.settimeout(_QUESTION_S)
         try:
-            while b"\n" not in line and len(line) <= _QUESTION_BYTES:
-                left_s = deadline_s - self._clock.monotonic_s()
-                self._sock.settimeout(max(left_s, 0.001))
-                data = self._sock.recv(4096)
-                if not data:
-                    raise GoneError
-                line += data
+            with self._sock.makefile("rb") as received:
+                line = received.readline(_QUESTION_BYTES)
         except OSError as error:
             raise GoneError from error
+        if not line:
+            raise GoneError
         self._sock.settimeout(_SEND_S)
         try:
-            question = json.loads(line.partition(b"\n")[0])
+            question = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UsageError("one line with a JSON object is needed") from error
         if not isinstance(question, dict) or not isinstance(question.get("ask"), str):
@@ -137,14 +131,13 @@ class Control:
     name = "control"
     max_step_s = 2 * _STEP_S
 
-    def __init__(self, queue_path: Path, commands: Mapping[str, Command], clock: Clock) -> None:
+    def __init__(self, queue_path: Path, commands: Mapping[str, Command]) -> None:
         self.bell = Bell()
         self._queue_path = queue_path
         # The service's socket is where every user can reach it, and not on a read-only disk.
         is_service = "RUNTIME_DIRECTORY" in os.environ
         self._path = service_socket() if is_service else socket_path(queue_path)
         self._commands = commands
-        self._clock = clock
         self._lock = threading.Lock()
         self._closed = False
         self._listener: socket.socket | None = None
@@ -209,7 +202,7 @@ class Control:
             self._listener.close()
 
     def _accept(self, sock: socket.socket) -> None:
-        client = Client(sock, self._clock)
+        client = Client(sock)
         with self._lock:
             room = _CLIENTS if client.trusted else _STRANGERS
             is_accepted = not self._closed and len(self._clients) < room

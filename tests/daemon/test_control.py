@@ -65,7 +65,7 @@ class Commands:
 @contextlib.contextmanager
 def listening(queue: Path, commands: Commands) -> Iterator[Control]:
     supervisor = Supervisor(Clock())
-    supervised = supervisor.add("control", lambda: Control(queue, commands.all(), Clock()))
+    supervised = supervisor.add("control", lambda: Control(queue, commands.all()))
     supervised.start()
     wait_until(lambda: answers_at(queue))
     try:
@@ -288,7 +288,7 @@ def test_a_file_in_the_way_is_left_alone_and_told_once(
 ) -> None:
     path = socket_path(queue)
     path.write_text("somebody's work")
-    listens_not = Control(queue, commands.all(), Clock())
+    listens_not = Control(queue, commands.all())
     with caplog.at_level(logging.WARNING):
         waits = [listens_not.step(0.0), listens_not.step(60.0)]
     assert all(wait_s and wait_s > 1 for wait_s in waits)
