@@ -16,7 +16,7 @@ from telemetry_agent.config.settings import Settings, shown
 from telemetry_agent.daemon import storage
 from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers
-from telemetry_agent.daemon.commands import queue_commands, status_for_strangers
+from telemetry_agent.daemon.commands import queue_commands
 from telemetry_agent.daemon.control import Command, Control
 from telemetry_agent.daemon.delivery import Delivery, host_of
 from telemetry_agent.daemon.recording import Recording
@@ -255,7 +255,7 @@ class Agent:
             yield as_json(self.snapshot())
 
         return queue_commands(self.queue) | {
-            "status": Command(status, public=status_for_strangers),
+            "status": Command(status, public=True),
             "drain": Command(lambda _asked, bell: self.delivery.drain(bell)),
             "tap": Command(self.recording.tap),
         }

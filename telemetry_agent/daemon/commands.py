@@ -129,25 +129,7 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
         return Command(lambda asked, _bell: answer(queue, asked))
 
     commands = {name: command(answer) for name, answer in (LOOKING | _OTHERS).items()}
-    stats = commands["queue stats"]._replace(public=lambda counts: counts | _reasonless(counts))
-    return commands | {"queue stats": stats}
-
-
-def _reasonless(counts: Mapping[str, Any]) -> dict[str, Any]:
-    """The dead letters without their reasons, which may quote the endpoint."""
-    total = sum(counts["dead_letters"].values())
-    return {"dead_letters": {"refused": total} if total else {}}
-
-
-def status_for_strangers(answer: dict[str, Any]) -> dict[str, Any]:
-    """A snapshot without errors and reasons: they may quote the endpoint, a path or the config."""
-    without = {
-        section: {name: value for name, value in part.items() if name != "last_error"}
-        for section, part in answer.items()
-        if isinstance(part, dict)
-    }
-    without["queue"] |= _reasonless(without["queue"])
-    return answer | without
+    return commands | {"queue stats": commands["queue stats"]._replace(public=True)}
 
 
 _NEEDED = object()

@@ -115,8 +115,21 @@ class Command(NamedTuple):
 
     run: Callable[[Mapping[str, Any], Bell], Answers]
     """Takes the question, and a bell whose wait raises when the client leaves."""
-    public: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    """If given, every user of the machine may ask; others than the service's own get its result."""
+    public: bool = False
+    """Every user of the machine may ask; others than the service's own get ``for_strangers``."""
+
+
+def for_strangers(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer without errors and reasons: they may quote the endpoint, a path or the config."""
+    without = {
+        name: for_strangers(value) if isinstance(value, dict) else value
+        for name, value in answer.items()
+        if name != "last_error"
+    }
+    if "dead_letters" in answer:
+        total = sum(answer["dead_letters"].values())
+        without["dead_letters"] = {"refused": total} if total else {}
+    return without
 
 
 class Control:
@@ -244,15 +257,14 @@ class Control:
                 raise UsageError(f"{question['ask']!r} cannot be asked here")  # noqa: TRY301
             if question.pop("queue", str(self._queue_path)) != str(self._queue_path):
                 return {"error": "the service has another queue", "other_queue": True}
-            if not client.trusted and command.public is None:
+            if not (client.trusted or command.public):
                 raise AgentError(  # noqa: TRY301 - sent to the client as any other
                     f"only root and the agent's user and group may ask for {question['ask']!r}",
                     JOIN,
                 )
-            hide = None if client.trusted else command.public
             with contextlib.closing(command.run(question, client)) as answers:
                 for answer in answers:
-                    client.send(hide(answer) if hide else answer)
+                    client.send(answer if client.trusted else for_strangers(answer))
         except AgentError as error:
             return {
                 "error": error.message,

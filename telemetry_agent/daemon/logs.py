@@ -29,19 +29,18 @@ import socket
 import sys
 import threading
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal
 
 from telemetry_agent.daemon.standard_error import StandardError, is_read_by_journald
 from telemetry_agent.errors import out_of_memory
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.secrecy import masked
 
 PROGRAM = "telemetry-agent"
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 _END_S = 1.0  # to write the lines that still wait for a slow reader of standard error
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ def configure(
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("telemetry_agent").setLevel(level.upper())
     sys.excepthook = _log_crash
-    threading.excepthook = _log_thread_crash
+    threading.excepthook = lambda crash: _log_crash(*crash[:3])
     # The watchdog ends a stuck agent by SIGABRT: this prints the stack of each thread.
     faulthandler.enable(2)
 
@@ -159,9 +158,7 @@ class _Json(_Text):
 
 
 def _time(record: logging.LogRecord) -> str:
-    # Not fromtimestamp: with a time_t of 32 bits it ends in 2038.
-    moment = _EPOCH + timedelta(milliseconds=int(record.created * 1000))
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(int(record.created * 1000))
 
 
 class JournalHandler(logging.Handler):
@@ -231,15 +228,9 @@ def _priority(record: logging.LogRecord) -> int:
 
 
 def _log_crash(
-    kind: type[BaseException], value: BaseException, traceback: TracebackType | None
+    kind: type[BaseException], value: BaseException | None, traceback: TracebackType | None
 ) -> None:
-    log.critical("the agent crashed", exc_info=(kind, value, traceback))
-
-
-def _log_thread_crash(crash: threading.ExceptHookArgs) -> None:
-    if crash.exc_type is SystemExit or crash.exc_value is None:
-        return
-    name = crash.thread.name if crash.thread else "a thread"
-    log.critical(
-        "%s crashed", name, exc_info=(crash.exc_type, crash.exc_value, crash.exc_traceback)
-    )
+    name = threading.current_thread().name
+    crashed = "the agent" if threading.current_thread() is threading.main_thread() else name
+    if value is not None and kind is not SystemExit:
+        log.critical("%s crashed", crashed, exc_info=(kind, value, traceback))
