@@ -34,10 +34,9 @@ V = TypeVar("V")
 
 
 def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) -> client.Answers:
-    """Answer a question that no agent answers.
+    """Answer a question about the queue that no agent answers.
 
     Raises:
-        NoAgentError: only a running agent can answer.
         AgentError: there is no queue, this user may not open it, or the command failed.
     """
     path, command = settings.queue.path, question["ask"]
@@ -60,10 +59,7 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
         return
     with AckQueue(path) as opened:
         carry_over(opened)
-        known = queue_commands(opened)
-        if command not in known:
-            raise client.NoAgentError(f"no agent runs that could answer {command!r}")
-        yield from known[command].run(question, Bell())
+        yield from queue_commands(opened)[command].run(question, Bell())
 
 
 def look(path: Path, note: client.Note, answer: Callable[[Readable], Iterator[V]]) -> Iterator[V]:

@@ -76,10 +76,9 @@ def ask(
 
 
 def ask_or_read(settings: Settings, question: Mapping[str, Any], note: Note) -> Answers:
-    """Ask the running agent; if none runs, read the queue at rest.
+    """Ask the running agent about its queue; if none runs, read the queue at rest.
 
     Raises:
-        NoAgentError: none runs, and only a running agent can answer.
         AgentError: see ``ask`` and ``at_rest.answers``.
     """
     try:

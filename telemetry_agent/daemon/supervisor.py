@@ -147,13 +147,9 @@ class Supervisor:
         self._tasks: list[Supervised[Any]] = []
         self.gave_up = False
 
-    def add(
-        self, name: str, build: Callable[[], T], *, vital: bool = True, records: bool = False
-    ) -> Supervised[T]:
+    def add(self, name: str, build: Callable[[], T], **roles: bool) -> Supervised[T]:
         """Add a task; it runs when ``start`` is called. See ``Supervised``."""
-        supervised = Supervised(
-            name, build, self._clock, self._give_up, vital=vital, records=records
-        )
+        supervised = Supervised(name, build, self._clock, self._give_up, **roles)
         self._tasks.append(supervised)
         return supervised
 
