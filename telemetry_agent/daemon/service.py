@@ -5,12 +5,16 @@ signal handlers. Work that may wait for a disk or a process (reading the config,
 a reload, moving the queue, the stop) is done by a worker thread. Meanwhile the main thread receives
 signals, and feeds systemd's watchdog while every task except the page is in time. SIGALRM, from a
 timer and from the worker when it has finished, makes it check.
+
+Each message to the service manager is one datagram to the socket that NOTIFY_SOCKET names. On a
+terminal or in a container there is no such socket, and no message is sent.
 """
 
 import errno
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +26,6 @@ from telemetry_agent.config import last_good, subprocess_loader
 from telemetry_agent.config.settings import LoadedConfig, Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
-from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
 from telemetry_agent.errors import AgentError, ResourceError, out_of_memory, refused_thread
 from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.snapshot import ConfigView
@@ -39,6 +42,10 @@ _EXCUSED_S = 60.0  # longer than most steps
 _LONG_S = 20.0  # the config alone may take half of it: see small_files.ANSWER_S
 _STOP_S = 9.0
 """From the signal to the end of the process; 10 s are promised."""
+
+_SEND_LIMIT_S = 1.0  # the main thread must receive signals
+_failing: set[str] = set()
+"""Addresses that could not be reached, and were logged."""
 
 MakeDoctor = Callable[[], Doctor]
 
@@ -269,3 +276,46 @@ def _keep(config: LoadedConfig) -> None:
         last_good.keep(config.texts)
     except OSError as error:
         log.warning("cannot keep a copy of the config in %s: %s", last_good.folder(), error)
+
+
+def notify(**assignments: str | int) -> bool:
+    """Notify the service manager, as in ``notify(READY=1, STATUS="recording")``.
+
+    The names are those of sd_notify(3): READY, STATUS, WATCHDOG, STOPPING, and RELOADING before
+    the READY that ends a reload. A line break in a value would begin another assignment, so it is
+    sent as a space.
+
+    Returns:
+        Whether it was sent. A failure is logged once, and the agent continues.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    message = "\n".join(
+        f"{name}={' '.join(str(value).splitlines())}" for name, value in assignments.items()
+    )
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.settimeout(_SEND_LIMIT_S)
+            # A name that begins with @ is in the kernel's abstract namespace, which spells it NUL.
+            path = "\0" + address[1:] if address[0] == "@" else address
+            manager.sendto(message.encode("utf-8", "replace"), path)
+    except OSError as error:
+        if address not in _failing:  # the watchdog's sign of life is due every few seconds
+            _failing.add(address)
+            log.warning("cannot notify the service manager at %s: %s", address, error)
+        return False
+    _failing.discard(address)
+    return True
+
+
+def watchdog_interval_s() -> float | None:
+    """How often ``notify(WATCHDOG=1)`` is due: twice within the unit's WatchdogSec.
+
+    Returns:
+        ``None`` without a watchdog, or if it watches another process.
+    """
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    allowed_us = os.environ.get("WATCHDOG_USEC", "")
+    return int(allowed_us) / 2e6 if allowed_us.isdecimal() and int(allowed_us) > 0 else None
