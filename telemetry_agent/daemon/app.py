@@ -100,25 +100,24 @@ class Agent:
         self._committer = self.supervisor.add(
             "committer", lambda: Committer(self.queue), records=True
         )
+        parts = self.settings, self.queue, self.supervisor, self._clock
         self.recording = Recording(
-            self.settings,
-            self.queue,
-            self.supervisor,
-            self._clock,
+            *parts,
             on_change=lambda: self.delivery.wake(),  # noqa: PLW0108 - it is built below
         )
         self.delivery = Delivery(
-            self.settings,
-            self.queue,
-            self.supervisor,
-            self._clock,
+            *parts,
             self.secrets,
             reports=self._build_reports,
             gnss_ms=self.recording.gnss_ms,
             on_step=lambda: self.page.task.nudge(),  # noqa: PLW0108 - the page that runs now
             held=self._held,
         )
-        self._commands = self._build_commands()
+        self._commands = queue_commands(self.queue) | {
+            "status": Command(self._status, public=True),
+            "drain": Command(self.delivery.drain),
+            "tap": Command(self.recording.tap),
+        }
         self._control = self.supervisor.add(
             "control", lambda: Control(self.settings.queue.path, self._commands)
         )
@@ -250,15 +249,8 @@ class Agent:
             return f"the config is wrong: {self.config.last_error}"
         return None
 
-    def _build_commands(self) -> dict[str, Command]:
-        def status(_asked: Mapping[str, Any], _bell: Bell) -> Answers:
-            yield as_json(self.snapshot())
-
-        return queue_commands(self.queue) | {
-            "status": Command(status, public=True),
-            "drain": Command(lambda _asked, bell: self.delivery.drain(bell)),
-            "tap": Command(self.recording.tap),
-        }
+    def _status(self, _asked: Mapping[str, Any], _bell: Bell) -> Answers:
+        yield as_json(self.snapshot())
 
     def _build_page(self) -> Page:
         page, sampling = self.settings.page, self.settings.sampling

@@ -4,7 +4,7 @@ It needs only a queue, so ``drain`` builds it alone if no agent runs. A secret o
 cannot be used holds the uploads, and no other part.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -142,7 +142,7 @@ class Delivery:
         self._keeper.reloaded(changed=settings.upload != before.upload)
         self._uploader.restart(0)
 
-    def drain(self, bell: Bell) -> Answers:
+    def drain(self, _asked: Mapping[str, Any], bell: Bell) -> Answers:
         """Send everything that is recorded by now. Each answer reports the progress.
 
         It ends when nothing is left. It gives up if three attempts in a row delivered nothing, or
@@ -198,7 +198,7 @@ class Delivery:
         if self._uploader.is_refused:
             raise refused_thread("the uploader")
         try:
-            yield from self.drain(Bell())
+            yield from self.drain({}, Bell())
         finally:
             self._uploader.end(_REQUEST_S)
             self._monitor.task.close()

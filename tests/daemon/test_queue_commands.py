@@ -262,7 +262,7 @@ class Script(Bell):
         return {}
 
     def run(self) -> Iterator[dict[str, Any]]:
-        return self.delivery.drain(self)
+        return self.delivery.drain({}, self)
 
 
 def deliver(count: int) -> Any:
