@@ -38,14 +38,11 @@ def mount_of(place: Path, root: Path = Path("/")) -> Mount | None:
         text = (root / "proc/self/mountinfo").read_bytes().decode("utf-8", "replace")
     except OSError:
         return None
-    best: Mount | None = None
     # A folder's name may contain any white space: only "\n" ends a line, and only " " a field.
-    for mount in filter(None, map(_mount, text.split("\n"))):
-        # Of two on the same point the later one lies on top.
-        higher = best is None or len(mount.point.parts) >= len(best.point.parts)
-        if higher and place.is_relative_to(mount.point):
-            best = mount
-    return best
+    # Of two mounts on the same point the later one lies on top.
+    mounts = filter(None, map(_mount, reversed(text.split("\n"))))
+    around = (mount for mount in mounts if place.is_relative_to(mount.point))
+    return max(around, key=lambda mount: len(mount.point.parts), default=None)
 
 
 def trouble(mount: Mount, root: Path = Path("/")) -> Advice | None:

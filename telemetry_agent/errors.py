@@ -89,17 +89,20 @@ def refused_thread(name: str) -> ResourceError:
     )
 
 
+_SHORT_OF_MEMORY = (
+    *("MemoryError", "map segment", "allocate memory"),
+    *("setting an exception", "exception set"),
+)
+
+
 def out_of_memory(error: BaseException | str) -> ResourceError | None:
     """The error to report if ``error``, or a traceback as text, means that memory is short.
 
     An import then fails by what the dynamic linker or the interpreter reports.
     """
-    is_short = isinstance(error, MemoryError)
-    is_short |= isinstance(error, OSError) and error.errno == errno.ENOMEM
-    is_short |= isinstance(error, str) and "MemoryError" in error
-    reports = ("map segment", "allocate memory", "setting an exception", "exception set")
-    is_short |= any(report in str(error) for report in reports)
-    if not is_short:
+    text = repr(error)
+    is_short = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if not is_short and not any(report in text for report in _SHORT_OF_MEMORY):
         return None
     return ResourceError(
         "the system refuses memory",

@@ -1,6 +1,6 @@
 """The state of the agent: the one tree that status, page, metrics and doctor share.
 
-``daemon/status.py`` makes it, and the control socket carries it as JSON. Two versions of the
+``daemon/app.py`` makes it, and the control socket carries it as JSON. Two versions of the
 program may meet there, between an upgrade and the restart. So the JSON carries ``protocol``, every
 field has a default, and ``read`` ignores what it does not know or cannot use: it never fails on the
 JSON of another version.

@@ -96,7 +96,6 @@ class KernelBell(Bell):
     Where the system or a sandbox forbids netlink, threads can still ring it.
 
     Args:
-        protocol: of netlink.
         groups: the multicast groups of the messages, one bit for each.
         about: what the messages report, for the log.
         fallback: what happens without messages, for the log.
@@ -233,7 +232,6 @@ class Beat:
     """The monotonic time by which a loop must report again, so that it does not count as stuck."""
 
     due_s: float = float("inf")
-    _excused_until_s: float = float("-inf")
 
     def stamp(self, due_s: float) -> None:
         """Promise the next report by ``due_s``."""
@@ -241,13 +239,7 @@ class Beat:
 
     def is_late(self, now_s: float) -> bool:
         """Whether the promise is broken."""
-        return now_s > max(self.due_s, self._excused_until_s)
-
-    def excuse(self, frozen_s: float, now_s: float) -> None:
-        """Extend an overdue promise by the time for which the whole process was stopped."""
-        # Only the loop writes due_s, and it may do so at this moment: hence the second attribute.
-        if (due_s := self.due_s) < now_s:
-            self._excused_until_s = due_s + frozen_s
+        return now_s > self.due_s
 
 
 _WAKE_UP_SLACK_S = 5.0  # a loaded machine may wake a thread late; then it is not stuck
@@ -275,17 +267,17 @@ def within(timeout_s: float, act: Callable[[], object]) -> None:
     A StorageError is logged. If the system refuses the thread, ``act`` is called in this one: at a
     stop, late is better than never.
     """
-    thread = threading.Thread(target=_or_log, args=(act,), daemon=True)
+
+    def perform() -> None:
+        try:
+            act()
+        except StorageError as error:
+            _log.error("%s", error)
+
+    thread = threading.Thread(target=perform, daemon=True)
     try:
         thread.start()
     except RuntimeError:
-        _or_log(act)
+        perform()
     else:
         thread.join(timeout_s)
-
-
-def _or_log(act: Callable[[], object]) -> None:
-    try:
-        act()
-    except StorageError as error:
-        _log.error("%s", error)

@@ -18,12 +18,7 @@ _APART_S = 60.0
 
 
 class Trouble:
-    """One thing that can fail again and again. For one thread.
-
-    Args:
-        log: the logger of the module that fails.
-        clock: measures how long it lasts.
-    """
+    """One thing that can fail again and again. For one thread."""
 
     def __init__(self, log: logging.Logger, clock: Clock) -> None:
         self.failures = 0

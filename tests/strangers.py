@@ -19,8 +19,8 @@ from telemetry_agent.cli import tap
 from telemetry_agent.config import subprocess_loader
 from telemetry_agent.config import loader
 from telemetry_agent.daemon import app
-from telemetry_agent.daemon import ask
 from telemetry_agent.daemon import at_rest
+from telemetry_agent.daemon import client
 from telemetry_agent.daemon import delivery
 from telemetry_agent.daemon import service
 subprocess_loader.load = lambda path, fall_back: loader.load(path)

@@ -10,7 +10,7 @@ import click
 
 from telemetry_agent.cli.options import config_option, json_option, progress_bar, say
 from telemetry_agent.config import loader
-from telemetry_agent.daemon.ask import ask
+from telemetry_agent.daemon.client import ask_or_read
 
 
 @click.command()
@@ -22,7 +22,7 @@ def command(config_path: Path | None, *, as_json: bool) -> None:
     The exit status is 0 when it is sent, and 69 if the endpoint cannot be reached. A wait that the
     endpoint asked for is kept. Ctrl-C loses nothing.
     """
-    answers = ask(loader.load(config_path).settings, {"ask": "drain"}, note=say)
+    answers = ask_or_read(loader.load(config_path).settings, {"ask": "drain"}, say)
     if as_json:
         for answer in answers:
             click.echo(json.dumps(answer))

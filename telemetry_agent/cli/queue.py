@@ -19,7 +19,6 @@ from telemetry_agent.cli.options import (
 from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
-from telemetry_agent.daemon.ask import ask
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.fields import rfc3339
 
@@ -52,7 +51,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
             raise error from None
         say_of_service(error, config_path)
     else:
-        (counts,) = ask(settings, question, note=say)
+        (counts,) = client.ask_or_read(settings, question, say)
     if as_json:
         click.echo(json.dumps(counts))
         return
@@ -80,7 +79,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
 def fixes(config_path: Path | None, *, as_json: bool, state: str | None, limit: int) -> None:
     """List the fixes, the oldest first: name, time, state, reason."""
     question = {"ask": "queue list", "state": state, "limit": limit + 1 if limit else None}
-    for shown, fix in enumerate(ask(_settings(config_path), question, note=say)):
+    for shown, fix in enumerate(client.ask_or_read(_settings(config_path), question, say)):
         if shown and shown == limit:
             click.echo(f"… and more: --limit {10 * limit}, or 0 for all", err=True)
             break
@@ -170,7 +169,7 @@ def _which(names: list[tuple[str, int]], *, everything: bool) -> dict[str, Any]:
 def _change(
     config_path: Path | None, act: str, done: str, which: dict[str, Any], *, as_json: bool
 ) -> None:
-    (answer,) = ask(_settings(config_path), {"ask": f"queue {act}", **which}, note=say)
+    (answer,) = client.ask_or_read(_settings(config_path), {"ask": f"queue {act}", **which}, say)
     click.echo(json.dumps(answer) if as_json else f"{answer[done]} fixes {done}")
     missing = len(which.get("names", ())) - answer[done]
     if missing > 0:
@@ -207,7 +206,7 @@ def resend(
     if bool(given) == bool(since) or len(given) not in {0, len(names)} or (given and until):
         raise click.UsageError("Give --since, or --stream with --from and --to.")
     question = {"ask": "queue resend", **since, **until, **(names if given else {})}
-    (answer,) = ask(_settings(config_path), question, note=say)
+    (answer,) = client.ask_or_read(_settings(config_path), question, say)
     click.echo(json.dumps(answer) if as_json else f"{answer['resent']} fixes are sent again")
 
 
@@ -220,7 +219,7 @@ def verify(config_path: Path | None, *, as_json: bool) -> None:
     The exit status is 0 if they are, and 74 if something is damaged or is still to be carried over.
     """
     settings = _settings(config_path)
-    *_, report = ask(settings, {"ask": "queue verify"}, note=say)
+    *_, report = client.ask_or_read(settings, {"ask": "queue verify"}, say)
     click.echo(json.dumps(report) if as_json else "\n".join(_findings(report)))
     if report.get("newer"):
         raise AgentError(

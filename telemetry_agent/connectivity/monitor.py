@@ -24,6 +24,7 @@ and an exchange that was answered outweighs its own state.
 """
 
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -54,15 +55,12 @@ class NetworkState:
     """Monotonic; since when it is up, or since when it is not."""
     error: str = ""
     """Why it is not up; empty when it is."""
-    returns: int = 0
-    """How often the network has returned since the start."""
 
 
 class Monitor:
     """The task.
 
     Args:
-        probe: tries the endpoint.
         bell: what the loop waits on. It is rung by the kernel's messages about links, addresses and
             routes, by ``doubt`` and ``answered``, and by the probe's sockets.
         probe_every_s: time between probes while the endpoint is not up.
@@ -71,8 +69,6 @@ class Monitor:
             within which all devices with the same outage return.
         on_change: called in the monitor's thread when the path to the endpoint has changed or is
             gone: connections over the old path would hang.
-        clock: only for the time of the first state; a step gets its time passed in.
-        rng: draws the random wait.
     """
 
     name = "connectivity"
@@ -104,9 +100,9 @@ class Monitor:
         self._failed_probes = 0
         # The result of the last exchange only.
         self._results: deque[Literal["doubt", "answer"]] = deque(maxlen=1)
-        self._check_due_s: float | None = None
-        self._probe_due_s: float | None = now_s
-        self._return_due_s: float | None = None
+        self._check_due_s = math.inf
+        self._probe_due_s = now_s
+        self._return_due_s = math.inf
 
     def closed(self) -> tuple[Literal["no-route", "unreachable"], str] | None:
         """Why the endpoint cannot be reached; ``None``: it can, as far as is known."""
@@ -117,8 +113,8 @@ class Monitor:
 
     def next_due_s(self) -> float | None:
         """The monotonic time of the next probe, or of the return that it led to."""
-        dues = [due_s for due_s in (self._probe_due_s, self._return_due_s) if due_s is not None]
-        return min(dues, default=None)
+        due_s = min(self._probe_due_s, self._return_due_s)
+        return None if due_s == math.inf else due_s
 
     def doubt(self) -> None:
         """Note that an exchange got no answer. Any thread may call."""
@@ -135,18 +131,20 @@ class Monitor:
         if self._results:
             self._process_result(now_s)
         # Messages that come while the check is due do not postpone it: they may never end.
-        if self.bell.messages() and self._check_due_s is None:
-            self._check_due_s = now_s + _SETTLE_S
-        if self._check_due_s is not None and now_s >= self._check_due_s:
+        if self.bell.messages():
+            self._check_due_s = min(self._check_due_s, now_s + _SETTLE_S)
+        if now_s >= self._check_due_s:
             self._check_paths(now_s)
-        if self._probe_due_s is not None and now_s >= self._probe_due_s:
+        if now_s >= self._probe_due_s:
             self._start_probe(now_s)
         if self._probe.running:
             self._follow_probe(now_s)
-        elif self._return_due_s is not None and now_s >= self._return_due_s:
+        elif now_s >= self._return_due_s:
             self._mark_up(now_s)
         self.bell.watch(self._probe.watched())
-        return self._wait_s(now_s)
+        next_s = self._probe.due_s() if self._probe.running else self._return_due_s
+        due_s = min(self._check_due_s, self._probe_due_s, next_s)
+        return None if due_s == math.inf else max(0.0, due_s - now_s)
 
     def wake(self) -> None:
         """Ring; no step blocks."""
@@ -168,7 +166,7 @@ class Monitor:
 
     def _check_paths(self, now_s: float) -> None:
         """Ask the kernel whether the path is still the same."""
-        self._check_due_s = None
+        self._check_due_s = math.inf
         before, self._paths = self._paths, self._probe.paths()
         paths = self._paths
         # Late look-ups find new addresses. An address without an earlier path has not changed.
@@ -187,7 +185,7 @@ class Monitor:
             self._start_probe(now_s)
 
     def _start_probe(self, now_s: float) -> None:
-        self._probe_due_s = None
+        self._probe_due_s = math.inf
         self._probe.start(now_s)
 
     def _follow_probe(self, now_s: float) -> None:
@@ -200,7 +198,7 @@ class Monitor:
             return
         word, error = result
         if word == "up":
-            if self.state.word != "up" and self._return_due_s is None:
+            if self.state.word != "up" and self._return_due_s == math.inf:
                 self._return_due_s = now_s + self._rng.uniform(0, self._spread_s(now_s))
         elif self.state.word != "up" or self._in_doubt:  # else an exchange was answered since
             self._failed_probes += 1
@@ -209,16 +207,16 @@ class Monitor:
         self._in_doubt = False
 
     def _mark_down(self, now_s: float, word: Word, error: str) -> None:
-        self._return_due_s = None
+        self._return_due_s = math.inf
         before = self.state
         if word != before.word:
             _log.debug("%s %s: %s", self._probe.target, word, error)
         since_s = now_s if before.word == "up" else before.since_s
-        self.state = NetworkState(word, since_s, error, before.returns)
+        self.state = NetworkState(word, since_s, error)
 
     def _mark_up(self, now_s: float) -> None:
-        self._return_due_s = None
-        self._probe_due_s = None
+        self._return_due_s = math.inf
+        self._probe_due_s = math.inf
         before = self.state
         spread_s = self._spread_s(now_s)
         _log.debug(
@@ -228,14 +226,9 @@ class Monitor:
             self._failed_probes,
         )
         self._failed_probes = 0
-        self.state = NetworkState("up", now_s, "", before.returns + 1)
+        self.state = NetworkState("up", now_s)
         self._on_return(spread_s)
 
     def _spread_s(self, now_s: float) -> float:
         outage_s = now_s - self.state.since_s
         return min(self._resume_spread_s, _SPREAD_PER_OUTAGE * outage_s)
-
-    def _wait_s(self, now_s: float) -> float | None:
-        dues = [self._check_due_s, self._probe_due_s]
-        dues.append(self._probe.due_s() if self._probe.running else self._return_due_s)
-        return min((max(0.0, due_s - now_s) for due_s in dues if due_s is not None), default=None)

@@ -30,8 +30,6 @@ class Probe:
 
     Args:
         host: a name, or an address without brackets.
-        port: TCP port.
-        resolve: finds the addresses of a name.
         path: the kernel's path to an address; nothing is sent to an address without one.
     """
 

@@ -24,25 +24,22 @@ from telemetry_agent.ackqueue.recovery.wal import read_log
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
-from telemetry_agent.daemon.commands import Readable, looking_commands, queue_commands
+from telemetry_agent.daemon.commands import LOOKING, Readable, queue_commands
 from telemetry_agent.daemon.ownership import become_owner
 from telemetry_agent.errors import JOIN, AgentError, StorageError, in_shell
 from telemetry_agent.tasks import Bell
-
-_LOOKING = {"queue stats", "queue list", "queue verify", "export"}
 
 V = TypeVar("V")
 
 
 def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) -> client.Answers:
-    """Answer a question that no agent answers.
+    """Answer a question about the queue that no agent answers.
 
     Raises:
-        NoAgentError: only a running agent can answer.
         AgentError: there is no queue, this user may not open it, or the command failed.
     """
     path, command = settings.queue.path, question["ask"]
-    if command in _LOOKING:
+    if command in LOOKING or command == "queue verify":
         # Root becomes root again to replace the exported file, whose folder is not the agent's.
         check(path, os.R_OK, for_good=command != "export")
         if command == "queue verify":
@@ -50,7 +47,7 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
             with readable(path) as file:
                 yield from verify_at_rest(path, file)
             return
-        yield from look(path, note, lambda q: looking_commands(q)[command].run(question, Bell()))
+        yield from look(path, note, lambda queue: LOOKING[command](queue, question))
         return
     check(path, os.W_OK)
     _silence_log()
@@ -61,22 +58,14 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
         return
     with AckQueue(path) as opened:
         carry_over(opened)
-        known = queue_commands(opened)
-        if command not in known:
-            raise client.NoAgentError(f"no agent runs that could answer {command!r}")
-        yield from known[command].run(question, Bell())
+        yield from queue_commands(opened)[command].run(question, Bell())
 
 
 def look(path: Path, note: client.Note, answer: Callable[[Readable], Iterator[V]]) -> Iterator[V]:
     """What ``answer`` yields for the queue at rest.
 
-    If the file turns out to be damaged, ``answer`` is called again with a copy that was recovered,
-    and continues after what it has already yielded.
-
-    Args:
-        path: of the queue.
-        note: called if the file is damaged.
-        answer: reads the queue.
+    If the file turns out to be damaged, ``note`` is called, and ``answer`` is called again with a
+    copy that was recovered, and continues after what it has already yielded.
 
     Raises:
         QueueLockedError: a process holds it: an agent that starts or stops.
@@ -108,22 +97,16 @@ def _in_place(path: Path) -> Iterator[QueueReader]:
         raise StorageError(f"{waiting[0]} is still to be carried over")
     with readable(path) as file:
         try:
-            with closing(_undamaged(file)) as reader:
+            if damage := read_log(file).damage:
+                raise StorageError(damage)  # noqa: TRY301 - named below
+            with closing(QueueReader(file)) as reader:
+                if reader.damage is not None:
+                    raise StorageError(reader.damage)  # noqa: TRY301 - as above
                 yield reader
         except StorageError as error:
             raise StorageError(error.message.replace(str(file), str(path))) from error
         except OSError as error:
             raise StorageError(f"cannot read the queue {path}: {error.strerror}") from error
-
-
-def _undamaged(file: Path) -> QueueReader:
-    if damage := read_log(file).damage:
-        raise StorageError(damage)
-    reader = QueueReader(file)
-    if reader.damage is not None:
-        reader.close()
-        raise StorageError(reader.damage)
-    return reader
 
 
 def _silence_log() -> None:
@@ -132,15 +115,9 @@ def _silence_log() -> None:
 
 
 def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
-    """Whether there is a queue that this user may open. Root becomes the owner of its folder.
+    """Check that there is a queue, and that this user may open it: ``os.R_OK`` or ``os.W_OK``.
 
-    Args:
-        path: of the queue.
-        wanted: ``os.R_OK`` or ``os.W_OK``.
-        for_good: see ``become_owner``.
-
-    Raises:
-        AgentError: there is none, or this user may not open it.
+    Root becomes the owner of its folder; see ``become_owner``. Raises AgentError.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):

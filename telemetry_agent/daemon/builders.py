@@ -114,10 +114,12 @@ def build_credentials(upload: UploadSettings, secrets: set[str]) -> Credentials:
     elif token is not None:
         fault = upload.secret_in_the_clear()
     secrets |= secrets_in_url(upload.url)
+    # InfluxDB 2 calls a bearer token ``Token``.
+    influx_2 = upload.format == "influx" and urlsplit(upload.url).path.endswith("/api/v2/write")
     return Credentials(
         upload.headers,
         token=token,
-        scheme=_scheme(upload),
+        scheme="Token" if influx_2 else "Bearer",
         username=upload.username,
         password=password,
         ca_file=upload.ca_file,
@@ -161,12 +163,6 @@ def build_page_token(page: PageSettings, secrets: set[str]) -> str | None:
             f"set page.token_file, or listen on 127.0.0.1{_by_credential('page_token')}",
         )
     return None
-
-
-def _scheme(upload: UploadSettings) -> str:
-    """The authentication scheme: InfluxDB 2 calls a bearer token ``Token``."""
-    path = urlsplit(upload.url).path
-    return "Token" if upload.format == "influx" and path.endswith("/api/v2/write") else "Bearer"
 
 
 def _by_credential(name: str) -> str:

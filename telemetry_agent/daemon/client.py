@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from telemetry_agent.config.settings import Settings
 from telemetry_agent.errors import JOIN, AgentError, StorageError, UnavailableError, UsageError
 from telemetry_agent.snapshot import PROTOCOL, other_protocol
 
@@ -49,11 +50,6 @@ def address(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
-_KINDS: dict[object, type[AgentError]] = {
-    kind.exit_status: kind for kind in (UsageError, UnavailableError, StorageError)
-}
-
-
 def ask(
     queue_path: Path | None,
     question: Mapping[str, Any],
@@ -70,13 +66,28 @@ def ask(
         NoAgentError: none runs; nothing was asked.
         AgentError: the agent's error, with its exit status.
     """
-    if queue_path is None:
-        yield from _ask(service_socket(), question, note)
-        return
+    named = {} if queue_path is None else {"queue": str(queue_path)}
     try:
-        yield from _ask(service_socket(), {**question, "queue": str(queue_path)}, note)
+        yield from _ask(service_socket(), {**question, **named}, note)
     except NoAgentError:
+        if queue_path is None:
+            raise
         yield from _ask(socket_path(queue_path), question, note)
+
+
+def ask_or_read(settings: Settings, question: Mapping[str, Any], note: Note) -> Answers:
+    """Ask the running agent about its queue; if none runs, read the queue at rest.
+
+    Raises:
+        AgentError: see ``ask`` and ``at_rest.answers``.
+    """
+    try:
+        yield from ask(settings.queue.path, question, note)
+    except NoAgentError:
+        # It imports SQLite, which is not needed if an agent answers.
+        from telemetry_agent.daemon import at_rest  # noqa: PLC0415
+
+        yield from at_rest.answers(settings, question, note)
 
 
 def _ask(path: Path, question: Mapping[str, Any], note: Note) -> Answers:
@@ -97,14 +108,14 @@ def _ask(path: Path, question: Mapping[str, Any], note: Note) -> Answers:
                 for number, line in enumerate(lines):
                     sock.settimeout(None)
                     answer = json.loads(line)
-                    _compare(answer, question, note, first=number == 0)
+                    if question["ask"] != "status":  # a field of the snapshot, read with it
+                        text = other_protocol(answer.pop("protocol", PROTOCOL))
+                        if number == 0 and text is not None:
+                            note(text)
                     if "end" in answer:
                         return
-                    if answer.get("other_queue"):
-                        raise NoAgentError(str(answer["error"]))
                     if "error" in answer:
-                        kind = _KINDS.get(answer.get("exit_status"), AgentError)
-                        raise kind(str(answer["error"]), str(answer.get("remedy", "")))
+                        raise _error(answer)
                     yield answer
         except TimeoutError as error:
             raise AgentError(f"the agent at {path} does not answer") from error
@@ -113,12 +124,11 @@ def _ask(path: Path, question: Mapping[str, Any], note: Note) -> Answers:
     raise AgentError(f"the agent at {path} ended before it had answered")
 
 
-def _compare(
-    answer: dict[str, Any], question: Mapping[str, Any], note: Note, *, first: bool
-) -> None:
-    """Take the version out of an answer, and tell the user if it is another one."""
-    if question["ask"] == "status":  # a field of the snapshot, which its reader looks at
-        return
-    text = other_protocol(answer.pop("protocol", PROTOCOL))
-    if first and text is not None:
-        note(text)
+def _error(answer: Mapping[str, Any]) -> AgentError:
+    kinds: dict[object, type[AgentError]] = {
+        kind.exit_status: kind for kind in (UsageError, UnavailableError, StorageError)
+    }
+    kind = kinds.get(answer.get("exit_status"), AgentError)
+    if answer.get("other_queue"):
+        kind = NoAgentError
+    return kind(str(answer["error"]), str(answer.get("remedy", "")))

@@ -8,14 +8,13 @@ also has ``"protocol"``, the version of this JSON. The kernel reports the user o
 root and the service's user and group may ask commands that are not public.
 
 A client must not disturb recording. So each has a thread of its own, there are at most 16 of them
-(8 of other users), a question must arrive within 10 s and is at most 64 KiB, and the connection
-ends if an answer is not read for a minute. The task itself only accepts.
+(8 of other users), a question is at most 64 KiB, and the connection ends if nothing of it arrives
+for 10 s, or if an answer is not read for a minute. The task itself only accepts.
 """
 
 import contextlib
 import json
 import logging
-import math
 import os
 import select
 import socket
@@ -26,7 +25,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers, address, service_socket, socket_path
 from telemetry_agent.errors import JOIN, AgentError, UsageError
 from telemetry_agent.snapshot import PROTOCOL
@@ -48,27 +46,27 @@ _PEER_GROUPS_BYTES = 1024  # the most that Python asks for: 256 groups
 _NOBODY = 65534  # in a user namespace: every user whom it does not know
 
 
-def _finite(text: str) -> float:
-    """A number of JSON, without ``NaN``, ``Infinity`` and 1e999."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is not a number")
-    return number
-
-
 class GoneError(Exception):
     """The client has left, or the daemon stops."""
 
 
-class Client:
-    """One connection, used by the thread of this client; any thread may call ``abort``."""
+class Client(Bell):
+    """One connection, for the thread of this client. Its wait raises GoneError if it leaves."""
 
-    def __init__(self, sock: socket.socket, clock: Clock) -> None:
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
         self.trusted = _is_trusted(sock)
-        self.bell = _ClientBell(sock)
         self._sock = sock
-        self._clock = clock
         self._sock.settimeout(_SEND_S)
+
+    def wait(
+        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
+    ) -> dict[int, int]:
+        """As ``Bell.wait``."""
+        ready = super().wait(timeout_s, [*watched, (self._sock.fileno(), select.POLLRDHUP)])
+        if self._sock.fileno() in ready:
+            raise GoneError
+        return ready
 
     def question(self) -> dict[str, Any]:
         """Wait for the question.
@@ -77,23 +75,17 @@ class Client:
             UsageError: it is not a JSON object with ``ask``.
             GoneError: it does not come.
         """
-        deadline_s = self._clock.monotonic_s() + _QUESTION_S
-        line = b""
+        self._sock.settimeout(_QUESTION_S)
         try:
-            while b"\n" not in line and len(line) <= _QUESTION_BYTES:
-                left_s = deadline_s - self._clock.monotonic_s()
-                self._sock.settimeout(max(left_s, 0.001))
-                data = self._sock.recv(4096)
-                if not data:
-                    raise GoneError
-                line += data
+            with self._sock.makefile("rb") as received:
+                line = received.readline(_QUESTION_BYTES)
         except OSError as error:
             raise GoneError from error
+        if not line:
+            raise GoneError
         self._sock.settimeout(_SEND_S)
         try:
-            question = json.loads(
-                line.partition(b"\n")[0], parse_float=_finite, parse_constant=_finite
-            )
+            question = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UsageError("one line with a JSON object is needed") from error
         if not isinstance(question, dict) or not isinstance(question.get("ask"), str):
@@ -101,11 +93,7 @@ class Client:
         return question
 
     def send(self, answer: Mapping[str, Any]) -> None:
-        """Send one answer.
-
-        Raises:
-            GoneError: the client does not read it.
-        """
+        """Send one answer; raises GoneError if the client does not read it."""
         try:
             line = json.dumps({"protocol": PROTOCOL, **answer})
             self._sock.sendall(line.encode() + b"\n")
@@ -113,30 +101,13 @@ class Client:
             raise GoneError from error
 
     def abort(self) -> None:
-        """End the connection, and every wait for it."""
+        """End the connection, and every wait for it. Any thread may call this."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        self.bell.ring()
 
     def close(self) -> None:
-        """Close the socket, in the thread of this client."""
+        """Close the socket."""
         self._sock.close()
-
-
-class _ClientBell(Bell):
-    """A bell whose wait raises GoneError when the client leaves."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__()
-        self._sock = sock
-
-    def wait(
-        self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
-    ) -> dict[int, int]:
-        ready = super().wait(timeout_s, [*watched, (self._sock.fileno(), select.POLLRDHUP)])
-        if self._sock.fileno() in ready:
-            raise GoneError
-        return ready
 
 
 class Command(NamedTuple):
@@ -144,8 +115,21 @@ class Command(NamedTuple):
 
     run: Callable[[Mapping[str, Any], Bell], Answers]
     """Takes the question, and a bell whose wait raises when the client leaves."""
-    public: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    """If given, every user of the machine may ask; others than the service's own get its result."""
+    public: bool = False
+    """Every user of the machine may ask; others than the service's own get ``for_strangers``."""
+
+
+def for_strangers(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer without errors and reasons: they may quote the endpoint, a path or the config."""
+    without = {
+        name: for_strangers(value) if isinstance(value, dict) else value
+        for name, value in answer.items()
+        if name != "last_error"
+    }
+    if "dead_letters" in answer:
+        total = sum(answer["dead_letters"].values())
+        without["dead_letters"] = {"refused": total} if total else {}
+    return without
 
 
 class Control:
@@ -155,20 +139,18 @@ class Control:
         queue_path: the queue. This process holds its lock, so a socket that exists already was left
             by a daemon that was killed.
         commands: the commands by their names.
-        clock: limits the wait for a question.
     """
 
     name = "control"
     max_step_s = 2 * _STEP_S
 
-    def __init__(self, queue_path: Path, commands: Mapping[str, Command], clock: Clock) -> None:
+    def __init__(self, queue_path: Path, commands: Mapping[str, Command]) -> None:
         self.bell = Bell()
         self._queue_path = queue_path
         # The service's socket is where every user can reach it, and not on a read-only disk.
         is_service = "RUNTIME_DIRECTORY" in os.environ
         self._path = service_socket() if is_service else socket_path(queue_path)
         self._commands = commands
-        self._clock = clock
         self._lock = threading.Lock()
         self._closed = False
         self._listener: socket.socket | None = None
@@ -233,35 +215,33 @@ class Control:
             self._listener.close()
 
     def _accept(self, sock: socket.socket) -> None:
-        client = Client(sock, self._clock)
+        client = Client(sock)
         with self._lock:
             room = _CLIENTS if client.trusted else _STRANGERS
             is_accepted = not self._closed and len(self._clients) < room
             if is_accepted:
                 self._clients.add(client)
-        if not is_accepted:
-            self._send_away(client, "too many clients at once: try again later")
-            return
-        thread = threading.Thread(
-            target=self._serve, args=(client,), name="control client", daemon=True
-        )
-        try:
-            thread.start()
-        except RuntimeError:
-            self._send_away(client, "the system refuses the agent a thread: try again later")
+        why = "too many clients at once"
+        if is_accepted:
+            serve = threading.Thread(
+                target=self._serve, args=(client,), name="control client", daemon=True
+            )
+            try:
+                serve.start()
+            except RuntimeError:
+                why = "the system refuses the agent a thread"
+            else:
+                return
+        with contextlib.suppress(GoneError):
+            client.send({"error": f"{why}: try again later", "exit_status": 1})
+        self._forget(client)
 
     def _serve(self, client: Client) -> None:
         try:
-            client.send(self._answer(client))
-        except GoneError:
-            pass
+            with contextlib.suppress(GoneError):
+                client.send(self._answer(client))
         finally:
             self._forget(client)
-
-    def _send_away(self, client: Client, why: str) -> None:
-        with contextlib.suppress(GoneError):
-            client.send({"error": why, "exit_status": 1})
-        self._forget(client)
 
     def _forget(self, client: Client) -> None:
         with self._lock:
@@ -277,15 +257,14 @@ class Control:
                 raise UsageError(f"{question['ask']!r} cannot be asked here")  # noqa: TRY301
             if question.pop("queue", str(self._queue_path)) != str(self._queue_path):
                 return {"error": "the service has another queue", "other_queue": True}
-            if not client.trusted and command.public is None:
+            if not (client.trusted or command.public):
                 raise AgentError(  # noqa: TRY301 - sent to the client as any other
                     f"only root and the agent's user and group may ask for {question['ask']!r}",
                     JOIN,
                 )
-            with contextlib.closing(command.run(question, client.bell)) as answers:
+            with contextlib.closing(command.run(question, client)) as answers:
                 for answer in answers:
-                    hide = None if client.trusted else command.public
-                    client.send(hide(answer) if hide else answer)
+                    client.send(answer if client.trusted else for_strangers(answer))
         except AgentError as error:
             return {
                 "error": error.message,

@@ -1,16 +1,16 @@
-"""The part of the agent that delivers: the transport, the uploader, the connectivity monitor.
+"""The part of the agent that delivers: transport, uploader, connectivity monitor, carry-over.
 
 It needs only a queue, so ``drain`` builds it alone if no agent runs. A secret or a certificate that
 cannot be used holds the uploads, and no other part.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.connectivity.monitor import Monitor
@@ -18,9 +18,11 @@ from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import route_bell
 from telemetry_agent.daemon.builders import build_credentials, open_queue, policy_of
 from telemetry_agent.daemon.client import Answers
-from telemetry_agent.daemon.commands import Listeners, drain
+from telemetry_agent.daemon.status import SlidingSum, ago_s
 from telemetry_agent.daemon.supervisor import Supervisor
-from telemetry_agent.errors import ConfigError, refused_thread
+from telemetry_agent.errors import AgentError, ConfigError, UnavailableError, refused_thread
+from telemetry_agent.fields import rfc3339
+from telemetry_agent.snapshot import UploadView
 from telemetry_agent.tasks import Bell, within
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.credentials import Credentials
@@ -31,9 +33,13 @@ from telemetry_agent.upload.reports import AgentReports
 from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
 from telemetry_agent.upload.uploader import Uploader
 
-_MONITOR_S = 0.5
+_MINUTE_S = 60.0
+_DAY_S = 86400.0
+_TASK_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
+_ATTEMPTS = 3
+_LONGEST_WAIT_S = 60.0
 _AWAY = {"no-route", "unreachable"}
 
 BuildReports = Callable[[EncodeReport], AgentReports]
@@ -48,10 +54,6 @@ class Delivery:
     """Sends the fixes of the queue.
 
     Args:
-        settings: the config.
-        queue: holds the fixes.
-        supervisor: runs the tasks.
-        clock: the machine's clocks.
         secrets: every secret that is read is added to it.
         reports: makes the agent's reports about itself; ``None`` sends no reports.
         gnss_ms: UTC of the receiver: it distinguishes an expired certificate from a wrong clock.
@@ -80,9 +82,13 @@ class Delivery:
         self._reports = reports
         self._gnss_ms = gnss_ms
         self._on_step = on_step
-        self._draining: Listeners[[]] = Listeners()
+        self._draining: list[Bell] = []
         self._keeper = StatusKeeper(clock)
+        self._counted = self._keeper.status
+        self._delivered_lately = SlidingSum(_MINUTE_S, clock.monotonic_s())
+        self._sent_lately = SlidingSum(_DAY_S, clock.monotonic_s(), buckets=24)
         self._credentials, self._transport = self._build_transport()
+        self._carrier = supervisor.add("carry-over", lambda: Carrier(queue))
         self._monitor = supervisor.add("connectivity", self._build_monitor)
         self._uploader = supervisor.add("uploader", self._build_uploader)
 
@@ -93,6 +99,28 @@ class Delivery:
         if probe_s is None or status.next_attempt_s is None or probe_s > status.next_attempt_s:
             return status
         return replace(status, next_attempt_s=probe_s)
+
+    def view(self, complete_until_ms: int | None) -> UploadView:
+        """Uploads in a snapshot. Any thread may ask."""
+        now_s, upload = self._clock.monotonic_s(), self.status()
+        next_s = upload.next_attempt_s
+        return UploadView(
+            host=host_of(self._settings),
+            state=upload.state,
+            state_s=round(now_s - upload.since_s, 1),
+            requests=upload.requests,
+            failed_requests=upload.failed_requests,
+            delivered=upload.delivered,
+            unknown_names=upload.unknown_names,
+            rate_hz=round(self._delivered_lately.rate(now_s), 2),
+            sent_bytes=upload.sent_bytes,
+            sent_bytes_24h=round(self._sent_lately.total(now_s)),
+            complete_until=None if complete_until_ms is None else rfc3339(complete_until_ms),
+            last_delivery_s=ago_s(upload.last_delivery_s, now_s),
+            last_error=upload.last_error,
+            last_error_s=ago_s(upload.last_error_s, now_s),
+            next_attempt_s=None if next_s is None else round(max(0.0, next_s - now_s), 1),
+        )
 
     def network(self) -> dict[str, Any]:
         """The monitor's state of the path to the endpoint, ready for JSON."""
@@ -107,18 +135,58 @@ class Delivery:
     def apply(self, settings: Settings) -> None:
         """Continue with these settings, which may be the same: held uploads are tried at once."""
         before, self._settings = self._settings, settings
-        self._monitor.restart(_MONITOR_S)
+        self._monitor.restart(_TASK_S)
         self._uploader.end(_REQUEST_S)
         self._transport.close()
         self._credentials, self._transport = self._build_transport()
         self._keeper.reloaded(changed=settings.upload != before.upload)
         self._uploader.restart(0)
 
-    def drain(self, bell: Bell) -> Answers:
-        """Send everything that is recorded by now; see ``commands.drain``."""
-        with self._draining.joined(bell.ring):
-            hurry = self._uploader.task.hurry
-            yield from drain(self._queue, lambda: self._keeper.status, hurry, self._clock, bell)
+    def drain(self, _asked: Mapping[str, Any], bell: Bell) -> Answers:
+        """Send everything that is recorded by now. Each answer reports the progress.
+
+        It ends when nothing is left. It gives up if three attempts in a row delivered nothing, or
+        if the next attempt is more than a minute away. ``bell`` is rung after each step of the
+        uploader.
+
+        Raises:
+            UnavailableError: the endpoint cannot be reached, or accepts nothing now.
+            AgentError: uploads are held: the set-up is wrong.
+        """
+        self._draining.append(bell)
+        try:
+            yield from self._drain(bell)
+        finally:
+            self._draining.remove(bell)
+
+    def _drain(self, bell: Bell) -> Answers:
+        last_row = self._queue.last_row()
+        start = before = self._keeper.status
+        bell.clear()
+        self._uploader.task.hurry()
+        while True:
+            now, pending = self._keeper.status, self._queue.pending(last_row)
+            delivered = now.delivered - start.delivered
+            yield {"pending": pending, "delivered": delivered, "state": now.state}
+            if not pending and self._queue.stats().carrying_over:
+                raise AgentError(
+                    "the queue is sent, but fixes are still being carried over from a damaged file",
+                    "drain again later",
+                )
+            if not pending:
+                return
+            if now.delivered != before.delivered or now.waits < before.waits:
+                before = now
+            attempts = now.waits - before.waits
+            if attempts and now.state == "held":
+                raise AgentError(f"uploads are held, {pending} fixes wait: {now.last_error}")
+            wait_s = (now.next_attempt_s or 0.0) - self._clock.monotonic_s()
+            # Until the uploader has noticed the hurry, this is still the wait that the hurry ends.
+            is_noticed = now.hurries != start.hurries
+            if attempts >= _ATTEMPTS or (is_noticed and wait_s > _LONGEST_WAIT_S):
+                raise UnavailableError(f"{pending} fixes wait: {now.last_error}")
+            bell.wait(None)
+            bell.clear()
 
     def drain_alone(self) -> Answers:
         """The same without the other tasks.
@@ -130,20 +198,24 @@ class Delivery:
         if self._uploader.is_refused:
             raise refused_thread("the uploader")
         try:
-            yield from self.drain(Bell())
+            yield from self.drain({}, Bell())
         finally:
             self._uploader.end(_REQUEST_S)
             self._monitor.task.close()
 
     def end(self, *, last: bool = True) -> None:
-        """Stop; if ``last``, after one last upload if the one before succeeded."""
-        self._monitor.end(_MONITOR_S)
+        """Stop; if ``last``, after one last upload if the one before succeeded.
+
+        Otherwise close the queue as well.
+        """
+        self._monitor.end(_TASK_S)
         self._uploader.end(_REQUEST_S if last else 0)
+        if last:
+            last_upload = self._uploader.task.last_upload
+            within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
+        self._carrier.end(_TASK_S)
         if not last:
-            within(_MONITOR_S, self._queue.close)
-            return
-        last_upload = self._uploader.task.last_upload
-        within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
+            within(_TASK_S, self._queue.close)
 
     def _build_transport(self) -> tuple[Credentials, Transport]:
         upload = self._settings.upload
@@ -205,12 +277,17 @@ class Delivery:
         )
 
     def _stepped(self) -> None:
+        now_s, before, upload = self._clock.monotonic_s(), self._counted, self._keeper.status
+        self._counted = upload
+        self._delivered_lately.add(now_s, upload.delivered - before.delivered)
+        self._sent_lately.add(now_s, upload.sent_bytes - before.sent_bytes)
         self._on_step()
-        self._draining()
+        for bell in list(self._draining):
+            bell.ring()
 
 
 def drain_at_rest(settings: Settings, clock: Clock) -> Answers:
-    """Send everything that is recorded, if no agent runs; see ``commands.drain``.
+    """Send everything that is recorded, if no agent runs; see ``Delivery.drain``.
 
     Raises:
         QueueLockedError: another process holds the queue.

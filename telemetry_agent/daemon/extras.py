@@ -9,12 +9,12 @@ most ``_PATIENCE_S``, and not at all while the files are still read for the fix 
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.config.settings import ExtraSettings
 from telemetry_agent.fields import LATER_FIELDS
 from telemetry_agent.model import Fix
 from telemetry_agent.small_files import answered, read_small_file
@@ -28,33 +28,20 @@ _WORD_MAX = 64
 Value = float | int | str
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
-    """One file, and the name of its value."""
-
-    name: str
-    file: Path
-    scale: float | None = None
-    """Multiplies the value, which must be a number; if ``None``, a word is accepted as well."""
-
-
 class Extras:
     """Reads the attributes on request; the caller waits for at most 0.1 s.
 
     Args:
-        attributes: the files to read.
-        power: also ``battery`` (percent), ``battery_state`` and ``mains`` (0 or 1).
+        settings: the files to read; and whether ``battery`` (percent), ``battery_state`` and
+            ``mains`` (0 or 1) are added.
         root: the folder of the machine's /sys.
     """
 
-    def __init__(
-        self, attributes: Iterable[Attribute], *, power: bool = False, root: Path = Path("/")
-    ) -> None:
-        self._attributes = tuple(attributes)
-        self._supplies = root / "sys/class/power_supply" if power else None
-        self._troubles = {one.name: Trouble(_log, Clock()) for one in self._attributes}
-        names = {attribute.name for attribute in self._attributes}
-        self._own: dict[str, Any] = {f.stored: None for f in LATER_FIELDS if f.name in names}
+    def __init__(self, settings: ExtraSettings, root: Path = Path("/")) -> None:
+        self._files = settings.files
+        self._supplies = root / "sys/class/power_supply" if settings.power else None
+        self._troubles = {name: Trouble(_log, Clock()) for name in self._files}
+        self._own: dict[str, Any] = {f.stored: None for f in LATER_FIELDS if f.name in self._files}
 
     def added_to(self, fix: Fix) -> Fix:
         """The fix with the current values.
@@ -66,7 +53,7 @@ class Extras:
 
     def json(self) -> str | None:
         """The current values as a JSON object; ``None`` without any."""
-        if not self._attributes and self._supplies is None:
+        if not self._files and self._supplies is None:
             return None
         try:
             values = answered(self, self._values, _PATIENCE_S)
@@ -76,27 +63,21 @@ class Extras:
 
     def _values(self) -> Mapping[str, Value]:
         values: dict[str, Value] = {}
-        for attribute in self._attributes:
-            value = self._read(attribute)
-            if value is not None:
-                values[attribute.name] = value
+        for name, one in self._files.items():
+            trouble = self._troubles[name]
+            try:
+                values[name] = parsed(_text(one.file), one.scale)
+            except OSError as error:
+                why = f"cannot read {one.file}: {error.strerror}"
+            except ValueError as error:
+                why = f"{one.file}: {error}"
+            else:
+                trouble.over(f"extra.{name} can be read again")
+                continue
+            trouble.failed(f"extra.{name} is left out: {why}")
         if self._supplies is not None:
             values |= power_values(self._supplies)
         return values
-
-    def _read(self, attribute: Attribute) -> Value | None:
-        trouble = self._troubles[attribute.name]
-        try:
-            value = parsed(_text(attribute.file), attribute.scale)
-        except OSError as error:
-            why = f"cannot read {attribute.file}: {error.strerror}"
-        except ValueError as error:
-            why = f"{attribute.file}: {error}"
-        else:
-            trouble.over(f"extra.{attribute.name} can be read again")
-            return value
-        trouble.failed(f"extra.{attribute.name} is left out: {why}")
-        return None
 
 
 def parsed(text: str, scale: float | None) -> Value:
@@ -132,18 +113,15 @@ def power_values(supplies: Path) -> Mapping[str, Value]:
     values: dict[str, Value] = {}
     mains: set[bool] = set()
     for supply in sorted(supplies.glob("*")):
-        kind = _read_line(supply / "type")
-        if (
-            kind == "Battery"
-            and _read_line(supply / "scope") != "Device"
-            and "battery" not in values
-        ):
-            capacity, state = _read_line(supply / "capacity"), _read_line(supply / "status")
+        kind, scope, capacity, state, online = (
+            _read_line(supply / name) for name in ("type", "scope", "capacity", "status", "online")
+        )
+        if kind == "Battery" and scope != "Device" and "battery" not in values:
             if capacity.isdecimal():
                 values["battery"] = int(capacity)
             if state:
                 values["battery_state"] = state.lower()
-        elif kind in {"Mains", "USB", "Wireless"} and (online := _read_line(supply / "online")):
+        elif kind in {"Mains", "USB", "Wireless"} and online:
             mains.add(online != "0")
     if mains:
         values["mains"] = int(True in mains)

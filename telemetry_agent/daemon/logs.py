@@ -20,29 +20,32 @@ when there is room.
 """
 
 import atexit
-import contextlib
 import faulthandler
 import io
 import json
 import logging
 import os
+import select
 import socket
 import sys
 import threading
-from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
+from collections import deque
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Literal
 
-from telemetry_agent.daemon.standard_error import StandardError, is_read_by_journald
-from telemetry_agent.errors import AgentError, out_of_memory
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import out_of_memory
+from telemetry_agent.fields import rfc3339
 from telemetry_agent.secrecy import masked
+from telemetry_agent.tasks import Bell
 
 PROGRAM = "telemetry-agent"
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
+_BUFFER_BYTES = 256 * 1024
+_LAST_LINE_S = 0.2
 _END_S = 1.0  # to write the lines that still wait for a slow reader of standard error
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = logging.getLogger(__name__)
 
@@ -69,18 +72,28 @@ def configure(
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(_Json(device, secrets) if format == "json" else _Readable(secrets))
-    raw.dropped_line = lambda count: (
-        handler.format(_dropped(count, "standard error was not read")) + "\n"
-    )
+    raw.dropped_line = lambda count: handler.format(_dropped(count)) + "\n"
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("telemetry_agent").setLevel(level.upper())
     sys.excepthook = _log_crash
-    threading.excepthook = _log_thread_crash
+    threading.excepthook = lambda crash: _log_crash(*crash[:3])
     # The watchdog ends a stuck agent by SIGABRT: this prints the stack of each thread.
     faulthandler.enable(2)
 
 
-def standard_error() -> StandardError:
+def _dropped(count: int) -> logging.LogRecord:
+    return logging.makeLogRecord(
+        {
+            "name": __name__,
+            "levelno": logging.WARNING,
+            "levelname": "WARNING",
+            "msg": f"{count} log lines were dropped: standard error was not read",
+            "fields": {"COUNT": count},
+        }
+    )
+
+
+def standard_error() -> "StandardError":
     """Make ``sys.stderr`` never block, and return what it writes into."""
     buffer = getattr(sys.stderr, "buffer", None)
     if isinstance(buffer, StandardError):
@@ -107,27 +120,21 @@ class _Text(logging.Formatter):
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(filter(None, (self.message(record), self.traceback(record))))
+        return "\n".join(filter(None, self.parts(record)))
 
-    def message(self, record: logging.LogRecord) -> str:
-        short = _out_of_memory(record)
-        return self._masked(record.getMessage() + (f": {short}" if short else ""))
-
-    def traceback(self, record: logging.LogRecord) -> str:
-        """Empty without an exception, and if memory was short: the agent did not cause that."""
-        if not record.exc_info or _out_of_memory(record):
-            return ""
-        return self._masked(self.formatException(record.exc_info))
+    def parts(self, record: logging.LogRecord) -> tuple[str, str]:
+        """The message, and the traceback; that is empty if memory was short: no fault of ours."""
+        crash = record.exc_info and record.exc_info[1]
+        short = crash and out_of_memory(crash)
+        message = record.getMessage() + (f": {short}" if short else "")
+        trace = self.formatException(record.exc_info) if record.exc_info and not short else ""
+        return masked(message, self._secrets), masked(trace, self._secrets)
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        fields: dict[str, Any] = getattr(record, "fields", {})
         return {
-            name: self._masked(value) if isinstance(value, str) else value
-            for name, value in fields.items()
+            name: masked(value, self._secrets) if isinstance(value, str) else value
+            for name, value in getattr(record, "fields", {}).items()
         }
-
-    def _masked(self, text: str) -> str:
-        return masked(text, self._secrets)
 
 
 class _Readable(_Text):
@@ -141,36 +148,29 @@ class _Json(_Text):
         self._device = device
 
     def format(self, record: logging.LogRecord) -> str:
+        message, trace = self.parts(record)
         entry: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname.lower(),
-            "message": self.message(record),
+            "message": message,
             "logger": record.name,
             "device": self._device,
             "fields": self.fields(record),
         }
-        if traceback := self.traceback(record):
-            entry["traceback"] = traceback
+        if trace:
+            entry["traceback"] = trace
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
-def _out_of_memory(record: logging.LogRecord) -> AgentError | None:
-    crash = record.exc_info and record.exc_info[1]
-    return out_of_memory(crash) if crash else None
-
-
 def _time(record: logging.LogRecord) -> str:
-    # Not fromtimestamp: with a time_t of 32 bits it ends in 2038.
-    moment = _EPOCH + timedelta(milliseconds=int(record.created * 1000))
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(int(record.created * 1000))
 
 
 class JournalHandler(logging.Handler):
     """Sends each record to journald as a datagram, without waiting.
 
-    A thread that records positions must not hang because journald does: if the socket is full, the
-    record is dropped, and the number of dropped records is sent before the next one. After another
-    error (journald has ended, the record is too large for a datagram) the record is written to
+    A thread that records positions must not hang because journald does. A record that it does not
+    take now (it is busy, it has ended, the record is too large for a datagram) is written to
     standard error, each line after its priority, as systemd reads it there.
     """
 
@@ -183,17 +183,18 @@ class JournalHandler(logging.Handler):
         self._address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-        self._dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send ``record``."""
         try:
-            if self._dropped:
-                self._send(_dropped(self._dropped, "journald was busy"))
-                self._dropped = 0
-            self._send(record)
-        except BlockingIOError:
-            self._dropped += 1
+            entry = {
+                "MESSAGE": self._text.format(record),
+                "PRIORITY": _priority(record),
+                "SYSLOG_IDENTIFIER": PROGRAM,
+                "LOGGER": record.name,
+                "DEVICE": self._device,
+            } | self._text.fields(record)
+            self._socket.sendto(journal_datagram(entry), self._address)
         except OSError:
             self._print(record)
         except Exception:  # noqa: BLE001 - a record that cannot be rendered must not end its thread
@@ -201,38 +202,13 @@ class JournalHandler(logging.Handler):
 
     def close(self) -> None:
         """Close the socket."""
-        with contextlib.suppress(OSError):
-            if self._dropped:
-                self._send(_dropped(self._dropped, "journald was busy"))
         self._socket.close()
         super().close()
-
-    def _send(self, record: logging.LogRecord) -> None:
-        entry = {
-            "MESSAGE": self._text.format(record),
-            "PRIORITY": _priority(record),
-            "SYSLOG_IDENTIFIER": PROGRAM,
-            "LOGGER": record.name,
-            "DEVICE": self._device,
-        } | self._text.fields(record)
-        self._socket.sendto(journal_datagram(entry), self._address)
 
     def _print(self, record: logging.LogRecord) -> None:
         lines = self._text.format(record).splitlines()
         sys.stderr.write("".join(f"<{_priority(record)}>{line}\n" for line in lines))
         sys.stderr.flush()
-
-
-def _dropped(count: int, why: str) -> logging.LogRecord:
-    return logging.makeLogRecord(
-        {
-            "name": __name__,
-            "levelno": logging.WARNING,
-            "levelname": "WARNING",
-            "msg": f"{count} log lines were dropped: {why}",
-            "fields": {"COUNT": count},
-        }
-    )
 
 
 def journal_datagram(fields: dict[str, Any]) -> bytes:
@@ -257,15 +233,146 @@ def _priority(record: logging.LogRecord) -> int:
 
 
 def _log_crash(
-    kind: type[BaseException], value: BaseException, traceback: TracebackType | None
+    kind: type[BaseException], value: BaseException | None, traceback: TracebackType | None
 ) -> None:
-    log.critical("the agent crashed", exc_info=(kind, value, traceback))
+    name = threading.current_thread().name
+    crashed = "the agent" if threading.current_thread() is threading.main_thread() else name
+    if value is not None and kind is not SystemExit:
+        log.critical("%s crashed", crashed, exc_info=(kind, value, traceback))
 
 
-def _log_thread_crash(crash: threading.ExceptHookArgs) -> None:
-    if crash.exc_type is SystemExit or crash.exc_value is None:
-        return
-    name = crash.thread.name if crash.thread else "a thread"
-    log.critical(
-        "%s crashed", name, exc_info=(crash.exc_type, crash.exc_value, crash.exc_traceback)
-    )
+def is_read_by_journald() -> bool:
+    """Whether standard error goes to journald: JOURNAL_STREAM alone may be inherited."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class StandardError(io.RawIOBase):
+    """The raw stream below ``sys.stderr``, whose writers never block.
+
+    A write blocks if the pipe is not read (Docker, runit), if the terminal is stopped, or if the
+    journal hangs. So writes go into a bounded buffer, which a thread of its own empties, from the
+    first line on. O_NONBLOCK is not a solution: it would apply to all processes that share the
+    terminal or the pipe.
+
+    The thread writes only when there is room (``poll``), and at most PIPE_BUF bytes at a time,
+    which a pipe with room accepts at once. So the thread rarely blocks, and a pipe that ``poll``
+    reports as full usually has room for one more line at the end. A thread that does block does not
+    delay the exit.
+    """
+
+    dropped_line: Callable[[int], str]
+    """Makes the line that is written in place of this number of lines."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self.dropped_line = "{} lines were dropped\n".format
+        self._fd = fd
+        self._clock = Clock()
+        self._lock = threading.RLock()
+        self._bell = Bell()
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._dropped = 0
+        self._end_s = float("inf")
+        self._thread: threading.Thread | None = None
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._fd
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return os.isatty(self._fd)
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # of a text stream's encoder
+        """Put ``data`` into the buffer, or count it as dropped. Never blocks."""
+        data = bytes(data)
+        with self._lock:
+            # After a gap, nothing may follow until the gap is reported.
+            if self._dropped or self._waiting_bytes + len(data) > _BUFFER_BYTES:
+                self._dropped += data.count(b"\n")
+            else:
+                self._waiting.append(data)
+                self._waiting_bytes += len(data)
+            if not self._has_thread():
+                self._write_waiting()
+        self._bell.ring()
+        return len(data)
+
+    def end(self, timeout_s: float) -> None:
+        """Write the buffer, as far as that is possible in this time."""
+        self._end_s = self._clock.monotonic_s() + timeout_s
+        self._bell.ring()
+        if self._thread is not None:
+            self._thread.join(timeout_s + _LAST_LINE_S)
+
+    def _has_thread(self) -> bool:
+        """Start the thread if necessary. Returns whether the system allows it."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="standard error", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+        return True
+
+    def _run(self) -> None:
+        while self._write_waiting():
+            if self._end_s < float("inf"):
+                return
+            self._bell.wait(None)
+            self._bell.clear()
+        # The reader was too slow. There may be room for one more line.
+        with self._lock:
+            self._dropped += sum(line.count(b"\n") for line in self._waiting)
+            self._waiting.clear()
+        self._put(self._next())
+
+    def _next(self) -> bytes:
+        """The next data to write; empty if there is none."""
+        with self._lock:
+            if self._waiting:
+                data = self._waiting.popleft()
+                self._waiting_bytes -= len(data)
+                return data
+            count, self._dropped = self._dropped, 0
+        return self.dropped_line(count).encode("utf-8", "replace") if count else b""
+
+    def _write_waiting(self) -> bool:
+        """Write what waits. Returns whether there was room for all of it before the end."""
+        while rest := self._next():
+            while rest:
+                if not self._has_room():
+                    with self._lock:
+                        self._waiting.appendleft(rest)
+                        self._waiting_bytes += len(rest)
+                    return False
+                rest = rest[self._put(rest[: select.PIPE_BUF]) :]
+        return True
+
+    def _has_room(self) -> bool:
+        """Wait for room, without a thread not at all. Returns whether there is some by the end."""
+        while True:
+            left_s = self._end_s - self._clock.monotonic_s() if self._thread else 0.0
+            if self._bell.wait(left_s, [(self._fd, select.POLLOUT)]):
+                return True
+            if left_s <= 0:
+                return False
+            self._bell.clear()
+
+    def _put(self, data: bytes) -> int:
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:  # another process that shares it has set O_NONBLOCK
+            return 0
+        except OSError:  # its reader has ended
+            return len(data)

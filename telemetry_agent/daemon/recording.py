@@ -4,28 +4,34 @@ It needs only the queue: a fault of the network, a secret or the page cannot kee
 """
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import ExtraSettings, Settings
+from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.daemon.client import Answers
-from telemetry_agent.daemon.commands import Listeners, tap
-from telemetry_agent.daemon.extras import Attribute, Extras
+from telemetry_agent.daemon.commands import is_number, value
+from telemetry_agent.daemon.extras import Extras
+from telemetry_agent.daemon.status import SlidingSum, ago_s
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import StorageError
+from telemetry_agent.fields import fix_fields, rfc3339
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader, ReceiverStatus
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
-from telemetry_agent.model import Fix, Sky
+from telemetry_agent.model import Fix
+from telemetry_agent.snapshot import ReceiverView
 from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)
 
+_MINUTE_S = 60.0
 _READER_S = 1.0
+_TAP_BYTES = 256 * 1024
 _ROWS_TO_RESUME = 1000  # at 1 Hz this is longer than parking takes to be recognised
 
 
@@ -33,11 +39,6 @@ class Recording:
     """Reads the receiver and puts fixes into the queue.
 
     Args:
-        settings: the config.
-        queue: takes the fixes.
-        supervisor: runs the tasks.
-        clock: the machine's clocks.
-        on_fix: called with each fix of the receiver, recorded or not.
         on_change: called when the state of the receiver or of its antenna changes.
     """
 
@@ -48,41 +49,127 @@ class Recording:
         supervisor: Supervisor,
         clock: Clock,
         *,
-        on_fix: Callable[[Fix], object],
         on_change: Callable[[], object],
     ) -> None:
         self._settings = settings
         self._queue = queue
         self._clock = clock
-        self._on_fix = on_fix
+        now_s = clock.monotonic_s()
+        self._last_fix: tuple[float, Fix] | None = None  # recorded or not, and when it came
+        self._sure_time: tuple[float, int] | None = None
+        self._fixes_lately = SlidingSum(_MINUTE_S, now_s)
         self._on_change = on_change
         self._sampler = Sampler(SamplingPolicy(**asdict(settings.sampling)), self._recent())
-        self._extras = _build_extras(settings.extra)
-        self._listeners: Listeners[[bytes]] = Listeners()
+        self._extras = Extras(settings.extra)
+        self._taps: list[Callable[[bytes], object]] = []
         self._reader = supervisor.add("reader", self._build_reader, records=True)
 
     def receiver(self) -> ReceiverStatus:
         """The state of the receiver."""
         return self._reader.task.status
 
-    def sky(self) -> Sky:
-        """The satellites in view, as the receiver last reported them."""
-        return self._reader.task.sky()
+    def view(self) -> ReceiverView:
+        """The receiver in a snapshot. Any thread may ask."""
+        now_s = self._clock.monotonic_s()
+        receiver = self.receiver()
+        diagnosis = receiver.diagnosis
+        why = diagnosis or receiver.trouble
+        view = ReceiverView(
+            source=receiver.source,
+            state=receiver.state,
+            state_s=round(now_s - receiver.since_s, 1),
+            fixes=receiver.fixes,
+            rate_hz=round(self._fixes_lately.rate(now_s), 2),
+            rejected=dict(receiver.counts),
+            not_recorded=dict(self._sampler.dropped),
+            satellites=self._reader.task.sky().satellites,
+            reason=diagnosis and diagnosis.reason,
+            message=why and why.message,
+            remedy=why and why.remedy,
+            notice="; ".join(receiver.notices) or None,
+            antenna=receiver.antenna,
+        )
+        if (last := self._last_fix) is None:
+            return view
+        came_s, fix = last
+        return replace(
+            view,
+            fix_age_s=ago_s(came_s, now_s),
+            time=rfc3339(fix.time_ms),
+            mode=fix.mode,
+            quality=fix.quality,
+            sats=fix.sats,
+            hdop=None if fix.hdop_e2 is None else fix.hdop_e2 / 100,
+        )
 
-    def not_recorded(self) -> Mapping[str, int]:
-        """The fixes that sampling left out, by reason."""
-        return self._sampler.dropped
+    def position(self) -> dict[str, Any] | None:
+        """The last fix, ready for JSON, and its ``age_s``; ``None`` before the first.
+
+        It is not part of the snapshot, which every user of the machine may see.
+        """
+        if (last := self._last_fix) is None:
+            return None
+        came_s, fix = last
+        return fix_fields(fix) | {"age_s": ago_s(came_s, self._clock.monotonic_s())}
+
+    def newest_ms(self) -> int | None:
+        """The time of the last fix whose time is not in doubt; ``None`` before the first."""
+        return self._sure_time and self._sure_time[1]
+
+    def gnss_ms(self) -> int | None:
+        """UTC now, by that fix."""
+        if (sure := self._sure_time) is None:
+            return None
+        came_s, time_ms = sure
+        return time_ms + round((self._clock.monotonic_s() - came_s) * 1000)
 
     def tap(self, asked: Mapping[str, Any], bell: Bell) -> Answers:
-        """The receiver's bytes; see ``commands.tap``."""
-        return tap(asked, self._listeners, self.receiver(), self._clock, bell)
+        """The bytes of the receiver: ``{"raw": …}``, one character for each byte.
+
+        The first answer has the ``source`` and its ``state``. If the client reads too slowly, bytes
+        are dropped, and ``{"dropped_bytes": …}`` is sent in their place.
+        """
+        for_s = value(asked, "for_s", is_number, "a number of seconds", None)
+        end_s = None if for_s is None else self._clock.monotonic_s() + for_s
+        lock, heard, dropped = threading.Lock(), bytearray(), 0
+
+        def hear(data: bytes) -> None:
+            nonlocal dropped
+            with lock:
+                # After a gap, nothing may follow until the gap is reported.
+                if dropped or len(heard) + len(data) > _TAP_BYTES:
+                    dropped += len(data)
+                else:
+                    heard.extend(data)
+            bell.ring()
+
+        receiver = self.receiver()
+        self._taps.append(hear)
+        try:
+            yield {"source": receiver.source, "state": receiver.state}
+            while True:
+                bell.clear()
+                with lock:
+                    raw, gap = heard.decode("latin-1"), dropped
+                    heard.clear()
+                    dropped = 0
+                if raw:
+                    yield {"raw": raw}
+                if gap:
+                    yield {"dropped_bytes": gap}
+                left_s = None if end_s is None else end_s - self._clock.monotonic_s()
+                if left_s is not None and left_s <= 0:
+                    return
+                bell.wait(left_s)
+        finally:
+            self._taps.remove(hear)
 
     def apply(self, settings: Settings) -> None:
         """Continue with other settings; no fix is lost."""
         before, self._settings = self._settings, settings
         self._sampler.follow(SamplingPolicy(**asdict(settings.sampling)))
         if settings.extra != before.extra:
-            self._extras = _build_extras(settings.extra)
+            self._extras = Extras(settings.extra)
         if settings.gps != before.gps:
             self._reader.restart(_READER_S)
 
@@ -106,16 +193,21 @@ class Recording:
             decoder,
             record=self._record,
             clock=self._clock,
-            heard=self._listeners,
+            heard=self._hear,
             changed=self._on_change,
-            room=lambda: source.live or self._queue.takes_more(self._wake_reader),
+            room=lambda: source.live or self._queue.takes_more(self._reader.task.wake),
         )
 
-    def _wake_reader(self) -> None:
-        self._reader.task.wake()
+    def _hear(self, data: bytes) -> None:
+        for hear in list(self._taps):
+            hear(data)
 
     def _record(self, fix: Fix) -> None:
-        self._on_fix(fix)
+        now_s = self._clock.monotonic_s()
+        self._last_fix = now_s, fix
+        if fix.time_is_sure:
+            self._sure_time = now_s, fix.time_ms
+        self._fixes_lately.add(now_s, 1)
         for chosen in self._sampler.feed(fix):
             self._queue.put(self._extras.added_to(chosen), self._settings.device)
 
@@ -125,8 +217,3 @@ class Recording:
         except StorageError as error:
             log.error("%s; the odometer starts at 0", error)  # noqa: TRY400 - the user's disk
             return []
-
-
-def _build_extras(extra: ExtraSettings) -> Extras:
-    attributes = [Attribute(name, one.file, one.scale) for name, one in extra.files.items()]
-    return Extras(attributes, power=extra.power)

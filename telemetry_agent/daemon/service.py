@@ -5,16 +5,19 @@ signal handlers. Work that may wait for a disk or a process (reading the config,
 a reload, moving the queue, the stop) is done by a worker thread. Meanwhile the main thread receives
 signals, and feeds systemd's watchdog while every task except the page is in time. SIGALRM, from a
 timer and from the worker when it has finished, makes it check.
+
+Each message to the service manager is one datagram to the socket that NOTIFY_SOCKET names. On a
+terminal or in a container there is no such socket, and no message is sent.
 """
 
 import errno
 import logging
 import os
 import signal
-import threading
+import socket
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.file.rows import Row
@@ -23,7 +26,6 @@ from telemetry_agent.config import last_good, subprocess_loader
 from telemetry_agent.config.settings import LoadedConfig, Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
-from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
 from telemetry_agent.errors import AgentError, ResourceError, out_of_memory, refused_thread
 from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.snapshot import ConfigView
@@ -35,9 +37,15 @@ _EX_SOFTWARE = 70  # sysexits.h: an internal error; systemd starts the agent aga
 # deadline, it returns an arbitrary number, which may be that of a signal.
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM}
 _LOOK_EVERY_S = 5.0
+_FROZEN_S = 1.0
+_EXCUSED_S = 60.0  # longer than most steps
 _LONG_S = 20.0  # the config alone may take half of it: see small_files.ANSWER_S
 _STOP_S = 9.0
 """From the signal to the end of the process; 10 s are promised."""
+
+_SEND_LIMIT_S = 1.0  # the main thread must receive signals
+_failing: set[str] = set()
+"""Addresses that could not be reached, and were logged."""
 
 MakeDoctor = Callable[[], Doctor]
 
@@ -47,7 +55,6 @@ class Service:
 
     Args:
         path: the config file; ``None``: one of the usual places.
-        clock: the machine's clocks.
         doctor: makes the checks that the page shows.
     """
 
@@ -56,11 +63,12 @@ class Service:
         self._path = path
         self._clock = clock
         self._secrets: set[str] = set()
-        self._acts: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        """For the worker."""
+        # One thread for the whole life: at the stop the system may refuse one.
+        self._worker = ThreadPoolExecutor(1, "service")
         self._agent: Agent | None = None
         self._every_s = min(watchdog_interval_s() or _LOOK_EVERY_S, _LOOK_EVERY_S)
         self._checked_s = clock.monotonic_s()
+        self._excused_until_s = 0.0
         self._reported_late: list[str] = []
         self._status_line = ""
         self._end_signal: signal.Signals | None = None
@@ -82,7 +90,6 @@ class Service:
         # Before any thread starts: all of them inherit the mask, so only this one receives signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, self._every_s, self._every_s)
-        self._start_worker()
         started = self._run_beside("the start", self._start)
         while started and self._end_signal is None:
             if self._reload or (self._must_look and self._look.changed()):
@@ -96,18 +103,6 @@ class Service:
                 if self._end_signal is None and self._agent is not None and self._agent.may_move():
                     self._run_beside("the move of the queue", self._move)
         return self._end(started=started)
-
-    def _start_worker(self) -> None:
-        # One for the whole life: at the stop the system may refuse a thread.
-        worker = threading.Thread(target=self._work, name="service", daemon=True)
-        try:
-            worker.start()
-        except RuntimeError as error:
-            raise refused_thread("the start") from error
-
-    def _work(self) -> None:
-        while True:
-            self._acts.get()()
 
     def _start(self) -> None:
         config = self._load(fall_back=True)
@@ -203,28 +198,17 @@ class Service:
         return status
 
     def _run_beside(self, name: str, act: Callable[[], object]) -> bool:
-        """Let the worker run ``act`` while this thread receives signals.
+        """Let the worker run ``act`` while this thread receives signals; raises what it raises.
 
-        Returns:
-            Whether it has ended before the deadline of a stop.
-
-        Raises:
-            AgentError: what ``act`` raises.
+        Returns whether it has ended before the deadline of a stop.
         """
-        failed: list[BaseException] = []
-
-        def perform() -> None:
-            try:
-                act()
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                failed.append(error)
-            done.set()
-            os.kill(os.getpid(), signal.SIGALRM)
-
-        done = threading.Event()
+        try:
+            done = self._worker.submit(act)
+        except RuntimeError as error:
+            raise refused_thread(name) from error
+        done.add_done_callback(lambda _done: os.kill(os.getpid(), signal.SIGALRM))
         report_s = self._clock.monotonic_s() + _LONG_S
-        self._acts.put(perform)
-        while not done.is_set():
+        while not done.done():
             now_s = self._clock.monotonic_s()
             if now_s >= self._deadline_s:
                 return False
@@ -236,17 +220,16 @@ class Service:
                     _LONG_S,
                 )
             self._receive()
-        if failed:
-            error = failed[0]
-            if isinstance(error, OSError):
-                refusal = ResourceError(
-                    f"the system refuses what the agent needs: {error.strerror}",
-                    "raise the limit (LimitNOFILE= of the unit, or ulimit -n)"
-                    if error.errno == errno.EMFILE
-                    else "",
-                )
-                raise out_of_memory(error) or refusal from error
-            raise error
+        try:
+            done.result()
+        except OSError as error:
+            refusal = ResourceError(
+                f"the system refuses what the agent needs: {error.strerror}",
+                "raise the limit (LimitNOFILE= of the unit, or ulimit -n)"
+                if error.errno == errno.EMFILE
+                else "",
+            )
+            raise out_of_memory(error) or refusal from error
         return True
 
     def _receive(self) -> None:
@@ -266,10 +249,11 @@ class Service:
         if agent is None or self._end_signal is not None:
             return
         # If this thread did not run for a time, the process was stopped: no task is late by that.
-        agent.supervisor.excuse(max(0.0, now_s - self._checked_s - self._every_s), now_s)
+        if now_s > self._checked_s + self._every_s + _FROZEN_S:
+            self._excused_until_s = now_s + _EXCUSED_S
         self._checked_s = now_s
         agent.supervisor.start_refused()
-        late = agent.supervisor.late(now_s)
+        late = [] if now_s < self._excused_until_s else agent.supervisor.late(now_s)
         names = [task.name for task in late]
         if not any(task.vital for task in late):
             notify(WATCHDOG=1)
@@ -292,3 +276,46 @@ def _keep(config: LoadedConfig) -> None:
         last_good.keep(config.texts)
     except OSError as error:
         log.warning("cannot keep a copy of the config in %s: %s", last_good.folder(), error)
+
+
+def notify(**assignments: str | int) -> bool:
+    """Notify the service manager, as in ``notify(READY=1, STATUS="recording")``.
+
+    The names are those of sd_notify(3): READY, STATUS, WATCHDOG, STOPPING, and RELOADING before
+    the READY that ends a reload. A line break in a value would begin another assignment, so it is
+    sent as a space.
+
+    Returns:
+        Whether it was sent. A failure is logged once, and the agent continues.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    message = "\n".join(
+        f"{name}={' '.join(str(value).splitlines())}" for name, value in assignments.items()
+    )
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.settimeout(_SEND_LIMIT_S)
+            # A name that begins with @ is in the kernel's abstract namespace, which spells it NUL.
+            path = "\0" + address[1:] if address[0] == "@" else address
+            manager.sendto(message.encode("utf-8", "replace"), path)
+    except OSError as error:
+        if address not in _failing:  # the watchdog's sign of life is due every few seconds
+            _failing.add(address)
+            log.warning("cannot notify the service manager at %s: %s", address, error)
+        return False
+    _failing.discard(address)
+    return True
+
+
+def watchdog_interval_s() -> float | None:
+    """How often ``notify(WATCHDOG=1)`` is due: twice within the unit's WatchdogSec.
+
+    Returns:
+        ``None`` without a watchdog, or if it watches another process.
+    """
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    allowed_us = os.environ.get("WATCHDOG_USEC", "")
+    return int(allowed_us) / 2e6 if allowed_us.isdecimal() and int(allowed_us) > 0 else None

@@ -71,8 +71,7 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
         return away(queue, refused)
     folder = queue.path.parent
     mount = mount_of(folder.resolve())
-    found = None if mount is None else trouble(mount)
-    if mount is None or found is None:
+    if mount is None or (found := trouble(mount)) is None:
         return queue, None
     message = f"{folder} is on {mount.kind} ({mount.point}), {found.message}"
     return queue, StorageView("forgets", message, found.remedy)

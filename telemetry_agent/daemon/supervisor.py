@@ -34,9 +34,6 @@ class Supervised(Generic[T]):
     """One task and its thread. ``build`` makes the task, and makes it again after a crash.
 
     Args:
-        name: of the thread.
-        build: makes the task.
-        clock: the machine's clocks.
         give_up: ends the process.
         vital: whether the watchdog ends the process if the task is stuck.
         records: whether recording needs the task: the process ends if its first start is refused,
@@ -75,7 +72,6 @@ class Supervised(Generic[T]):
         Raises:
             ResourceError: the system refuses the first one of a task that records.
         """
-        before, self.is_refused = self.is_refused, False
         try:
             self._thread.start()
         except RuntimeError as error:
@@ -83,12 +79,12 @@ class Supervised(Generic[T]):
             refusal = refused_thread(f"the {self.name}")
             if self._records and not self._has_run:
                 raise refusal from error
-            self.is_refused = True
-            if not before:
+            if not self.is_refused:
                 text = "%s; it is tried again: %s"
                 log.error(text, refusal.message, refusal.remedy)  # noqa: TRY400 - of the system
+            self.is_refused = True
         else:
-            self._has_run = True
+            self._has_run, self.is_refused = True, False
 
     def restart(self, timeout_s: float) -> None:
         """End the task as ``end`` does, and run a new one."""
@@ -105,23 +101,14 @@ class Supervised(Generic[T]):
             target=self._run, args=(self._stop, self.beat), name=self.name, daemon=True
         )
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs; after ``end`` this means that it hangs."""
-        return self._thread.is_alive()
-
     def end(self, timeout_s: float) -> None:
         """End the loop after its step; after ``timeout_s`` abort the step. Close the task."""
-        self._stop.set()
-        self.task.wake()
-        self._join(timeout_s)
-        self.task.close()
-        self._join(_ABORT_S)
-
-    def _join(self, timeout_s: float) -> None:
         self.is_refused = False
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        self._stop.set()
+        for stop_step, limit_s in ((self.task.wake, timeout_s), (self.task.close, _ABORT_S)):
+            stop_step()
+            if self._thread.is_alive():
+                self._thread.join(limit_s)
 
     def _run(self, stop: threading.Event, beat: Beat) -> None:
         recent: deque[float] = deque(maxlen=_CRASHES_ALLOWED)
@@ -160,13 +147,9 @@ class Supervisor:
         self._tasks: list[Supervised[Any]] = []
         self.gave_up = False
 
-    def add(
-        self, name: str, build: Callable[[], T], *, vital: bool = True, records: bool = False
-    ) -> Supervised[T]:
+    def add(self, name: str, build: Callable[[], T], **roles: bool) -> Supervised[T]:
         """Add a task; it runs when ``start`` is called. See ``Supervised``."""
-        supervised = Supervised(
-            name, build, self._clock, self._give_up, vital=vital, records=records
-        )
+        supervised = Supervised(name, build, self._clock, self._give_up, **roles)
         self._tasks.append(supervised)
         return supervised
 
@@ -184,11 +167,6 @@ class Supervisor:
     def late(self, now_s: float) -> list[Supervised[Any]]:
         """The tasks whose beat is overdue."""
         return [task for task in self._tasks if task.beat.is_late(now_s)]
-
-    def excuse(self, frozen_s: float, now_s: float) -> None:
-        """The whole process was stopped for ``frozen_s``: that time does not count as late."""
-        for task in self._tasks:
-            task.beat.excuse(frozen_s, now_s)
 
     def _give_up(self) -> None:
         # The main thread waits in sigwait.

@@ -7,7 +7,7 @@ event gets the packed positions (``TrackIndex``) and continues from there.
 
 ``hello`` begins a stream of events, each ``news`` continues it. Both are JSON objects:
 
-- the fields of ``Status.snapshot``, without ``pid``;
+- the fields of ``Agent.snapshot``, without ``pid``;
 - ``stream``: names the row numbers. If it changes, all positions must be read again: the agent was
   restarted, or thinning has moved the rows;
 - ``position``: the last fix as in an export, with ``age_s``; absent: there was none;

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon import logs
-from telemetry_agent.daemon.systemd import notify
+from telemetry_agent.daemon.service import notify
 
 STATE = Path(os.environ["STATE_DIRECTORY"])
 RUNTIME = Path(os.environ["RUNTIME_DIRECTORY"])

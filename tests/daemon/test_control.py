@@ -65,7 +65,7 @@ class Commands:
 @contextlib.contextmanager
 def listening(queue: Path, commands: Commands) -> Iterator[Control]:
     supervisor = Supervisor(Clock())
-    supervised = supervisor.add("control", lambda: Control(queue, commands.all(), Clock()))
+    supervised = supervisor.add("control", lambda: Control(queue, commands.all()))
     supervised.start()
     wait_until(lambda: answers_at(queue))
     try:
@@ -159,9 +159,6 @@ def test_an_error_keeps_its_kind(queue: Path, commands: Commands) -> None:
         b"[1]\n",
         b'{"ask": 7}\n',
         b"[" * 60_000 + b"\n",
-        b'{"ask": "echo", "for_s": NaN}\n',
-        b'{"ask": "echo", "for_s": -Infinity}\n',
-        b'{"ask": "echo", "for_s": 1e999}\n',
     ],
 )
 def test_what_is_no_question_is_told(line: bytes, queue: Path, commands: Commands) -> None:
@@ -291,7 +288,7 @@ def test_a_file_in_the_way_is_left_alone_and_told_once(
 ) -> None:
     path = socket_path(queue)
     path.write_text("somebody's work")
-    listens_not = Control(queue, commands.all(), Clock())
+    listens_not = Control(queue, commands.all())
     with caplog.at_level(logging.WARNING):
         waits = [listens_not.step(0.0), listens_not.step(60.0)]
     assert all(wait_s and wait_s > 1 for wait_s in waits)

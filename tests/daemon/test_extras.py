@@ -9,11 +9,17 @@ import pytest
 from rig import simulated, started, write_config
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.config.settings import ExtraFile, ExtraSettings
 from telemetry_agent.daemon import extras
-from telemetry_agent.daemon.extras import Attribute, Extras, parsed, power_values
+from telemetry_agent.daemon.extras import Extras, parsed, power_values
 from telemetry_agent.lab.endpoint import Endpoint
 
 clock = Clock()
+
+
+def of(**files: ExtraFile) -> Extras:
+    """The extras that these files give."""
+    return Extras(ExtraSettings(attributes=files))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +64,7 @@ def test_a_file_that_is_missing_is_said_once_and_when_it_is_back(
     caplog.set_level("INFO")
     door, temperature = tmp_path / "door", tmp_path / "temp"
     temperature.write_text("21500\n")
-    read = Extras([Attribute("door", door), Attribute("temp_C", temperature, 0.001)])
+    read = of(door=ExtraFile(door), temp_C=ExtraFile(temperature, 0.001))
     for _ in range(3):
         assert read.json() == '{"temp_C":21.5}'
     door.write_text("open\n")
@@ -72,7 +78,7 @@ def test_a_file_that_is_missing_is_said_once_and_when_it_is_back(
 
 def test_nothing_asked_for_is_nothing_and_no_thread() -> None:
     before = threading.active_count()
-    assert Extras([]).json() is None
+    assert of().json() is None
     assert threading.active_count() == before
 
 
@@ -84,7 +90,7 @@ def test_a_thread_that_the_system_refuses_leaves_the_fix_alone_and_is_asked_for_
 
     door = tmp_path / "door"
     door.write_text("open\n")
-    extras = Extras([Attribute("door", door)])
+    extras = of(door=ExtraFile(door))
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         assert extras.json() is None
@@ -93,7 +99,7 @@ def test_a_thread_that_the_system_refuses_leaves_the_fix_alone_and_is_asked_for_
 
 def test_a_pipe_that_nobody_writes_to_holds_nothing_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert Extras([Attribute("door", tmp_path / "pipe")]).json() is None
+    assert of(door=ExtraFile(tmp_path / "pipe")).json() is None
 
 
 def test_a_file_that_hangs_costs_one_short_wait(
@@ -106,7 +112,7 @@ def test_a_file_that_hangs_costs_one_short_wait(
         return "1"
 
     monkeypatch.setattr(extras, "_text", hanging)
-    read = Extras([Attribute("door", tmp_path / "door")])
+    read = of(door=ExtraFile(tmp_path / "door"))
     began_s = clock.monotonic_s()
     assert [read.json() for _ in range(50)] == [None] * 50
     assert clock.monotonic_s() - began_s < 4  # to wait each time takes 5 s
@@ -128,7 +134,7 @@ def test_battery_and_power(tmp_path: Path) -> None:
     supply(tmp_path, "BAT0", type="Battery", capacity="81", status="Discharging")
     supply(tmp_path, "BAT1", type="Battery", capacity="5", status="Full")
     supply(tmp_path, "hidpp", type="Battery", scope="Device", capacity="99")
-    assert Extras([], power=True, root=tmp_path).json() == (
+    assert Extras(ExtraSettings(power=True), tmp_path).json() == (
         '{"battery":81,"battery_state":"discharging","mains":0}'
     )
     (tmp_path / "sys/class/power_supply/AC/online").write_text("1\n")

@@ -63,8 +63,7 @@ def test_one_that_is_damaged_is_carried_over(
     with closing(agent.queue):
         assert f"the fixes in {runtime / 'queue.db'} are delivered as well" in caplog.text
         assert agent._leftover is not None
-        assert agent._leftover_carrier is not None
-        carrier = agent._leftover_carrier.task
+        carrier = agent._leftover._carrier.task
         while carrier.step(0) == 0:
             pass
         with closing(agent._leftover._queue) as queue:

@@ -1,6 +1,7 @@
 """What can be asked of a queue, and draining, with a real queue and statuses of the test's own."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,14 @@ from typing import Any
 
 import pytest
 from fakes import FakeClock
+from puppet import Puppet
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.daemon.commands import Listeners, drain, queue_commands, tap
+from telemetry_agent.config.settings import Settings, UploadSettings
+from telemetry_agent.daemon.commands import queue_commands
+from telemetry_agent.daemon.delivery import Delivery
+from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, UnavailableError, UsageError
-from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.upload_status import UploadStatus
@@ -138,6 +142,8 @@ def test_an_age_needs_a_fix_to_count_from(tmp_path: Path) -> None:
         ("export", {"format": ["gpx"]}),
         ("export", {"format": "gpx", "since_ms": "yesterday"}),
         ("export", {"format": "gpx", "gap_s": "long"}),
+        ("export", {"format": "gpx", "gap_s": math.nan}),
+        ("export", {"format": "gpx", "until_age_s": -math.inf}),
         ("queue list", {"state": ["acked"]}),
         ("queue list", {"state": {}}),
     ],
@@ -220,10 +226,21 @@ class Script(Bell):
         super().__init__()
         self.queue = queue
         self.clock = FakeClock()
+        settings = Settings(device="van-07", upload=UploadSettings(url="http://127.0.0.1:9/"))
+        self.delivery = Delivery(settings, queue, Supervisor(self.clock), self.clock, set())
+        self.delivery._uploader.task.hurry = self.hurry  # type: ignore[method-assign]
         self.status = UploadStatus()
         self.hurried = 0
         self.rung = False
         self._deeds = list(deeds)
+
+    @property
+    def status(self) -> UploadStatus:
+        return self.delivery._keeper.status
+
+    @status.setter
+    def status(self, status: UploadStatus) -> None:
+        self.delivery._keeper.status = status
 
     def hurry(self) -> None:
         self.hurried += 1
@@ -245,7 +262,7 @@ class Script(Bell):
         return {}
 
     def run(self) -> Iterator[dict[str, Any]]:
-        return drain(self.queue, lambda: self.status, self.hurry, self.clock, self)
+        return self.delivery.drain({}, self)
 
 
 def deliver(count: int) -> Any:
@@ -330,18 +347,20 @@ def test_drain_of_a_held_queue_says_why(queue: AckQueue) -> None:
 # Tapping
 
 
-def test_a_tap_that_reads_too_slowly_misses_the_middle_and_is_told() -> None:
-    heard: Listeners[[bytes]] = Listeners()
-    answers = tap({}, heard, ReceiverStatus("/dev/gps", "3d", 0.0), FakeClock(), Bell())
-    assert next(answers) == {"source": "/dev/gps", "state": "3d"}
-    chunks = [b"%07d\n" % number for number in range(40_000)]
-    for chunk in chunks:
-        heard(chunk)
-    first, dropped = next(answers)["raw"].encode("latin-1"), next(answers)["dropped_bytes"]
-    assert b"".join(chunks).startswith(first)
-    assert len(first) + dropped == 320_000
-    assert len(first) == 256 * 1024
-    heard(b"\xff later")
-    assert next(answers) == {"raw": "\xff later"}
-    answers.close()
-    assert not heard
+def test_a_tap_that_reads_too_slowly_misses_the_middle_and_is_told(tmp_path: Path) -> None:
+    puppet = Puppet(tmp_path)
+    recording, heard = puppet.agent.recording, puppet.agent.recording._hear
+    with puppet.queue:
+        answers = recording.tap({}, Bell())
+        assert next(answers) == {"source": "/dev/gps", "state": "absent"}
+        chunks = [b"%07d\n" % number for number in range(40_000)]
+        for chunk in chunks:
+            heard(chunk)
+        first, dropped = next(answers)["raw"].encode("latin-1"), next(answers)["dropped_bytes"]
+        assert b"".join(chunks).startswith(first)
+        assert len(first) + dropped == 320_000
+        assert len(first) == 256 * 1024
+        heard(b"\xff later")
+        assert next(answers) == {"raw": "\xff later"}
+        answers.close()
+        assert not recording._taps

@@ -1,16 +1,16 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
+from puppet import Puppet
 
-from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.cli.status import lines
 from telemetry_agent.clock import span
-from telemetry_agent.daemon.status import SlidingSum, Status
+from telemetry_agent.daemon.status import SlidingSum
 from telemetry_agent.disks import size
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix
@@ -20,40 +20,27 @@ from telemetry_agent.upload.upload_status import UploadStatus
 FIX = Fix(1_795_435_200_000, 48_117300000, 11_516667000, mode=3, sats=8, hdop_e2=90)
 
 
-class Bench:
-    """A status whose parts the test sets."""
-
-    def __init__(self, folder: Path) -> None:
-        self.clock = FakeClock()
-        self.queue = AckQueue(folder / "queue.db", clock=self.clock)
-        self.receiver = ReceiverStatus("/dev/gps", "absent", self.clock.now_s)
-        self.upload = UploadStatus(since_s=self.clock.now_s)
-        self.status = Status(
-            lambda: ("van-07", "example.com"),
-            self.queue.stats,
-            lambda: self.receiver,
-            lambda: self.upload,
-            self.queue.path,
-            self.clock,
-        )
+class Bench(Puppet):
+    """A puppet, and what its status says."""
 
     def record(self, fix: Fix = FIX) -> None:
-        self.status.fix_came(fix)
-        self.queue.put(fix, "van-07")
+        self.fix_comes(fix)
 
     @property
     def told(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(json.dumps(as_json(self.status.snapshot())))
+        told: dict[str, Any] = json.loads(json.dumps(as_json(self.snapshot)))
         return told
 
     @property
     def text(self) -> str:
-        return "\n".join(lines(self.status.snapshot()))
+        return "\n".join(lines(self.snapshot))
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    with made.queue:
+        yield made
 
 
 def test_at_the_start_nothing_is_known(bench: Bench) -> None:
@@ -138,8 +125,7 @@ def test_what_was_lost_is_told_with_its_reason(bench: Bench) -> None:
 
 def test_what_was_sent_in_a_day_is_told(bench: Bench) -> None:
     for delivered, sent in ((10, 1000), (30, 4000), (36, 4700)):
-        bench.upload = UploadStatus(delivered=delivered, sent_bytes=sent)
-        bench.status.step_ended()
+        bench.uploader_stepped(UploadStatus(delivered=delivered, sent_bytes=sent))
     told = bench.told["upload"]
     assert (told["delivered"], told["sent_bytes"], told["sent_bytes_24h"]) == (36, 4700, 4700)
     bench.clock.advance(25 * 3600)
@@ -154,7 +140,7 @@ def test_the_report_is_that_of_the_contract(bench: Bench) -> None:
     bench.receiver = ReceiverStatus("/dev/gps", "3d", 0.0, antenna="OK")
     bench.record()
     bench.clock.advance(3)
-    report = bench.status.report()
+    report = bench.report
     assert report.pop("disk_free")
     assert report.pop("version")
     assert report == {
@@ -172,7 +158,7 @@ def test_the_report_is_that_of_the_contract(bench: Bench) -> None:
 
 def test_a_folder_that_is_gone_is_no_free_space(bench: Bench, tmp_path: Path) -> None:
     tmp_path.rename(tmp_path.with_name("gone"))
-    assert "disk_free" not in bench.status.report()
+    assert bench.report["disk_free"] == 0
     assert bench.told["queue"]["disk_free_bytes"] == 0
     tmp_path.with_name("gone").rename(tmp_path)
 
@@ -181,22 +167,22 @@ def test_no_satellites_are_told_of_a_fix_that_is_over(bench: Bench) -> None:
     bench.receiver = ReceiverStatus("/dev/gps", "3d", 0.0)
     bench.record()
     bench.clock.advance(11)
-    assert "sats" not in bench.status.report()
+    assert "sats" not in bench.report
     bench.record()
     bench.receiver = ReceiverStatus("/dev/gps", "no-fix", 0.0)
-    assert "sats" not in bench.status.report()
+    assert "sats" not in bench.report
 
 
 def test_words_change_with_states_and_antenna_and_with_nothing_else(bench: Bench) -> None:
-    before = bench.status.words()
+    before = bench.agent.words()
     bench.record()
     bench.clock.advance(100)
     bench.upload = UploadStatus(delivered=7, sent_bytes=9)
-    assert bench.status.words() == before
+    assert bench.agent.words() == before
     bench.receiver = ReceiverStatus("/dev/gps", "absent", 0.0, antenna="OPEN")
-    opened = bench.status.words()
+    opened = bench.agent.words()
     bench.upload = UploadStatus(state="portal")
-    assert len({before, opened, bench.status.words()}) == 3
+    assert len({before, opened, bench.agent.words()}) == 3
 
 
 # Meters

@@ -4,12 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from fakes import FakeClock
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from puppet import Puppet
 
-from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.daemon.status import Status
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Satellite, Sky
 from telemetry_agent.page.metrics import LOST, NOT_RECORDED, REJECTED, metrics
@@ -30,11 +28,12 @@ SKY = Sky(
 
 
 @pytest.fixture
-def snapshot(tmp_path: Path) -> Snapshot:
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
     """An agent to which everything has happened."""
-    clock = FakeClock()
-    receiver = ReceiverStatus("/dev/gps", "3d", clock.now_s, 12, {"checksum": 2}, "OPEN")
-    upload = UploadStatus(
+    puppet = Puppet(tmp_path, 'van "07"\\')
+    clock, queue = puppet.clock, puppet.queue
+    puppet.receiver = ReceiverStatus("/dev/gps", "3d", clock.now_s, 12, {"checksum": 2}, "OPEN")
+    puppet.upload = UploadStatus(
         state="unreachable",
         since_s=clock.now_s,
         requests=7,
@@ -47,27 +46,17 @@ def snapshot(tmp_path: Path) -> Snapshot:
         last_error_s=clock.now_s,
         next_attempt_s=clock.now_s + 9,
     )
-    with AckQueue(tmp_path / "queue.db", clock=clock) as queue:
-        status = Status(
-            lambda: ('van "07"\\', "example.com"),
-            queue.stats,
-            lambda: receiver,
-            lambda: upload,
-            queue.path,
-            clock,
-            not_recorded=lambda: {"parked": 3},
-            sky=lambda: SKY,
-        )
+    monkeypatch.setattr(puppet.agent.recording._reader.task, "sky", lambda: SKY)
+    with queue:
         for second in range(10):
-            fix = FIX._replace(time_ms=FIX.time_ms + 1000 * second)
-            status.fix_came(fix)
-            queue.put(fix, "van-07")
+            puppet.fix_comes(FIX._replace(time_ms=FIX.time_ms + 1000 * second))
+        puppet.agent.recording._sampler.dropped["parked"] = 3
         batch = queue.lease(5, live_first=False)
         assert batch is not None
         queue.ack(batch, rejected={1: "bad", 2: "400: lat of customer 4711", 3: "bad"})
         queue.discard([(batch.stream, 3)])
         clock.advance(2.5)
-        return status.snapshot()
+        return puppet.snapshot
 
 
 def families(snapshot: Snapshot, clock_offset_s: float | None = -1.5) -> dict[str, Metric]:
@@ -130,17 +119,9 @@ def test_it_tells_what_the_snapshot_tells(snapshot: Snapshot) -> None:
 
 
 def test_what_is_unknown_is_absent(tmp_path: Path) -> None:
-    clock = FakeClock()
-    with AckQueue(tmp_path / "queue.db", clock=clock) as queue:
-        status = Status(
-            lambda: ("van-07", "example.com"),
-            queue.stats,
-            lambda: ReceiverStatus("/dev/gps", "absent", clock.now_s),
-            UploadStatus,
-            queue.path,
-            clock,
-        )
-        told = samples(status.snapshot(), None)
+    puppet = Puppet(tmp_path)
+    with puppet.queue:
+        told = samples(puppet.snapshot, None)
     names = {name for name, _ in told}
     assert not names & {
         "fix_age_seconds",

@@ -116,7 +116,7 @@ def served(
         yield site
     finally:
         site.agent.page.end(1)
-        assert not site.agent.page.is_alive
+        assert not site.agent.page._thread.is_alive()
         site.queue.close()
 
 
@@ -480,7 +480,7 @@ def test_it_is_held_rather_than_opened_to_others_without_a_token(
     with caplog.at_level(logging.WARNING):
         assert task.step(0) == task.step(0) == 10
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    view = site.agent.status.snapshot().page
+    view = site.agent.snapshot().page
     assert view is not None
     assert (view.state, says in str(view.last_error)) == ("held", True)
     task.close()

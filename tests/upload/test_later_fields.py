@@ -6,8 +6,9 @@ from urllib.parse import parse_qs
 import pytest
 
 from telemetry_agent.config import loader, settings
+from telemetry_agent.config.settings import ExtraFile, ExtraSettings
 from telemetry_agent.daemon import extras
-from telemetry_agent.daemon.extras import Attribute, Extras
+from telemetry_agent.daemon.extras import Extras
 from telemetry_agent.fields import FIELDS
 from telemetry_agent.model import Batch, Fix, Record
 from telemetry_agent.upload.formats import clickhouse
@@ -52,6 +53,6 @@ def test_an_attribute_of_that_name_goes_on_being_sent(
     assert loader.load(config).settings.extra.files["odo"].file == file
 
     monkeypatch.setattr(extras, "LATER_FIELDS", LATER)
-    fix = Extras([Attribute("odo", file)]).added_to(FIX)
+    fix = Extras(ExtraSettings(attributes={"odo": ExtraFile(file)})).added_to(FIX)
     assert (fix.extra, fix.odo_m) == ('{"odo":48.5}', None)
-    assert Extras([Attribute("door", file)]).added_to(FIX).odo_m == 1234
+    assert Extras(ExtraSettings(attributes={"door": ExtraFile(file)})).added_to(FIX).odo_m == 1234

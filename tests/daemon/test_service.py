@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from telemetry_agent.daemon.systemd import notify, watchdog_interval_s
+from telemetry_agent.daemon.service import notify, watchdog_interval_s
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_manager_that_is_gone_is_told_of_and_harms_nothing(
 def test_a_manager_that_does_not_read_does_not_hold_the_agent_up(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry_agent.daemon.systemd._SEND_LIMIT_S", 0.01)
+    monkeypatch.setattr("telemetry_agent.daemon.service._SEND_LIMIT_S", 0.01)
     while notify(WATCHDOG=1):
         pass  # until its queue is full
     assert manager.recv(4096) == b"WATCHDOG=1"
