@@ -7,7 +7,7 @@ same whether it has one fix or a million.
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Literal
 
 from telemetry_agent.ackqueue.file.rows import (
@@ -380,7 +380,7 @@ def _look(ledger: Ledger, first: int) -> tuple[list[Span[Place]], int]:
     if len(free) == SPANS_PER_HOLD:
         last = free[-1].hi
     leased: RangeMap[Place] = RangeMap()
-    for lo, hi in chain.from_iterable(lease.ranges for lease in ledger.leases.values()):
+    for lo, hi in ledger.leased():
         if first <= hi and lo <= last:
             leased.paint(max(first, lo), min(hi, last), "in-flight")
     seen = [*leased, *(Span[Place](lo, hi, "stored") for lo, hi, _ in free)]

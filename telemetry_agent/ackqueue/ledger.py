@@ -96,23 +96,10 @@ class Ledger:
 
     def forget_reasons(self, marks: Iterable[Span[RowState] | None]) -> None:
         """These marks are in the file now: memory keeps few of their reasons."""
-        reasoned = [
-            span
-            for span in marks
-            if span is not None
-            and span.value.state is State.ACK_FAILED
-            and span.value.reason is not None
-        ]
-        if not reasoned:
-            return
-        known = [
-            mark
-            for mark, _ in self.marks.totals()
-            if mark.state is State.ACK_FAILED and mark.reason is not None
-        ]
-        excess = set(known[REASONS_IN_MEMORY:])
-        for span in reasoned:
-            if span.value in excess and self.marks.starting_at(span.lo) == span:
+        known = [mark for mark, _ in self.marks.totals() if mark.state is State.ACK_FAILED]
+        excess = set([mark for mark in known if mark.reason is not None][REASONS_IN_MEMORY:])
+        for span in marks if excess else ():
+            if span and span.value in excess and self.marks.starting_at(span.lo) == span:
                 neighbours = map(self.marks.value_at, (span.lo - 1, span.hi + 1))
                 self.marks.paint(span.lo, span.hi, without_reason(*neighbours))
 
@@ -223,8 +210,7 @@ class Ledger:
 
     def arrive(self, found: Arrival, there: Sequence[int]) -> set[int]:
         """Take over rows that were away, to store and then ``admit``; see ``AwayRows.take``."""
-        leased = chain.from_iterable(lease.ranges for lease in self.leases.values())
-        wanted = self.away.take(found, there, leased)
+        wanted = self.away.take(found, there, self.leased())
         self.admit(there)
         return wanted
 
@@ -322,9 +308,13 @@ class Ledger:
             }
         )
 
+    def leased(self) -> Iterator[tuple[int, int]]:
+        """The rows in batches that are out."""
+        return chain.from_iterable(lease.ranges for lease in self.leases.values())
+
     def in_flight(self) -> int:
         """How many rows are in batches that are out."""
-        return sum(hi - lo + 1 for lease in self.leases.values() for lo, hi in lease.ranges)
+        return sum(hi - lo + 1 for lo, hi in self.leased())
 
     def state_of(self, row: int) -> RowState:
         """What became of a committed row."""
@@ -332,26 +322,17 @@ class Ledger:
 
     def pending(self, last: int) -> int:
         """How many of the rows up to ``last`` are neither delivered, nor refused, nor gone."""
-        ranges = [span[:2] for span in self._in_state(State.UNACK)]
-        ranges += chain.from_iterable(lease.ranges for lease in self.leases.values())
+        ranges = [*self.leased(), *(span[:2] for span in self._in_state(State.UNACK))]
         free = self.ready_rows.free
         above = sum(span.size for span in free.within(last + 1))
         return free.total - above + sum(min(hi, last) - lo + 1 for lo, hi in ranges if lo <= last)
 
-    def oldest_pending(self) -> int | None:
-        """The first row that is neither delivered, nor refused, nor gone."""
-        rows = [lease.ranges[0][0] for lease in self.leases.values()]
-        rows += [span.lo for span in islice(self._in_state(State.UNACK), 1)]
-        if (free := self.ready_rows.free.first_row) is not None:
-            rows.append(free)
+    def oldest_pending(self, after: int = 0) -> int | None:
+        """The first row after that one that is neither delivered, nor refused, nor gone."""
+        rows = [max(lo, after + 1) for lo, hi in self.leased() if hi > after]
+        rows += [span.lo for span in islice(self.ready_rows.free.within(after + 1), 1)]
+        rows += [span.lo for span in islice(self._in_state(State.UNACK, after + 1), 1)]
         return min(rows, default=None)
-
-    def oldest_pending_after(self, row: int) -> int | None:
-        """The same, of the rows after this one. It looks at every lease."""
-        ranges = list(chain.from_iterable(lease.ranges for lease in self.leases.values()))
-        ranges += [span[:2] for span in islice(self.ready_rows.free.within(row + 1), 1)]
-        ranges += self.in_state(State.UNACK, 1, row + 1)
-        return min((max(lo, row + 1) for lo, hi in ranges if hi > row), default=None)
 
     def _in_state(self, state: State, row: int = 1) -> Iterator[Span[RowState]]:
         return self.marks.where(lambda mark: mark.state is state, row)
@@ -366,7 +347,7 @@ class Ledger:
             self._free(span.lo, min(span.hi, hi), span.value.batch or NO_BATCH)
         # A row of a batch that is out can be admitted again: it was away and arrived now, or its
         # write was repeated. It stays in its batch.
-        for first, last in chain.from_iterable(lease.ranges for lease in self.leases.values()):
+        for first, last in self.leased():
             if max(lo, first) <= min(hi, last):
                 self.ready_rows.free.paint(max(lo, first), min(hi, last), None)
 

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from telemetry_agent.ackqueue.file.lock import lock_path
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode
@@ -25,29 +25,15 @@ from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_di
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
+if TYPE_CHECKING:
+    from telemetry_agent.ackqueue.shared_state import SharedState
+
+QueueSource: TypeAlias = "SharedState | QueueReader"
+"""A queue in use, or at rest."""
 _BLOCK_BYTES = 1 << 20
 _SECTORS_BYTES = 4096
 
 V = TypeVar("V")
-
-
-class QueueSource(Protocol):
-    """A queue in use (``SharedState``) or at rest (``QueueReader``)."""
-
-    @property
-    def path(self) -> Path: ...  # noqa: D102
-    @property
-    def store(self) -> Store: ...  # noqa: D102
-    @property
-    def ledger(self) -> Ledger: ...  # noqa: D102
-    @property
-    def committed(self) -> int: ...  # noqa: D102 - the last row that is on disk
-    @property
-    def disk(self) -> AbstractContextManager[object]: ...  # noqa: D102
-    @property
-    def lock(self) -> AbstractContextManager[object]: ...  # noqa: D102
-    def check_open(self) -> None: ...  # noqa: D102
-    def ask(self, read: Callable[[Store], V]) -> V: ...  # noqa: D102
 
 
 class QueueReader:

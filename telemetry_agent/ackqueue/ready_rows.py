@@ -6,7 +6,7 @@ batch of the newest live rows leaves behind is backlog from then on.
 """
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, takewhile
 from typing import NamedTuple
 
 from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span
@@ -47,14 +47,8 @@ class ReadyRows:
 
     def live(self) -> int:
         """How many of them are live."""
-        if self.free.end - 1 <= self.newest:  # the usual answer, without a search
-            return 0
-        count = 0
-        for span in reversed(self.free):
-            if span.hi <= self.newest:
-                break
-            count += span.hi - max(span.lo - 1, self.newest)
-        return count
+        spans = takewhile(lambda span: span.hi > self.newest, reversed(self.free))
+        return sum(span.hi - max(span.lo - 1, self.newest) for span in spans)
 
     def batch(self, number: int) -> list[tuple[int, int]]:
         """The rows of an earlier batch."""

@@ -342,7 +342,7 @@ class SharedState:
         """Write beside the file what is in it, for the case that it is found empty."""
         with self.lock:
             away = self.ledger.away.any
-            oldest = self.ledger.oldest_pending_after(border_up_to(self.last) if away else 0)
+            oldest = self.ledger.oldest_pending(border_up_to(self.last) if away else 0)
             last = self.committed  # only these are missing if the file is found empty
             run = self.ledger.streams.last
         # Not under the memory lock: a disk that hangs does not delay a put.
