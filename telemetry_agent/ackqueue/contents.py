@@ -118,7 +118,7 @@ class Contents:
             try:
                 rows = shared.ask(lambda store: store.read_back(shared.last, limit))
             except UnusableError:
-                if shared.broken:
+                if shared.file.damage is not None:
                     raise
             # A file that has just taken the place of a damaged one is empty.
             if not rows and shared.ledger.away.any:
@@ -205,11 +205,8 @@ class Contents:
         """
         ready = self.shared.ledger.make_ready
         if reason is not None:
-            count = self._end_state(State.ACK_FAILED, partial(self._has_reason, reason), ready)
-        else:
-            count = self._end_dead_letters(names, ready)
-        self.shared.ring()
-        return count
+            return self._end_state(State.ACK_FAILED, partial(self._has_reason, reason), ready)
+        return self._end_dead_letters(names, ready)
 
     def discard(self, names: Collection[tuple[str, int]] | None = None) -> int:
         """Delete dead letters; they count as lost, ``discarded``. As ``retry``."""
@@ -271,9 +268,7 @@ class Contents:
 
     def _resend(self, ranges: list[tuple[int, int]], is_meant: Callable[[Row], bool]) -> int:
         ready = self.shared.ledger.make_ready
-        count = sum(self._end_state(State.ACKED, is_meant, ready, *rows) for rows in ranges)
-        self.shared.ring()
-        return count
+        return sum(self._end_state(State.ACKED, is_meant, ready, *rows) for rows in ranges)
 
     def _end_dead_letters(
         self,
@@ -321,8 +316,7 @@ class Contents:
         """
         shared = self.shared
         count = 0
-        more = True
-        while more:
+        while row <= last:
             with shared.disk:
                 shared.use()
                 with shared.lock:
@@ -336,8 +330,8 @@ class Contents:
                         end(meant[place : place + _RANGES_PER_HOLD])
                 shared.write()
             count += sum(hi - lo + 1 for lo, hi in meant)
-            more = bool(ranges)
-            row = ranges[-1][1] + 1 if more else row
+            row = ranges[-1][1] + 1 if ranges else last + 1
+        shared.ring()
         return count
 
     def _accounts(self) -> tuple[list[StreamAccount], int | None] | None:

@@ -96,10 +96,13 @@ class Ledger:
 
     def forget_reasons(self, marks: Iterable[Span[RowState] | None]) -> None:
         """These marks are in the file now: memory keeps few of their reasons."""
-        known = [mark for mark, _ in self.marks.totals() if mark.state is State.ACK_FAILED]
-        excess = set([mark for mark in known if mark.reason is not None][REASONS_IN_MEMORY:])
-        for span in marks if excess else ():
-            if span and span.value in excess and self.marks.starting_at(span.lo) == span:
+        reasoned = [span for span in marks if span is not None and _has_reason(span.value)]
+        if not reasoned:
+            return
+        known = [mark for mark, _ in self.marks.totals() if _has_reason(mark)]
+        excess = set(known[REASONS_IN_MEMORY:])
+        for span in reasoned:
+            if span.value in excess and self.marks.starting_at(span.lo) == span:
                 neighbours = map(self.marks.value_at, (span.lo - 1, span.hi + 1))
                 self.marks.paint(span.lo, span.hi, without_reason(*neighbours))
 
@@ -115,6 +118,11 @@ class Ledger:
         for lo, hi in ranges:
             self.ready_rows.free.paint(lo, hi, None)
             self._mark(lo, hi, mark)
+
+    def lose_oldest(self, mark: RowState, limit: int, upto: int) -> None:
+        """Give up the oldest free rows: at most this many, and none after that row."""
+        spans = self.ready_rows.free.within(1, upto)
+        self.lose(first_rows((span[:2] for span in spans), limit), mark)
 
     def renumber(self, lo: int, hi: int) -> None:
         """These wait in memory, and get other numbers. Those that are lost stay counted."""
@@ -170,14 +178,6 @@ class Ledger:
         self._mark(window.lo, first - 1, THINNED)
         self.moves += 1
         return range(first, window.top + 1)
-
-    def oldest_free(self, limit: int) -> Span[int] | None:
-        """The first free rows, at most ``limit``. Dissolves a batch that got no answer for it."""
-        oldest = next(iter(self.ready_rows.free), None)
-        if oldest is not None and oldest.value != NO_BATCH:
-            self.make_ready(self.ready_rows.batch(oldest.value))
-            oldest = next(iter(self.ready_rows.free), None)
-        return oldest and oldest._replace(hi=min(oldest.hi, oldest.lo + limit - 1))
 
     # Rows that are away
 
@@ -330,7 +330,8 @@ class Ledger:
     def oldest_pending(self, after: int = 0) -> int | None:
         """The first row after that one that is neither delivered, nor refused, nor gone."""
         rows = [max(lo, after + 1) for lo, hi in self.leased() if hi > after]
-        rows += [span.lo for span in islice(self.ready_rows.free.within(after + 1), 1)]
+        if (free := self.ready_rows.free.first_row(after + 1)) is not None:
+            rows.append(free)
         rows += [span.lo for span in islice(self._in_state(State.UNACK, after + 1), 1)]
         return min(rows, default=None)
 
@@ -338,13 +339,15 @@ class Ledger:
         return self.marks.where(lambda mark: mark.state is state, row)
 
     def _admit_run(self, lo: int, hi: int) -> None:
-        # A row without a mark is ready. Other marks than READY say that it is not to be sent.
-        for first, last in self.marks.gaps(lo, hi):
-            self._free(first, last)
-        for span in self._in_state(State.READY, lo):
-            if span.lo > hi:
-                break
-            self._free(span.lo, min(span.hi, hi), span.value.batch or NO_BATCH)
+        row = lo
+        for first, last, mark in self.marks.within(lo, hi):
+            if row < first:  # a row without a mark is ready
+                self._free(row, first - 1)
+            if mark.state is State.READY:
+                self._free(first, last, mark.batch or NO_BATCH)
+            row = last + 1
+        if row <= hi:
+            self._free(row, hi)
         # A row of a batch that is out can be admitted again: it was away and arrived now, or its
         # write was repeated. It stays in its batch.
         for first, last in self.leased():
@@ -369,3 +372,7 @@ class Ledger:
                 f"batch {batch.lease} is not out: it was acknowledged, failed, released or split"
             )
         return lease
+
+
+def _has_reason(mark: RowState) -> bool:
+    return mark.state is State.ACK_FAILED and mark.reason is not None

@@ -45,7 +45,7 @@ class RangeMap(Generic[V]):
         self._codes = array("H")  # of the values that begin there
         self._code_of: dict[V, int] = {}
         self._values: dict[int, V] = {}
-        self._totals = {_NO_VALUE: 0}  # rows by code; all of them together are none
+        self._totals: dict[int, int] = {}
         self._last_code = _NO_VALUE
 
     def paint(self, lo: int, hi: int, value: V | None) -> set[int]:
@@ -59,30 +59,26 @@ class RangeMap(Generic[V]):
         begin, end = bisect_left(rows, lo), bisect_right(rows, stop)
         before = codes[begin - 1] if begin else _NO_VALUE
         after = codes[end - 1] if end else _NO_VALUE
-        changed = set()
+        changed: set[int] = set()
         if before and (code == before or rows[begin] != lo):
             changed.add(rows[begin - 1])
-        self._totals[code] += stop - lo  # before what goes, so that no code in use is given up
+        if code:  # before what goes, so that no code in use is given up
+            self._totals[code] += stop - lo
         start, old = lo, before
         for at in range(begin, end):
             row = rows[at]
-            self._uncount(old, row - start)
+            if old:
+                self._uncount(old, row - start)
             start, old = row, codes[at]
             if old:
                 changed.add(row)
-        self._uncount(old, stop - start)
-        new_rows, new_codes = [], []
-        if code != before:
-            new_rows, new_codes = [lo], [code]
-            if code:
-                changed.add(lo)
+        if old:
+            self._uncount(old, stop - start)
+        del rows[begin:end], codes[begin:end]
         if code != after:
-            new_rows.append(stop)
-            new_codes.append(after)
-            if after:
-                changed.add(stop)
-        rows[begin:end] = array("Q", new_rows)
-        codes[begin:end] = array(codes.typecode, new_codes)
+            self._insert(begin, stop, after, changed)
+        if code != before:
+            self._insert(begin, lo, code, changed)
         return changed
 
     def starting_at(self, lo: int) -> Span[V] | None:
@@ -97,8 +93,9 @@ class RangeMap(Generic[V]):
 
     def span_at(self, row: int) -> Span[V] | None:
         """The span that one row is in."""
-        span = next(self.descending(row), None)
-        return span if span is not None and row <= span.hi else None
+        at = bisect_right(self._rows, row) - 1
+        code = self._codes[at] if at >= 0 else _NO_VALUE
+        return Span(self._rows[at], self._rows[at + 1] - 1, self._values[code]) if code else None
 
     def within(self, lo: int, hi: int = ABOVE_ALL) -> Iterator[Span[V]]:
         """The spans, or parts of them, from row ``lo`` to ``hi``."""
@@ -118,10 +115,12 @@ class RangeMap(Generic[V]):
         codes = {code for value, code in self._code_of.items() if holds(value)}
         return self._ascending(row, ABOVE_ALL, codes) if codes else iter(())
 
-    @property
-    def first_row(self) -> int | None:
-        """The first row that has a value."""
-        return self._rows[0] if self._rows else None
+    def first_row(self, least: int) -> int | None:
+        """The first row from that one on that has a value."""
+        if least >= self.end:
+            return None
+        at = bisect_right(self._rows, least) - 1
+        return least if at >= 0 and self._codes[at] else self._rows[at + 1]
 
     @property
     def end(self) -> int:
@@ -142,23 +141,29 @@ class RangeMap(Generic[V]):
 
     def totals(self) -> Iterator[tuple[V, int]]:
         """How many rows hold each value, in the order in which the values came."""
-        return ((value, self._totals[code]) for value, code in self._code_of.items())
+        return zip(self._code_of, self._totals.values(), strict=True)
 
     @property
     def total(self) -> int:
         """How many rows hold any value."""
-        return -self._totals[_NO_VALUE]
+        return sum(self._totals.values())
 
     def _new_code(self, value: V) -> int:
         code = self._last_code = self._last_code + 1
         self._code_of[value], self._values[code], self._totals[code] = code, value, 0
         if code >> 16 and self._codes.typecode == "H":
-            self._codes = array("L", self._codes)
+            self._codes = array("I", self._codes)
         return code
+
+    def _insert(self, at: int, row: int, code: int, changed: set[int]) -> None:
+        self._rows.insert(at, row)
+        self._codes.insert(at, code)
+        if code:
+            changed.add(row)
 
     def _uncount(self, code: int, rows: int) -> None:
         self._totals[code] -= rows
-        if not self._totals[code] and code != _NO_VALUE:
+        if not self._totals[code]:
             del self._totals[code], self._code_of[self._values.pop(code)]
 
     def _ascending(self, lo: int, hi: int, codes: Container[int]) -> Iterator[Span[V]]:
@@ -167,7 +172,8 @@ class RangeMap(Generic[V]):
                 if (first := self._rows[at]) > hi:
                     return
                 last = self._rows[at + 1] - 1
-                yield Span(max(lo, first), min(hi, last), self._values[code])
+                # A named tuple's own constructor takes twice as long.
+                yield tuple.__new__(Span, (max(lo, first), min(hi, last), self._values[code]))
 
 
 def runs(rows: Iterable[int]) -> list[tuple[int, int]]:

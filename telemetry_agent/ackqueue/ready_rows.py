@@ -45,6 +45,11 @@ class ReadyRows:
             self.free.paint(lo, hi, None)
         self.newest = max(self.newest, ranges[-1][1])
 
+    @property
+    def any_live(self) -> bool:
+        """Whether one of them is live."""
+        return self.free.end - 1 > self.newest
+
     def live(self) -> int:
         """How many of them are live."""
         spans = takewhile(lambda span: span.hi > self.newest, reversed(self.free))
@@ -68,7 +73,7 @@ class ReadyRows:
 
         At most ``limit``, except for the rows of an earlier batch, which come whole.
         """
-        if live_first and self.live():
+        if live_first and self.any_live:
             return Plan(self._newest(limit), live=True, newest_first=True)
         spans = iter(self.free)
         oldest = next(spans, None)
