@@ -7,7 +7,7 @@ same whether it has one fix or a million.
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Literal
 
 from telemetry_agent.ackqueue.file.rows import (
@@ -118,7 +118,7 @@ class Contents:
             try:
                 rows = shared.ask(lambda store: store.read_back(shared.last, limit))
             except UnusableError:
-                if shared.broken:
+                if shared.file.damage is not None:
                     raise
             # A file that has just taken the place of a damaged one is empty.
             if not rows and shared.ledger.away.any:
@@ -205,11 +205,8 @@ class Contents:
         """
         ready = self.shared.ledger.make_ready
         if reason is not None:
-            count = self._end_state(State.ACK_FAILED, partial(self._has_reason, reason), ready)
-        else:
-            count = self._end_dead_letters(names, ready)
-        self.shared.ring()
-        return count
+            return self._end_state(State.ACK_FAILED, partial(self._has_reason, reason), ready)
+        return self._end_dead_letters(names, ready)
 
     def discard(self, names: Collection[tuple[str, int]] | None = None) -> int:
         """Delete dead letters; they count as lost, ``discarded``. As ``retry``."""
@@ -271,9 +268,7 @@ class Contents:
 
     def _resend(self, ranges: list[tuple[int, int]], is_meant: Callable[[Row], bool]) -> int:
         ready = self.shared.ledger.make_ready
-        count = sum(self._end_state(State.ACKED, is_meant, ready, *rows) for rows in ranges)
-        self.shared.ring()
-        return count
+        return sum(self._end_state(State.ACKED, is_meant, ready, *rows) for rows in ranges)
 
     def _end_dead_letters(
         self,
@@ -321,8 +316,7 @@ class Contents:
         """
         shared = self.shared
         count = 0
-        more = True
-        while more:
+        while row <= last:
             with shared.disk:
                 shared.use()
                 with shared.lock:
@@ -336,8 +330,8 @@ class Contents:
                         end(meant[place : place + _RANGES_PER_HOLD])
                 shared.write()
             count += sum(hi - lo + 1 for lo, hi in meant)
-            more = bool(ranges)
-            row = ranges[-1][1] + 1 if more else row
+            row = ranges[-1][1] + 1 if ranges else last + 1
+        shared.ring()
         return count
 
     def _accounts(self) -> tuple[list[StreamAccount], int | None] | None:
@@ -380,7 +374,7 @@ def _look(ledger: Ledger, first: int) -> tuple[list[Span[Place]], int]:
     if len(free) == SPANS_PER_HOLD:
         last = free[-1].hi
     leased: RangeMap[Place] = RangeMap()
-    for lo, hi in chain.from_iterable(lease.ranges for lease in ledger.leases.values()):
+    for lo, hi in ledger.leased():
         if first <= hi and lo <= last:
             leased.paint(max(first, lo), min(hi, last), "in-flight")
     seen = [*leased, *(Span[Place](lo, hi, "stored") for lo, hi, _ in free)]

@@ -96,20 +96,10 @@ class Ledger:
 
     def forget_reasons(self, marks: Iterable[Span[RowState] | None]) -> None:
         """These marks are in the file now: memory keeps few of their reasons."""
-        reasoned = [
-            span
-            for span in marks
-            if span is not None
-            and span.value.state is State.ACK_FAILED
-            and span.value.reason is not None
-        ]
+        reasoned = [span for span in marks if span is not None and _has_reason(span.value)]
         if not reasoned:
             return
-        known = [
-            mark
-            for mark, _ in self.marks.totals()
-            if mark.state is State.ACK_FAILED and mark.reason is not None
-        ]
+        known = [mark for mark, _ in self.marks.totals() if _has_reason(mark)]
         excess = set(known[REASONS_IN_MEMORY:])
         for span in reasoned:
             if span.value in excess and self.marks.starting_at(span.lo) == span:
@@ -128,6 +118,11 @@ class Ledger:
         for lo, hi in ranges:
             self.ready_rows.free.paint(lo, hi, None)
             self._mark(lo, hi, mark)
+
+    def lose_oldest(self, mark: RowState, limit: int, upto: int) -> None:
+        """Give up the oldest free rows: at most this many, and none after that row."""
+        spans = self.ready_rows.free.within(1, upto)
+        self.lose(first_rows((span[:2] for span in spans), limit), mark)
 
     def renumber(self, lo: int, hi: int) -> None:
         """These wait in memory, and get other numbers. Those that are lost stay counted."""
@@ -184,14 +179,6 @@ class Ledger:
         self.moves += 1
         return range(first, window.top + 1)
 
-    def oldest_free(self, limit: int) -> Span[int] | None:
-        """The first free rows, at most ``limit``. Dissolves a batch that got no answer for it."""
-        oldest = next(iter(self.ready_rows.free), None)
-        if oldest is not None and oldest.value != NO_BATCH:
-            self.make_ready(self.ready_rows.batch(oldest.value))
-            oldest = next(iter(self.ready_rows.free), None)
-        return oldest and oldest._replace(hi=min(oldest.hi, oldest.lo + limit - 1))
-
     # Rows that are away
 
     def mark_known(self, first: int, last: int) -> int:
@@ -223,8 +210,7 @@ class Ledger:
 
     def arrive(self, found: Arrival, there: Sequence[int]) -> set[int]:
         """Take over rows that were away, to store and then ``admit``; see ``AwayRows.take``."""
-        leased = chain.from_iterable(lease.ranges for lease in self.leases.values())
-        wanted = self.away.take(found, there, leased)
+        wanted = self.away.take(found, there, self.leased())
         self.admit(there)
         return wanted
 
@@ -322,9 +308,13 @@ class Ledger:
             }
         )
 
+    def leased(self) -> Iterator[tuple[int, int]]:
+        """The rows in batches that are out."""
+        return chain.from_iterable(lease.ranges for lease in self.leases.values())
+
     def in_flight(self) -> int:
         """How many rows are in batches that are out."""
-        return sum(hi - lo + 1 for lease in self.leases.values() for lo, hi in lease.ranges)
+        return sum(hi - lo + 1 for lo, hi in self.leased())
 
     def state_of(self, row: int) -> RowState:
         """What became of a committed row."""
@@ -332,41 +322,35 @@ class Ledger:
 
     def pending(self, last: int) -> int:
         """How many of the rows up to ``last`` are neither delivered, nor refused, nor gone."""
-        ranges = [span[:2] for span in self._in_state(State.UNACK)]
-        ranges += chain.from_iterable(lease.ranges for lease in self.leases.values())
+        ranges = [*self.leased(), *(span[:2] for span in self._in_state(State.UNACK))]
         free = self.ready_rows.free
         above = sum(span.size for span in free.within(last + 1))
         return free.total - above + sum(min(hi, last) - lo + 1 for lo, hi in ranges if lo <= last)
 
-    def oldest_pending(self) -> int | None:
-        """The first row that is neither delivered, nor refused, nor gone."""
-        rows = [lease.ranges[0][0] for lease in self.leases.values()]
-        rows += [span.lo for span in islice(self._in_state(State.UNACK), 1)]
-        if (free := self.ready_rows.free.first_row) is not None:
+    def oldest_pending(self, after: int = 0) -> int | None:
+        """The first row after that one that is neither delivered, nor refused, nor gone."""
+        rows = [max(lo, after + 1) for lo, hi in self.leased() if hi > after]
+        if (free := self.ready_rows.free.first_row(after + 1)) is not None:
             rows.append(free)
+        rows += [span.lo for span in islice(self._in_state(State.UNACK, after + 1), 1)]
         return min(rows, default=None)
-
-    def oldest_pending_after(self, row: int) -> int | None:
-        """The same, of the rows after this one. It looks at every lease."""
-        ranges = list(chain.from_iterable(lease.ranges for lease in self.leases.values()))
-        ranges += [span[:2] for span in islice(self.ready_rows.free.within(row + 1), 1)]
-        ranges += self.in_state(State.UNACK, 1, row + 1)
-        return min((max(lo, row + 1) for lo, hi in ranges if hi > row), default=None)
 
     def _in_state(self, state: State, row: int = 1) -> Iterator[Span[RowState]]:
         return self.marks.where(lambda mark: mark.state is state, row)
 
     def _admit_run(self, lo: int, hi: int) -> None:
-        # A row without a mark is ready. Other marks than READY say that it is not to be sent.
-        for first, last in self.marks.gaps(lo, hi):
-            self._free(first, last)
-        for span in self._in_state(State.READY, lo):
-            if span.lo > hi:
-                break
-            self._free(span.lo, min(span.hi, hi), span.value.batch or NO_BATCH)
+        row = lo
+        for first, last, mark in self.marks.within(lo, hi):
+            if row < first:  # a row without a mark is ready
+                self._free(row, first - 1)
+            if mark.state is State.READY:
+                self._free(first, last, mark.batch or NO_BATCH)
+            row = last + 1
+        if row <= hi:
+            self._free(row, hi)
         # A row of a batch that is out can be admitted again: it was away and arrived now, or its
         # write was repeated. It stays in its batch.
-        for first, last in chain.from_iterable(lease.ranges for lease in self.leases.values()):
+        for first, last in self.leased():
             if max(lo, first) <= min(hi, last):
                 self.ready_rows.free.paint(max(lo, first), min(hi, last), None)
 
@@ -388,3 +372,7 @@ class Ledger:
                 f"batch {batch.lease} is not out: it was acknowledged, failed, released or split"
             )
         return lease
+
+
+def _has_reason(mark: RowState) -> bool:
+    return mark.state is State.ACK_FAILED and mark.reason is not None

@@ -137,7 +137,7 @@ class AckQueue:
             if self._live_since_s is None:
                 self._live_since_s = now_s
             if first:  # one that was there already has ended every wait
-                shared.ready.notify_all()
+                shared.wake()
         if shared.commit_every_s == 0:
             with shared.disk:
                 shared.write()
@@ -299,7 +299,7 @@ class AckQueue:
             shared.use()
             with shared.lock:
                 result = change(shared.ledger)
-                shared.ready.notify_all()
+                shared.wake()
             if written:
                 shared.write()
         return result
@@ -312,7 +312,7 @@ class AckQueue:
             waiting, ready_rows = shared.writer.oldest, shared.ledger.ready_rows
             if waiting is None or shared.writer.refused:
                 return shared.writer.refused
-            others = ready_rows.live() if live_first else ready_rows.free.total
+            others = ready_rows.any_live if live_first else ready_rows.free.total
             return not others or waiting[0] + _FRESH_S < shared.clock.monotonic_s()
 
     def _lease(self, limit: int, *, live_first: bool) -> Batch | None:
@@ -325,14 +325,14 @@ class AckQueue:
             try:
                 batch = self._hand_out(plan)
             except UnusableError:  # damaged, or rows are missing
-                if shared.broken:
+                if shared.file.damage is not None:  # the disk refuses to set it aside
                     raise
                 continue  # the file was set aside: other rows are ready now
             if batch is not None:
                 return batch
 
     def _hand_out(self, plan: Plan) -> Batch | None:
-        """Make a batch of the planned rows. ``None``: none was sound, so plan again."""
+        """Make a batch of the planned rows. ``None``: some are damaged, so plan again."""
         shared = self.shared
         rows = [row for lo, hi in plan.ranges for row in shared.read(lo, hi)]
         if len(rows) < plan.size:
@@ -344,12 +344,10 @@ class AckQueue:
         if len(records) < len(found):
             shared.damage([row[0] for row, record in zip(taken, found, strict=True) if not record])
             shared.write()
-            taken = [row for row, record in zip(taken, found, strict=True) if record]
-        if not records:
             return None
         with shared.lock:
             lease = shared.ledger.lease([row[0] for row in taken], plan.batch)
-            if shared.ledger.ready_rows.live() == 0:
+            if not shared.ledger.ready_rows.any_live:
                 waiting = shared.writer.oldest
                 self._live_since_s = waiting[0] if waiting is not None else None
         first = records[0]

@@ -13,10 +13,10 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from telemetry_agent.ackqueue.file.lock import lock_path
-from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode
+from telemetry_agent.ackqueue.file.rows import Row, decode
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -25,29 +25,15 @@ from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_di
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
+if TYPE_CHECKING:
+    from telemetry_agent.ackqueue.shared_state import SharedState
+
+QueueSource: TypeAlias = "SharedState | QueueReader"
+"""A queue in use, or at rest."""
 _BLOCK_BYTES = 1 << 20
 _SECTORS_BYTES = 4096
 
 V = TypeVar("V")
-
-
-class QueueSource(Protocol):
-    """A queue in use (``SharedState``) or at rest (``QueueReader``)."""
-
-    @property
-    def path(self) -> Path: ...  # noqa: D102
-    @property
-    def store(self) -> Store: ...  # noqa: D102
-    @property
-    def ledger(self) -> Ledger: ...  # noqa: D102
-    @property
-    def committed(self) -> int: ...  # noqa: D102 - the last row that is on disk
-    @property
-    def disk(self) -> AbstractContextManager[object]: ...  # noqa: D102
-    @property
-    def lock(self) -> AbstractContextManager[object]: ...  # noqa: D102
-    def check_open(self) -> None: ...  # noqa: D102
-    def ask(self, read: Callable[[Store], V]) -> V: ...  # noqa: D102
 
 
 class QueueReader:
@@ -80,8 +66,7 @@ class QueueReader:
     def stats(self) -> QueueStats:
         """See ``AckQueue.stats``."""
         oldest, size = self.ledger.oldest_pending(), size_on_disk(self.path)
-        rows = self.store.read(oldest, self.committed) if oldest is not None else iter(())
-        oldest_ms = next((row[TIME_MS] for row in rows), None)
+        oldest_ms = self.store.time_ms(oldest) if oldest is not None else None
         return count(self.ledger, 0, 0, oldest_ms, size, full=False)
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:

@@ -6,7 +6,7 @@ batch of the newest live rows leaves behind is backlog from then on.
 """
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, takewhile
 from typing import NamedTuple
 
 from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span
@@ -45,16 +45,15 @@ class ReadyRows:
             self.free.paint(lo, hi, None)
         self.newest = max(self.newest, ranges[-1][1])
 
+    @property
+    def any_live(self) -> bool:
+        """Whether one of them is live."""
+        return self.free.end - 1 > self.newest
+
     def live(self) -> int:
         """How many of them are live."""
-        if self.free.end - 1 <= self.newest:  # the usual answer, without a search
-            return 0
-        count = 0
-        for span in reversed(self.free):
-            if span.hi <= self.newest:
-                break
-            count += span.hi - max(span.lo - 1, self.newest)
-        return count
+        spans = takewhile(lambda span: span.hi > self.newest, reversed(self.free))
+        return sum(span.hi - max(span.lo - 1, self.newest) for span in spans)
 
     def batch(self, number: int) -> list[tuple[int, int]]:
         """The rows of an earlier batch."""
@@ -74,7 +73,7 @@ class ReadyRows:
 
         At most ``limit``, except for the rows of an earlier batch, which come whole.
         """
-        if live_first and self.live():
+        if live_first and self.any_live:
             return Plan(self._newest(limit), live=True, newest_first=True)
         spans = iter(self.free)
         oldest = next(spans, None)

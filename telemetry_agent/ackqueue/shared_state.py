@@ -71,7 +71,7 @@ class SharedState:
         self.lock = threading.Lock()
         self.disk = FairLock()  # on a slow disk the committer writes without a pause
         self.ready = threading.Condition(self.lock)
-        """Something may have become ready to be handed out, or the queue was closed."""
+        self._sleepers = 0
         self._waiting_for_room: set[Callable[[], None]] = set()
         self._watchers: list[Callable[[], None]] = []
         self.file = QueueFile(path, connect)
@@ -182,7 +182,7 @@ class SharedState:
         """Close it for all calls except ``write`` and ``close``. False: it was closed already."""
         assert self.lock.locked()
         was_open, self.closed = not self.closed, True
-        self.ready.notify_all()
+        self.wake()
         return was_open
 
     def wait_until_ready(self, until_s: float | None) -> bool:
@@ -196,8 +196,16 @@ class SharedState:
             if until_s is not None and until_s <= now_s:
                 return False
             ends_s = [end_s for end_s in (until_s, write_s) if end_s is not None]
+            self._sleepers += 1
             self.ready.wait(min(ends_s) - now_s if ends_s else None)
+            self._sleepers -= 1
         return True
+
+    def wake(self) -> None:
+        """Rows may have become ready, or the queue was closed: end every ``wait_until_ready``."""
+        assert self.lock.locked()
+        if self._sleepers:
+            self.ready.notify_all()
 
     @property
     def last(self) -> int:
@@ -219,11 +227,6 @@ class SharedState:
         return waiting[1][TIME_MS] if waiting is not None else None
 
     # For the holder of the disk lock
-
-    @property
-    def broken(self) -> bool:
-        """Whether the file is damaged, and the disk refuses to put another in its place."""
-        return self.file.damage is not None
 
     @property
     def store(self) -> Store:
@@ -255,7 +258,7 @@ class SharedState:
         self.writer.report(refusal)
         self._find_oldest()
         with self.lock:
-            self.ready.notify_all()
+            self.wake()
         if refusal is None and self._waiting_for_room:
             self.ring_for_room()
         return refusal
@@ -342,7 +345,7 @@ class SharedState:
         """Write beside the file what is in it, for the case that it is found empty."""
         with self.lock:
             away = self.ledger.away.any
-            oldest = self.ledger.oldest_pending_after(border_up_to(self.last) if away else 0)
+            oldest = self.ledger.oldest_pending(border_up_to(self.last) if away else 0)
             last = self.committed  # only these are missing if the file is found empty
             run = self.ledger.streams.last
         # Not under the memory lock: a disk that hangs does not delay a put.

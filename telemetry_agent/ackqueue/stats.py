@@ -1,5 +1,6 @@
 """What a queue reports about itself."""
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,25 +72,21 @@ def count(
     full: bool,
 ) -> QueueStats:
     """Sum up a ledger; the cost grows with the number of different marks only."""
-    unack = acked = 0
-    dead_letters: dict[str, int] = {}
+    states: Counter[State] = Counter()
+    dead_letters: Counter[str] = Counter()
     for mark, rows in ledger.marks.totals():
-        if mark.state is State.ACKED:
-            acked += rows
-        elif mark.state is State.UNACK:
-            unack += rows
-        elif mark.state is State.ACK_FAILED:
-            reason = mark.reason or "other reasons"
-            dead_letters[reason] = dead_letters.get(reason, 0) + rows
+        states[mark.state] += rows
+        if mark.state is State.ACK_FAILED:
+            dead_letters[mark.reason or "other reasons"] += rows
     in_flight = ledger.in_flight()
     return QueueStats(
         ready=ledger.ready_rows.free.total + in_flight + placed,
-        unack=unack,
-        acked=acked,
-        ack_failed=sum(dead_letters.values()),
+        unack=states[State.UNACK],
+        acked=states[State.ACKED],
+        ack_failed=states[State.ACK_FAILED],
         in_flight=in_flight,
         uncommitted=uncommitted,
-        dead_letters=dead_letters,
+        dead_letters=dict(dead_letters),
         lost=dict(ledger.lost()),
         oldest_pending_ms=oldest_pending_ms,
         file_bytes=file_bytes,

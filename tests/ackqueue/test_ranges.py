@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 
-ROWS = st.one_of(  # at the end of a page, and far away in others
+ROWS = st.one_of(
     st.integers(1, 30),
     st.integers((1 << 16) - 15, (1 << 16) + 15),
     st.sampled_from([(1 << 32) - 1, 1 << 40]),
@@ -50,6 +50,15 @@ def test_it_agrees_with_a_dict_of_rows_and_holds_its_invariant(
                 for lo, hi, value in spans
                 if hi >= row and value != "c"
             ]
+
+
+def test_each_row_can_have_a_value_of_its_own() -> None:
+    ranges: RangeMap[str] = RangeMap()
+    for row in range(1, 70_001):
+        ranges.paint(row, row, str(row))
+    assert [ranges.value_at(row) for row in (1, 65_536, 70_000)] == ["1", "65536", "70000"]
+    assert ranges.paint(65_537, 70_000, "1") == set(range(65_537, 70_001))
+    assert list(ranges.where("1".__eq__)) == [Span(1, 1, "1"), Span(65_537, 70_000, "1")]
 
 
 @given(st.sets(st.integers(1, 40)))

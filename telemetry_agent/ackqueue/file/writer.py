@@ -11,7 +11,7 @@ before they are on disk.
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 
 from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row, at_place
 from telemetry_agent.ackqueue.file.store import Changes, Store
@@ -152,8 +152,8 @@ class Writer:
             finally:
                 with self._lock:
                     if written:
-                        for placed in (changes.moved, changes.arrived, changes.rows):
-                            self._ledger.admit(row[0] for row in placed)
+                        placed = chain(changes.moved, changes.arrived, changes.rows)
+                        self._ledger.admit(row[0] for row in placed)
                         self._ledger.forget_reasons(changes.marks.values())
                     else:
                         self._give_back(changes)

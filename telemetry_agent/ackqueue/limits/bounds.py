@@ -380,14 +380,5 @@ class Bounds:
             self._shared.ledger.lose(ranges, mark)
 
     def _lose_oldest(self, mark: RowState, limit: int, upto: int) -> None:
-        """Give up the oldest that wait: at most this many, and none after that row."""
-        ledger = self._shared.ledger
         with self._shared.lock:
-            while (
-                limit > 0
-                and (first := next(iter(ledger.ready_rows.free), None))
-                and first.lo <= upto  # first: to ask for the oldest can break up its batch
-                and (oldest := ledger.oldest_free(min(limit, upto - first.lo + 1)))
-            ):
-                ledger.lose([oldest[:2]], mark)
-                limit -= oldest.size
+            self._shared.ledger.lose_oldest(mark, limit, upto)
