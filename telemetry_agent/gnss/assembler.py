@@ -31,9 +31,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from telemetry_agent.gnss.dates import Dates
-from telemetry_agent.gnss.epoch import Epoch
+from telemetry_agent.gnss.epoch import Epoch, Solution
 from telemetry_agent.gnss.field_values import Instant
-from telemetry_agent.gnss.sentences import Dtm, Gst, Message, Moment, Report, Vtg
+from telemetry_agent.gnss.messages import Dtm, Gsa, Gst, Message, Moment, Report, Vtg
 from telemetry_agent.gnss.shared_talker import SharedTalker
 from telemetry_agent.model import Fix, ReceiverState
 
@@ -108,8 +108,8 @@ class Assembler:
         """Monotonic time of the last judgement, in seconds."""
         self.timeless = False
         """Whether its position had no time."""
-        self.used: dict[str, set[str]] = {}
-        """The satellites of the last epoch with GSA, by system id or talker."""
+        self.used: list[Gsa] = []
+        """Those of the last epoch that had any."""
         self.datum: str | None = None
         """The datum of positions; None: WGS 84."""
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
@@ -150,8 +150,8 @@ class Assembler:
                 return
             if isinstance(message, Vtg) and self._is_of_next(message, epoch):
                 message = Vtg(tag, None, None)
-            elif isinstance(message, Gst) and not epoch.take_errors(message):
-                self._gst = message
+            elif isinstance(message, Gst) and not epoch.has_errors(message):
+                self._gst, message = message, Vtg(tag, None, None)
         else:
             instant = message.instant
             if epoch is None or epoch.instant != instant:
@@ -161,7 +161,7 @@ class Assembler:
                 epoch = None
             # After the epoch before was closed: after a jump of time this is not its date. Before
             # this one counts: a late sentence has a date too.
-            if message.day is not None:
+            if message.day is not None and not message.unsure:
                 self.dates.learn(message.day, instant)
             if epoch is None:
                 return
@@ -230,7 +230,7 @@ class Assembler:
         if late and judged.is_at(instant, message):
             if isinstance(message, Report) and tag in judged.seen:
                 self._cycle_repeats = True
-            if epoch is not None and epoch.instant is not None and not epoch.reported:
+            if epoch is not None and epoch.instant is not None and not epoch.reports:
                 # The open epoch has only a ZDA or GBS: it came between the sentences of one fix.
                 self._moments_differ = True
             if waiting:
@@ -243,12 +243,12 @@ class Assembler:
 
     def _lags(self, instant: Instant, report: Report) -> bool:
         """Whether a sentence comes after the next instant's position, and is new in its own one."""
-        epoch, judged, earlier = self._epoch, self._judged, self._earlier
-        if epoch is not None and epoch.fixed_at is None:
-            return False
-        if report.tag not in earlier.seen and earlier.is_at(instant, report):
-            return True
-        return epoch is not None and report.tag not in judged.seen and judged.is_at(instant, report)
+        epoch, judged, earlier, tag = self._epoch, self._judged, self._earlier, report.tag
+        behind = tag not in earlier.seen and earlier.is_at(instant, report)
+        if epoch is None:
+            return behind
+        behind = behind or (tag not in judged.seen and judged.is_at(instant, report))
+        return behind and any(each.instant is not None for each in epoch.reports)
 
     def _begin(self, instant: Instant) -> Epoch:
         """Begin an epoch, or give the waiting one its time."""
@@ -256,7 +256,8 @@ class Assembler:
         epoch.take_time(instant)
         self._cycle_repeats = False
         # Some receivers send GST before the first sentence that begins its epoch.
-        if self._gst is not None and epoch.take_early(self._gst):
+        if self._gst is not None and epoch.has_errors(self._gst):
+            epoch.messages.append(self._gst)
             self._gst = None
         return epoch
 
@@ -289,7 +290,7 @@ class Assembler:
     def close(self, by: Closer, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix of the open epoch, if there is one; ``by`` is what ended it."""
         epoch, self._epoch = self._epoch, None
-        if epoch is None or not epoch.reported:
+        if epoch is None or not epoch.reports:
             return  # without a position sentence, not even an instant without a fix
         # An epoch that the learned cycle ended would only confirm what is learned already.
         if self._eager and by in {"time", "quiet"}:
@@ -297,34 +298,34 @@ class Assembler:
             self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
         self._earlier, self._judged = self._judged, epoch
         self._closed_by, self.judged_s = by, now_s
-        settled = epoch.settled() if epoch.vetoes or epoch.unsure else epoch
-        trusted = settled.trusted()
-        self.used = epoch.used or self.used  # some receivers send GSA less often than positions
-        self.shared_talker.closed(epoch, trusted)
-        self._judge(settled, trusted, now_s, fixes)
+        self.used = epoch.satellites or self.used  # some send GSA less often than positions
+        solution = Solution(epoch)
+        self.shared_talker.closed(epoch, solution.trusted)
+        self._judge(solution, now_s, fixes)
 
-    def _judge(self, epoch: Epoch, trusted: Report | None, now_s: float, fixes: list[Fix]) -> None:
-        self.timeless = trusted is None and epoch.untimed
+    def _judge(self, solution: Solution, now_s: float, fixes: list[Fix]) -> None:
+        trusted, instant = solution.trusted, solution.fixed_at
+        self.timeless = trusted is None and solution.untimed
         if self.timeless:
             self.state = "no-date"
             self.counts["no-time"] += 1
             return
-        if trusted is None or trusted.position_e9 is None or epoch.fixed_at is None:
+        if trusted is None or trusted.position_e9 is None or instant is None:
             self.state = "no-fix"
             self.counts["no-fix"] += 1
             return
         # A date that counts only beside a GGA: whether it counts is known only now.
-        if epoch.day is not None and trusted.instant is not None:
-            self.dates.learn(epoch.day, trusted.instant)
-        if not (self.followed or self._may_follow(epoch.fixed_at)):
+        if solution.day is not None and trusted.instant is not None:
+            self.dates.learn(solution.day, trusted.instant)
+        if not (self.followed or self._may_follow(instant)):
             return
-        resolved = self.dates.resolve(epoch.fixed_at, now_s)
+        resolved = self.dates.resolve(instant, now_s)
         if resolved is None:
             self.state = "no-date"
             return
         time_ms, flags = resolved
         if self.datum is not None:
             flags = (*flags, "datum")
-        fix = epoch.fix(trusted.position_e9, time_ms, flags)
+        fix = solution.fix(trusted.position_e9, time_ms, flags)
         self.state = "3d" if fix.mode == 3 else "2d"
         fixes.append(fix)

@@ -11,7 +11,7 @@ from telemetry_agent.gnss.assembler import Assembler
 from telemetry_agent.gnss.dates import Dates, WallClock
 from telemetry_agent.gnss.diagnosis import Diagnosis, Reason, diagnosis
 from telemetry_agent.gnss.framing import Framer, Sentence
-from telemetry_agent.gnss.parser import GNSS, IN_VIEW, Parser
+from telemetry_agent.gnss.sentences import GNSS, IN_VIEW, Parser
 from telemetry_agent.gnss.shared_line import SharedLine
 from telemetry_agent.gnss.sky import InView
 from telemetry_agent.model import Fix, ReceiverState, Sky
@@ -193,7 +193,7 @@ class Decoder:
     def sky(self) -> Sky:
         """The satellites in view, and the antenna's state. Any thread may call."""
         current = self._line.current
-        used = current.used if current else {}
+        used = current.used if current else ()
         return Sky(self._in_view.satellites(used, self._last_byte_s), self.antenna)
 
     def _decode(self, sentences: list[Sentence], now_s: float) -> list[Fix]:

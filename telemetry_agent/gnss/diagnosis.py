@@ -31,36 +31,37 @@ _CLOCK = (
     "after a minute"
 )
 _WAIT = "wait until it has received satellites for some minutes; if that does not help"
+_DAMAGE = "because a damaged digit could not be detected"
+_THAT_WRITES = (
+    "that writes its sentences: after a * two hex digits, the XOR of all characters between $ and *"
+)
 
-_MESSAGES: dict[Reason, str] = {
-    "no-checksum": "the receiver sends sentences without a checksum, which are not used, because a "
-    "damaged digit could not be detected",
-    "proprietary": "the receiver sends proprietary sentences only ({names})",
-    "no-position": "the receiver sends no sentence with a position",
-    "no-time": "the receiver sends positions without a time of day",
-    "no-date": "the receiver sends positions, but no date",
-    "old-date": "the receiver sends a date too far in the past to be true; it is not used",
-    "future-date": "the receiver sends a date more than ten years ahead; it is not used",
-}
-_REMEDIES: dict[Reason, str] = {
-    "no-checksum": "switch the checksum on in the receiver, or in the program or sketch that "
-    "writes its sentences: after a * two hex digits, the XOR of all characters between $ and *",
-    "proprietary": _SWITCH_ON,
-    "no-position": _SWITCH_ON,
-    "no-time": f"{_WAIT}, {_SWITCH_ON}",
-    "no-date": f"switch its RMC or ZDA sentence on, for example in gps.on_connect; {_CLOCK}",
-    "old-date": f"{_WAIT}, its week counter rolled over: update its firmware, or replace it; "
-    f"{_CLOCK}",
-    "future-date": f"{_WAIT}, update its firmware, or replace it; {_CLOCK}",
+_TEXTS: dict[Reason, tuple[str, str]] = {
+    "no-checksum": (
+        f"sentences without a checksum, which are not used, {_DAMAGE}",
+        f"switch the checksum on in the receiver, or in the program or sketch {_THAT_WRITES}",
+    ),
+    "proprietary": ("proprietary sentences only ({names})", _SWITCH_ON),
+    "no-position": ("no sentence with a position", _SWITCH_ON),
+    "no-time": ("positions without a time of day", f"{_WAIT}, {_SWITCH_ON}"),
+    "no-date": (
+        "positions, but no date",
+        f"switch its RMC or ZDA sentence on, for example in gps.on_connect; {_CLOCK}",
+    ),
+    "old-date": (
+        "a date too far in the past to be true; it is not used",
+        f"{_WAIT}, its week counter rolled over: update its firmware, or replace it; {_CLOCK}",
+    ),
+    "future-date": (
+        "a date more than ten years ahead; it is not used",
+        f"{_WAIT}, update its firmware, or replace it; {_CLOCK}",
+    ),
 }
 
 
 def diagnosis(reason: Reason, names: Iterable[str] = ()) -> Diagnosis:
-    """The text for a reason.
-
-    Args:
-        reason: what was found.
-        names: of the sentences that came instead.
-    """
-    message = _MESSAGES[reason].format(names=" ".join(sorted(names)))
-    return Diagnosis(reason, message, _REMEDIES[reason])
+    """The text for a reason; ``names`` are those of the sentences that came instead."""
+    message, remedy = _TEXTS[reason]
+    return Diagnosis(
+        reason, "the receiver sends " + message.format(names=" ".join(sorted(names))), remedy
+    )

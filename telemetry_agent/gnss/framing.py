@@ -29,7 +29,6 @@ _MAX_BODY = MAX_SENTENCE - len("$*00")
 
 _DOLLAR = ord("$")
 _RUN = re.compile(rb"[$!][ -#%-~]*")
-_TEXT = bytes(range(0x20, 0x7F)) + b"\r\n"
 _LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n")
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _CHECKSUMS = {bytes((a, b)): int(chr(a) + chr(b), 16) for a in _HEX_DIGITS for b in _HEX_DIGITS}
@@ -58,35 +57,19 @@ class Framer:
 
     def feed(self, data: bytes) -> list[Sentence]:
         """The sentences that ``data`` completes, in order."""
-        sentences: list[Sentence] = []
         stream = self._tail + data
         self._tail = b""
+        sentences: list[Sentence] = []
         before, *pieces = stream.split(b"$")
         if before:
-            self._scan(before, b"$" if pieces else b"", sentences)
+            self._scan(before, bool(pieces), sentences)
         if not pieces:
             return sentences
         self._gap_end = b""
-        if stream.translate(None, _TEXT):
-            *pieces, end = pieces
-            for piece in filter(None, pieces):
-                self._scan(b"$" + piece, b"$", sentences)
-            self._scan(b"$" + end, b"", sentences)
-            return sentences
-        last: bytes | None = pieces[-1]
-        if b"\n" not in pieces[-1] and b"\r" not in pieces[-1]:
-            self._tail = b"$" + pieces.pop()[:MAX_SENTENCE]
-            last = None
-        self._lines(pieces, last, sentences)
-        return sentences
-
-    def _lines(self, pieces: list[bytes], last: bytes | None, sentences: list[Sentence]) -> None:
-        """Read the text after each ``$``, the common case. Only ``last`` has no ``$`` after it.
-
-        The XOR folds a body half by half, 3 times as fast as byte by byte. It is written out
-        because a modern receiver sends 400 sentences a second.
-        """
-        for piece in pieces:
+        last = len(pieces)
+        for number, piece in enumerate(pieces, 1):
+            # The common case first: the text after a `$` is one whole line. Its XOR is folded half
+            # by half, 3 times as fast as byte by byte: a modern receiver sends 400 lines a second.
             body, _, tail = piece.rpartition(b"*")
             checksum = _LINE_TAILS.get(tail)
             if checksum is not None and 0 < len(body) <= _MAX_BODY:
@@ -97,29 +80,29 @@ class Framer:
                 bits ^= bits >> 64
                 bits ^= bits >> 32
                 bits ^= bits >> 16
-                if checksum == (bits ^ bits >> 8) & 0xFF:
+                if checksum == (bits ^ bits >> 8) & 0xFF and body.isascii():
                     line: Sentence = body.decode("ascii")  # type: ignore[assignment]
                     if line.isprintable():  # else there is a line end in it
                         sentences.append(line)
                         continue
-            if piece:
-                self._scan(b"$" + piece, b"" if piece is last else b"$", sentences)
+            if piece or number == last:
+                self._scan(b"$" + piece, number < last, sentences)
+        return sentences
 
-    def _scan(self, stream: bytes, ended_by: bytes, sentences: list[Sentence]) -> None:
+    def _scan(self, stream: bytes, dollar_follows: bool, sentences: list[Sentence]) -> None:
         end = 0
         for run in _RUN.finditer(stream):
             start, run_end = run.span()
             if start > end:
                 self._skip(stream[end:start])
             end = run_end
-            after = stream[end : end + 1] or ended_by
-            if not after:
-                self._tail = stream[start : start + MAX_SENTENCE + 1]
-            elif (sentence := self._judge(run[0], after)) is not None:
+            if end == len(stream) and not dollar_follows:
+                self._tail = run[0][: MAX_SENTENCE + 1]
+            elif (sentence := self._judge(run[0], stream[end : end + 1])) is not None:
                 sentences.append(sentence)
         if end < len(stream):
             self._skip(stream[end:])
-            if not ended_by:
+            if not dollar_follows:
                 self._gap_end = stream[-1:]
 
     def finish(self) -> list[Sentence]:
@@ -128,25 +111,22 @@ class Framer:
 
     def _skip(self, gap: bytes) -> None:
         before, self._gap_end = self._gap_end, b""
-        if gap in _LINE_ENDS:
-            return
         garbage = len(gap.translate(None, b"\r\n"))
         if garbage:
             self.rejected["garbage-bytes"] += garbage
             self.binary_frames += len(_BINARY.findall(before + gap))
 
     def _judge(self, run: bytes, ended_by: bytes) -> Sentence | None:
+        """Judge a whole run; ``ended_by`` is the byte after it, empty for a ``$``."""
         self._gap_end = b""
         if run[0] != _DOLLAR or len(run) == 1:
             return None  # an AIS sentence, or the first `$` of two: not a fault
         star = run.rfind(b"*", 0, MAX_SENTENCE - 2)
-        checksum = _CHECKSUMS.get(run[star + 1 : star + 3])
-        has_checksum = star > 1 and checksum is not None
+        has_checksum = star > 1 and run[star + 1 : star + 3] in _CHECKSUMS
         while star > 1:
-            if checksum is not None and checksum == reduce(xor, run[1:star]):
+            if _CHECKSUMS.get(run[star + 1 : star + 3]) == reduce(xor, run[1:star]):
                 return Sentence(run[1:star].decode("ascii"))
             star = run.rfind(b"*", 0, star)
-            checksum = _CHECKSUMS.get(run[star + 1 : star + 3])
         if len(run) > MAX_SENTENCE:
             reason = "too-long"
         elif ended_by not in {b"\r", b"\n"}:

@@ -112,7 +112,9 @@ class Reader:
         self._fixes = 0
         self._counts: Counter[str] = Counter()  # of the decoders before this one
         self._bytes_s = 0.0  # when the last ones came, or the source was opened
-        self._unread = _Unread()
+        self._sentences = 0
+        self._unread = b""  # the bytes since the last sentence
+        self._unread_s = 0.0  # when the first of them came
         self._patience = 1
         self._retry_s = float("-inf")
         self._backoff_s = _BACKOFF_S
@@ -129,7 +131,8 @@ class Reader:
                 return None
             wait_s = self._step(now_s)
             if self._over:  # ``close`` was called meanwhile, and may have returned
-                self._end()
+                self.bell.close()
+                self._close_source()
             return wait_s
 
     def _step(self, now_s: float) -> float | None:
@@ -163,14 +166,11 @@ class Reader:
         # A step that is blocked in ``record`` still uses the source, and closes it when it ends.
         if self._in_step.acquire(timeout=_CLOSE_S):
             try:
-                self._end()
+                self.bell.close()
+                self._close_source()
                 self._publish(self.status.state)
             finally:
                 self._in_step.release()
-
-    def _end(self) -> None:
-        self.bell.close()
-        self._close_source()
 
     def _open(self, now_s: float) -> float:
         if now_s < self._retry_s:
@@ -181,7 +181,7 @@ class Reader:
             return self._failed(error, self._clock.monotonic_s())
         self._decoder = self._new_decoder()
         self._bytes_s = self._clock.monotonic_s()
-        self._unread = _Unread()
+        self._sentences, self._unread = 0, b""
         return 0
 
     def _read(self, decoder: Decoder, now_s: float) -> float | None:
@@ -209,8 +209,12 @@ class Reader:
             self._heard(data)
             self._bytes_s = now_s
             fixes = decoder.feed(data, now_s)
-            if self._unread.take(data, decoder.sentences, now_s):
+            if decoder.sentences != self._sentences:
+                self._sentences, self._unread = decoder.sentences, b""
                 self._backoff_s, self._patience = _BACKOFF_S, 1
+            else:
+                self._unread_s = self._unread_s if self._unread else now_s
+                self._unread = (self._unread + data)[-_UNREAD_BYTES:]
             self._pass_on(fixes)
         else:
             self._pass_on(decoder.tick(now_s))
@@ -218,11 +222,15 @@ class Reader:
 
     def _judge(self, decoder: Decoder, now_s: float) -> float:
         state = decoder.state or self.status.state
-        silent_s, unreadable_s = now_s - self._bytes_s, self._unread.lasts_s(now_s)
+        silent_s, unreadable_s = now_s - self._bytes_s, 0.0
+        # More bytes than a sentence has: a receiver that sends every 8 s may have begun one long
+        # ago.
+        if len(self._unread) > MAX_SENTENCE:
+            unreadable_s = now_s - self._unread_s
         if silent_s >= _SILENT_AFTER_S:
             self._useless("silent", silent_s >= _SILENT_AFTER_S * self._patience)
         elif unreadable_s >= _UNREADABLE_AFTER_S:
-            found = unreadable(self._unread.data)
+            found = unreadable(self._unread)
             if found == "no-checksum":  # opening it again, at another baud rate, would not help
                 self._diagnosed("no-fix", diagnosis(found), now_s)
             else:
@@ -259,7 +267,7 @@ class Reader:
         self._patience = min(2 * self._patience, _MAX_PATIENCE)
         self._retry_s = float("-inf")
         if not reported:
-            self._report(state, self._source.advice(state, self._unread.data))
+            self._report(state, self._source.advice(state, self._unread))
             self._publish(state)
 
     def _failed(self, error: SourceError, now_s: float) -> float:
@@ -313,31 +321,3 @@ class Reader:
         )
         if (state, antenna) != (before.state, before.antenna):
             self._changed()
-
-
-class _Unread:
-    """The bytes since the last valid sentence."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        self._since_s = 0.0
-        self._sentences = 0
-
-    def take(self, data: bytes, sentences: int, now_s: float) -> bool:
-        """Whether these bytes completed a sentence; ``sentences`` counts them."""
-        if sentences != self._sentences:
-            self._sentences = sentences
-            self.data = b""
-            return True
-        if not self.data:
-            self._since_s = now_s
-        self.data = (self.data + data)[-_UNREAD_BYTES:]
-        return False
-
-    def lasts_s(self, now_s: float) -> float:
-        """For how many seconds bytes came without a sentence; 0: not enough bytes to judge.
-
-        More bytes than a sentence has must have come: a receiver that sends every 8 s may have
-        begun one long ago.
-        """
-        return now_s - self._since_s if len(self.data) > MAX_SENTENCE else 0.0

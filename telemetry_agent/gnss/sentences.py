@@ -1,4 +1,9 @@
-"""One clean sentence -> typed fields.
+"""One clean sentence -> whose it is, and its typed fields.
+
+The talker is the first two letters of a tag. All talkers of satellite systems are one owner,
+because one receiver uses them all: it sends GN, or GP for one system and GL for the next. Every
+other talker (II is a plotter, AI an AIS transponder) is an owner of its own, so two such talkers
+are two devices.
 
 pynmea2 knows the place of each field in a sentence: its field tables are resolved to positions
 once, at import. Its objects and converters are not used: they read an empty latitude as 0.0,
@@ -7,6 +12,7 @@ times as much as picking the field. The validators of ``field_values`` read each
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
@@ -31,88 +37,8 @@ from telemetry_agent.gnss.field_values import (
     position_e9,
 )
 from telemetry_agent.gnss.framing import Sentence
+from telemetry_agent.gnss.messages import Dtm, Gsa, Gst, Message, Moment, Report, Vtg
 from telemetry_agent.model import Quality
-
-
-class Report(NamedTuple):
-    """A position as RMC, GGA, GLL or GNS reports it. What a type does not carry is None."""
-
-    tag: str
-    instant: Instant | None
-    veto: bool
-    """The talker reports that there is no fix."""
-    position_e9: tuple[int, int] | None
-    """Latitude and longitude, if the receiver reports that they are valid and both can be read."""
-    quality: Quality | None
-    sats: int | None = None
-    hdop_e2: int | None = None
-    alt_mm: int | None = None
-    geoid_sep_mm: int | None = None
-    day: int | None = None
-    """Days since 1970."""
-    speed_mm_s: int | None = None
-    course_mdeg: int | None = None
-    unsure: bool = False
-    """It counts only if a GGA or GNS of the same instant has a position; so does its date."""
-    day_if_sure: int | None = None
-
-
-class Moment(NamedTuple):
-    """Time and date, as in ZDA. Of GBS only the time is used: it may begin an epoch."""
-
-    tag: str
-    instant: Instant | None
-    day: int | None = None
-    """Days since 1970."""
-
-
-class Vtg(NamedTuple):
-    """Speed and course over ground."""
-
-    tag: str
-    speed_mm_s: int | None
-    course_mdeg: int | None
-    instant: None = None
-
-
-class Gsa(NamedTuple):
-    """The satellites in use of one system, and the dilutions of precision."""
-
-    tag: str
-    mode: int | None
-    """1 no fix, 2 2D, 3 3D."""
-    system: str
-    """Its id, or a talker without one. Satellite numbers are unique within it."""
-    satellites: tuple[str, ...]
-    """Their numbers as sent; unused places are empty or 0."""
-    pdop_e2: int | None
-    hdop_e2: int | None
-    vdop_e2: int | None
-    instant: None = None
-
-
-class Gst(NamedTuple):
-    """Errors, 1 sigma."""
-
-    tag: str
-    about: Instant | None
-    """The instant of the errors; it does not begin an epoch."""
-    err_h_mm: int | None
-    err_v_mm: int | None
-    instant: None = None
-
-
-class Dtm(NamedTuple):
-    """The datum that positions refer to."""
-
-    tag: str
-    datum: str
-    instant: None = None
-
-
-Message = Report | Moment | Vtg | Gsa | Gst | Dtm
-"""``instant`` is the sentence's time of day, which may begin an epoch."""
-
 
 _GGA_QUALITY: dict[str, Quality] = {
     "1": "gps",
@@ -136,6 +62,7 @@ _MODE_QUALITY: dict[str, Quality] = {
     "M": "manual",
     "S": "simulated",
 }
+_STATUS = frozenset({"A", "D", "V", ""})
 _VTG_UNITS = ["T", "M", "N", "K"]
 _METRES = frozenset({"M", "m", ""})  # some programs send feet
 _GSA_MODE = {"1": 1, "2": 2, "3": 3}
@@ -155,6 +82,11 @@ SYSTEM_IDS = {
 
 GN and an old GP stand for all systems: there the number of a satellite shows its system.
 """
+
+GNSS = "GN"
+"""The owner of all sentences of a satellite receiver; also its talker for all systems."""
+
+_GNSS_TALKERS = {*SYSTEM_IDS, "IM"}  # indoor beacons
 
 
 def _columns(sentence: Any, names: str) -> Callable[[list[str]], tuple[str, ...]]:
@@ -179,42 +111,106 @@ _VTG = _columns(pynmea2.VTG, "true_track spd_over_grnd_kts spd_over_grnd_kmph fa
 _GST = _columns(pynmea2.GST, "timestamp std_dev_latitude std_dev_longitude std_dev_altitude")
 _ZDA = _columns(pynmea2.ZDA, "timestamp day month year")
 
-MISSING = [""] * 13  # added where a short sentence leaves fields out
+_MISSING = [""] * 13  # added where a short sentence leaves fields out
+_TAG = re.compile("[A-Z0-9]{5}")
+_KINDS_AT_MOST = 500
+_NAMES_AT_MOST = 6
+
+Read = Callable[[Sentence], Message | None]
+"""Reads the fields of a sentence; None if it is damaged."""
 
 
-class FieldReader:
-    """Reads the fields of the sentences that a fix is made of.
+class Kind(NamedTuple):
+    """What a sentence with one tag is, and how it is read."""
 
-    Args:
-        rejected: counts what is wrong with a field, which then is unknown: ``bad-status`` (of RMC
-            or GLL), ``bad-quality`` (of GGA), ``bad-unit`` (a height that is not in metres, a wrong
-            letter in VTG), ``bad-time``, ``bad-date``, ``bad-position``.
+    owner: str
+    name: str = ""
+    """The three letters of a type that is used."""
+    read: Read | None = None
+    """Types without it have nothing for a fix."""
+
+
+IN_VIEW = Kind(GNSS, "GSV")
+_UNUSED = Kind("")  # a bad tag, or `$P…`, whatever follows: a `PGRMC` is not an RMC
+
+
+def owner_of(talker: str) -> str:
+    """The owner of a talker's sentences."""
+    return GNSS if talker in _GNSS_TALKERS else talker
+
+
+class Parser:
+    """Reads the sentences that a fix is made of.
+
+    ``rejected`` counts what is wrong with them. Dropped whole: ``bad-tag`` (not five capital
+    letters or digits), ``short`` (fewer fields than its type needs: 8 bits of checksum miss some
+    damage). A field that is unknown: ``bad-status`` (of RMC or GLL), ``bad-quality`` (of GGA),
+    ``bad-unit`` (a height that is not in metres, a wrong letter in VTG), ``bad-time``,
+    ``bad-date``, ``bad-position``.
     """
 
-    def __init__(self, rejected: Counter[str]) -> None:
-        self.rejected = rejected
-        self.types: dict[str, tuple[int, int, Callable[[list[str]], Message]]] = {
-            "RMC": (8, 13, self._rmc),
-            "GGA": (13, 13, self._gga),
-            "GLL": (7, 8, self._gll),
-            "GNS": (13, 13, self._gns),
-            "VTG": (5, 5, self._vtg),
-            "GST": (8, 9, self._gst),
-            "ZDA": (4, 5, self._zda),
-            "GBS": (2, 2, self._gbs),
-            "DTM": (2, 2, _dtm),
+    def __init__(self) -> None:
+        self.rejected: Counter[str] = Counter()
+        self.proprietary: set[str] = set()
+        """The first few names of proprietary sentences."""
+        self.only_proprietary = True
+        self.kinds: dict[str, Kind] = {}
+        """By the first six characters (the tag and its comma). ``kind`` finds what is missing."""
+        # The least number of fields (the tag counts), the number that is read, and the reader.
+        self._types: dict[str, Read] = {
+            "RMC": self._reader(8, 13, self._rmc),
+            "GGA": self._reader(13, 13, self._gga),
+            "GLL": self._reader(7, 8, self._gll),
+            "GNS": self._reader(13, 13, self._gns),
+            "VTG": self._reader(5, 5, self._vtg),
+            "GSA": self._gsa,
+            "GST": self._reader(8, 9, self._gst),
+            "ZDA": self._reader(4, 5, self._zda),
+            "GBS": self._reader(2, 2, lambda fields: Moment(fields[0], self._instant(fields[1]))),
+            "DTM": self._reader(2, 2, lambda fields: Dtm(fields[0], fields[1])),
         }
-        """Letters -> the least number of fields, the number that is read, and the reader.
 
-        The tag counts as a field. A sentence with too few is damaged, although its checksum is
-        right: 8 bits miss some damage.
-        """
+    def kind(self, sentence: Sentence) -> Kind:
+        """What this sentence is, for any talker. A bad tag is counted."""
+        tag = sentence.partition(",")[0]
+        if tag[:1] == "P" and tag.isalnum():
+            kind = _UNUSED
+            if len(self.proprietary) < _NAMES_AT_MOST:
+                self.proprietary.add(tag)
+        elif not _TAG.fullmatch(tag):
+            self.rejected["bad-tag"] += 1
+            return _UNUSED
+        else:
+            owner, name = owner_of(tag[:2]), tag[2:]
+            used = name in self._types or name == "TXT"
+            kind = Kind(owner, name if used else "", self._types.get(name))
+            if (owner, name) == IN_VIEW[:2]:
+                kind = IN_VIEW
+            self.only_proprietary = False
+        if len(self.kinds) >= _KINDS_AT_MOST:
+            self.kinds.clear()  # damaged tags, of which there are millions
+        self.kinds[sentence[:6]] = kind
+        return kind
+
+    def _reader(self, least: int, full: int, read: Callable[[list[str]], Message]) -> Read:
+        def read_sentence(sentence: Sentence) -> Message | None:
+            fields = sentence.split(",")
+            if " " in sentence:
+                fields = [field.strip() for field in fields]  # some pad their numbers
+            if len(fields) < full:
+                if len(fields) < least:
+                    self.rejected["short"] += 1
+                    return None
+                fields += _MISSING
+            return read(fields)
+
+        return read_sentence
 
     def _rmc(self, fields: list[str]) -> Report:
         time, status, lat, north, lon, east, knots, course, ddmmyy, mode = _RMC(fields)
         position = day = None
         # The navigational status after the mode is ignored: many receivers always send 'V' there.
-        if status == "A" or (status != "V" and self._is_differential(status)):
+        if self._is_valid(status):
             day = ddmmyy_day(ddmmyy)
             if day is None and ddmmyy:
                 self.rejected["bad-date"] += 1
@@ -228,11 +224,10 @@ class FieldReader:
             status == "V",
             position,
             _MODE_QUALITY.get(mode),
-            day=None if unsure else day,
+            day=day,
             speed_mm_s=knots_mm_s(knots),
             course_mdeg=course_mdeg(course),
             unsure=unsure,
-            day_if_sure=day if unsure else None,
         )
 
     def _gga(self, fields: list[str]) -> Report:
@@ -258,14 +253,12 @@ class FieldReader:
     def _gll(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, status, mode = _GLL(fields)
         position = None
-        valid = status == "A" or (status != "V" and self._is_differential(status))
-        if valid and mode != "N":
+        if self._is_valid(status) and mode != "N":
             position = self._position_e9(lat, north, lon, east)
         quality = _MODE_QUALITY.get(mode)
         unsure = status == "D" and quality is None
-        return Report(
-            fields[0], self._instant(time), status == "V", position, quality, unsure=unsure
-        )
+        at = self._instant(time)
+        return Report(fields[0], at, status == "V", position, quality, unsure=unsure)
 
     def _gns(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, modes, sats, hdop, alt, geoid_sep = _GNS(fields)
@@ -287,12 +280,12 @@ class FieldReader:
         if len(fields) < 9 and fields[2] != "T":
             course, _, knots, kmh = fields[1:5]  # the old layout, without letters for the units
         else:
-            fields += MISSING
+            fields += _MISSING
             course, knots, kmh, mode = _VTG(fields)
             units = fields[2:9:2]
             if units != _VTG_UNITS and any(map(_is_other_unit, units, _VTG_UNITS)):
                 self.rejected["bad-unit"] += 1
-                return Vtg(fields[0], None, None)
+                mode = "N"
             if mode in {"E", "N"}:
                 return Vtg(fields[0], None, None)
         speed_mm_s = knots_mm_s(knots)
@@ -315,14 +308,10 @@ class FieldReader:
             self.rejected["bad-date"] += 1
         return Moment(fields[0], self._instant(time), day)
 
-    def _gbs(self, fields: list[str]) -> Moment:
-        return Moment(fields[0], self._instant(fields[1]))
-
-    def _is_differential(self, status: str) -> bool:
-        """RTK and differential receivers send D; other letters are unknown."""
-        if status not in {"", "D"}:
+    def _is_valid(self, status: str) -> bool:
+        if status not in _STATUS:
             self.rejected["bad-status"] += 1
-        return status == "D"
+        return status in {"A", "D"}  # RTK and differential receivers send D
 
     def _height_mm(self, text: str, unit: str) -> int | None:
         if unit in _METRES:
@@ -343,6 +332,12 @@ class FieldReader:
             self.rejected["bad-position"] += 1
         return position
 
+    def _gsa(self, sentence: Sentence) -> Gsa | None:
+        found = gsa(sentence)
+        if found is None:
+            self.rejected["short"] += 1
+        return found
+
 
 @lru_cache(maxsize=32)  # at 10 Hz it is the same for many epochs
 def gsa(sentence: Sentence) -> Gsa | None:
@@ -356,26 +351,17 @@ def gsa(sentence: Sentence) -> Gsa | None:
     wide = "." not in fields[15] and (end > 19 or "." in fields[-1])
     first = end - 3 if wide else 15
     system = fields[18] if end > 18 and not wide and fields[18].isdecimal() else ""
-    pdop, hdop, vdop = fields[first : first + 3]
+    system = system or SYSTEM_IDS.get(fields[0][:2], fields[0][:2])
+    pdop, hdop, vdop = map(dop_e2, fields[first : first + 3])
     return Gsa(
         fields[0],
         _GSA_MODE.get(fields[2]),
-        system or SYSTEM_IDS.get(fields[0][:2], fields[0][:2]),
-        tuple([number for number in fields[3:first] if number.strip("0")]),  # 00: an empty place
-        _useful_dop_e2(pdop),
-        dop_e2(hdop),
-        _useful_dop_e2(vdop),
+        tuple([(system, number) for number in fields[3:first] if number.strip("0")]),
+        None if pdop == NO_GEOMETRY else pdop,
+        hdop,
+        None if vdop == NO_GEOMETRY else vdop,
     )
-
-
-def _useful_dop_e2(text: str) -> int | None:
-    dop = dop_e2(text)
-    return None if dop == NO_GEOMETRY else dop
 
 
 def _is_other_unit(letter: str, unit: str) -> bool:
     return letter not in {unit, ""}
-
-
-def _dtm(fields: list[str]) -> Dtm:
-    return Dtm(fields[0], fields[1])

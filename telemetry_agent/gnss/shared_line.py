@@ -1,6 +1,6 @@
 """One line with one receiver, or with several devices.
 
-Theory of operation. Each owner (see ``parser``) has its own assembler, dates and cycle, so a
+Theory of operation. Each owner (see ``sentences``) has its own assembler, dates and cycle, so a
 sentence of one device (a plotter without a fix, an AIS transponder, a clock) cannot silence, date
 or flag another. The first owner with a position is followed, and only its positions become fixes.
 Another owner with positions, such as a plotter that repeats them a second late, is ignored until
@@ -20,8 +20,8 @@ from functools import partial
 
 from telemetry_agent.gnss.assembler import Assembler, MayFollow
 from telemetry_agent.gnss.field_values import DAY_MS, Instant, time_of_day_ms
-from telemetry_agent.gnss.parser import GNSS
-from telemetry_agent.gnss.sentences import Message, Report
+from telemetry_agent.gnss.messages import Message, Report
+from telemetry_agent.gnss.sentences import GNSS
 from telemetry_agent.model import Fix
 
 _SILENCE_MS = 5000

@@ -8,7 +8,7 @@ apart than the device moves until the next time, or two talkers of satellite sys
 
 from telemetry_agent.gnss.epoch import Epoch
 from telemetry_agent.gnss.field_values import DAY_MS
-from telemetry_agent.gnss.sentences import Report
+from telemetry_agent.gnss.messages import Report
 
 _EPOCHS = 6  # in a row
 _APART_E9 = 100_000  # 11 m

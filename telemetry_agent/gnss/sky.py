@@ -9,9 +9,10 @@ satellite is the same in GSV, of any signal, and in GSA.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from telemetry_agent.gnss.framing import Sentence
+from telemetry_agent.gnss.messages import Gsa
 from telemetry_agent.gnss.sentences import SYSTEM_IDS
 from telemetry_agent.model import Constellation, Satellite
 
@@ -51,17 +52,17 @@ class InView:
         self.keep = self._kept.append
         """Store the time of arrival and one GSV sentence of any talker."""
 
-    def satellites(self, used: Mapping[str, set[str]], now_s: float) -> tuple[Satellite, ...]:
+    def satellites(self, used: Iterable[Gsa], now_s: float) -> tuple[Satellite, ...]:
         """Each satellite once, with its best signal, by system and number.
 
         Args:
-            used: the numbers in the last fix, by system id or talker, as in GSA.
+            used: the GSA of the last fix.
             now_s: when the last sentence came; much older ones are ignored.
         """
         in_use = {
             _identity(system, int(number))
-            for system, numbers in used.items()
-            for number in numbers
+            for gsa in used
+            for system, number in gsa.satellites
             if number.isdecimal()
         }
         fresh = [sentence for heard_s, sentence in list(self._kept) if now_s - heard_s < _STALE_S]

@@ -4,12 +4,12 @@ from collections import Counter
 
 import pytest
 
-from telemetry_agent.gnss.epoch import Epoch
+from telemetry_agent.gnss.epoch import Epoch, Solution
 from telemetry_agent.gnss.field_values import Instant, instant
 from telemetry_agent.gnss.framing import Sentence
 from telemetry_agent.gnss.geodesy import PoorFix
-from telemetry_agent.gnss.parser import Parser
-from telemetry_agent.gnss.sentences import Gst, Message
+from telemetry_agent.gnss.messages import Gst, Message
+from telemetry_agent.gnss.sentences import Parser
 from telemetry_agent.model import Fix
 
 NEAR = "4807.038,N,01131.000,E"
@@ -34,10 +34,9 @@ def of(*bodies: str) -> Epoch:
     epoch.take_time(at("120000"))
     for body in bodies:
         read = message(body)
-        if isinstance(read, Gst):
-            epoch.take_errors(read)
-        epoch.join(read)
-    return epoch.settled() if epoch.vetoes or epoch.unsure else epoch
+        if not isinstance(read, Gst) or epoch.has_errors(read):
+            epoch.join(read)
+    return epoch
 
 
 def at(text: str) -> Instant:
@@ -70,15 +69,15 @@ def gsa(mode: str = "3", sats: str = "01,02,03,04,,,,,,,,", tail: str = "1.9,0.9
 
 
 def tag(epoch: Epoch) -> str | None:
-    trusted = epoch.trusted()
+    trusted = Solution(epoch).trusted
     return trusted.tag if trusted else None
 
 
 def fix(epoch: Epoch) -> Fix:
-    trusted = epoch.trusted()
-    assert trusted is not None
-    assert trusted.position_e9 is not None
-    return epoch.fix(trusted.position_e9, 0, ())
+    solution = Solution(epoch)
+    assert solution.trusted is not None
+    assert solution.trusted.position_e9 is not None
+    return solution.fix(solution.trusted.position_e9, 0, ())
 
 
 @pytest.mark.parametrize(

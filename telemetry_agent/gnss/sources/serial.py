@@ -30,9 +30,6 @@ from telemetry_agent.model import ReceiverState
 
 _log = logging.getLogger(__name__)
 
-_ABSENT = {errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR, errno.EIO}
-_BUSY = {errno.EBUSY, errno.EWOULDBLOCK}
-_FORBIDDEN = {errno.EACCES, errno.EPERM}
 _WRITE_S = 2.0
 _TRIAL_S = 1.2  # longer than the second between two epochs of most receivers
 _SILENT_TRIALS = 2
@@ -194,7 +191,7 @@ class SerialSource:
     def _open(self) -> None:
         try:
             if not stat.S_ISCHR(self._path.stat().st_mode):
-                raise self._no_port()
+                raise self._why(OSError(errno.ENOTTY, ""))
             device = self._path.resolve()
             if by := holder(device, self._root):
                 raise BusyError(*explain(device, by, self._root))
@@ -235,8 +232,7 @@ class SerialSource:
         until_s = self._clock.monotonic_s() + _TRIAL_S
         verdict = None
         while verdict is None and not self._cancelled:
-            left_s = until_s - self._clock.monotonic_s()
-            if left_s <= 0:
+            if (left_s := until_s - self._clock.monotonic_s()) <= 0:
                 break
             verdict = trial.feed(self._take(left_s))
         return verdict is True
@@ -278,31 +274,29 @@ class SerialSource:
         return SourceError(f"{self.name} went away", "check the cable and the power")
 
     def _why(self, error: Exception) -> SourceError:
-        number = _errno(error)
-        if number in _ABSENT:
-            return SourceError(
-                f"{self.name}: no such device",
-                "plug the receiver in, or name another (`ls -l /dev/serial/by-id` shows what is "
-                "there)",
-            )
-        if number in _BUSY:
-            return BusyError(
-                f"{self.name} is in use by another program",
-                f"`sudo fuser -v {in_shell(self.name)}` shows which; stop it",
-            )
-        if number in _FORBIDDEN:
-            return SourceError(
-                f"no permission to read {self.name}",
-                f"`sudo usermod -aG {self._group()} {_user()}`, then log in again",
-            )
-        if number == errno.ENOTTY:
-            return self._no_port()
+        match _errno(error):
+            case errno.ENOENT | errno.ENODEV | errno.ENXIO | errno.ENOTDIR | errno.EIO:
+                return SourceError(
+                    f"{self.name}: no such device",
+                    "plug the receiver in, or name another (`ls -l /dev/serial/by-id` shows what "
+                    "is there)",
+                )
+            case errno.EBUSY | errno.EWOULDBLOCK:
+                return BusyError(
+                    f"{self.name} is in use by another program",
+                    f"`sudo fuser -v {in_shell(self.name)}` shows which; stop it",
+                )
+            case errno.EACCES | errno.EPERM:
+                return SourceError(
+                    f"no permission to read {self.name}",
+                    f"`sudo usermod -aG {self._group()} {_user()}`, then log in again",
+                )
+            case errno.ENOTTY:
+                return SourceError(
+                    f"{self.name} is not a serial port",
+                    "name the receiver's device, such as /dev/ttyACM0",
+                )
         return SourceError(f"{self.name} cannot be opened: {error}")
-
-    def _no_port(self) -> SourceError:
-        return SourceError(
-            f"{self.name} is not a serial port", "name the receiver's device, such as /dev/ttyACM0"
-        )
 
     def _group(self) -> str:
         """The group that may read it: ``dialout`` on Debian, ``uucp`` elsewhere."""
