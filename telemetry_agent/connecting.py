@@ -117,7 +117,7 @@ class Connecting:
                 break
             self._begin(self._waiting.popleft(), now_s)
         if now_s >= self._until_s:
-            cause = _cause(errno.ETIMEDOUT, at_once=False, limit_s=self._connect_s)
+            cause: _Cause = "silent", f"no connection to {{}} within {self._connect_s:g} s"
             self._failed.update(dict.fromkeys([*self._sockets, *self._waiting], cause))
             self.cancel()
         if self._sockets or self._waiting or self._look_up is not None:
@@ -239,7 +239,7 @@ class Connecting:
         return None
 
 
-def _cause(number: int, *, at_once: bool, limit_s: float = CONNECT_S) -> _Cause:
+def _cause(number: int, *, at_once: bool) -> _Cause:
     """What an errno of ``connect`` means.
 
     Only an error ``at_once`` is this kernel's own; later it may be a router's "unreachable".
@@ -249,7 +249,7 @@ def _cause(number: int, *, at_once: bool, limit_s: float = CONNECT_S) -> _Cause:
     if number == errno.ECONNREFUSED:
         return "refused", "connection refused by {}"
     if number == errno.ETIMEDOUT:
-        return "silent", f"no connection to {{}} within {limit_s:g} s"
+        return "silent", f"no connection to {{}} within {CONNECT_S:g} s"
     return "other", f"no connection to {{}}: {os.strerror(number)}"
 
 

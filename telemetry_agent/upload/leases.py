@@ -21,18 +21,9 @@ class Leases:
     """Takes batches from the queue and keeps each until it is acknowledged or given back."""
 
     def __init__(
-        self,
-        queue: BatchQueue,
-        unfit: Callable[[Record], str | None],
-        keeper: StatusKeeper,
+        self, queue: BatchQueue, unfit: Callable[[Record], str | None], keeper: StatusKeeper
     ) -> None:
-        """Take from ``queue`` what can be sent.
-
-        Args:
-            queue: Where fixes wait.
-            unfit: Why a fix cannot be sent. Such a fix becomes a dead letter.
-            keeper: Counts dead letters.
-        """
+        """``unfit``: why a fix cannot be sent. Such a fix becomes a dead letter."""
         self._queue = queue
         self._unfit = unfit
         self._keeper = keeper

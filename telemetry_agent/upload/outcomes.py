@@ -87,12 +87,8 @@ class OutcomeHandler:
         First the outcomes that need no decision, then the first of those that do. A fix that was
         accepted behind a refused one is its witness: it shows that the set-up is right.
         """
-        taken = [
-            at
-            for at, outcome in enumerate(outcomes)
-            if isinstance(outcome, Delivered) and not outcome.retry
-        ]
-        last = taken[-1] if taken else -1
+        taken = [isinstance(outcome, Delivered) and not outcome.retry for outcome in outcomes]
+        last = max((at for at, yes in enumerate(taken) if yes), default=-1)
         undecided: tuple[Batch, Outcome] | None = None
         rest: Batch | None = batch
         for outcome, at, length in _runs(outcomes, last):
@@ -100,7 +96,7 @@ class OutcomeHandler:
                 break
             part, rest = self._leases.cut(rest, length)
             lost = isinstance(outcome, Deferred) and not outcome.answered
-            if isinstance(outcome, Delivered) and not outcome.retry:
+            if taken[at]:
                 self.apply(part, outcome, probing=probing)
             elif isinstance(outcome, Refused) and at < last:
                 # Another fix was taken after it, so it is not the set-up.

@@ -68,7 +68,6 @@ class Sender:
         self.unanswered_in_a_row = 0
         """How many requests that were sent got no answer since the last one that did."""
         self._late: Record | None = None  # the first of the batch that was answered too late
-        self._only_plain = False  # until ``reset``
         self._compression = CompressionChoice(compression, wire_format)
         self._format = wire_format
         self._transport = transport
@@ -83,17 +82,13 @@ class Sender:
         """An answer is likely again."""
         self.answered = True
 
-    def end_search(self) -> None:
-        """What is sent next is compressed again."""
-        self._only_plain = False
-
     def send(self, batch: Batch, timeout_s: float, reports: AgentReports | None) -> Outcome:
         """Send a batch in one request, with a report if one is due.
 
         What is refused because it is compressed, perhaps, is sent once more, plain.
         """
         now_s = self._clock.monotonic_s()
-        compression: Compression = "none" if self._only_plain else self._compression.choice(now_s)
+        compression = self._compression.choice(now_s)
         if reports is not None and reports.due(now_s):
             payload = reports.encode(batch, compression)
             outcome = self._send_fixes(batch, payload, timeout_s, with_report=True)
@@ -109,12 +104,9 @@ class Sender:
             self._compression.accepted()
         if isinstance(outcome, Delivered) or outcome.status not in _NO_GZIP_THERE:
             return outcome
-        plain = self._format.encode(batch, "none")
-        again = self._send_fixes(batch, plain, timeout_s)
+        again = self._send_fixes(batch, self._format.encode(batch, "none"), timeout_s)
         if isinstance(again, Delivered):
             self._compression.refused(outcome.status, now_s)
-        elif isinstance(again, Refused):
-            self._only_plain = True
         return again
 
     def send_each(self, batch: Batch, timeout_s: float) -> list[Outcome]:

@@ -35,12 +35,7 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Deferred, Held, UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.interfaces import (
-    BatchQueue,
-    Reachability,
-    UploadPolicy,
-    WireFormat,
-)
+from telemetry_agent.upload.interfaces import BatchQueue, Reachability, UploadPolicy, WireFormat
 from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.outcomes import OutcomeHandler, Resend, Resending, StopReason
 from telemetry_agent.upload.refusals import AllRefused
@@ -87,21 +82,12 @@ class Uploader:
     ) -> None:
         """Nothing is sent before the first step.
 
-        Args:
-            queue: Where fixes wait.
-            wire_format: How a request looks.
-            transport: Belongs to the caller, who closes it after ``last_upload``.
-            policy: What the config says.
-            reachability: The monitor of the path to the endpoint; after a crash it is another one.
-            keeper: The status of the previous uploader, to be continued.
-            missing: Why nothing may be sent yet, asked before each attempt; ``None``: it may.
-            reports: When and how the agent reports about itself; ``None``: never.
-            resend: Makes delivered fixes ready again that the endpoint asks for; ``None``: it may
-                not ask. If the order counts, it may not either.
-            urgent: Whether fresh fixes are sent without waiting for others.
-            on_step: Called in the uploader's thread after each step; must not raise.
-            clock: The machine's clocks.
-            rng: Draws the waits.
+        The ``transport`` belongs to the caller, who closes it after ``last_upload``. The monitor is
+        asked for each time, by ``reachability``: after a crash it is another one. ``keeper``
+        continues the status of the previous uploader. ``missing`` says why nothing may be sent
+        yet. ``resend`` makes delivered fixes ready again that the endpoint asks for; if the order
+        counts, it may not ask. ``urgent``: fresh fixes do not wait for others. ``on_step`` is
+        called in the uploader's thread after each step, and must not raise.
         """
         self.bell = Bell()
         # A step may send a batch three times: with a report, without it, and uncompressed.
@@ -383,7 +369,6 @@ class Uploader:
         """Give back what is leased; fixes that were refused alone too, if ``everything``."""
         if everything:
             self._refusals.give_up()
-        self._sender.end_search()
         self._refusals.end_search()
         self._leases.give_all_back(keep=self._refusals.kept, answered=answered)
 

@@ -29,7 +29,11 @@ T = TypeVar("T")
 
 
 class Connection:
-    """One TCP connection, with TLS on it after ``start_tls``."""
+    """One TCP connection, with TLS on it after ``start_tls``.
+
+    To receive, to send and the handshake raise a ``NetworkError`` if the connection broke, the
+    exchange was aborted, or its time has passed.
+    """
 
     def __init__(self, dialer: Dialer, sock: socket.socket) -> None:
         """``sock`` is connected, and does not block."""
@@ -46,15 +50,11 @@ class Connection:
         self._idle_s = 0.0  # before the request under way, until a byte of its answer has come
 
     def recv(self, max_bytes: int) -> bytes:
-        """Return some bytes; none when the peer has closed.
-
-        Raises:
-            NetworkError: the connection broke, the exchange was aborted, or its time has passed.
-        """
-        if self.tls is None:
+        """Return some bytes; none when the peer has closed."""
+        tls = self.tls
+        if tls is None:
             data = self._recv(max_bytes, "no answer")
         else:
-            tls = self.tls
             try:
                 data = self._through_tls(lambda: tls.read(max_bytes), "no answer")
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -72,30 +72,22 @@ class Connection:
         return data
 
     def send(self, data: bytes) -> None:
-        """Send all of ``data``.
-
-        Raises:
-            NetworkError: the connection broke, the exchange was aborted, or its time has passed.
-        """
+        """Send all of ``data``."""
         idle_s = self._dialer.now_s - self._used_s
         if idle_s > _IDLE_S:
             self._idle_s = idle_s
             self._set_user_timeout(self._dialer.timeout_s * _USER_TIMEOUT_SHARE)
-        if self.tls is None:
+        tls = self.tls
+        if tls is None:
             self._send(data)
             return
-        tls = self.tls
         try:
             self._through_tls(lambda: tls.write(data), "the request was not read")
         except ssl.SSLError as error:
             raise self._tls_error(error) from error
 
     def start_tls(self, context: ssl.SSLContext, hostname: str) -> None:
-        """Do the TLS handshake that ``context`` requires; if it fails, the connection is closed.
-
-        Raises:
-            NetworkError: the certificate is not trusted, the handshake failed or took too long.
-        """
+        """Do the TLS handshake that ``context`` requires; if it fails, the connection is closed."""
         tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
         if self._dialer.tls_session is not None:
             # A resumed handshake carries no certificates, and needs a quarter of the bytes. A

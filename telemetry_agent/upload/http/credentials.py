@@ -47,7 +47,8 @@ class Renewed(Generic[T]):
         Raises:
             ConfigError: ``make`` raised it, and has never returned a value.
         """
-        stamp = self._look()  # before reading: a change meanwhile is read next time
+        # Before reading: a change meanwhile is read next time.
+        stamp = [_stamp(path) for path in self._paths]
         value = self._value
         if value is not None and stamp == self._stamp and not self._trouble.lasts:
             return value
@@ -63,16 +64,14 @@ class Renewed(Generic[T]):
         self._value, self._stamp = made, stamp
         return made
 
-    def _look(self) -> list[tuple[int, ...] | None]:
-        stamps: list[tuple[int, ...] | None] = []
-        for path in self._paths:
-            try:
-                stat = answered(path, path.stat)
-            except OSError:
-                stamps.append(None)
-            else:
-                stamps.append((stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
-        return stamps
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What is another when the file has changed; ``None``: it cannot be seen."""
+    try:
+        stat = answered(path, path.stat)
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 class Credentials:
@@ -96,19 +95,10 @@ class Credentials:
     ) -> None:
         """Nothing is read before ``prepare``, or the first use.
 
-        Args:
-            headers: Sent with each request.
-            token: Holds the value of ``Authorization``.
-            scheme: The word before the token.
-            username: For basic authentication, with ``password``; not together with a token.
-            password: Holds the password.
-            ca_file: Certificates (PEM) that are trusted instead of the system's.
-            client_cert: Our certificate (PEM), which may hold its key too.
-            client_key: The key of our certificate, where that does not hold it.
-            proxy_username: For basic authentication at the proxy, with ``proxy_password``.
-            proxy_password: Holds the password for the proxy.
-            secrets: All secrets of ``headers`` and of the files are added to it.
-            fault: Why these must not be used at all.
+        Secrets and certificates (PEM) are files. Either the ``token`` is sent, after the word
+        ``scheme``, or username and password. The authorities of ``ca_file`` are trusted instead of
+        the system's. ``client_cert`` may hold its key too. All secrets of the headers and of the
+        files are added to ``secrets``. ``fault``: why these must not be used at all.
         """
         self.secrets = secrets if secrets is not None else set()
         self.secrets |= secret_values(headers)
