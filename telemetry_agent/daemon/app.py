@@ -17,7 +17,7 @@ from telemetry_agent.daemon import storage
 from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import queue_commands
-from telemetry_agent.daemon.control import Command, Control
+from telemetry_agent.daemon.control import Control
 from telemetry_agent.daemon.delivery import Delivery, host_of
 from telemetry_agent.daemon.recording import Recording
 from telemetry_agent.daemon.status import Completeness, pending, queue_view, report
@@ -114,9 +114,9 @@ class Agent:
             held=self._held,
         )
         self._commands = queue_commands(self.queue) | {
-            "status": Command(self._status, public=True),
-            "drain": Command(self.delivery.drain),
-            "tap": Command(self.recording.tap),
+            "status": self._status,
+            "drain": self.delivery.drain,
+            "tap": self.recording.tap,
         }
         self._control = self.supervisor.add(
             "control", lambda: Control(self.settings.queue.path, self._commands)
@@ -260,7 +260,7 @@ class Agent:
             position=self.recording.position,
             network=self.delivery.network,
             gaps=Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s),
-            ask=lambda command, asked: self._commands[command].run(asked, Bell()),
+            ask=lambda command, asked: self._commands[command](asked, Bell()),
             gnss_ms=self.recording.gnss_ms,
             clock=self._clock,
             switch=self._switch,

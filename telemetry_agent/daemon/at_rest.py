@@ -58,7 +58,7 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
         return
     with AckQueue(path) as opened:
         carry_over(opened)
-        yield from queue_commands(opened)[command].run(question, Bell())
+        yield from queue_commands(opened)[command](question, Bell())
 
 
 def look(path: Path, note: client.Note, answer: Callable[[Readable], Iterator[V]]) -> Iterator[V]:

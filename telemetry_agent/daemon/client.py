@@ -6,11 +6,13 @@ import os
 import socket
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from telemetry_agent.config.settings import Settings
 from telemetry_agent.errors import JOIN, AgentError, StorageError, UnavailableError, UsageError
 from telemetry_agent.snapshot import PROTOCOL, other_protocol
+
+if TYPE_CHECKING:
+    from telemetry_agent.config.settings import Settings  # `status` does without it
 
 _ANSWER_S = 60.0
 _SUN_PATH_BYTES = 107
@@ -75,7 +77,7 @@ def ask(
         yield from _ask(socket_path(queue_path), question, note)
 
 
-def ask_or_read(settings: Settings, question: Mapping[str, Any], note: Note) -> Answers:
+def ask_or_read(settings: "Settings", question: Mapping[str, Any], note: Note) -> Answers:
     """Ask the running agent about its queue; if none runs, read the queue at rest.
 
     Raises:

@@ -126,10 +126,9 @@ def queue_commands(queue: AckQueue) -> dict[str, Command]:
     """The commands that a queue in use can answer, by their names."""
 
     def command(answer: Callable[[AckQueue, Asked], Answers]) -> Command:
-        return Command(lambda asked, _bell: answer(queue, asked))
+        return lambda asked, _bell: answer(queue, asked)
 
-    commands = {name: command(answer) for name, answer in (LOOKING | _OTHERS).items()}
-    return commands | {"queue stats": commands["queue stats"]._replace(public=True)}
+    return {name: command(answer) for name, answer in (LOOKING | _OTHERS).items()}
 
 
 _NEEDED = object()

@@ -23,7 +23,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from telemetry_agent.daemon.client import Answers, address, service_socket, socket_path
 from telemetry_agent.errors import JOIN, AgentError, UsageError
@@ -110,13 +110,10 @@ class Client(Bell):
         self._sock.close()
 
 
-class Command(NamedTuple):
-    """A command that the socket accepts."""
-
-    run: Callable[[Mapping[str, Any], Bell], Answers]
-    """Takes the question, and a bell whose wait raises when the client leaves."""
-    public: bool = False
-    """Every user of the machine may ask; others than the service's own get ``for_strangers``."""
+Command = Callable[[Mapping[str, Any], Bell], Answers]
+"""Takes the question, and a bell whose wait raises when the client leaves."""
+PUBLIC = {"status", "queue stats"}
+"""What every user of the machine may ask; others than the service's own get ``for_strangers``."""
 
 
 def for_strangers(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,12 +254,12 @@ class Control:
                 raise UsageError(f"{question['ask']!r} cannot be asked here")  # noqa: TRY301
             if question.pop("queue", str(self._queue_path)) != str(self._queue_path):
                 return {"error": "the service has another queue", "other_queue": True}
-            if not (client.trusted or command.public):
+            if not client.trusted and question["ask"] not in PUBLIC:
                 raise AgentError(  # noqa: TRY301 - sent to the client as any other
                     f"only root and the agent's user and group may ask for {question['ask']!r}",
                     JOIN,
                 )
-            with contextlib.closing(command.run(question, client)) as answers:
+            with contextlib.closing(command(question, client)) as answers:
                 for answer in answers:
                     client.send(answer if client.trusted else for_strangers(answer))
         except AgentError as error:

@@ -59,7 +59,7 @@ class Commands:
 
     def all(self) -> dict[str, Command]:
         names = ("echo", "wait", "flood", "unavailable", "crash")
-        return {name: Command(getattr(self, name)) for name in names}
+        return {name: getattr(self, name) for name in names}
 
 
 @contextlib.contextmanager

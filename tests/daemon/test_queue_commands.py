@@ -13,6 +13,7 @@ from puppet import Puppet
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.config.settings import Settings, UploadSettings
+from telemetry_agent.daemon import control
 from telemetry_agent.daemon.commands import queue_commands
 from telemetry_agent.daemon.delivery import Delivery
 from telemetry_agent.daemon.supervisor import Supervisor
@@ -40,7 +41,7 @@ def queue(tmp_path: Path) -> Iterator[AckQueue]:
 
 
 def told(queue: AckQueue, what: str, **asked: Any) -> list[dict[str, Any]]:
-    return list(queue_commands(queue)[what].run({"ask": what, **asked}, Bell()))
+    return list(queue_commands(queue)[what]({"ask": what, **asked}, Bell()))
 
 
 def seqs(queue: AckQueue, **asked: Any) -> list[int]:
@@ -48,8 +49,7 @@ def seqs(queue: AckQueue, **asked: Any) -> list[int]:
 
 
 def test_only_looking_at_counts_is_for_everybody(queue: AckQueue) -> None:
-    public = {name for name, command in queue_commands(queue).items() if command.public}
-    assert public == {"queue stats"}
+    assert control.PUBLIC & queue_commands(queue).keys() == {"queue stats"}
 
 
 def test_the_newest_are_told_whole(queue: AckQueue) -> None:
@@ -207,7 +207,7 @@ def test_an_export_goes_on_through_a_purge(tmp_path: Path) -> None:
             queue.put(FIX._replace(time_ms=FIX.time_ms + 1000 * second), "van-07")
         while batch := queue.lease(5000):
             queue.ack(batch)
-        answers = queue_commands(queue)["export"].run({"format": "ndjson"}, Bell())
+        answers = queue_commands(queue)["export"]({"format": "ndjson"}, Bell())
         text = next(answers)["text"]
         while queue.purge_delivered():
             pass

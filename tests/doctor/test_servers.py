@@ -89,7 +89,7 @@ def test_the_newest_recorded_position_is_sent_under_its_own_name(
 
 def newest_of(queue: AckQueue) -> list[dict[str, Any]]:
     """What a running agent answers."""
-    return list(queue_commands(queue)["queue newest"].run({"limit": 100}, Bell()))
+    return list(queue_commands(queue)["queue newest"]({"limit": 100}, Bell()))
 
 
 STATUS = {
