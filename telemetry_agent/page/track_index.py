@@ -136,17 +136,17 @@ class TrackIndex:
         tolerance_e7 = wanted.tolerance_e7
         if tolerance_e7 is None:
             tolerance_e7 = extent_e7(in_time()) / wanted.across_px
-        close: list[Point] = []
+        close = bytearray()
         lacks = False
         if tolerance_e7 < coarse_e7:
             rows = list(_close(POINT.iter_unpack(packed), scanned, wanted))
             newest_rows = _newest(rows, _ROWS_FROM_DISK)
             lacks = newest_rows != rows
             for lo, hi in newest_rows:
-                close += filter(wanted.in_time, points_of(self._stored(lo, hi), self._breaks))
+                close += pack(filter(wanted.in_time, points_of(self._stored(lo, hi), self._breaks)))
 
         def points() -> Iterator[Point]:
-            found = merged(close, in_time())
+            found = merged(POINT.iter_unpack(close), in_time())
             if wanted.box is None:
                 yield from found
                 return
