@@ -18,11 +18,10 @@ from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.control import Command
 from telemetry_agent.errors import AgentError, UsageError
-from telemetry_agent.export import FORMATS, trips
+from telemetry_agent.export import FORMATS
 from telemetry_agent.export.track import Gaps
-from telemetry_agent.export.trips import ParkingRule
+from telemetry_agent.export.trips import ParkingRule, Trips
 from telemetry_agent.fields import fix_fields, rfc3339
-from telemetry_agent.model import Fix, Record
 
 STATES = {state.name.lower(): state for state in State if state > 0}
 """The public states of the queue, by their names."""
@@ -224,16 +223,10 @@ def _period_ms(queue: Readable, asked: Asked) -> tuple[int, int]:
         "two numbers: metres and seconds",
         ParkingRule(),
     )
-    gaps = _gaps(asked)
-
-    def fixes() -> Iterator[tuple[int, Fix, bool]]:
-        before: Record | None = None
-        for row, stored in enumerate(queue.stored()):
-            record = stored.record
-            yield row, record.fix, before is not None and gaps.between(before, record)
-            before = record
-
-    found = trips.find(fixes(), ParkingRule(*parking), number)
-    if found is None:
+    trips = Trips(_gaps(asked).between, ParkingRule(*parking))
+    for row, stored in enumerate(queue.stored()):
+        trips.feed(row, stored.record)
+    found = trips.all()
+    if number > len(found):
         raise AgentError(f"there is no trip {number}: a trip ends when the device parks")
-    return found.start_ms, found.end_ms + 1
+    return found[-number].start_ms, found[-number].end_ms + 1

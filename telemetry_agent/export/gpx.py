@@ -5,6 +5,7 @@ programs read. The name, state, errors and odometer of a fix are in the other fo
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from telemetry_agent import __version__
 from telemetry_agent.export.track import HALF_TURN_E9, Chunks, Gaps, escape
@@ -52,21 +53,26 @@ def _point(fix: Fix) -> str:
     return "".join(
         [
             f'<trkpt lat="{degrees(fix.lat_e9)}" lon="{degrees(lon_e9)}">',
-            f"<ele>{fix.alt_mm / 1e3}</ele>" if fix.alt_mm is not None else "",
+            _tag("ele", fix.alt_mm, 1e3),
             f"<time>{rfc3339(fix.time_ms)}</time>",
-            f"<geoidheight>{fix.geoid_sep_mm / 1e3}</geoidheight>"
-            if fix.geoid_sep_mm is not None
-            else "",
-            f"<cmt>{' '.join(fix.flags)}</cmt>" if fix.flags else "",
-            f"<fix>{_kind(fix)}</fix>",
-            f"<sat>{fix.sats}</sat>" if fix.sats is not None else "",
-            f"<hdop>{fix.hdop_e2 / 1e2}</hdop>" if fix.hdop_e2 is not None else "",
-            f"<vdop>{fix.vdop_e2 / 1e2}</vdop>" if fix.vdop_e2 is not None else "",
-            f"<pdop>{fix.pdop_e2 / 1e2}</pdop>" if fix.pdop_e2 is not None else "",
+            _tag("geoidheight", fix.geoid_sep_mm, 1e3),
+            _tag("cmt", " ".join(fix.flags) or None),
+            _tag("fix", _kind(fix)),
+            _tag("sat", fix.sats),
+            _tag("hdop", fix.hdop_e2, 1e2),
+            _tag("vdop", fix.vdop_e2, 1e2),
+            _tag("pdop", fix.pdop_e2, 1e2),
             _motion(fix),
             "</trkpt>\n",
         ]
     )
+
+
+def _tag(name: str, value: Any, per_unit: float | None = None) -> str:
+    """An element with this value; empty if it is unknown."""
+    if value is None:
+        return ""
+    return f"<{name}>{value if per_unit is None else value / per_unit}</{name}>"
 
 
 def _kind(fix: Fix) -> str:
@@ -76,13 +82,6 @@ def _kind(fix: Fix) -> str:
 
 
 def _motion(fix: Fix) -> str:
-    if fix.speed_mm_s is None and fix.course_mdeg is None:
-        return ""
-    speed = "" if fix.speed_mm_s is None else f"<gpxtpx:speed>{fix.speed_mm_s / 1e3}</gpxtpx:speed>"
-    course = (
-        "" if fix.course_mdeg is None else f"<gpxtpx:course>{fix.course_mdeg / 1e3}</gpxtpx:course>"
-    )
-    return (
-        f"<extensions><gpxtpx:TrackPointExtension>{speed}{course}"
-        "</gpxtpx:TrackPointExtension></extensions>"
-    )
+    speed = _tag("gpxtpx:speed", fix.speed_mm_s, 1e3)
+    both = speed + _tag("gpxtpx:course", fix.course_mdeg, 1e3)
+    return _tag("extensions", _tag("gpxtpx:TrackPointExtension", both)) if both else ""

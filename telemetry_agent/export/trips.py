@@ -9,12 +9,12 @@ The distance is the odometer's, which excludes parked drift; for fixes without i
 recording) it is the distance from fix to fix. Jumps and fixes at 0, 0 are left out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from telemetry_agent.gnss.geodesy import distance_m, place_of
-from telemetry_agent.model import Fix
+from telemetry_agent.model import Fix, Record
 
 _STANDING_M_S = 0.5
 _STOP_S = 60.0
@@ -29,7 +29,8 @@ class ParkingRule(NamedTuple):
     after_s: float = 180.0
 
 
-class TripStop(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TripStop:
     """The device stood for a minute or more, and then continued."""
 
     start_ms: int
@@ -54,29 +55,37 @@ class Trip:
 
 
 class Trips:
-    """Finds trips. Feed it every fix once, in the order of recording."""
+    """Finds trips. Feed it every fix once, in the order of recording.
 
-    def __init__(self, parking: ParkingRule) -> None:
+    Args:
+        breaks: whether the second of two neighbours begins a segment of the track.
+        parking: what ends a trip.
+    """
+
+    def __init__(self, breaks: Callable[[Record, Record], bool], parking: ParkingRule) -> None:
         self.done: list[Trip] = []
         self.current: Trip | None = None
         """The trip that has not ended yet."""
+        self._breaks = breaks
         self._parking = parking
         self._shortest_m = 2 * parking.radius_m  # less is drift
         self._at_anchor: Trip | None = None
         self._anchor: Fix | None = None
-        self._before: tuple[int, Fix] | None = None
+        self._before: tuple[int, Record] | None = None
 
-    def feed(self, row: int, fix: Fix, *, breaks: bool) -> None:
-        """Add a fix; ``breaks``: a segment of the track begins with it."""
+    def feed(self, row: int, record: Record) -> None:
+        """Add a fix."""
+        fix = record.fix
         if is_glitch(fix):
             return
-        before, self._before = self._before, (row, fix)
+        before, self._before = self._before, (row, record)
         if before is None or self._anchor is None:
             self._anchor = fix
             return
-        last_row, last = before
+        last_row, last = before[0], before[1].fix
         elapsed_s = (fix.time_ms - last.time_ms) / 1000
-        if breaks and not 0 <= elapsed_s < self._parking.after_s:
+        goes_on = 0 <= elapsed_s < self._parking.after_s
+        if not goes_on and self._breaks(before[1], record):
             self._end_at_anchor_or(self.current)
             self._anchor = fix
             return
@@ -90,13 +99,15 @@ class Trips:
         if self.current is None:
             began = Trip(last_row, last_row, last.time_ms, last.time_ms)
             self.current = _longer(began, last, row, fix, elapsed_s)
-        elif (stood_s := (last.time_ms - self._anchor.time_ms) / 1000) >= _STOP_S:
+        elif last.time_ms - self._anchor.time_ms >= 1000 * _STOP_S:
             place = self._anchor.lat_e9 / 1e9, self._anchor.lon_e9 / 1e9
-            stop = TripStop(
-                self._anchor.time_ms, round(self._anchor.time_ms + stood_s * 1000), *place
-            )
+            stop = TripStop(self._anchor.time_ms, last.time_ms, *place)
             self.current = replace(self.current, stops=(*self.current.stops, stop)[-_STOPS:])
         self._anchor, self._at_anchor = fix, self.current
+
+    def all(self) -> list[Trip]:
+        """The oldest first."""
+        return [*self.done, self.current] if self.current else list(self.done)
 
     def forget_before(self, row: int) -> None:
         """Drop the trips that ended before this row."""
@@ -109,24 +120,11 @@ class Trips:
         self.current = self._at_anchor = None
 
 
-def find(chunks: Iterable[tuple[int, Fix, bool]], parking: ParkingRule, number: int) -> Trip | None:
-    """The trip with this number, where 1 is the newest; ``None``: there are fewer.
-
-    Args:
-        chunks: each fix with its row, and whether a segment begins with it.
-        parking: what ends a trip.
-        number: of the trip.
-    """
-    trips = Trips(parking)
-    for row, fix, breaks in chunks:
-        trips.feed(row, fix, breaks=breaks)
-    found = trips.done + ([trips.current] if trips.current else [])
-    return found[-number] if 0 < number <= len(found) else None
-
-
 def _longer(trip: Trip, last: Fix, row: int, fix: Fix, elapsed_s: float) -> Trip:
     """The trip with one more fix."""
-    way_m = _way_m(last, fix)
+    way_m = distance_m(place_of(last), place_of(fix))
+    if last.odo_m is not None and fix.odo_m is not None and fix.odo_m >= last.odo_m:
+        way_m = float(fix.odo_m - last.odo_m)
     moves = elapsed_s > 0 and way_m / elapsed_s >= _STANDING_M_S
     if fix.speed_mm_s is not None:
         speed_m_s = fix.speed_mm_s / 1000
@@ -141,12 +139,6 @@ def _longer(trip: Trip, last: Fix, row: int, fix: Fix, elapsed_s: float) -> Trip
         standing_s=trip.standing_s + (0.0 if moves else max(0.0, elapsed_s)),
         highest_m_s=max(trip.highest_m_s, speed_m_s if speed_m_s < _FASTEST_M_S else 0.0),
     )
-
-
-def _way_m(last: Fix, fix: Fix) -> float:
-    if last.odo_m is not None and fix.odo_m is not None and fix.odo_m >= last.odo_m:
-        return float(fix.odo_m - last.odo_m)
-    return distance_m(place_of(last), place_of(fix))
 
 
 def is_glitch(fix: Fix) -> bool:

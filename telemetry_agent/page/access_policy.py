@@ -92,12 +92,7 @@ class AccessPolicy:
     ) -> Response | None:
         """The answer to a request that is not admitted; ``None``: it is.
 
-        Args:
-            method: of the request.
-            path: of the request.
-            headers: of the request, names in lower case.
-            peer: address of the client.
-            now_s: monotonic.
+        Header names are in lower case; ``peer`` is the client's address, ``now_s`` monotonic.
         """
         if not self._is_ours(headers.get("host", "")):
             return PlainTextResponse(
@@ -158,45 +153,35 @@ class AccessPolicy:
         return any(name == COOKIE and _same(value, self._pass) for name, _, value in cookies)
 
 
-class Guard:
-    """The application behind the access policy.
+def guarded(app: ASGIApp, access: AccessPolicy, policy: str) -> ASGIApp:
+    """The application behind the access policy; every answer has the page's security headers."""
+    rules = {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        # Not no-referrer: then a browser does not send the origin of a form.
+        "Referrer-Policy": "same-origin",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
 
-    Args:
-        app: the application.
-        access: decides who is admitted.
-        policy: the ``Content-Security-Policy``.
-    """
-
-    def __init__(self, app: ASGIApp, access: AccessPolicy, policy: str) -> None:
-        self._app = app
-        self._access = access
-        self._rules = {
-            "Content-Security-Policy": policy,
-            "X-Content-Type-Options": "nosniff",
-            # Not no-referrer: then a browser does not send the origin of a form.
-            "Referrer-Policy": "same-origin",
-            "Cross-Origin-Opener-Policy": "same-origin",
-            "Cross-Origin-Resource-Policy": "same-origin",
-        }
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         async def ruled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update(self._rules)
+                headers.update(rules)
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         headers = dict(MutableHeaders(scope=scope))
-        answer: ASGIApp | None
+        refusal: Response | None
         if {"content-length", "transfer-encoding"} <= headers.keys():
             # RFC 9112, 6.3: a part of what a proxy takes for the body may be a request here.
-            answer = PlainTextResponse("One length is enough.", 400, {"Connection": "close"})
+            refusal = PlainTextResponse("One length is enough.", 400, {"Connection": "close"})
         else:
-            answer = self._access.refusal(scope["method"], scope["path"], headers, *whence(scope))
-        await (answer or self._app)(scope, receive, ruled)
+            refusal = access.refusal(scope["method"], scope["path"], headers, *whence(scope))
+        await (refusal or app)(scope, receive, ruled)
+
+    return answered
 
 
 def whence(scope: Scope) -> tuple[str, float]:
@@ -245,12 +230,9 @@ def _network_of(peer: str) -> str:
 
 def _from_itself(method: str, path: str, headers: Headers) -> bool:
     """Browsers report which site a request comes from; other clients report nothing."""
-    if headers.get("sec-fetch-site", "none") in {"same-origin", "none"}:
-        return True
-    navigates = headers.get("sec-fetch-mode") == "navigate"
-    return (
-        navigates and headers.get("sec-fetch-dest") == "document" and (method, path) == ("GET", "/")
-    )
+    asked = method, path, headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
+    is_link = asked == ("GET", "/", "navigate", "document")
+    return is_link or headers.get("sec-fetch-site", "none") in {"same-origin", "none"}
 
 
 def _split(url: str) -> SplitResult:

@@ -81,15 +81,12 @@ class EventSource:
     def trips(self) -> str:
         """The trips, whether all rows were read for them, up to which row, and the last row."""
         index = self.index
-        done, current = index.trips()
-        trips = [asdict(trip) for trip in done]
-        if current is not None:
-            trips.append(asdict(current))
-            silent_s = (self._agent.utc_ms() - current.end_ms) / 1000
-            if index.is_complete and silent_s < self._agent.parking.after_s:
+        found, goes_on = index.trips()
+        trips = [asdict(trip) for trip in found]
+        if goes_on and index.is_complete:
+            silent_s = (self._agent.utc_ms() - found[-1].end_ms) / 1000
+            if silent_s < self._agent.parking.after_s:
                 trips[-1]["open"] = True
-        for trip in trips:
-            trip["stops"] = [stop._asdict() for stop in trip["stops"]]
         last = self._agent.queue.last_row()
         return json.dumps(
             {"trips": trips, "complete": index.is_complete, "read": index.last, "last": last}

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from starlette.responses import PlainTextResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from telemetry_agent.page.libraries import STATIC
 
@@ -23,6 +24,7 @@ _TYPES = {
     ".png": "image/png",
     ".webmanifest": "application/manifest+json",
 }
+_PACKED = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
 _SMALL_BYTES = 600  # one packet either way
 _LEVEL = 6
 
@@ -37,7 +39,7 @@ class _File(NamedTuple):
 def static_files() -> dict[str, _File]:
     """The files by their paths. Only these are served, so no path leads out of the folder."""
     return {
-        str(path.relative_to(STATIC)): _packed(path)
+        str(path.relative_to(STATIC)): _file(path)
         for path in STATIC.rglob("*")
         if path.suffix in _TYPES
     }
@@ -47,14 +49,13 @@ def static_file(name: str, headers: Mapping[str, str]) -> Response:
     """The file, or that the browser has it already, or that there is none."""
     file = static_files().get(name)
     if file is None:
-        return PlainTextResponse("There is no such file.", 404)
+        raise HTTPException(404, "There is no such file.")
     rules = {"ETag": file.tag, "Cache-Control": "no-cache"}
     if file.tag in headers.get("if-none-match", ""):
         return Response(status_code=304, headers=rules)
-    if not takes_gzip(headers):
-        return Response(gzip.decompress(file.packed), 200, rules, file.kind)
-    rules |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return Response(file.packed, 200, rules, file.kind)
+    if _takes_gzip(headers):
+        return Response(file.packed, 200, rules | _PACKED, file.kind)
+    return Response(gzip.decompress(file.packed), 200, rules, file.kind)
 
 
 def static_text(name: str) -> str:
@@ -62,13 +63,13 @@ def static_text(name: str) -> str:
     return gzip.decompress(static_files()[name].packed).decode()
 
 
-def _packed(path: Path) -> _File:
+def _file(path: Path) -> _File:
     data = path.read_bytes()
     tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
     return _File(tag, gzip.compress(data, _LEVEL, mtime=0), _TYPES[path.suffix])
 
 
-def takes_gzip(headers: Mapping[str, str]) -> bool:
+def _takes_gzip(headers: Mapping[str, str]) -> bool:
     """Whether the client unpacks gzip."""
     for part in headers.get("accept-encoding", "").split(","):
         name, _, rest = part.strip().partition(";")
@@ -77,9 +78,13 @@ def takes_gzip(headers: Mapping[str, str]) -> bool:
     return False
 
 
-def compressed(data: bytes, kind: str, headers: Mapping[str, str], **more: str) -> Response:
-    """An answer, compressed if that pays. It takes milliseconds: large ones need a thread."""
-    if len(data) < _SMALL_BYTES or not takes_gzip(headers):
-        return Response(data, 200, more, kind)
-    more |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return Response(gzip.compress(data, _LEVEL, mtime=0), 200, more, kind)
+def compressed(
+    data: bytes, kind: str, headers: Mapping[str, str], rules: Mapping[str, str] = {}
+) -> Response:
+    """An answer, compressed if that pays. It takes milliseconds: large ones need a thread.
+
+    ``headers`` are those of the request, ``rules`` further ones of the answer.
+    """
+    if len(data) < _SMALL_BYTES or not _takes_gzip(headers):
+        return Response(data, 200, rules, kind)
+    return Response(gzip.compress(data, _LEVEL, mtime=0), 200, {**rules, **_PACKED}, kind)

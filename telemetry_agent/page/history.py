@@ -22,6 +22,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Mapping
+from heapq import nlargest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,6 @@ _RECORD_BYTES = _RECORD.size + 4  # the checksum
 _LARGEST_BYTES = 512 * 1024
 _APPEND_AT = 15  # minutes
 _STRONGEST = 4
-_RATE_OVER_S = 60
 _WARM = Path("/sys/class/thermal/thermal_zone0/temp")
 
 
@@ -145,9 +145,9 @@ class History:
 
     def _replace(self, target: Path) -> None:
         beside = target.with_name(target.name + ".new")
-        minutes = self._series[MINUTE_S]
+        _, minutes, long = self._series.values()
         oldest_s = minutes[0].time_s if minutes else 0
-        samples = [*(one for one in self._series[LONG_S] if one.time_s < oldest_s), *minutes]
+        samples = [*(sample for sample in long if sample.time_s < oldest_s), *minutes]
         try:
             with beside.open("wb") as file:
                 self._sound_bytes = file.write(_HEAD + b"".join(map(_packed, samples)))
@@ -210,7 +210,8 @@ class SampleMaker:
     """Makes samples of the agent's snapshots."""
 
     def __init__(self) -> None:
-        self._counters: deque[tuple[float, int, int]] = deque()  # when, delivered, bytes
+        # When, delivered, bytes: of the last minute.
+        self._counters: deque[tuple[float, int, int]] = deque(maxlen=round(60 / SHORT_S) + 1)
 
     def values(
         self, state: Snapshot, position: Mapping[str, Any] | None, now_s: float
@@ -222,13 +223,11 @@ class SampleMaker:
         """
         receiver, upload, queue = state.receiver, state.upload, state.queue
         self._counters.append((now_s, upload.delivered, upload.sent_bytes))
-        while len(self._counters) > 2 and self._counters[1][0] <= now_s - _RATE_OVER_S:
-            self._counters.popleft()
         then_s, delivered, sent = self._counters[0]
         minutes = max(now_s - then_s, 1.0) / 60
         has_fix = receiver.state in {"2d", "3d"}
         signals = [one.snr_db for one in receiver.satellites if one.snr_db is not None]
-        heard = sorted(signals, reverse=True)[:_STRONGEST]
+        heard = nlargest(_STRONGEST, signals)
         return {
             "speed": position.get("speed") if has_fix and position else None,
             "sats": (receiver.sats or 0) if has_fix else 0,

@@ -38,8 +38,6 @@ class MapFile(NamedTuple):
     """The attribution that the file holds, as text."""
     deepest: int
     """The highest zoom level of its tiles."""
-    box: tuple[float, float, float, float]
-    """South, west, north, east, in degrees."""
 
     def read(self, begin: int, end: int) -> bytes:
         """The bytes from ``begin`` to before ``end``. Any thread may read."""
@@ -82,26 +80,28 @@ def _checked(path: Path, descriptor: int) -> MapFile:
     places = struct.unpack_from("<8Q", head, 8)
     packing, tile_packing, kind, _, deepest = struct.unpack_from("<5B", head, 97)
     edges = struct.unpack_from("<4i", head, 102)
-    if version != 3:
-        raise ConfigError(f"page.map: {path} is PMTiles version {version}, not 3: {_HOW}")
-    if kind != _VECTOR:
-        raise ConfigError(f"page.map: {path} holds pictures, not vector tiles: {_HOW}")
-    if packing not in {_NONE, _GZIP} or tile_packing not in {_NONE, _GZIP}:
-        raise ConfigError(f"page.map: {path} is compressed otherwise than by gzip: {_HOW}")
-    # Root directory, metadata, leaf directories, tiles: each as offset and length.
-    for offset, length in zip(places[::2], places[1::2], strict=True):
-        if offset + length > known.st_size:
-            raise ConfigError(f"page.map: {path} is cut off: copy it again")
     west, south, east, north = (edge / 1e7 for edge in edges)
-    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90 and deepest <= 30):
-        raise ConfigError(f"page.map: {path} names no part of the world: {_HOW}")
+    on_earth = -180 <= west < east <= 180 and -90 <= south < north <= 90 and deepest <= 30
+    # Root directory, metadata, leaf directories, tiles: each as offset and length.
+    end = max(offset + length for offset, length in zip(places[::2], places[1::2], strict=True))
+    for is_wrong, says in (
+        (version != 3, f"is PMTiles version {version}, not 3: {_HOW}"),
+        (kind != _VECTOR, f"holds pictures, not vector tiles: {_HOW}"),
+        (
+            not {packing, tile_packing} <= {_NONE, _GZIP},
+            f"is compressed otherwise than by gzip: {_HOW}",
+        ),
+        (end > known.st_size, "is cut off: copy it again"),
+        (not on_earth, f"names no part of the world: {_HOW}"),
+    ):
+        if is_wrong:
+            raise ConfigError(f"page.map: {path} {says}")
     return MapFile(
         descriptor,
         known.st_size,
         f'"{known.st_mtime_ns:x}-{known.st_size:x}"',
         _credit(descriptor, places[2], places[3], packed=packing == _GZIP),
         deepest,
-        (south, west, north, east),
     )
 
 
@@ -110,10 +110,8 @@ def _credit(descriptor: int, offset: int, length: int, *, packed: bool) -> str:
     data = os.pread(descriptor, min(length, _LARGEST_METADATA_BYTES), offset)
     try:
         if packed:
-            unpacked = zlib.decompressobj(wbits=31).decompress(data, _LARGEST_METADATA_BYTES)
-        else:
-            unpacked = data
-        credit = json.loads(unpacked).get("attribution", "")
+            data = zlib.decompressobj(wbits=31).decompress(data, _LARGEST_METADATA_BYTES)
+        credit = json.loads(data).get("attribution", "")
     except (zlib.error, ValueError, RecursionError, AttributeError):
         return ""
     if not isinstance(credit, str):

@@ -65,13 +65,11 @@ class Overview:
         again = POINT.iter_unpack(bytes(self.packed[end:]))
         del self.packed[end:]
         self.packed += pack(thinned(chain(again, points), self.tolerance_e7))
-        while len(self.packed) > self._limit * POINT.size:
-            every = POINT.iter_unpack(self.packed)
-            if self.tolerance_e7 < _TURN_E7:
-                self.tolerance_e7 *= 2
-                self.packed = pack(thinned(every, self.tolerance_e7))
-            else:  # all are glitches and ends of segments, which thinning keeps
-                self.packed = pack(_each(2, every))
+        if len(every := self.packed) > self._limit * POINT.size:
+            coarser_e7 = min(2 * self.tolerance_e7, _TURN_E7)
+            self.packed, self.tolerance_e7 = fitting(
+                lambda: POINT.iter_unpack(every), coarser_e7, self._limit
+            )
 
     def forget(self, gone: Iterable[tuple[int, int]]) -> None:
         """Drop the points of these rows, given as first and last, ascending.
@@ -100,13 +98,7 @@ def points_of(
     breaks: Callable[[Record, Record], bool],
     before: Record | None = None,
 ) -> Iterator[Point]:
-    """Stored fixes as points.
-
-    Args:
-        found: the fixes with their rows.
-        breaks: whether the second of two neighbours begins a segment.
-        before: the record before the first of them.
-    """
+    """Stored fixes as points; ``before`` is the record before the first of them."""
     for row, record in found:
         fix = record.fix
         begins = before is not None and breaks(before, record)
@@ -147,17 +139,17 @@ def thinned(points: Iterable[Point], tolerance_e7: float) -> Iterator[Point]:
 
 def fitting(
     points: Callable[[], Iterator[Point]], tolerance_e7: float, most: int = SHOWN
-) -> tuple[list[Point], int]:
-    """At most ``most`` of the points, and the tolerance that this needed; 0: all of them."""
+) -> tuple[bytearray, int]:
+    """At most ``most`` of the points, packed, and the tolerance that this needed; 0: all."""
     total = sum(1 for _ in points())
     if total <= most // 8:
-        return list(points()), 0
+        return pack(points()), 0
     tolerance = max(1, round(tolerance_e7))
-    while len(shown := list(islice(thinned(points(), tolerance), most + 1))) > most:
+    while len(shown := pack(islice(thinned(points(), tolerance), most + 1))) > most * POINT.size:
         tolerance *= 2
-        if tolerance > _TURN_E7:  # all are glitches and ends of segments
-            return list(_each(total // most + 1, points())), tolerance
-    return shown, tolerance if len(shown) < total else 0
+        if tolerance > _TURN_E7:  # all are glitches and ends of segments, which thinning keeps
+            return pack(_each(total // most + 1, points())), _TURN_E7
+    return shown, tolerance if len(shown) < total * POINT.size else 0
 
 
 def _each(step: int, points: Iterable[Point]) -> Iterator[Point]:

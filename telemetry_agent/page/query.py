@@ -1,4 +1,4 @@
-"""The parameters and bodies of requests, checked before they are used."""
+"""The parameters and bodies of requests, checked before they are used: else the answer is a 400."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from telemetry_agent.page.points import Box
@@ -17,8 +18,17 @@ _LARGEST_ROW_DIGITS = 18
 _LARGEST = 253_402_300_799  # the end of the year 9999, seconds since 1970
 
 
-class BadRequestError(Exception):
-    """The text says what is wrong with the request."""
+def number(query: Mapping[str, str], name: str, default: float, most: float = _LARGEST) -> float:
+    """A parameter from 0 to ``most``."""
+    if name not in query:
+        return default
+    try:
+        value = float(query[name])
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= most:
+        raise HTTPException(400, f"{name} is a number from 0 to {most}.")
+    return value
 
 
 def wanted_part(query: Mapping[str, str]) -> Wanted:
@@ -26,28 +36,17 @@ def wanted_part(query: Mapping[str, str]) -> Wanted:
 
     A tolerance and a box, ``south,west,north,east``, are in 1e-7 degrees.
     """
-
-    def number(name: str, default: float) -> float:
-        if name not in query:
-            return default
-        value = float(query[name])
-        if not 0 <= value <= _LARGEST:
-            raise ValueError
-        return value
-
     try:
-        box = [int(edge) for edge in query["box"].split(",")] if "box" in query else None
-        return Wanted(
-            number("since", -math.inf),
-            number("until", math.inf),
-            min(max(number("across", 1000), 100), 5000),
-            max(number("tolerance", 1), 1) if "tolerance" in query else None,
-            None if box is None else Box(*box),
-        )
+        box = Box(*map(int, query["box"].split(","))) if "box" in query else None
     except (ValueError, TypeError):
-        raise BadRequestError(
-            "since, until, across and tolerance are numbers from 0; box is four whole numbers."
-        ) from None
+        raise HTTPException(400, "box is four whole numbers.") from None
+    return Wanted(
+        number(query, "since", -math.inf),
+        number(query, "until", math.inf),
+        min(max(number(query, "across", 1000), 100), 5000),
+        max(number(query, "tolerance", 1), 1) if "tolerance" in query else None,
+        box,
+    )
 
 
 async def json_object(request: Request) -> dict[str, Any]:
@@ -57,7 +56,7 @@ async def json_object(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise BadRequestError("A JSON object is needed.")
+        raise HTTPException(400, "A JSON object is needed.")
     return value
 
 
@@ -69,9 +68,9 @@ async def body_of(request: Request) -> bytes:
             async for part in request.stream():
                 body += part
                 if len(body) > _LONGEST_BODY_BYTES:
-                    raise BadRequestError("The body is too long.")
+                    raise HTTPException(400, "The body is too long.")
     except (TimeoutError, ClientDisconnect):
-        raise BadRequestError("The body came too slowly, or not whole.") from None
+        raise HTTPException(400, "The body came too slowly, or not whole.") from None
     return body
 
 
@@ -79,5 +78,5 @@ def row_number(query: Mapping[str, str], name: str, default: str = "") -> int:
     """The number of a row in the queue."""
     text = query.get(name, default)
     if not (text.isascii() and text.isdecimal()) or len(text) > _LARGEST_ROW_DIGITS:
-        raise BadRequestError(f"{name} is a row's number.")
+        raise HTTPException(400, f"{name} is a row's number.")
     return int(text)

@@ -34,14 +34,9 @@ _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class PageServer:
-    """Answers the viewers that connect to ``listener``.
+    """Answers the viewers that connect to ``listener``, a bound socket that it closes.
 
-    Args:
-        listener: a bound socket, which the server closes.
-        agent: what the page sees of it.
-        host: the name or address in the page's own setting.
-        token: what admits a viewer; ``None``: none is needed.
-        options: the user's other settings.
+    The other arguments are those of ``Page``; ``host`` is the one of its address.
     """
 
     def __init__(

@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
-from telemetry_agent.page.access_policy import AccessPolicy, Guard, content_policy, whence
-from telemetry_agent.page.agent_view import AgentView, Doctor, PageOptions
+from telemetry_agent.page.access_policy import AccessPolicy, content_policy, guarded, whence
+from telemetry_agent.page.agent_view import AgentView, PageOptions
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.files import compressed, static_file, static_files
 from telemetry_agent.page.history import History
@@ -26,13 +27,7 @@ from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
 from telemetry_agent.page.points import POINT
-from telemetry_agent.page.query import (
-    BadRequestError,
-    body_of,
-    json_object,
-    row_number,
-    wanted_part,
-)
+from telemetry_agent.page.query import body_of, json_object, number, row_number, wanted_part
 from telemetry_agent.page.streams import VIEWERS, EventStreams, StreamedAnswer
 from telemetry_agent.page.threads import in_thread
 from telemetry_agent.trouble import Trouble
@@ -48,13 +43,7 @@ T = TypeVar("T")
 
 
 class Site:
-    """The application.
-
-    Args:
-        agent: what the page sees of it.
-        access: decides who is admitted.
-        options: the user's settings.
-    """
+    """The application."""
 
     def __init__(self, agent: AgentView, access: AccessPolicy, options: PageOptions) -> None:
         self._agent = agent
@@ -89,19 +78,14 @@ class Site:
             Route("/log", self._log),
             Route("/config", self._config),
             Route("/login", self._login, methods=["POST"]),
+            Route("/check", self._check, methods=["POST"]),
+            Route("/network", self._network, methods=["POST"]),
         ]
         self._check_running: asyncio.Task[dict[str, Any]] | None = None
-        if agent.doctor is not None:
-            check = partial(self._check, agent.doctor)
-            routes.append(Route("/check", check, methods=["POST"]))
-        if agent.switch is not None:
-            routes.append(Route("/network", self._network, methods=["POST"]))
-        app = Starlette(
-            routes=routes, exception_handlers={BadRequestError: _refused, AgentError: _refused}
-        )
+        app = Starlette(routes=routes, exception_handlers={AgentError: _refused})
         # Else "/setup/" is answered with an absolute URL, which is wrong behind a proxy.
         app.router.redirect_slashes = False
-        self.app = Guard(app, access, content_policy(options.tiles))
+        self.app = guarded(app, access, content_policy(options.tiles))
 
     def close(self) -> None:
         """Close the map."""
@@ -120,23 +104,23 @@ class Site:
         if options.tiles:
             setup |= {"tiles": options.tiles, "credit": options.tiles_credit}
         if (found := self._map) is not None:
-            setup["map"] = {"credit": found.credit, "deepest": found.deepest, "box": found.box}
+            setup["map"] = {"credit": found.credit, "deepest": found.deepest}
         return JSONResponse(setup)
 
     async def _map_part(self, request: Request) -> Response:
         """A part of the offline map. The whole of it may be gigabytes, and is not served."""
         found = self._map
         if found is None:
-            return PlainTextResponse("There is no map.", 404)
+            raise HTTPException(404, "There is no map.")
         part = asked_range(request.headers.get("range", ""), found.size)
         if part is None:
             rules = {"Content-Range": f"bytes */{found.size}"}
-            return PlainTextResponse("Ask for a range of up to 8 MiB.", 416, rules)
+            raise HTTPException(416, "Ask for a range of up to 8 MiB.", rules)
         begin, end = part
         try:
             data = await self._from_disk(lambda: found.read(begin, end))
         except OSError as error:
-            return PlainTextResponse(f"The map cannot be read: {error.strerror}", 503)
+            raise HTTPException(503, f"The map cannot be read: {error.strerror}") from error
         rules = {
             "Content-Range": f"bytes {begin}-{end - 1}/{found.size}",
             "ETag": found.tag,
@@ -146,9 +130,8 @@ class Site:
 
     async def _events(self, request: Request) -> Response:
         if self.streams.count >= VIEWERS:
-            return PlainTextResponse(
-                f"Too many viewers (limit {VIEWERS}): close another window.", 503
-            )
+            says = f"Too many viewers (limit {VIEWERS}): close another window."
+            raise HTTPException(503, says)
         # Else nginx would collect events before it passes them on.
         return StreamedAnswer(
             self.streams.follow(request.query_params.get("browser", "")),
@@ -164,23 +147,15 @@ class Site:
     async def _trail(self, request: Request) -> Response:
         after = row_number(request.query_params, "after", "0")
         await self.streams.refresh()  # before the first viewer nothing was read yet
-
-        def made() -> Response:
-            last, packed = self._event_source.index.behind(after)
-            return _packed(packed, request, last)
-
-        return await self._from_disk(made)
+        index = self._event_source.index
+        return await self._from_disk(lambda: _packed(request, *index.behind(after)))
 
     async def _track(self, request: Request) -> Response:
         wanted = wanted_part(request.query_params)
         self.streams.look_back()
         await self.streams.refresh()
-
-        def made() -> Response:
-            last, packed, exact = self._event_source.index.shown(wanted)
-            return _packed(packed, request, last, **{"X-Tolerance": str(exact)})
-
-        return await self._from_disk(made)
+        index = self._event_source.index
+        return await self._from_disk(lambda: _packed(request, *index.shown(wanted)))
 
     async def _from_disk(self, work: Callable[[], T]) -> T:
         async with self._disk:
@@ -193,15 +168,12 @@ class Site:
     async def _fix(self, request: Request) -> Response:
         row = row_number(request.query_params, "row")
         found = await self._from_disk(lambda: self._event_source.fix(row))
-        return JSONResponse(found) if found else PlainTextResponse("It is gone.", 404)
+        if found is None:
+            raise HTTPException(404, "It is gone.")
+        return JSONResponse(found)
 
     async def _history(self, request: Request) -> Response:
-        try:
-            hours = float(request.query_params.get("hours", "1"))
-        except ValueError:
-            hours = -1.0
-        if not 0 < hours <= _MONTH_H:
-            return PlainTextResponse("hours is a number up to 720.", 400)
+        hours = number(request.query_params, "hours", 1, most=_MONTH_H)
         return _json(self.history.as_json(hours, self._agent.utc_ms() // 1000), request)
 
     async def _dead_letters(self, _request: Request) -> Response:
@@ -219,18 +191,12 @@ class Site:
     async def _export(self, request: Request) -> Response:
         name = request.path_params["format"]
         if name not in FORMATS:
-            return PlainTextResponse(f"The formats are {', '.join(FORMATS)}.", 404)
+            raise HTTPException(404, f"The formats are {', '.join(FORMATS)}.")
         moving_s, standing_s = self._agent.gaps
-        asked: dict[str, Any] = {
-            "format": name,
-            "gap_s": moving_s,
-            "standing_gap_s": standing_s,
-        }
+        asked = {"format": name, "gap_s": moving_s, "standing_gap_s": standing_s}
         wanted = wanted_part(request.query_params)
-        if math.isfinite(wanted.since_s):
-            asked["since_ms"] = round(wanted.since_s * 1000)
-        if math.isfinite(wanted.until_s):
-            asked["until_ms"] = round(wanted.until_s * 1000) + 1
+        period = {"since_ms": wanted.since_s * 1000, "until_ms": wanted.until_s * 1000 + 1}
+        asked |= {end: round(ms) for end, ms in period.items() if math.isfinite(ms)}
         device = self._agent.snapshot().device
         until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
         since_ms = asked.get("since_ms", until_ms and until_ms - 1)
@@ -259,17 +225,20 @@ class Site:
         values = {key: value for key, value in self._agent.config().items() if value is not None}
         return _json(json.dumps(values, default=str), request)
 
-    async def _check(self, doctor: Doctor, _request: Request) -> Response:
+    async def _check(self, _request: Request) -> Response:
         """Run one check at a time: a request meanwhile gets the result of the one that runs."""
+        if (doctor := self._agent.doctor) is None:
+            raise HTTPException(404, "There is no doctor.")
         if self._check_running is None or self._check_running.done():
             self._check_running = asyncio.ensure_future(in_thread(doctor.check))
         return JSONResponse(await asyncio.shield(self._check_running))
 
     async def _network(self, request: Request) -> Response:
-        switch = self._agent.switch
+        if (switch := self._agent.switch) is None:
+            raise HTTPException(404, "This is not a demo.")
         away = (await json_object(request)).get("away")
-        if switch is None or not isinstance(away, bool):
-            return PlainTextResponse("away is true or false.", 400)
+        if not isinstance(away, bool):
+            raise HTTPException(400, "away is true or false.")
         await self._from_disk(lambda: switch.set_away(away))
         self.streams.nudge()
         return JSONResponse({"away": away})
@@ -284,12 +253,14 @@ def _json(text: str, request: Request) -> Response:
     return compressed(text.encode(), "application/json", request.headers)
 
 
-def _packed(points: bytes, request: Request, last: int, **headers: str) -> Response:
+def _packed(request: Request, last: int, points: bytes, exact: int | None = None) -> Response:
     """Points; with ``planes`` all first bytes, all second ones …: gzip packs them twice as well."""
     if "planes" in request.query_params:
         points = b"".join(points[i :: POINT.size] for i in range(POINT.size))
-    headers["X-Last-Row"] = str(last)
-    return compressed(points, "application/octet-stream", request.headers, **headers)
+    rules = {"X-Last-Row": str(last)}
+    if exact is not None:
+        rules["X-Tolerance"] = str(exact)
+    return compressed(points, "application/octet-stream", request.headers, rules)
 
 
 def _opened(file: Path | None) -> MapFile | None:
@@ -304,4 +275,4 @@ def _opened(file: Path | None) -> MapFile | None:
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
-    return PlainTextResponse(str(error), 400 if isinstance(error, BadRequestError) else 409)
+    return PlainTextResponse(str(error), 409)

@@ -34,7 +34,8 @@ class EventStreams:
         self._source = source
         self._of_browser: Counter[str] = Counter()
         self._nudge = asyncio.Event()
-        self._made = asyncio.Condition()  # its lock: one event is made at a time
+        self._making = asyncio.Lock()
+        self._made = asyncio.Condition()  # never held while the disk is waited for
         self._number = 0
         self._news = ""
         self._made_s = float("-inf")
@@ -75,13 +76,14 @@ class EventStreams:
     async def refresh(self, older_than_s: float = _EVERY_S) -> None:
         """Make an event and send it to every viewer, if the last one is older."""
         loop = asyncio.get_running_loop()
-        async with self._made:
+        async with self._making:
             if loop.time() - self._made_s < older_than_s:
                 return
             self._news = await in_thread(self._source.news)
             self._made_s = loop.time()
             self._number += 1
-            self._made.notify_all()
+            async with self._made:
+                self._made.notify_all()
 
     async def run(self) -> None:
         """Make events until the page ends."""
@@ -112,10 +114,7 @@ class EventStreams:
 class StreamedAnswer(StreamingResponse):
     """An answer of unknown length. It ends as soon as the viewer leaves.
 
-    Args:
-        content: its parts.
-        broken_off: reports an answer that was not sent whole.
-        response: as of every response.
+    ``broken_off`` reports an answer that was not sent whole.
     """
 
     def __init__(self, content: AsyncIterator[str], broken_off: Trouble, **response: Any) -> None:

@@ -73,8 +73,7 @@ class Page:
         """Whether the page can be opened; ``None``: it is off. Any thread may look."""
         if self._address is None:
             return None
-        fault = self._fault
-        return PageView() if fault is None else PageView("held", fault)
+        return PageView("held", fault) if (fault := self._fault) else PageView()
 
     @property
     def viewers(self) -> int:
@@ -113,9 +112,8 @@ class Page:
 
             listener = bound(host, port)
         except (ConfigError, OSError) as error:
-            fault = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            self._fault = fault
-            self._trouble.failed(f"no page at {url}: {fault}; trying again")
+            self._fault = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            self._trouble.failed(f"no page at {url}: {self._fault}; trying again")
             return None
         server = PageServer(listener, self._agent, host, token, self._options)
         self._fault = None

@@ -14,7 +14,6 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.trips import ParkingRule, Trip, Trips
 from telemetry_agent.model import Record
 from telemetry_agent.page.points import (
-    BEGINS,
     POINT,
     Box,
     Overview,
@@ -57,10 +56,7 @@ class Wanted(NamedTuple):
 class TrackIndex:
     """Reads one queue. One thread at a time scans; any may look.
 
-    Args:
-        queue: is read.
-        breaks: whether the second of two neighbours begins a segment.
-        park: what ends a trip.
+    ``breaks``: whether the second of two neighbours begins a segment.
     """
 
     def __init__(
@@ -73,7 +69,7 @@ class TrackIndex:
         self._queue = queue
         self._breaks = breaks
         self._overview = Overview()
-        self._trips = Trips(park)
+        self._trips = Trips(breaks, park)
         self._newest: Record | None = None
         self._lock = threading.Lock()
 
@@ -87,8 +83,8 @@ class TrackIndex:
         points = list(points_of(found, self._breaks, self._newest))
         with self._lock:
             self._overview.extend(points)
-            for (row, record), (*_, flags) in zip(found, points, strict=True):
-                self._trips.feed(row, record.fix, breaks=bool(flags & BEGINS))
+            for row, record in found:
+                self._trips.feed(row, record)
                 self._newest = record
             more = last != self.last
             self.last = last
@@ -101,10 +97,10 @@ class TrackIndex:
             self._overview.forget([(0, first - 1), *gone])
             self._trips.forget_before(first)
 
-    def trips(self) -> tuple[list[Trip], Trip | None]:
-        """Those that have ended, and the one that has not."""
+    def trips(self) -> tuple[list[Trip], bool]:
+        """All trips, the oldest first, and whether the last one has not ended."""
         with self._lock:
-            return list(self._trips.done), self._trips.current
+            return self._trips.all(), self._trips.current is not None
 
     def behind(self, row: int, before: Record | None = None) -> tuple[int, bytes]:
         """The row up to which was read, and the points behind ``row``, of the newest rows, packed.
@@ -140,17 +136,17 @@ class TrackIndex:
         tolerance_e7 = wanted.tolerance_e7
         if tolerance_e7 is None:
             tolerance_e7 = extent_e7(in_time()) / wanted.across_px
-        close: list[Point] = []
+        close = bytearray()
         lacks = False
         if tolerance_e7 < coarse_e7:
             rows = list(_close(POINT.iter_unpack(packed), scanned, wanted))
             newest_rows = _newest(rows, _ROWS_FROM_DISK)
             lacks = newest_rows != rows
             for lo, hi in newest_rows:
-                close += filter(wanted.in_time, points_of(self._stored(lo, hi), self._breaks))
+                close += pack(filter(wanted.in_time, points_of(self._stored(lo, hi), self._breaks)))
 
         def points() -> Iterator[Point]:
-            found = merged(close, in_time())
+            found = merged(POINT.iter_unpack(close), in_time())
             if wanted.box is None:
                 yield from found
                 return
@@ -158,7 +154,7 @@ class TrackIndex:
                 yield from run if here else thinned(run, tolerance_e7 * _COARSER_OUTSIDE)  # noqa: B031
 
         shown, exact = fitting(points, tolerance_e7)
-        return last, bytes(pack(shown)), coarse_e7 if lacks and exact == 0 else exact
+        return last, bytes(shown), coarse_e7 if lacks and exact == 0 else exact
 
     def _stored(self, lo: int, hi: int) -> Iterator[tuple[int, Record]]:
         row = lo - 1

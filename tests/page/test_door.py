@@ -130,6 +130,15 @@ def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
     )
 
 
+def test_the_password_that_a_proxy_asked_for_is_no_wrong_token() -> None:
+    door = AccessPolicy(set(), TOKEN)
+    pair = str(cookie_of(door, TOKEN, SAME)).partition(";")[0]
+    headers = OURS | {"authorization": "Basic dmFuOnNlY3JldA=="}
+    for _ in range(20):
+        assert status(door, "GET", "/events", headers) == 401
+    assert status(door, "GET", "/events", headers | {"cookie": pair}) == 200
+
+
 def test_without_a_token_no_cookie_can_be_had() -> None:
     assert cookie_of(AccessPolicy(set(), None), "", SAME) is None
 

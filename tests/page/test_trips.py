@@ -11,7 +11,7 @@ import pytest
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule, Trips
-from telemetry_agent.model import Fix
+from telemetry_agent.model import Fix, Record
 from telemetry_agent.page.points import (
     BEGINS,
     GLITCH,
@@ -21,6 +21,7 @@ from telemetry_agent.page.points import (
     Overview,
     Point,
     fitting,
+    pack,
     thinned,
 )
 from telemetry_agent.page.track_index import TrackIndex, Wanted
@@ -66,12 +67,9 @@ class Drive:
 
 
 def trips_of(fixes: list[Fix]) -> Trips:
-    trips = Trips(ParkingRule(25, 180))
-    before: Fix | None = None
+    trips = Trips(Gaps().between, ParkingRule(25, 180))
     for row, fix in enumerate(fixes, 1):
-        gap = before is not None and fix.time_ms - before.time_ms > 60_000
-        trips.feed(row, fix, breaks=gap)
-        before = fix
+        trips.feed(row, Record("9f0c2d6e11a7b354", row, "van-07", fix))
     return trips
 
 
@@ -169,8 +167,8 @@ def test_what_drops_ends_of_segments_joins_no_segments() -> None:
     kept = list(POINT.iter_unpack(overview.packed))
     assert 300 < len(kept) <= 1000
     assert overview.tolerance_e7 < 10_000_000_000  # more than the earth has
-    shown, _ = fitting(lambda: iter(points), 1)
-    for some in (kept, shown):
+    packed, _ = fitting(lambda: iter(points), 1)
+    for some in (kept, list(POINT.iter_unpack(packed))):
         joined = [
             (before, after)
             for before, after in itertools.pairwise(some)
@@ -183,9 +181,9 @@ def test_what_drops_ends_of_segments_joins_no_segments() -> None:
 def test_thinning_is_by_what_can_be_seen() -> None:
     assert [point[0] for point in thinned(line(10), 250)] == [1, 4, 7, 10]
     shown, exact = fitting(lambda: iter(line(100_000)), 1)
-    assert len(shown) <= SHOWN
+    assert len(shown) <= SHOWN * POINT.size
     assert exact >= 1600
-    assert fitting(lambda: iter(line(50)), 1e9) == (line(50), 0)
+    assert fitting(lambda: iter(line(50)), 1e9) == (pack(line(50)), 0)
 
 
 def test_a_box_may_lie_beyond_the_antimeridian() -> None:

@@ -1,7 +1,7 @@
 /** Joins the parts: each of them shows every event of the agent. */
 
 import { DeadLetters } from "./dead-letters.js";
-import { $, make, put } from "./dom.js";
+import { $, keep, make, put } from "./dom.js";
 import { Feed, post } from "./feed.js";
 import { Health, marked } from "./health.js";
 import { instead, library, whenSeen } from "./lazy.js";
@@ -164,11 +164,7 @@ function themeSwitch(changed) {
     const next = names[(names.indexOf(root.dataset.theme ?? "") + 1) % names.length];
     if (next) root.dataset.theme = next;
     else delete root.dataset.theme;
-    try {
-      localStorage.setItem("theme", next);
-    } catch {
-      // No storage: the choice lasts for this visit.
-    }
+    keep("theme", next);
     show();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);

@@ -4,6 +4,7 @@
  * connections that it may open, this tab polls.
  */
 
+import { keep, recall } from "./dom.js";
 import { POINT_BYTES } from "./track.js";
 
 const LOST_AFTER_MS = 4000;
@@ -203,15 +204,9 @@ function interleaved(planes) {
 
 /** An id that is the same in all tabs of this browser. */
 function browserId() {
-  const made = Math.random().toString(36).slice(2);
-  try {
-    const known = localStorage.getItem("browser");
-    if (known) return known;
-    localStorage.setItem("browser", made);
-  } catch {
-    // No storage: each tab has its own id.
-  }
-  return made;
+  const id = recall("browser") ?? Math.random().toString(36).slice(2);
+  keep("browser", id);
+  return id;
 }
 
 async function needsLogin() {

@@ -144,25 +144,23 @@ export class Track {
 
   /** The index of the first position of that row or a later one. */
   place(row) {
-    let low = 0;
-    let high = this.size;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.rows[middle] < row) low = middle + 1;
-      else high = middle;
-    }
-    return low;
+    return this.#first((i) => this.rows[i] >= row);
   }
 
   /** The index of the last position of that second or before. */
   atTime(second) {
+    return Math.max(0, this.#first((i) => this.time[i] > second) - 1);
+  }
+
+  /** The first index for which this is true; it is true for all behind that. */
+  #first(isTrue) {
     let [low, high] = [0, this.size];
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (this.time[middle] <= second) low = middle + 1;
-      else high = middle;
+      if (isTrue(middle)) high = middle;
+      else low = middle + 1;
     }
-    return Math.max(0, low - 1);
+    return low;
   }
 
   /** Where the position with that index is. */

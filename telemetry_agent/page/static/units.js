@@ -1,5 +1,7 @@
 /** km/h, mph or knots: the viewer's choice, kept in the browser. */
 
+import { keep, recall } from "./dom.js";
+
 const UNITS = {
   kmh: { per_m_s: 3.6, speed: "km/h", metres: 1000, distance: "km" },
   mph: { per_m_s: 3600 / 1609.344, speed: "mph", metres: 1609.344, distance: "mi" },
@@ -7,23 +9,14 @@ const UNITS = {
 };
 const ONE = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 
-let chosen = UNITS.kmh;
-try {
-  chosen = UNITS[localStorage.getItem("units")] ?? chosen;
-} catch {
-  // No storage: km/h.
-}
+let chosen = UNITS[recall("units")] ?? UNITS.kmh;
 
 /** Connect a select with the values kmh, mph and kn. @param {() => void} changed */
 export function unitsSelect(element, changed) {
   element.value = Object.keys(UNITS).find((name) => UNITS[name] === chosen);
   element.addEventListener("change", () => {
     chosen = UNITS[element.value];
-    try {
-      localStorage.setItem("units", element.value);
-    } catch {
-      // No storage: the choice lasts for this visit.
-    }
+    keep("units", element.value);
     changed();
   });
 }
