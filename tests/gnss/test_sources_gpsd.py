@@ -27,7 +27,7 @@ from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator, replay
 from telemetry_agent.model import Fix, Satellite
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 NEW_YEAR_MS = 1_798_761_600_000
 _WEEKS_MS = 1024 * 7 * 86_400_000
 END = line("GPTXT,01,01,02,THE END")
@@ -124,7 +124,7 @@ def test_a_receiver_that_speaks_only_ubx_gives_fixes_by_way_of_gpsd() -> None:
 
 
 def test_the_source_follows_the_first_of_two_receivers() -> None:
-    first, second = Drive(NEW_YEAR_MS), Drive(NEW_YEAR_MS + 3_600_000, seed=9)
+    first, second = Drive(NEW_YEAR_MS), Drive(NEW_YEAR_MS + 3_600_000)
     one, other = Simulator(first, rate_hz=50), Simulator(second, rate_hz=50)
     with peers.gpsd(one.device, other.device) as port, one, other:
         both = [str(one.device), str(other.device)]
