@@ -18,8 +18,8 @@ from telemetry_agent.config.files import DEFAULT_PATHS
 from telemetry_agent.config.settings import QueueSettings, Settings
 from telemetry_agent.config.values import SHARED_NAMES
 from telemetry_agent.doctor.agent_checks import AgentChecks
-from telemetry_agent.doctor.endpoint import EndpointChecks
-from telemetry_agent.doctor.findings import run_checks
+from telemetry_agent.doctor.endpoint import NAMES, EndpointChecks
+from telemetry_agent.doctor.findings import Check, run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
 from telemetry_agent.doctor.reception import Patience, Reception
 from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
@@ -365,7 +365,7 @@ def _write(path: Path, text: str) -> Settings:
 def _try_endpoint(settings: Settings) -> bool:
     """Check the endpoint without sending a position, and report it. Returns whether it passed."""
     endpoint = EndpointChecks(settings.upload, settings.device, AgentChecks(settings.queue.path))
-    found = list(run_checks(endpoint.checks(), limit_s=_TRIAL_S))
+    found = list(run_checks([Check(NAMES, endpoint.check)], limit_s=_TRIAL_S))
     for each in found:
         if each.verdict in {"warn", "fail"} or (each.name, each.verdict) == ("answer", "pass"):
             remedy = f"; {each.remedy}" if each.remedy else ""

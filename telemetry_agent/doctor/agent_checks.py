@@ -68,6 +68,8 @@ class AgentChecks:
         self.machine = machine or Machine()
         self.status: Snapshot | None = None
         """What it reports; ``None`` if none runs. Known after ``examine``."""
+        self.is_mute = False
+        """Whether it runs and does not answer."""
         self._queue_path = queue_path
         self._planned = planned
         self._config_path = config_path
@@ -132,8 +134,10 @@ class AgentChecks:
             return self._absent()
         except AgentError as error:
             is_forbidden = isinstance(error.__cause__, PermissionError)
-            return (warned if is_forbidden else failed)(
-                error.message, "use sudo" if is_forbidden else RESTART
+            return (
+                warned(error.message, "use sudo")
+                if is_forbidden
+                else failed(error.message, RESTART)
             )
         version, config, storage = self.status.version, self.status.config, self.status.storage
         said = f"runs for {span(self.status.uptime_s)} (pid {self.status.pid}, version {version})"
@@ -151,7 +155,7 @@ class AgentChecks:
     def delivery(self) -> Finding:
         """``delivery``: the state of its uploads."""
         if self.status is None:
-            return skipped("no agent runs")
+            return skipped("needs agent" if self.is_mute else "no agent runs")
         return delivery(self.status, RELOAD if self.is_service else "restart the agent")
 
     def _absent(self) -> Finding:

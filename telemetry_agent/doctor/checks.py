@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from telemetry_agent.config import loader
-from telemetry_agent.config.settings import Settings, UploadSettings
+from telemetry_agent.config.settings import Settings
+from telemetry_agent.doctor import endpoint, receiver, storage
 from telemetry_agent.doctor.agent_checks import RESTART, AgentChecks, Machine
 from telemetry_agent.doctor.endpoint import CREDENTIALS, EndpointChecks
 from telemetry_agent.doctor.findings import (
@@ -15,16 +16,19 @@ from telemetry_agent.doctor.findings import (
     failed,
     passed,
     run_checks,
+    single,
     skipped,
     warned,
 )
 from telemetry_agent.doctor.receiver import ReceiverChecks
-from telemetry_agent.doctor.reception import LISTENED
 from telemetry_agent.doctor.storage import StorageChecks
 from telemetry_agent.errors import JOIN, Advice, AgentError
 
 _ALL_S = 12.0  # starting and ending the program takes a small board more time
-_AGENT_S = 3.0  # the receiver and the queue wait for its answer
+_AGENT_S = 3.0  # the other checks wait for its answer
+
+NAMES = ("config", "agent", *receiver.NAMES, *storage.NAMES, "files", *endpoint.NAMES, "delivery")
+"""Everything that is reported, in the order of the data's path, with every config."""
 
 
 def examine(
@@ -52,8 +56,33 @@ def examine(
     # systemd names this folder only to the service itself; root may read it too.
     if os.access(CREDENTIALS, os.X_OK):
         os.environ.setdefault("CREDENTIALS_DIRECTORY", CREDENTIALS)
-    checks = _checks(loaded.settings, machine or Machine(), config_path, send=send)
-    yield from run_checks(checks, limit_s=_ALL_S)
+    agent = AgentChecks(loaded.settings.queue.path, machine, config_path=config_path)
+    clock = agent.machine.clock
+    until_s = clock.monotonic_s() + _ALL_S
+    first = single("agent", agent.examine, Advice("the agent does not answer", RESTART))
+    (found,) = run_checks([first], limit_s=_AGENT_S)
+    yield found
+    agent.is_mute = found.verdict == "fail" and agent.status is None
+    others = _others(loaded.settings, agent, send=send)
+    yield from run_checks(others, limit_s=until_s - clock.monotonic_s())
+
+
+def _others(settings: Settings, agent: AgentChecks, *, send: bool) -> list[Check]:
+    gps = ReceiverChecks(settings.gps, agent)
+    disk = StorageChecks(settings.queue.path, agent)
+    newest = disk.newest if send else None
+    upload = EndpointChecks(settings.upload, settings.device, agent, newest)
+    hung_port = Advice("the port does not close", "unplug the receiver and plug it in again")
+    hung_disk = Advice(
+        "the disk does not answer", "the disk or a network file system hangs: see `sudo dmesg`"
+    )
+    return [
+        Check(receiver.NAMES, gps.check, hung_port),
+        Check(storage.NAMES, disk.check, hung_disk),
+        single("files", lambda: _files(settings, agent)),
+        Check(endpoint.NAMES, upload.check),
+        single("delivery", agent.delivery),
+    ]
 
 
 def _files(settings: Settings, agent: AgentChecks) -> Finding:
@@ -81,37 +110,3 @@ def _files(settings: Settings, agent: AgentChecks) -> Finding:
     if not named:
         return skipped("the config names none")
     return passed(f"readable: {', '.join(named)}")
-
-
-def _checks(
-    settings: Settings, machine: Machine, config_path: Path | None, *, send: bool
-) -> list[Check]:
-    agent = AgentChecks(settings.queue.path, machine, config_path=config_path)
-    receiver = ReceiverChecks(settings.gps, agent)
-    storage = StorageChecks(settings.queue.path, agent)
-    newest = storage.newest if send else None
-    endpoint = EndpointChecks(settings.upload, settings.device, agent, newest)
-    hung_agent = Advice("the agent does not answer", RESTART)
-    hung_port = Advice("the port does not close", "unplug the receiver and plug it in again")
-    hung_disk = Advice(
-        "the disk does not answer", "the disk or a network file system hangs: see `sudo dmesg`"
-    )
-    return [
-        Check(("agent",), agent.examine, (), hung_agent, _AGENT_S),
-        Check(("device", "permissions"), receiver.port, ("agent",)),
-        Check(("port in use", *LISTENED), receiver.listen, ("device", "permissions"), hung_port),
-        Check(("state directory",), storage.folder, ("agent",), hung_disk),
-        Check(("file system", "disk space"), storage.disk, (), hung_disk),
-        Check(("queue",), storage.queue, ("state directory",), hung_disk),
-        Check(("files",), lambda: _files(settings, agent), ("agent",)),
-        *endpoint.checks(("agent",)),
-        Check(("delivery",), agent.delivery, ("agent",)),
-    ]
-
-
-_ANY_CONFIG = Settings(device="x", upload=UploadSettings(url="http://localhost/"))
-NAMES = (
-    "config",
-    *(name for check in _checks(_ANY_CONFIG, Machine(), None, send=False) for name in check.names),
-)
-"""Everything that is reported, in the order of the data's path, with every config."""

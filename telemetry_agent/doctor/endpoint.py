@@ -11,7 +11,15 @@ from telemetry_agent.addresses import Address, Resolver, UnreachableError, is_li
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.doctor.agent_checks import AgentChecks
-from telemetry_agent.doctor.findings import Check, Finding, failed, passed, skipped, warned
+from telemetry_agent.doctor.findings import (
+    Finding,
+    failed,
+    guarded,
+    in_turn,
+    passed,
+    skipped,
+    warned,
+)
 from telemetry_agent.doctor.permissions import EVERYBODY, owner_of
 from telemetry_agent.doctor.servers import connected
 from telemetry_agent.doctor.trial import EndpointTrial
@@ -36,6 +44,8 @@ _NOT_YET, _EXPIRED = 9, 10
 _OTHER_NAME = {62, 64}
 
 _SECRET_KEYS = ("token_file", "password_file", "client_key", "proxy_password_file")
+
+NAMES = ("credentials", "name", "tcp", "tls", "authentication", "answer", "proof")
 
 CREDENTIALS = "/run/credentials/telemetry-agent.service"
 """Where systemd puts the service's credentials while it runs."""
@@ -70,17 +80,18 @@ class EndpointChecks:
         self._key = "upload.proxy" if upload.proxy else "upload.url"
         self._socket: socket | None = None
 
-    def checks(self, needs: tuple[str, ...] = ()) -> list[Check]:
-        """All checks; ``needs``: what the first one needs."""
-        return [
-            Check(("credentials",), self.credentials, needs),
-            Check(("name",), self.name),
-            Check(("tcp",), self.tcp, ("name",)),
-            Check(("tls",), self.tls, ("credentials", "tcp")),
-            Check(("authentication", "answer", "proof"), self.ask, ("tls",)),
-        ]
+    def check(self) -> Iterator[Finding]:
+        """What ``NAMES`` lists."""
+        credentials = guarded(self._readable)
+        yield credentials
+        if not (yield from in_turn(self._name, self._tcp)):
+            return
+        if credentials.verdict == "fail":
+            yield skipped("needs credentials")
+        elif (yield from in_turn(self._tls)):
+            yield from self._ask()
 
-    def credentials(self) -> Finding:
+    def _readable(self) -> Finding:
         """``credentials``: can the agent read what it must send."""
         upload = self._upload
         keys = (*_SECRET_KEYS, "ca_file", "client_cert")
@@ -113,7 +124,7 @@ class EndpointChecks:
             shown = ["a credential of the service"]
         return passed(f"readable: {', '.join(shown)}" if shown else "none are set")
 
-    def name(self) -> Finding:
+    def _name(self) -> Finding:
         """``name``: does it have an address."""
         host = self._host
         try:
@@ -129,7 +140,7 @@ class EndpointChecks:
         found = dict.fromkeys(address.sockaddr[0] for address in addresses)
         return passed(f"{host} is {', '.join(found)}")
 
-    def tcp(self) -> Finding:
+    def _tcp(self) -> Finding:
         """``tcp``: does it accept connections."""
         try:
             self._socket = connected(self._resolver, self._host, self._port, _TCP_S)
@@ -139,7 +150,7 @@ class EndpointChecks:
         peer = Address(self._socket.family, self._socket.getpeername())
         return passed(f"{peer} accepts connections")
 
-    def tls(self) -> Finding:
+    def _tls(self) -> Finding:
         """``tls``: does it prove its identity."""
         sock, self._socket = self._socket, None
         if not isinstance(sock, socket):
@@ -165,7 +176,7 @@ class EndpointChecks:
                 remedy = "check scheme and port of upload.url: this port may speak plain http"
                 return failed(f"no TLS there: {words.replace('_', ' ')}", remedy)
 
-    def ask(self) -> Iterator[Finding]:
+    def _ask(self) -> Iterator[Finding]:
         """``authentication``, ``answer``, ``proof``: what it answers to the agent's requests."""
         trial = EndpointTrial(self._upload, self._device, self._credentials, self._agent.machine)
         newest = self._newest() if self._newest else ()

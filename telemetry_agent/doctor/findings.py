@@ -1,19 +1,16 @@
 """What a check finds, and the run of all checks side by side.
 
-Theory of operation. A check may need others: it starts when they are done, and is skipped if one of
-them failed, so that a dead name server is reported once and not five times. A check that ends early
-leaves out names; they are skipped. A call to the system (a look-up, a hung network file system) may
-never return and cannot be interrupted: so each check runs in a daemon thread, which is left behind
-when its time is over.
+Theory of operation. A check looks at one part of the data's path, and gives a finding for each of
+its names in turn. Where a fault makes the rest senseless it ends, and its other names are skipped,
+so that a dead name server is reported once and not five times. A call to the system (a look-up, a
+hung network file system) may never return and cannot be interrupted: so each check runs in a daemon
+thread, which is left behind when its time is over.
 """
 
-import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError, wait
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from queue import Empty, SimpleQueue
 from typing import Literal, NamedTuple
 
 from telemetry_agent.clock import Clock
@@ -57,21 +54,14 @@ def skipped(why: str) -> Finding:
 
 
 class Check(NamedTuple):
-    """One look at the machine, which may answer several questions at once."""
+    """A look at one part of the machine, which answers several questions."""
 
     names: tuple[str, ...]
     """What it reports, in this order."""
-    run: Callable[[], Finding | Iterable[Finding]]
-    """Gives a finding for each of the names; the last ones may be missing.
-
-    A ``PermissionError`` is reported as a warning under the next name.
-    """
-    needs: tuple[str, ...] = ()
-    """Names of earlier checks, without which it makes no sense."""
+    run: Callable[[], Iterator[Finding]]
+    """Gives a finding for each of the names; the last ones may be missing."""
     overdue: Advice = OVERDUE
     """What to report when its time has passed."""
-    limit_s: float = math.inf
-    """A shorter limit than that of all checks; counted from the same moment."""
 
 
 def run_checks(checks: Sequence[Check], *, limit_s: float) -> Iterator[Finding]:
@@ -82,67 +72,71 @@ def run_checks(checks: Sequence[Check], *, limit_s: float) -> Iterator[Finding]:
         limit_s: for all of them together.
     """
     clock = Clock()
-    began_s = clock.monotonic_s()
-    results: dict[str, _Result] = {}
-    for check in checks:
-        result = _Result(check, {name: results[name] for name in check.needs})
-        results |= dict.fromkeys(check.names, result)
-        try:
-            threading.Thread(target=result.perform, daemon=True).start()
-        except RuntimeError:
-            error = refused_thread("this check")
-            result.settle([failed(error.message, error.remedy)])
-    for check in checks:
-        result, within_s = results[check.names[0]], min(limit_s, check.limit_s)
-        wait([result.future], max(0.0, began_s + within_s - clock.monotonic_s()))
-        said, remedy = check.overdue
-        result.settle([failed(f"{said} within {within_s:.0f} s", remedy)])
-        found, needs = result.future.result()
-        for name, finding in zip_longest(check.names, found):
+    until_s = clock.monotonic_s() + limit_s
+    running = [_start(check) for check in checks]
+    for check, found in zip(checks, running, strict=True):
+        needs, last = "", ""
+        for name in check.names:
+            finding = None
+            if not needs:
+                try:
+                    finding = found.get(timeout=max(0.0, until_s - clock.monotonic_s()))
+                    needs = "" if finding else last
+                except Empty:
+                    said, remedy = check.overdue
+                    finding = failed(f"{said} within {limit_s:.0f} s", remedy)
+                    needs = name
             yield replace(finding or skipped(f"needs {needs}"), name=name)
+            last = name
 
 
-class _Result:
-    """The findings of one check."""
+def _start(check: Check) -> "SimpleQueue[Finding | None]":
+    """What it finds; ``None``: it has ended."""
+    found: SimpleQueue[Finding | None] = SimpleQueue()
 
-    def __init__(self, check: Check, needed: dict[str, "_Result"]) -> None:
-        self.future: Future[tuple[list[Finding], str]] = Future()
-        """The findings, and what each name without one needs."""
-        self._check = check
-        self._needed = needed
-
-    def settle(self, found: list[Finding], needs: str = "") -> None:
-        """Set the findings, unless they are set: the check may end as its time passes."""
-        with suppress(InvalidStateError):
-            self.future.set_result((found, needs or self._check.names[len(found) - 1]))
-
-    def perform(self) -> None:
-        """Run the check as soon as what it needs is there."""
-        for name, its in self._needed.items():
-            if its.stops(name):
-                self.settle([], name)
-                return
-        names, found = self._check.names, list[Finding]()
+    def run() -> None:
         try:
-            given = self._check.run()
-            for finding in (given,) if isinstance(given, Finding) else given:
-                found.append(finding)  # what was found before an error counts
+            for finding in check.run():
+                found.put(finding)
         except Exception as error:  # noqa: BLE001 - one broken check must not silence the others
-            found = found[: len(names) - 1]
-            found.append(_error(error, names[len(found)]))
-        self.settle(found)
+            found.put(_error(error))
+        found.put(None)
 
-    def stops(self, name: str) -> bool:
-        """Whether what needs this name is skipped. Waits."""
-        found, _ = self.future.result()
-        at = self._check.names.index(name)
-        return not found or (at < len(found) and found[at].verdict == "fail")
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError:
+        found.put(failed(*refused_thread("this check").args))
+        found.put(None)
+    return found
 
 
-def _error(error: Exception, name: str) -> Finding:
+def single(name: str, look: Callable[[], Finding], overdue: Advice = OVERDUE) -> Check:
+    """A check that answers one question."""
+    return Check((name,), lambda: iter((look(),)), overdue)
+
+
+def guarded(look: Callable[[], Finding]) -> Finding:
+    """What a part of a check finds, also if it cannot look."""
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001 - the rest of the check goes on
+        return _error(error)
+
+
+def in_turn(*looks: Callable[[], Finding]) -> Generator[Finding, None, bool]:
+    """What the parts of a check find, up to the first fault. Returns whether there was none."""
+    for look in looks:
+        found = guarded(look)
+        yield found
+        if found.verdict == "fail":
+            return False
+    return True
+
+
+def _error(error: Exception) -> Finding:
     match error:
         case PermissionError():
-            return warned(f"no permission to access {error.filename or name}", "use sudo")
+            return warned(f"no permission to access {error.filename}", "use sudo")
         case OSError(filename=str(), strerror=str()):
             return failed(f"{error.filename}: {error.strerror}", OVERDUE.remedy)
         case _:

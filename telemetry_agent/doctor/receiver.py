@@ -9,15 +9,17 @@ from stat import S_ISCHR
 from telemetry_agent.config.settings import GpsSettings
 from telemetry_agent.daemon.builders import source_of
 from telemetry_agent.doctor.agent_checks import AgentChecks
-from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
+from telemetry_agent.doctor.findings import Finding, failed, in_turn, passed, skipped, warned
 from telemetry_agent.doctor.permissions import group_name, owner_of
-from telemetry_agent.doctor.reception import Reception, reported
+from telemetry_agent.doctor.reception import LISTENED, Reception, reported
 from telemetry_agent.errors import Advice, AgentError, SourceError
 from telemetry_agent.gnss.sources import EndOfSourceError, gpsd
 from telemetry_agent.gnss.sources.auto import NO_RECEIVER
 from telemetry_agent.gnss.sources.machine import candidate, explain, find_receivers, holder
 from telemetry_agent.model import ReceiverState
 from telemetry_agent.snapshot import ReceiverView
+
+NAMES = ("device", "permissions", "port in use", *LISTENED)
 
 _NO_PORT = "name the receiver's device in gps.source, such as /dev/ttyACM0"
 
@@ -33,23 +35,14 @@ class ReceiverChecks:
         self._patience = agent.machine.patience
         self._path = Path(gps.source) if gps.source.startswith("/") else None
 
-    def port(self) -> Iterator[Finding]:
-        """``device``, ``permissions``: is it plugged in, and may the agent read it."""
-        if self._gps.source == "auto":
-            found = self._choose()
-        else:
-            found = self._without_port() if self._path is None else self._named(self._path)
-        yield found
-        if found.verdict != "fail":
-            no_port = skipped("no port is needed")
-            yield no_port if self._path is None else self._permissions(self._path)
-
-    def listen(self) -> Iterator[Finding]:
-        """``port in use`` and ``LISTENED``: what does it send."""
-        in_use, status = self._in_use(), self._agent.status
-        yield in_use
-        if in_use.verdict == "fail":
+    def check(self) -> Iterator[Finding]:
+        """What ``NAMES`` lists: is it plugged in, may the agent read it, what does it send."""
+        if self._agent.is_mute:
+            yield skipped("needs agent")
             return
+        if not (yield from in_turn(self._device, self._permissions, self._in_use)):
+            return
+        status = self._agent.status
         if self._is_forbidden():
             yield warned(f"not listened to: no permission to read {self._path}", "use sudo")
         elif status is None:
@@ -112,6 +105,17 @@ class ReceiverChecks:
             heard.decoder.antenna = receiver.antenna
         yield from heard.findings(advice)
 
+    def _device(self) -> Finding:
+        source = self._gps.source
+        if source == "auto":
+            return self._choose()
+        if self._path is not None:
+            return self._named(self._path)
+        if source.startswith("file:"):
+            remedy = 'set gps.source to the receiver, or to "auto"'
+            return warned(f"{source} is a recording, not a receiver", remedy)
+        return passed(f"{source}: positions come over the network")
+
     def _choose(self) -> Finding:
         """The receiver that ``auto`` finds."""
         if devices := gpsd.devices():
@@ -127,13 +131,6 @@ class ReceiverChecks:
             remedy = f'if it is one, set gps.source = "{found[0].path}"'
             return failed(f"{found[0].label} may be a receiver", remedy)
         return failed(*NO_RECEIVER)
-
-    def _without_port(self) -> Finding:
-        source = self._gps.source
-        if source.startswith("file:"):
-            remedy = 'set gps.source to the receiver, or to "auto"'
-            return warned(f"{source} is a recording, not a receiver", remedy)
-        return passed(f"{source}: positions come over the network")
 
     def _named(self, path: Path) -> Finding:
         try:
@@ -155,7 +152,10 @@ class ReceiverChecks:
             return warned(said, f'set gps.source = "{known.path}"')
         return passed(f"{path}{label}" + (f" is {device}" if device != path else ""))
 
-    def _permissions(self, path: Path) -> Finding:
+    def _permissions(self) -> Finding:
+        path = self._path
+        if path is None:
+            return skipped("no port is needed")
         account, device = self._agent.account, path.resolve()
         if account.may_write(path):
             return passed(f"{account.name} may read {path}")

@@ -12,11 +12,13 @@ from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.disks import ELSEWHERE, SURVIVES, mount_of, size, trouble
 from telemetry_agent.doctor import agent_checks
 from telemetry_agent.doctor.agent_checks import AgentChecks
-from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
+from telemetry_agent.doctor.findings import Finding, failed, guarded, passed, skipped, warned
 from telemetry_agent.doctor.permissions import STATE_DIRECTORY, owner_of
 from telemetry_agent.errors import AgentError, QueueLockedError, StorageError, in_shell
 from telemetry_agent.fields import fix_of
 from telemetry_agent.model import Record
+
+NAMES = ("state directory", "file system", "disk space", "queue")
 
 _FREE_SPACE = "free space: `sudo du -xh / | sort -h | tail` shows what takes it"
 
@@ -36,7 +38,19 @@ class StorageChecks:
         self._agent = agent
         self._clock = agent.machine.clock
 
-    def folder(self) -> Finding:
+    def check(self) -> Iterator[Finding]:
+        """What ``NAMES`` lists."""
+        folder = guarded(self._folder)
+        yield folder
+        yield guarded(lambda: file_system(self._place(), self._agent.machine.root))
+        yield guarded(lambda: disk_space(self._place()))
+        is_fault = folder.verdict == "fail"
+        yield skipped("needs state directory") if is_fault else guarded(self._queue)
+
+    def _place(self) -> Path:
+        return _existing(self._path.parent).resolve()
+
+    def _folder(self) -> Finding:
         """``state directory``: may the agent write there, and how long does that take."""
         folder = self._path.parent
         if (hidden := self._agent.hides(folder)) is not None:
@@ -54,13 +68,7 @@ class StorageChecks:
         except OSError as error:
             return _refused(folder, error)
 
-    def disk(self) -> Iterator[Finding]:
-        """``file system``, ``disk space``: does it survive power cuts, and how much is free."""
-        place = _existing(self._path.parent).resolve()
-        yield file_system(place, self._agent.machine.root)
-        yield disk_space(place)
-
-    def queue(self) -> Finding:
+    def _queue(self) -> Finding:
         """``queue``: are all positions as they were recorded."""
         if self._agent.status is not None:
             return agent_checks.queue(self._agent.status.queue)

@@ -1,4 +1,4 @@
-"""Order, limits and dependence of checks; the checks themselves are made up."""
+"""Order, limits and ends of checks; the checks themselves are made up."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,14 +6,34 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.doctor.findings import Check, Finding, failed, passed, run_checks, skipped
+from telemetry_agent.doctor.findings import (
+    Check,
+    Finding,
+    failed,
+    guarded,
+    in_turn,
+    passed,
+    run_checks,
+    single,
+)
 from telemetry_agent.errors import Advice
 
 HUNG = Advice("the bus does not answer", "restart it")
 
 
-def well(*names: str) -> Callable[[], list[Finding]]:
-    return lambda: [passed("well") for _ in names]
+def well() -> Finding:
+    return passed("well")
+
+
+def broken() -> Finding:
+    return failed("broken", "mend it")
+
+
+def raising(error: Exception) -> Callable[[], Finding]:
+    def look() -> Finding:
+        raise error
+
+    return look
 
 
 def told(*checks: Check, limit_s: float = 5) -> list[tuple[str, str, str]]:
@@ -23,40 +43,47 @@ def told(*checks: Check, limit_s: float = 5) -> list[tuple[str, str, str]]:
 def test_findings_come_in_order_whichever_is_ready_first() -> None:
     second_is_done = threading.Event()
 
-    def first() -> Iterator[Finding]:
+    def first() -> Finding:
         assert second_is_done.wait(5)
-        yield passed("well")
+        return well()
 
     def second() -> Iterator[Finding]:
-        yield passed("well")
+        yield well()
         second_is_done.set()
 
-    assert told(Check(("a",), first), Check(("b",), second)) == [
+    assert told(single("a", first), Check(("b",), second)) == [
         ("a", "pass", "well"),
         ("b", "pass", "well"),
     ]
 
 
-def test_what_needs_a_failed_check_is_skipped_and_so_is_what_needs_that() -> None:
-    bad = Check(("a", "b"), lambda: [passed("well"), failed("broken", "mend it")])
-    assert told(
-        bad,
-        Check(("c", "d"), well("c", "d"), needs=("b",)),
-        Check(("e",), well("e"), needs=("c",)),
-        Check(("f",), well("f"), needs=("a",)),
-    ) == [
+def test_a_finding_is_shown_before_its_check_has_ended() -> None:
+    shown = threading.Event()
+
+    def check() -> Iterator[Finding]:
+        yield well()
+        assert shown.wait(5)
+        yield well()
+
+    run = run_checks([Check(("a", "b"), check)], limit_s=5)
+    assert next(run).name == "a"
+    shown.set()
+    assert next(run).verdict == "pass"
+
+
+def test_what_needs_a_failed_check_is_skipped() -> None:
+    def check() -> Iterator[Finding]:
+        if (yield from in_turn(well, broken, well)):
+            yield well()
+
+    assert told(Check(("a", "b", "c", "d"), check), single("e", well)) == [
         ("a", "pass", "well"),
         ("b", "fail", "broken"),
         ("c", "skip", "needs b"),
         ("d", "skip", "needs b"),
-        ("e", "skip", "needs c"),
-        ("f", "pass", "well"),
+        ("e", "pass", "well"),
     ]
-
-
-def test_what_has_nothing_to_say_stops_nobody() -> None:
-    quiet = Check(("a",), lambda: [skipped("plain http")])
-    assert told(quiet, Check(("b",), well("b"), needs=("a",)))[1] == ("b", "pass", "well")
+    assert told(Check(("a", "b", "c"), lambda: in_turn(well, well, well)))[2][1] == "pass"
 
 
 def test_a_check_that_hangs_is_left_behind() -> None:
@@ -68,15 +95,11 @@ def test_a_check_that_hangs_is_left_behind() -> None:
 
     clock = Clock()
     began_s = clock.monotonic_s()
-    checks = (
-        Check(("a", "b"), hangs, limit_s=0.2, overdue=HUNG),
-        Check(("c",), well("c"), needs=("a",)),
-        Check(("d",), hangs, limit_s=20, overdue=HUNG),
-    )
-    assert told(*checks, limit_s=0.5) == [
+    checks = (Check(("a", "b"), hangs, HUNG), single("c", well), Check(("d",), hangs, HUNG))
+    assert told(*checks, limit_s=0.2) == [
         ("a", "fail", "the bus does not answer within 0 s"),
         ("b", "skip", "needs a"),
-        ("c", "skip", "needs a"),
+        ("c", "pass", "well"),
         ("d", "fail", "the bus does not answer within 0 s"),
     ]
     assert clock.monotonic_s() - began_s < 15
@@ -84,28 +107,31 @@ def test_a_check_that_hangs_is_left_behind() -> None:
 
 
 def test_what_may_not_be_looked_at_is_a_warning_and_what_was_found_before_counts() -> None:
-    def forbidden() -> Iterator[Finding]:
-        yield passed("well")
-        raise PermissionError(13, "Permission denied", "/root/x")
+    denied = PermissionError(13, "Permission denied", "/root/x")
 
-    assert told(Check(("a", "b", "c"), forbidden)) == [
+    def check() -> Iterator[Finding]:
+        yield well()
+        raise denied
+
+    assert told(Check(("a", "b", "c"), check)) == [
         ("a", "pass", "well"),
         ("b", "warn", "no permission to access /root/x"),
         ("c", "skip", "needs b"),
     ]
+    assert guarded(raising(denied)).verdict == "warn"
 
 
 def test_a_check_that_breaks_silences_no_other() -> None:
-    def breaks() -> list[Finding]:
-        raise ZeroDivisionError("oh")
+    breaks = raising(ZeroDivisionError("oh"))
+    assert told(single("a", breaks), single("b", well)) == [
+        ("a", "fail", "this check crashed: ZeroDivisionError('oh')"),
+        ("b", "pass", "well"),
+    ]
 
-    found = told(Check(("a", "b"), breaks), Check(("c",), well("c")))
-    assert found[0] == (
-        "a",
-        "fail",
-        "this check crashed: ZeroDivisionError('oh')",
-    )
-    assert found[1:] == [("b", "skip", "needs a"), ("c", "pass", "well")]
+
+def test_what_the_disk_refuses_is_a_fault_and_no_crash() -> None:
+    refused = raising(OSError(5, "Input/output error", "/srv/x"))
+    assert told(single("a", refused)) == [("a", "fail", "/srv/x: Input/output error")]
 
 
 def test_a_check_for_which_the_system_has_no_thread_has_failed(
@@ -121,16 +147,8 @@ def test_a_check_for_which_the_system_has_no_thread_has_failed(
         start(self)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    no_thread = "the system refuses a thread for this check"
-    first, second = Check(("a",), well("a")), Check(("b",), well("b"))
-    assert told(first, second) == [("a", "fail", no_thread), ("b", "pass", "well")]
-    needing = Check(("c",), well("c"), needs=("a",))
-    refused.clear()
-    assert told(first, needing) == [("a", "fail", no_thread), ("c", "skip", "needs a")]
-
-
-def test_what_the_disk_refuses_is_a_fault_and_no_crash() -> None:
-    def refused() -> Finding:
-        raise OSError(5, "Input/output error", "/srv/x")
-
-    assert told(Check(("a",), refused)) == [("a", "fail", "/srv/x: Input/output error")]
+    assert told(Check(("a", "b"), lambda: in_turn(well, well)), single("c", well)) == [
+        ("a", "fail", "the system refuses a thread for this check"),
+        ("b", "skip", "needs a"),
+        ("c", "pass", "well"),
+    ]

@@ -64,7 +64,7 @@ def test_it_is_done_in_15_s_though_nothing_answers(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "✘ fail  sentences        no data from" in result.stdout
     assert "✘ fail  tcp " in result.stdout
-    assert "- skip  answer           needs tls" in result.stdout
+    assert "- skip  answer           needs tcp" in result.stdout
     assert " failed, " in result.stdout.splitlines()[-1]
 
 
