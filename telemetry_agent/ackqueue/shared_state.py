@@ -28,8 +28,8 @@ from telemetry_agent.ackqueue.file.rows import (
     encode,
     stream_from_int,
 )
-from telemetry_agent.ackqueue.file.schema import Connect, UnusableError
-from telemetry_agent.ackqueue.file.store import FullError, Store, TakenError
+from telemetry_agent.ackqueue.file.schema import Connect, FullError, UnusableError
+from telemetry_agent.ackqueue.file.store import Store, TakenError
 from telemetry_agent.ackqueue.file.writer import Writer
 from telemetry_agent.ackqueue.generations import border_up_to, next_border
 from telemetry_agent.ackqueue.ledger import Ledger

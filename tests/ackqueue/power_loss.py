@@ -21,7 +21,7 @@ from ackqueue.power_workload import Workload
 from ackqueue.promises import BrokenPromiseError, Promises
 from ackqueue.recorded_disk import RecordedDisk, scratch_folder
 
-from telemetry_agent.ackqueue.limits import thinner
+from telemetry_agent.ackqueue.limits import thinning
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import damaged_file
 
@@ -72,8 +72,8 @@ def prove(seed: int, states: int, subject: Subject = Subject()) -> Tally:
 def small_steps() -> Iterator[None]:
     """A story has few fixes: what goes in portions of a thousand goes in portions of some."""
     with (
-        mock.patch.object(thinner, "_FEW_ROWS", 5),
-        mock.patch.object(thinner, "_ROWS_PER_WINDOW", 20),
+        mock.patch.object(thinning, "_FEW_ROWS", 5),
+        mock.patch.object(thinning, "_ROWS_PER_WINDOW", 20),
         mock.patch.object(damaged_file, "_PAGES_PER_LOOK", 40),
         mock.patch.object(damaged_file, "_ROWS_PER_PORTION", 10),
     ):

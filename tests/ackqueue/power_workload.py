@@ -11,7 +11,7 @@ from ackqueue.recorded_disk import RecordedDisk
 
 from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.limits.bounds import Bounds, Limits
-from telemetry_agent.ackqueue.limits.thinner import Thinner
+from telemetry_agent.ackqueue.limits.thinning import Thinner
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier
 from telemetry_agent.ackqueue.row_states import State

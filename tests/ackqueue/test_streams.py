@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from judge import audit
 
 from telemetry_agent.ackqueue.file import store
-from telemetry_agent.ackqueue.limits import thinner
+from telemetry_agent.ackqueue.limits import thinning
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import RangeMap, Span
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
@@ -203,7 +203,7 @@ class Accounts(RuleBasedStateMachine):
     def thin(self, level: int) -> None:
         self.queue.commit()
         with self.queue.shared.disk:
-            worker = thinner.Thinner(self.queue.shared)
+            worker = thinning.Thinner(self.queue.shared)
             worker._level = level
             worker.step()
         self.vanished("thinned")
@@ -321,7 +321,7 @@ TestAccounts = Accounts.TestCase
 
 @pytest.fixture(autouse=True)
 def few_rows_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thinner, "_FEW_ROWS", 4)
+    monkeypatch.setattr(thinning, "_FEW_ROWS", 4)
 
 
 def deliver(queue: AckQueue) -> None:

@@ -117,6 +117,10 @@ def test_bytes_that_came_or_went_are_damage(queue_path: Path, written: bytearray
             assert log.end_is_lost
 
 
+def test_a_log_that_was_never_written_is_no_damage(queue_path: Path) -> None:
+    assert not read(queue_path, bytes(32 + 5 * FRAME)).damage
+
+
 def test_the_torn_end_of_a_commit_is_no_damage(queue_path: Path, written: bytearray) -> None:
     ends = commits(written)
     several = next(n for n in range(2, len(ends)) if ends[n] - ends[n - 1] >= 3)

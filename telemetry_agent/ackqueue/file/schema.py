@@ -25,8 +25,8 @@ from telemetry_agent.fields import FIELDS, Field, outside
 
 Connect = Callable[[Path], sqlite3.Connection]
 
-FAILURES = (sqlite3.Error, UnicodeError)
-"""What SQLite raises: its messages quote the file, and what is damaged need not be UTF-8."""
+FAILURES = (OSError, sqlite3.Error, UnicodeError)
+"""What goes wrong with a file. (SQLite's messages quote it, and damaged text need not be UTF-8.)"""
 
 _QUALITY_WORDS = " ".join(f"WHEN {code} THEN '{word}'" for code, word in enumerate(QUALITIES))
 _FLAG_WORDS = " || ".join(
@@ -56,6 +56,10 @@ class UnusableError(StorageError):
 
 class NewerError(UnusableError):
     """A newer version has written the file."""
+
+
+class FullError(StorageError):
+    """The disk is full, or the file may not grow."""
 
 
 APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
@@ -167,80 +171,75 @@ _text = partial(str, encoding="utf-8", errors="surrogateescape")
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open an existing file, with transactions begun and ended by the caller alone."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    return _connect(str(path))
+
+
+def _connect(database: str, *, uri: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(database, uri=uri, isolation_level=None, check_same_thread=False)
     connection.text_factory = _text  # a damaged text must not keep others from being read
     return connection
 
 
-def open_database(path: Path, connect: Connect) -> sqlite3.Connection:
-    """Open the queue file at ``path``. A missing one is made.
+def open_database(path: Path, connect: Connect | None) -> sqlite3.Connection:
+    """Open the queue file at ``path``; a missing one is made.
+
+    Without ``connect`` it is only looked at: neither the file nor its log changes.
 
     Raises:
         UnusableError: The file is not a queue of ours, or is damaged.
         StorageError: It cannot be opened.
     """
     try:
-        if not path.exists():
-            # Before SQLite opens it, so that at no moment every user can read it; SQLite gives its
-            # log and its index the same mode.
-            create_file(path)
-            # A log whose database is not on disk would be taken for that of a lost one.
-            sync_directory(path.parent)
-        connection = connect(path)
+        if connect is None:
+            connection, prepare = _connect_read_only(path), _stand_in
+        else:
+            if not path.exists():
+                # Before SQLite opens it, so that at no moment every user can read it; SQLite gives
+                # its log and its index the same mode.
+                create_file(path)
+                # A log whose database is not on disk would be taken for that of a lost one.
+                sync_directory(path.parent)
+            connection, prepare = connect(path), _prepare
         try:
-            _prepare(connection, path)
-            # A file whose name is not yet on disk is lost with its content at a power cut.
-            sync_directory(path.parent)
+            prepare(connection, path)
         except BaseException:
             connection.close()
             raise
-    except OSError as error:
-        raise refusal(f"cannot open the queue {path}", error) from error
     except FAILURES as error:
-        raise cannot_open(path, error) from error
+        raise refusal(f"cannot open the queue {path}", error, opening=True) from error
     return connection
 
 
-def open_read_only(path: Path) -> sqlite3.Connection:
-    """Open the queue file at ``path`` to look at it. Neither it nor its log changes.
-
-    Raises:
-        UnusableError: The file is not a queue of ours, or is damaged.
-        StorageError: It cannot be opened.
-    """
+def _connect_read_only(path: Path) -> sqlite3.Connection:
     # Without a log there is nothing to lock and no index to make. An existing index is not written:
     # where no process uses it, SQLite does not trust it, and makes its own in memory.
     log, index = (path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
     mode = f"mode=ro&readonly_shm={index:d}" if log else "immutable=1"
-    uri = f"{path.absolute().as_uri()}?{mode}"
-    try:
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        connection.text_factory = _text
-        try:
-            version = _check_kind(connection, path)
-            for since, statement in _STAND_INS:
-                if version < since:
-                    connection.execute(statement)
-        except BaseException:
-            connection.close()
-            raise
-    except FAILURES as error:
-        raise cannot_open(path, error) from error
-    return connection
+    return _connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
 
 
-def refusal(what: str, error: OSError) -> StorageError:
-    """What to raise when the system refuses a file or a folder of the queue."""
-    remedy = ""
-    if isinstance(error, PermissionError):
-        remedy = "; run it as a user who may write there, or name another queue.path"
-    return StorageError(f"{what}: {error.strerror}{remedy}")
+def refusal(what: str, error: Exception, *, opening: bool = False) -> StorageError:
+    """What to raise when the system or SQLite refuses something: one of ``FAILURES``.
 
-
-def cannot_open(path: Path, error: Exception) -> StorageError:
-    """What to raise when SQLite cannot open or read a file at the start."""
-    text = f"cannot open the queue {path}: {error}"
-    return UnusableError(text) if primary_code(error) in _DAMAGE else StorageError(text)
+    Args:
+        what: Could not be done.
+        error: Why.
+        opening: Whether a file without our tables counts as damaged: at the start.
+    """
+    if isinstance(error, OSError):
+        remedy = ""
+        if isinstance(error, PermissionError):
+            remedy = "; run it as a user who may write there, or name another queue.path"
+        return StorageError(f"{what}: {error.strerror}{remedy}")
+    text = f"{what}: {error}"
+    match primary_code(error):
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return UnusableError(text)
+        case sqlite3.SQLITE_ERROR if opening:
+            return UnusableError(text)
+        case sqlite3.SQLITE_FULL:
+            return FullError(text)
+    return StorageError(text)
 
 
 def primary_code(error: Exception) -> int:
@@ -254,9 +253,6 @@ def is_of_the_disk(error: StorageError) -> bool:
     """Whether SQLite got an I/O error: the disk fails, or this file is damaged."""
     cause = error.__cause__
     return isinstance(cause, sqlite3.Error) and primary_code(cause) == sqlite3.SQLITE_IOERR
-
-
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}  # no such table
 
 
 def make_directories(path: Path) -> None:
@@ -306,6 +302,15 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
         connection.execute("COMMIT")
+    # A file whose name is not yet on disk is lost with its content at a power cut.
+    sync_directory(path.parent)
+
+
+def _stand_in(connection: sqlite3.Connection, path: Path) -> None:
+    version = _check_kind(connection, path)
+    for since, statement in _STAND_INS:
+        if version < since:
+            connection.execute(statement)
 
 
 def create_file(path: Path) -> None:

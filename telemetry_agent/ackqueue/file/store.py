@@ -6,7 +6,7 @@ Not safe for threads: the queue's disk lock guards it.
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager
 from operator import ge
 from pathlib import Path
 from types import MappingProxyType
@@ -30,11 +30,9 @@ from telemetry_agent.ackqueue.file.schema import (
     PAGE_BYTES,
     Connect,
     UnusableError,
-    cannot_open,
     connect,
     create_file,
     open_database,
-    open_read_only,
     primary_code,
     refusal,
 )
@@ -84,57 +82,44 @@ class TakenError(UnusableError):
     """The file has other rows than memory knows of."""
 
 
-class FullError(StorageError):
-    """The disk is full, or the file may not grow."""
+def _into(table: str, columns: Sequence[str]) -> str:
+    return f"INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
-_FAILURES: dict[int, type[StorageError]] = {
-    sqlite3.SQLITE_CORRUPT: UnusableError,
-    sqlite3.SQLITE_NOTADB: UnusableError,
-    sqlite3.SQLITE_FULL: FullError,
-}
+def _select(columns: Sequence[str], rest: str) -> str:
+    return f"SELECT {', '.join(columns)} FROM {rest}"  # noqa: S608 - names of ours
 
 
-_INSERT = (
-    f"INSERT INTO fix ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608 - names of ours
-    "ON CONFLICT DO NOTHING"
-)
-_REPLACE = f"REPLACE INTO fix ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - names of ours
-_SET_MARK = f"REPLACE INTO mark ({', '.join(MARK_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608 - names of ours
-_SELECT_MARKS = f"SELECT {', '.join(MARK_COLUMNS)} FROM mark WHERE lo > ? ORDER BY lo LIMIT ?"  # noqa: S608 - names of ours
-_SET_STREAM = f"REPLACE INTO stream ({', '.join(STREAM_COLUMNS)}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - names of ours
-_SELECT_STREAMS = f"SELECT {', '.join(STREAM_COLUMNS)} FROM stream ORDER BY lo"  # noqa: S608 - names of ours
-_SELECT_MARK_OF = (
-    f"SELECT {', '.join(MARK_COLUMNS)} FROM mark WHERE lo <= ? ORDER BY lo DESC LIMIT 1"  # noqa: S608 - names of ours
-)
-_SELECT_NUMBERS = "SELECT id FROM fix WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
-_SELECT = (
-    f"SELECT {', '.join(COLUMNS)} FROM fix WHERE id BETWEEN ? AND ? "  # noqa: S608 - names of ours
-    f"ORDER BY id LIMIT {ROWS_PER_READ}"
-)
-_SELECT_BEFORE = f"SELECT {', '.join(COLUMNS)} FROM fix WHERE id <= ? ORDER BY id DESC LIMIT ?"  # noqa: S608 - names of ours
+_INSERT = f"INSERT {_into('fix', COLUMNS)} ON CONFLICT DO NOTHING"
+_REPLACE = f"REPLACE {_into('fix', COLUMNS)}"
+_SET_MARK = f"REPLACE {_into('mark', MARK_COLUMNS)}"
+_SET_STREAM = f"REPLACE {_into('stream', STREAM_COLUMNS)}"
+_SELECT_MARKS = _select(MARK_COLUMNS, "mark WHERE lo > ? ORDER BY lo LIMIT ?")
+_SELECT_MARK_OF = _select(MARK_COLUMNS, "mark WHERE lo <= ? ORDER BY lo DESC LIMIT 1")
+_SELECT_STREAMS = _select(STREAM_COLUMNS, "stream ORDER BY lo")
+_SELECT_ROWS = f"fix WHERE id BETWEEN ? AND ? ORDER BY id LIMIT {ROWS_PER_READ}"
+_SELECT = _select(COLUMNS, _SELECT_ROWS)
+_SELECT_NUMBERS = _select(["id"], _SELECT_ROWS)
+_SELECT_BEFORE = _select(COLUMNS, "fix WHERE id <= ? ORDER BY id DESC LIMIT ?")
 
 
 class Store:
-    """The queue file."""
+    """The queue file.
+
+    Every method that uses the file raises UnusableError if it is damaged, and StorageError if the
+    disk refuses.
+    """
 
     def __init__(self, path: Path, connect: Connect | None) -> None:
-        """Open or make the file. Without ``connect`` it is only read, and nothing changes.
-
-        Raises:
-            UnusableError: The file is not a queue of ours, or is damaged.
-            StorageError: It cannot be opened.
-        """
+        """Open or make the file. Without ``connect`` it is only read, and nothing changes."""
         self.path = path
-        self._connection = open_database(path, connect) if connect else open_read_only(path)
+        self._connection = open_database(path, connect)
         self._failed_reads = 0
 
     def load(self) -> Loaded:
         """Read what memory needs of the file; the cost follows the number of marks.
 
-        Raises:
-            UnusableError: It is damaged. It is closed.
-            StorageError: The file cannot be read. It is closed.
+        If it raises, the file is closed.
         """
         marks: RangeMap[RowState] = RangeMap()
         damage: str | None = None
@@ -159,7 +144,7 @@ class Store:
             newest = self._connection.execute(_SELECT_BEFORE, (_MOST, 2)).fetchall()
         except FAILURES as error:
             self.close()
-            raise cannot_open(self.path, error) from error
+            raise refusal(f"cannot open the queue {self.path}", error, opening=True) from error
         if None in streams:
             damage = damage or "a record of its streams"
         if newest and not _newest_is_plausible(newest, marks):
@@ -172,23 +157,14 @@ class Store:
         """Store all of it or nothing. To repeat it changes nothing.
 
         Raises:
-            UnusableError: The file is damaged. Nothing is stored.
             FullError: There is no room. Nothing is stored.
             StorageError: The disk refused. Nothing is stored, or all of it if it failed at the end.
         """
-        try:
+        with self._refusing("write"):
             self._write(changes)
-        except FAILURES as error:
-            kind = _FAILURES.get(primary_code(error), StorageError)
-            raise kind(f"cannot write the queue {self.path}: {error}") from error
 
     def read(self, lo: int, hi: int) -> Iterator[Row]:
-        """The rows with these numbers that are there, in order, damaged or not.
-
-        Raises:
-            UnusableError: The file is damaged.
-            StorageError: The file cannot be read.
-        """
+        """The rows with these numbers that are there, in order, damaged or not."""
         while lo <= hi:
             rows = self._select(_SELECT, (lo, hi))
             self._check_order([lo - 1, *(row[0] for row in rows), hi + 1])
@@ -198,25 +174,25 @@ class Store:
             lo = rows[-1][0] + 1
 
     def read_back(self, row: int, count: int) -> list[Row]:
-        """The last ``count`` rows up to this one, the newest first; as ``read``."""
+        """The last ``count`` rows up to this one, the newest first."""
         rows = self._select(_SELECT_BEFORE, (row, count))
         self._check_order([*(found[0] for found in reversed(rows)), row + 1])
         return rows
 
     def numbers(self, lo: int, hi: int) -> list[int]:
-        """The first 1,000 numbers of rows in this range; as ``read``."""
-        numbers = [row[0] for row in self._select(_SELECT_NUMBERS, (lo, hi, ROWS_PER_READ))]
+        """The first 1,000 numbers of rows in this range."""
+        numbers = [row[0] for row in self._select(_SELECT_NUMBERS, (lo, hi))]
         self._check_order([lo - 1, *numbers, hi + 1])
         return numbers
 
     def read_marks(self, after: int) -> list[Row]:
-        """The next 1,000 marks behind this row, damaged or not; as ``read``."""
+        """The next 1,000 marks behind this row, damaged or not."""
         marks = self._select(_SELECT_MARKS, (after, ROWS_PER_READ))
         self._check_order([after, *(mark[0] for mark in marks)])
         return marks
 
     def reason(self, row: int) -> str | None:
-        """Why this dead letter was refused, if the file says so; as ``read``."""
+        """Why this dead letter was refused, if the file says so."""
         marks = map(read_mark, self._select(_SELECT_MARK_OF, (row,)))
         return next((mark.value.reason for mark in marks if mark and row <= mark.hi), None)
 
@@ -237,84 +213,62 @@ class Store:
         return row[TIME_MS] if row is not None and is_sound(row) else None
 
     def size(self) -> Size:
-        """Raises StorageError: the file cannot be read."""
-        try:
+        """How large the file is."""
+        with self._refusing("read"):
             pages, free = (
                 int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
                 for name in ("page_count", "freelist_count")
             )
-        except FAILURES as error:
-            raise StorageError(f"cannot read the queue {self.path}: {error}") from error
         return Size(pages * PAGE_BYTES, free * PAGE_BYTES)
 
     def limit(self, size: int, log_size: int) -> None:
-        """Refuse to grow beyond this size in bytes. A larger file stays as it is.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
-        try:
+        """Refuse to grow beyond this size in bytes. A larger file stays as it is."""
+        with self._refusing("limit"):
             self._connection.execute(f"PRAGMA max_page_count = {size // PAGE_BYTES}").fetchone()
             self._connection.execute(f"PRAGMA journal_size_limit = {log_size}").fetchone()
-        except FAILURES as error:
-            raise StorageError(f"cannot limit the queue {self.path}: {error}") from error
 
     def pack(self) -> None:
-        """Give the free pages back to the disk. Takes as long as writing the others does.
-
-        Raises:
-            StorageError: The disk refused.
-        """
-        try:
+        """Give the free pages back to the disk. Takes as long as writing the others does."""
+        with self._refusing("pack"):
             self._connection.execute("VACUUM")
-        except FAILURES as error:
-            raise StorageError(f"cannot pack the queue {self.path}: {error}") from error
 
     def copy_to(self, path: Path) -> None:
-        """Write all that is committed to a new file, synced.
-
-        Raises:
-            StorageError: The disk refused.
-        """
-        try:
+        """Write all that is committed to a new file, synced."""
+        with self._refusing("copy"), ExitStack() as stack:
             path.unlink(missing_ok=True)
             create_file(path)
+            stack.callback(path.unlink, missing_ok=True)  # on a full disk it takes what is left
             with closing(connect(path)) as copy:
                 copy.execute(f"PRAGMA page_size = {PAGE_BYTES}")
                 copy.execute("PRAGMA journal_mode = OFF")  # a new file has nothing to restore
                 self._connection.backup(copy)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        except (OSError, *FAILURES) as error:
-            with suppress(OSError):  # on a full disk it takes the room that is left
-                path.unlink()
-            if isinstance(error, OSError):
-                raise refusal(f"cannot write the queue {path}", error) from error
-            raise StorageError(f"cannot copy the queue {self.path}: {error}") from error
+            stack.pop_all()
 
     def close(self) -> None:
-        """Copy the log back and close the file.
-
-        Raises:
-            StorageError: The log cannot be copied back. It stays, and the file is closed.
-        """
-        try:
+        """Copy the log back and close the file. If that is refused, the log stays."""
+        with self._refusing("close"):
             self._connection.close()
+
+    @contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        try:
+            yield
         except FAILURES as error:
-            raise StorageError(f"cannot close the queue {self.path}: {error}") from error
+            raise refusal(f"cannot {what} the queue {self.path}", error) from error
 
     def _select(self, sql: str, parameters: tuple[int, ...]) -> list[Row]:
         try:
             return self._connection.execute(sql, parameters).fetchall()
         except FAILURES as error:
-            text = f"cannot read the queue {self.path}: {error}"
-            code = primary_code(error)
+            refused = refusal(f"cannot read the queue {self.path}", error)
             # A sector that cannot be read any more must not keep all others from being sent. So
             # a read that succeeds in between does not reset the count.
-            self._failed_reads += code == sqlite3.SQLITE_IOERR
+            self._failed_reads += primary_code(error) == sqlite3.SQLITE_IOERR
             if self._failed_reads >= _READS_THAT_MAY_FAIL:
-                raise UnusableError(text) from error
-            raise _FAILURES.get(code, StorageError)(text) from error
+                raise UnusableError(str(refused)) from error
+            raise refused from error
 
     def _check_order(self, numbers: list[int]) -> None:
         """SQLite does not notice a page that is in the place of another."""

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
-from telemetry_agent.ackqueue.limits.thinner import Thinner
+from telemetry_agent.ackqueue.limits.thinning import Thinner
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.row_states import DROPPED, EXPIRED, PURGED, REFUSED, RowState, State
 from telemetry_agent.ackqueue.shared_state import SharedState
@@ -32,6 +32,11 @@ log = logging.getLogger(__name__)
 
 WhenFull = Literal["thin", "drop-oldest", "stop"]
 
+_THEN: dict[WhenFull, str] = {
+    "thin": "what the shape of the track does not need",
+    "drop-oldest": "the oldest",
+    "stop": "nothing is recorded",
+}
 _MIB = 1 << 20
 _LEAST_BYTES = 4 * _MIB
 """The queue may use this much even of a disk with less free space than ``min_free``."""
@@ -205,8 +210,7 @@ class Bounds:
         shared = self._shared
         with shared.disk:
             shared.check_open()
-            with shared.lock:
-                delivered = shared.ledger.first_here(State.ACKED, ROWS_PER_READ)
+            delivered = self._first(State.ACKED)
             if shared.latest_ms is None or not delivered or shared.writer.refused:
                 return False
             old = []
@@ -236,11 +240,9 @@ class Bounds:
             return False
         oldest_ms = shared.latest_ms - self._limits.max_age_s * 1000
         more = False
-        ledger = shared.ledger
         with shared.lock:
-            dead = ledger.first_here(State.ACK_FAILED, ROWS_PER_READ)
-            waiting = next(iter(ledger.ready_rows.free), None)
-        for lo, hi in dead:
+            waiting = next(iter(shared.ledger.ready_rows.free), None)
+        for lo, hi in self._first(State.ACK_FAILED):
             last_old, ends = self._old(lo, hi, oldest_ms)
             if last_old >= lo:
                 self._lose([(lo, last_old)], EXPIRED)
@@ -313,14 +315,9 @@ class Bounds:
         self.full = True
         self._before = self._lost()
         log.warning(
-            "the queue %s is full: %s",
+            "the queue %s is full: delivered fixes go first, then dead letters, then %s",
             self._shared.path,
-            {
-                "thin": "delivered fixes go first, then dead letters, then what the shape of the "
-                "track does not need",
-                "drop-oldest": "delivered fixes go first, then dead letters, then the oldest",
-                "stop": "delivered fixes go first, then dead letters, then nothing is recorded",
-            }[self._limits.when_full],
+            _THEN[self._limits.when_full],
             extra={"fields": {"STATE": "full"}},
         )
 
@@ -345,14 +342,11 @@ class Bounds:
 
     def _give_up(self, *, disk_is_short: bool) -> bool:
         """Delete some of what is missed least. False: nothing is left to delete."""
-        shared = self._shared
-        if disk_is_short and set_aside_files.delete_kept(shared.path):
+        if disk_is_short and set_aside_files.delete_kept(self._shared.path):
             return True
         if self._give_up_delivered():
             return True
-        with shared.lock:
-            dead = shared.ledger.first_here(State.ACK_FAILED, ROWS_PER_READ)
-        if dead:
+        if dead := self._first(State.ACK_FAILED):
             self._lose(dead, REFUSED)
             return True
         if self._limits.when_full == "stop":
@@ -361,11 +355,9 @@ class Bounds:
         return (self._limits.when_full == "thin" and self._thinner.step()) or self._drop()
 
     def _give_up_delivered(self) -> bool:
-        shared = self._shared
-        with shared.lock:
-            delivered = shared.ledger.first_here(State.ACKED, ROWS_PER_READ)
         # The newest row of all stays: the next run reads in it how far this one came.
-        delivered = [(lo, min(hi, shared.last - 1)) for lo, hi in delivered if lo < shared.last]
+        last = self._shared.last - 1
+        delivered = [(lo, min(hi, last)) for lo, hi in self._first(State.ACKED) if lo <= last]
         self._lose(delivered, PURGED)
         return bool(delivered)
 
@@ -374,6 +366,10 @@ class Bounds:
             before = self._shared.ledger.ready_rows.free.total
         self._lose_oldest(DROPPED, min(ROWS_PER_READ, before // 16 + 1), self._shared.last)
         return before > 0
+
+    def _first(self, state: State) -> list[tuple[int, int]]:
+        with self._shared.lock:
+            return self._shared.ledger.first_here(state, ROWS_PER_READ)
 
     def _lose(self, ranges: list[tuple[int, int]], mark: RowState) -> None:
         with self._shared.lock:

@@ -11,21 +11,17 @@ What is missing between the rows that were found is lost: it is counted, and rep
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
 
 from telemetry_agent.ackqueue.away_rows import Arrival
-from telemetry_agent.ackqueue.file.rows import SEQ, STREAM
+from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import FoundRows
-from telemetry_agent.ackqueue.recovery.verify import Loss, losses
+from telemetry_agent.ackqueue.recovery.verify import described, losses
 from telemetry_agent.errors import StorageError
 from telemetry_agent.tasks import Bell
 from telemetry_agent.trouble import Trouble
-
-if TYPE_CHECKING:
-    from telemetry_agent.ackqueue.file.rows import Row
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +141,10 @@ class Carrier:
                 found.oldest_pending,
             )
             with shared.lock:
-                self._find_streams(found, rows)
+                streams = shared.ledger.streams
+                streams.adopt(found.streams.values())
+                for row in rows:
+                    streams.learn_from_row(row[0], row[STREAM], row[SEQ])
                 wanted = shared.ledger.arrive(arrival, there)
                 shared.writer.arrive([row for row in rows if row[0] in wanted])
                 if upto >= last:  # the mark AWAY goes in the same transaction as the last rows
@@ -153,13 +152,6 @@ class Carrier:
             self._carried += len(wanted)
             shared.write()
         shared.ring()
-
-    def _find_streams(self, found: FoundRows, rows: "list[Row]") -> None:
-        """Which rows are whose; for the holder of both locks."""
-        streams = self._shared.ledger.streams
-        streams.adopt(found.streams.values())
-        for row in rows:
-            streams.learn_from_row(row[0], row[STREAM], row[SEQ])
 
     def _is_current(self, found: FoundRows) -> bool:
         """No other file was set aside meanwhile."""
@@ -175,36 +167,32 @@ class Carrier:
                 return
             lost = losses(shared, _LOSSES_MAX)
             with shared.lock:
-                count = shared.ledger.lost()["damaged"]
-                uncounted = shared.ledger.lost()["uncounted"]
-            # With losses it is kept for a person to examine, of a newer version for that version.
+                counts = shared.ledger.lost()
+            count, uncounted = counts["damaged"], counts["uncounted"]
             for file in found.files:
-                is_kept = count or uncounted or file.is_newer
-                set_aside_files.retire(
-                    shared.path,
-                    file.path,
-                    "foreign" if not file.has_rows else "kept" if is_kept else None,
-                )
+                kind: set_aside_files.Kind | None = None
+                if not file.has_rows:
+                    kind = "foreign"
+                elif count or uncounted or file.is_newer:  # for a person, or for that version
+                    kind = "kept"
+                set_aside_files.retire(shared.path, file.path, kind)
             set_aside_files.delete_kept(shared.path, but_for=1)
             shared.write_summary()  # from now on it is true of these rows too
-        self._report(count, lost)
-        if uncounted:
-            log.error("other fixes may be missing: no file is left that counts them")
-
-    def _report(self, count: int, lost: list[Loss]) -> None:
         self._trouble.over("what was set aside can be carried over")
         if not count:
             log.warning("%d fixes were carried over, none is missing", self._carried)
         else:
-            more = ", and others" if sum(loss.rows for loss in lost) < count else ""
+            more = ", and others" if sum(loss["count"] for loss in lost) < count else ""
             log.error(
                 "%d fixes were carried over; %d are lost to damage: %s%s",
                 self._carried,
                 count,
-                "; ".join(map(str, lost)),
+                "; ".join(map(described, lost)),
                 more,
                 extra={"fields": {"COUNT": count}},
             )
+        if uncounted:
+            log.error("other fixes may be missing: no file is left that counts them")
         self._carried = 0
 
     def _cannot(self, why: str) -> None:

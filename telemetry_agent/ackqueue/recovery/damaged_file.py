@@ -88,23 +88,21 @@ class DamagedFile:
 
     def marks(self, place: int) -> Iterator[Span[RowState]]:
         """The sound marks of the page at this place, if it is the newest version."""
-        if not self._is_newest(place):
-            return
-        for number, values in self._records(place):
-            if len(values) == len(MARK_COLUMNS):
-                mark = read_mark((number, *values[1:]))
-                if mark is not None:
-                    self.has_rows = True
-                    yield mark
+        for row in self._newest_rows(place, MARK_COLUMNS):
+            if (mark := read_mark(row)) is not None:
+                self.has_rows = True
+                yield mark
 
     def streams(self, place: int) -> Iterator[StreamRun]:
         """Which rows are whose, as the page at this place says; as ``marks``."""
+        runs = map(read_stream, self._newest_rows(place, STREAM_COLUMNS))
+        return (run for run in runs if run is not None)
+
+    def _newest_rows(self, place: int, columns: Sequence[str]) -> Iterator[Row]:
         if self._is_newest(place):
             for number, values in self._records(place):
-                if len(values) == len(STREAM_COLUMNS):
-                    run = read_stream((number, *values[1:]))
-                    if run is not None:
-                        yield run
+                if len(values) == len(columns):
+                    yield number, *values[1:]
 
     def _is_newest(self, place: int) -> bool:
         page = self._page(place)

@@ -7,7 +7,8 @@ is renamed to ``PATH.foreign-N``, which only the user deletes.
 
 ``PATH.new`` is the queue while it is written again; found at a start, it waits as well.
 
-A power cut can come after each step, so ``finish`` is called before a queue is opened.
+A power cut can come after each step, so ``finish`` is called before a queue is opened. What cannot
+be renamed or listed is a StorageError, and what was renamed is synced.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,12 +54,9 @@ def of_kind(path: Path, kind: Kind) -> list[Path]:
 
 
 def move_away(path: Path) -> Path:
-    """Rename the queue file and its log. Synced when it returns. Returns the new name.
+    """Rename the queue file and its log. Returns the new name.
 
     No connection may have it open: SQLite deletes a log by its name.
-
-    Raises:
-        StorageError: It cannot be renamed.
     """
     aside = _next(path, "damaged")
     _move(path, aside)
@@ -72,9 +70,6 @@ def put_by(path: Path, files: Sequence[Path]) -> Path:
         path: Of the queue.
         files: What is theirs of its log, its index, and the file itself, in this order; or in the
             place of the copy.
-
-    Raises:
-        StorageError: It cannot be renamed.
     """
     foreign = _next(path, "foreign")
     for file in files:
@@ -86,11 +81,7 @@ def put_by(path: Path, files: Sequence[Path]) -> Path:
 
 
 def put_in_place(path: Path) -> None:
-    """Rename the copy of the queue to the queue. Synced when it returns.
-
-    Raises:
-        StorageError: It cannot be renamed.
-    """
+    """Rename the copy of the queue to the queue."""
     with _renaming(path):
         for old in (log_of(path), index_of(path)):  # of the file that was here
             old.unlink(missing_ok=True)
@@ -102,9 +93,6 @@ def finish(path: Path) -> Path | None:
 
     Returns:
         What a copy of the queue is called now that did not get into its place, if there is one.
-
-    Raises:
-        StorageError: It cannot be renamed.
     """
     if files := waiting(path):
         here = path.exists(), log_of(path).exists()
@@ -124,15 +112,15 @@ def finish(path: Path) -> Path | None:
 def retire(path: Path, file: Path, kind: Kind | None) -> None:
     """Rename a file that was carried over as far as it can be read; ``None``: delete it."""
     number = file.name.rpartition("-")[2]
-    index_of(file).unlink(missing_ok=True)
-    for suffix in ("-wal", ""):
-        old = file.with_name(file.name + suffix)
-        with suppress(FileNotFoundError):
-            if kind is None:
-                unlink(old)
-            else:
-                rename(old, path.with_name(f"{path.name}.{kind}-{number}{suffix}"))
-    sync_directory(path.parent)
+    with _renaming(path):
+        index_of(file).unlink(missing_ok=True)
+        for suffix in ("-wal", ""):
+            old = file.with_name(file.name + suffix)
+            with suppress(FileNotFoundError):
+                if kind is None:
+                    unlink(old)
+                else:
+                    rename(old, path.with_name(f"{path.name}.{kind}-{number}{suffix}"))
 
 
 def delete_empty(path: Path) -> None:
@@ -168,7 +156,6 @@ def _move(path: Path, aside: Path) -> None:
 
 @contextmanager
 def _renaming(path: Path) -> Iterator[None]:
-    """Sync what was renamed."""
     try:
         yield
         sync_directory(path.parent)

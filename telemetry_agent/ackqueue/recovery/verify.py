@@ -4,13 +4,13 @@ Each row and each mark is checked, at most 1,000 in a transaction, so that a run
 to record. At rest SQLite checks the structure of the file as well.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from telemetry_agent.ackqueue.file.rows import decode, is_sound, read_mark
+from telemetry_agent.ackqueue.file.rows import Row, decode, is_sound, read_mark
 from telemetry_agent.ackqueue.file.schema import NewerError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.ledger import SPANS_PER_HOLD
@@ -23,23 +23,24 @@ from telemetry_agent.ackqueue.stats import size_on_disk
 from telemetry_agent.ackqueue.streams import NO_END
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
-from telemetry_agent.model import Record
 
 _LOSSES_MAX = 20
 
 Report = Generator[dict[str, Any], None, None]
 
 
-class Loss(NamedTuple):
-    """Some fixes that were lost to damage, and the fixes before and after them, if they exist."""
+Loss = dict[str, Any]
+"""Some fixes that were lost to damage: their ``count``, and the fixes ``after`` and ``before``
+which they were, with ``stream``, ``seq`` and ``time``, if they exist."""
 
-    rows: int
-    after: Record | None
-    before: Record | None
 
-    def __str__(self) -> str:
-        after, before = _described(self.after, "the beginning"), _described(self.before, "the end")
-        return f"{self.rows} between {after} and {before}"
+def described(loss: Loss) -> str:
+    """Say it in a sentence of the log."""
+    after, before = (
+        f"{fix['time']} ({fix['stream']}:{fix['seq']})" if fix else where_none_is
+        for fix, where_none_is in ((loss["after"], "the beginning"), (loss["before"], "the end"))
+    )
+    return f"{loss['count']} between {after} and {before}"
 
 
 def losses(source: QueueSource, limit: int) -> list[Loss]:
@@ -51,13 +52,14 @@ def losses(source: QueueSource, limit: int) -> list[Loss]:
     spans = list(islice(_damaged(source), limit))
     with source.lock:
         last = source.committed
-    found = []
-    for span in reversed(spans):
-        before = source.store.read_back(span.lo - 1, 1)
-        behind = list(islice(source.store.read(span.hi + 1, last), 1))
-        ends = (decode(rows[0]) if rows else None for rows in (before, behind))
-        found.append(Loss(span.size, *ends))
-    return found
+    return [
+        {
+            "count": span.size,
+            "after": _named(source.store.read_back(span.lo - 1, 1)),
+            "before": _named(islice(source.store.read(span.hi + 1, last), 1)),
+        }
+        for span in reversed(spans)
+    ]
 
 
 def _damaged(source: QueueSource) -> Iterator[Span[RowState]]:
@@ -100,9 +102,7 @@ def verify(source: QueueSource, structure: str = "ok") -> Report:
     that should be there; ``damaged_marks``: the rows of such a mark are sent again. The report adds
     ``structure`` of the file ("ok", or what is wrong); ``set_aside``: the files beside it, with
     ``file``, ``bytes`` and ``state`` ("waiting" to be carried over, "kept", or "foreign");
-    ``lost``: what was lost to damage so far, with ``count`` and the fixes next to it, ``after`` and
-    ``before``, as ``stream``, ``seq`` and ``time``; and ``sound``: nothing is damaged, and no file
-    waits.
+    ``lost``: each ``Loss`` so far; and ``sound``: nothing is damaged, and no file waits.
     """
     counts = dict.fromkeys(("rows", "damaged", "missing", "damaged_marks"), 0)
     lost: list[Loss] = []
@@ -170,21 +170,12 @@ def _report(
         **counts,
         "structure": structure,
         "set_aside": set_aside,
-        "lost": [
-            {"count": loss.rows, "after": _named(loss.after), "before": _named(loss.before)}
-            for loss in lost or []
-        ],
+        "lost": lost or [],
         "sound": structure == "ok" and not any(faults) and not waiting,
     }
 
 
-def _named(record: Record | None) -> dict[str, Any] | None:
-    if record is None:
-        return None
-    return {"stream": record.stream, "seq": record.seq, "time": rfc3339(record.fix.time_ms)}
-
-
-def _described(record: Record | None, otherwise: str) -> str:
-    if record is None:
-        return otherwise
-    return f"{rfc3339(record.fix.time_ms)} ({record.stream}:{record.seq})"
+def _named(rows: Iterable[Row]) -> dict[str, Any] | None:
+    for record in filter(None, map(decode, rows)):
+        return {"stream": record.stream, "seq": record.seq, "time": rfc3339(record.fix.time_ms)}
+    return None

@@ -53,12 +53,12 @@ class Log(NamedTuple):
 
 def page_of(log: BinaryIO, frame: int) -> int:
     """The number of the page that this frame holds."""
-    return int.from_bytes(os.pread(log.fileno(), 4, _offset(frame)))
+    return int.from_bytes(_read(log, frame, 4))
 
 
 def content_of(log: BinaryIO, frame: int) -> bytes:
     """The page that this frame holds."""
-    return os.pread(log.fileno(), PAGE_BYTES, _offset(frame) + _HEAD.size)
+    return _read(log, frame)[_HEAD.size :]
 
 
 def read_log(path: Path) -> Log:
@@ -80,8 +80,11 @@ def read_log(path: Path) -> Log:
         if header is not None and header[0] != salt:  # the index is of another round, or missing
             safe, salt = 0, header[0]
         if salt is None:
-            frames = (os.fstat(file.fileno()).st_size - _HEADER_BYTES) // _FRAME_BYTES
-            log = Log(max(0, frames), headless=True)
+            size = os.fstat(file.fileno()).st_size
+            places = range((size - _HEADER_BYTES) // _FRAME_BYTES)
+            # A power cut can leave zeros for what was never synced.
+            written = [place + 1 for place in places if any(_read(file, place, _HEAD.size))]
+            log = Log(max(written, default=0), headless=True)
         else:
             log = _judge(file, path, salt, header and header[1], safe)
     if not log.frames:
@@ -108,7 +111,7 @@ def _judge(file: BinaryIO, path: Path, salt: Pair, seed: Pair | None, safe: int)
     damaged = safe_one_is_wrong = end_is_there = are_shifted = False
     mark = struct.pack(">2I", *salt)
     for place in count():
-        data = os.pread(file.fileno(), _FRAME_BYTES, _offset(place))
+        data = _read(file, place)
         if len(data) < _FRAME_BYTES:  # also where an agent began to use the log, and cut it
             break
         _, pages, salt_1, salt_2, sum_1, sum_2 = _HEAD.unpack_from(data)
@@ -160,6 +163,10 @@ def _header(data: bytes) -> tuple[Pair, Pair] | None:
     if (magic, page_bytes, *sums) != (_MAGIC, PAGE_BYTES, *checksum):
         return None
     return (salt_1, salt_2), checksum
+
+
+def _read(log: BinaryIO, frame: int, size: int = _FRAME_BYTES) -> bytes:
+    return os.pread(log.fileno(), size, _offset(frame))
 
 
 def _offset(frame: int) -> int:
