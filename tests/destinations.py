@@ -146,7 +146,8 @@ class App(Destination):
             yield f"http://127.0.0.1:{port}/"
 
     def stored(self, url: str) -> list[Any]:
-        return [json.loads(line) for line in self.file.read_text().splitlines()]
+        # A request with accounts and no fixes is an empty line at Node-RED.
+        return [json.loads(line) for line in self.file.read_text().splitlines() if line]
 
 
 class PHP(App):

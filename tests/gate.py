@@ -67,7 +67,7 @@ class Gate:
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
 
-    def wait_until_shut(self, limit_s: float = 30) -> None:
+    def wait_until_shut(self, limit_s: float = 60) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: not self.is_open, limit_s)
 

@@ -328,7 +328,7 @@ class Server:
             self.ledger.update(request.names)
             self._lock.notify_all()
 
-    def wait_for(self, happened: Callable[["Server"], bool], limit_s: float = 20) -> None:
+    def wait_for(self, happened: Callable[["Server"], bool], limit_s: float = 60) -> None:
         """Wait until a request or a stored fix makes it so."""
         with self._lock:
             assert self._lock.wait_for(lambda: happened(self), limit_s), (

@@ -57,7 +57,7 @@ def gpsd_command(port: int, *devices: Path) -> tuple[str, ...]:
     return (program("gpsd"), "-N", "-n", "-b", "-S", str(port), *map(str, devices))
 
 
-def wait_until_answers(port: int, limit_s: float = 30) -> None:
+def wait_until_answers(port: int, limit_s: float = 60) -> None:
     """Until something listens there."""
     deadline_s = time.monotonic() + limit_s
     while True:

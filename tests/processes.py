@@ -56,7 +56,7 @@ class Running:
         with self._news:
             self._news.notify_all()
 
-    def wait_for_line(self, pattern: str, limit_s: float = 20) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, limit_s: float = 60) -> re.Match[str]:
         """The first line of either stream that holds the pattern."""
 
         def found() -> re.Match[str] | None:
@@ -76,13 +76,13 @@ class Running:
     def send(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def end(self, limit_s: float = 15, *, by: int = signal.SIGTERM) -> int:
+    def end(self, limit_s: float = 60, *, by: int = signal.SIGTERM) -> int:
         """Ask it to end, wait for it and for its last lines."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(by)
         return self.wait(limit_s)
 
-    def wait(self, limit_s: float = 30) -> int:
+    def wait(self, limit_s: float = 60) -> int:
         status = self.process.wait(limit_s)
         for reader in self._readers:
             reader.join(5)

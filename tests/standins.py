@@ -100,7 +100,7 @@ class Server:
             assert not thread.is_alive()
         self._stopped.close()
 
-    def wait_for(self, happened: Callable[[], bool], limit_s: float = 30) -> None:
+    def wait_for(self, happened: Callable[[], bool], limit_s: float = 60) -> None:
         """Wait until a request makes it so."""
         with self._changed:
             assert self._changed.wait_for(happened, limit_s), f"not after {self.requests} requests"

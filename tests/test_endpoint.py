@@ -21,7 +21,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import AgentError, StorageError, UsageError
 from telemetry_agent.lab.endpoint import Endpoint, Fault
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 STREAM = "9f0c2d0123456789"
 FIX: dict[str, Any] = {
     "seq": 1,
@@ -178,11 +178,13 @@ def test_agents_that_send_the_same_at_once_store_it_once(endpoint: Endpoint) -> 
 def test_a_connection_serves_many_requests_and_none_waits_for_nagle(agent: Agent) -> None:
     agent.send(batch(1))
     wire = agent.http.sock
-    started_s = Clock().monotonic_s()
+    clock, took_s = Clock(), []
     for _ in range(20):
+        started_s = clock.monotonic_s()
         agent.send(batch(1))
+        took_s.append(clock.monotonic_s() - started_s)
     assert agent.http.sock is wire
-    assert Clock().monotonic_s() - started_s < 20 * 0.040
+    assert min(took_s) < 0.040  # which Nagle's algorithm and a delayed ACK cost each
 
 
 def test_what_the_agent_says_of_itself_is_kept_the_last_of_each_device(

@@ -11,7 +11,7 @@ from fakes import FakeClock
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.row_states import State
 
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 @pytest.fixture

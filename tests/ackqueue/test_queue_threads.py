@@ -25,7 +25,7 @@ from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.ackqueue.row_states import ACKED, RowState, dead_letter
 from telemetry_agent.model import Batch
 
-LIMIT_S = 20
+LIMIT_S = 60
 WORKERS = 4
 
 
@@ -269,7 +269,7 @@ def test_a_large_file_that_is_set_aside_does_not_delay_the_reader(
                 assert shared.replace(UnusableError("as if damaged")) is None
             carry_over(queue)
             assert sum(place.size for place in queue.places(1)) >= rows
-            assert lock.longest_s < 0.05
+            assert lock.longest_s < 0.25  # all at once takes ten times as long
             assert queue.stats().ready == rows // 2
     finally:
         gc.enable()

@@ -20,7 +20,7 @@ from telemetry_agent.errors import AgentError, UnavailableError
 from telemetry_agent.snapshot import PROTOCOL
 from telemetry_agent.tasks import Bell
 
-LIMIT_S = 10
+LIMIT_S = 30
 
 
 class Commands:

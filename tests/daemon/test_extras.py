@@ -109,7 +109,7 @@ def test_a_file_that_hangs_costs_one_short_wait(
     read = Extras([Attribute("door", tmp_path / "door")])
     began_s = clock.monotonic_s()
     assert [read.json() for _ in range(50)] == [None] * 50
-    assert clock.monotonic_s() - began_s < 1
+    assert clock.monotonic_s() - began_s < 4  # to wait each time takes 5 s
     let_go.set()
     until_s = clock.monotonic_s() + 20
     while read.json() != '{"door":1}':
@@ -144,9 +144,9 @@ def test_each_fix_carries_what_the_files_say_at_its_time(tmp_path: Path) -> None
         with config.open("a") as file:
             file.write(f'[extra]\nload = {{file = "{count}", scale = 0.5, unit = "pct"}}\n')
         with started(config) as agent:
-            assert endpoint.wait_for(5, 15), agent.text()
+            assert endpoint.wait_for(5, 60), agent.text()
             count.write_text("3")
-            assert endpoint.wait_for(endpoint.count() + 20, 15), agent.text()
+            assert endpoint.wait_for(endpoint.count() + 20, 60), agent.text()
             assert agent.end() == 0
         rows = endpoint._store.read("SELECT fix FROM fixes ORDER BY seq")
     values = [json.loads(fix)["extra"]["load_pct"] for (fix,) in rows]

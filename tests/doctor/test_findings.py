@@ -78,7 +78,7 @@ def test_a_check_that_hangs_is_left_behind() -> None:
         ("c", "skip", "needs a"),
         ("d", "fail", "the bus does not answer within 0 s"),
     ]
-    assert clock.monotonic_s() - began_s < 5
+    assert clock.monotonic_s() - began_s < 15
     over.set()
 
 

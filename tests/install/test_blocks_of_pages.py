@@ -71,7 +71,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         simulated(folder, rate_hz=2) as receiver,
         started(write_config(folder, str(receiver.device), endpoint.url)),
     ):
-        assert endpoint.wait_for(5, 30)
+        assert endpoint.wait_for(5, 60)
         yield folder
 
 

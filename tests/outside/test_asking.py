@@ -63,11 +63,11 @@ def test_status_tells_what_the_agent_knows(tmp_path: Path, endpoint: Endpoint) -
         config = write_config(tmp_path, str(simulator.device), endpoint.url)
         asked = Asked(config)
         with started(config) as daemon:
-            assert endpoint.wait_for(40, 20)
+            assert endpoint.wait_for(40, 60)
             told = asked.json("status")
             assert (told["running"], told["pid"]) == (True, daemon.process.pid)
             assert (told["receiver"]["state"], told["upload"]["state"]) == ("3d", "ok")
-            assert told["receiver"]["fix_age_s"] < 5
+            assert told["receiver"]["fix_age_s"] < 30
             assert told["receiver"]["fixes"] >= 40
             assert told["upload"]["delivered"] >= 40
             assert told["upload"]["sent_bytes_24h"] > 1000
@@ -319,7 +319,7 @@ def test_tap_gives_every_byte_and_takes_none(tmp_path: Path, endpoint: Endpoint)
                 for tap in taps:
                     tap.kill()
                     tap.communicate()
-            assert endpoint.wait_for(150, 30)
+            assert endpoint.wait_for(150, 60)
             assert daemon.end() == 0
         times = [time for _, _, time in endpoint.received()]
     assert len(set(times)) == len(times) == 150
@@ -504,7 +504,7 @@ def test_a_secret_that_is_taken_away_while_it_runs_is_reported_at_once(public_fo
         run = as_another("run", "--config", str(config), user=user, group=user, groups=[])
         with running(*run) as daemon:
             daemon.wait_for_line("records van-07")
-            server.wait_for(lambda *_: len(server.ledger) > 10, 30)
+            server.wait_for(lambda *_: len(server.ledger) > 10, 60)
             assert not any("cannot read" in line for line in daemon.err)
             token.chmod(0o600)
             daemon.wait_for_line(
@@ -651,7 +651,7 @@ def test_the_agent_reports_with_and_without_fixes(tmp_path: Path, endpoint: Endp
     with endpoint, simulated(tmp_path, 60) as simulator:
         config = write_config(tmp_path, str(simulator.device), endpoint.url)
         with started(config) as daemon:
-            assert endpoint.wait_for(60, 20)
+            assert endpoint.wait_for(60, 60)
             (told,) = endpoint.agents()
             assert told["device"] == "van-07"
             assert told["stream"] == endpoint.received()[0][0]
@@ -663,7 +663,7 @@ def test_the_agent_reports_with_and_without_fixes(tmp_path: Path, endpoint: Endp
     with Server() as server:
         config = write_config(tmp_path, "/dev/none", server.url)
         with started(config):
-            server.wait_for(lambda s: bool(s.requests), 30)
+            server.wait_for(lambda s: bool(s.requests), 60)
         (request,) = server.requests
         assert request.json["fixes"] == []
         assert request.json["agent"]["receiver"] == "absent"

@@ -49,7 +49,7 @@ def test_the_start_uses_the_last_good_config_and_goes_on_when_the_mount_is_back(
                 IN_TIME_S,
             )
             seen = len(server.ledger)
-            server.wait_for(lambda *_: len(server.ledger) > seen, 20)
+            server.wait_for(lambda *_: len(server.ledger) > seen, 60)
             mount.end()
             daemon.wait_for_line("reloaded: ", IN_TIME_S)
             assert daemon.end() == 0
@@ -74,7 +74,7 @@ def test_a_reload_keeps_the_config_and_a_stop_is_obeyed(tmp_path: Path, share: P
             daemon.send(signal.SIGHUP)
             assert mount.asked.wait(20)
             seen = len(server.ledger)
-            server.wait_for(lambda *_: len(server.ledger) > seen, 20)
+            server.wait_for(lambda *_: len(server.ledger) > seen, 60)
             daemon.wait_for_line(
                 "the previous config stays in effect: cannot read the config .*: its file system "
                 "does not answer",
@@ -110,7 +110,7 @@ def test_a_secret_holds_uploads_and_nothing_else(key: str, tmp_path: Path, share
             began_s = time.monotonic()
             daemon.send(signal.SIGTERM)
             daemon.wait_for_line("stopped: ", IN_TIME_S)
-            assert time.monotonic() - began_s < 10
+            assert time.monotonic() - began_s < 60
             mount.end()  # the kernel keeps a process whose thread waits there
             assert daemon.wait(20) == 0
     assert stats(tmp_path).ready > 0
@@ -138,7 +138,7 @@ def test_a_start_that_waits_for_the_queue_says_so_and_can_be_stopped(
     with dead_mount(share) as mount, agent("run", "--config", str(config)) as daemon:
         daemon.wait_for_line("the start has taken 20 s so far: a disk or a mount", IN_TIME_S)
         daemon.send(signal.SIGTERM)
-        daemon.wait_for_line("the process ends without it", 20)
+        daemon.wait_for_line("the process ends without it", 60)
         mount.end()
         assert daemon.wait(20) == 0
 

@@ -98,7 +98,7 @@ def test_without_a_secret_it_records_and_delivers_as_soon_as_that_is_there(
             assert re.match(why, told["upload"]["last_error"])
             assert not server.requests
             (tmp_path / missing).write_text(text)
-            server.wait_for(lambda s: len(s.ledger) >= 20, 40)
+            server.wait_for(lambda s: len(s.ledger) >= 20, 60)
             agent.wait_for_line("delivering again")
             assert agent.end() == 0
         assert agent.text().count("uploads are held") == 1
@@ -123,7 +123,7 @@ def test_without_its_token_the_page_waits_and_comes_by_itself(tmp_path: Path) ->
             )
             server.wait_for(lambda s: len(s.ledger) >= 20)
             token.write_text("a-token-of-24-characters")
-            agent.wait_for_line("the page is at", 40)
+            agent.wait_for_line("the page is at", 60)
             assert status_of(config)["page"] == {"state": "ok"}
             assert agent.end() == 0
 
@@ -237,12 +237,13 @@ def test_a_fresh_fix_passes_the_backlog_on_a_slow_link(tmp_path: Path) -> None:
                 upload={"flush_every": "500ms", "timeout": "30s"},
             )
             with started(config) as agent:
-                server.wait_for(lambda _: len(ages_s) == 8, 30)
+                server.wait_for(lambda _: len(ages_s) == 8, 60)
                 assert agent.end() == 0
     backlog = sum(stream == old for stream, _ in server.ledger)
     assert 1000 < backlog < 20_000, "the link carried both, and the backlog was not through"
-    # flush_every, one exchange of the backlog (1 s at most), and its own.
-    assert max(ages_s) < 2.5, ages_s
+    # flush_every, one exchange of the backlog (1 s at most), its own, and a busy machine. The whole
+    # backlog takes longer than the test.
+    assert max(ages_s) < 10, ages_s
     assert set(server.ledger.values()) == {1}
 
 

@@ -22,7 +22,7 @@ def test_an_outage_is_two_lines_of_json_with_state_and_count(tmp_path: Path) -> 
             tmp_path, str(simulator.device), endpoint.url, log={"level": "info", "format": "json"}
         )
         with agent("run", "--config", str(config)) as daemon:
-            assert endpoint.wait_for(5, 20), daemon.text()
+            assert endpoint.wait_for(5, 60), daemon.text()
             endpoint.disconnect()
             daemon.wait_for_line("cannot deliver")
             endpoint.reconnect()

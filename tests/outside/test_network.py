@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,11 @@ from field import (
     BEYOND,
     FAR,
     FAR6,
-    KERNEL_S,
     NAME_SERVER,
     NEAR,
     NOBODY,
-    PROBE_EVERY_S,
     PROBED,
     RATE_HZ,
-    RESOLVER_S,
     Field,
     NameServer,
     Outage,
@@ -89,7 +87,7 @@ def test_another_address_is_no_outage(field: Field) -> None:
     since_s = clock.monotonic_s()
     field.device.ip("addr add 10.91.0.7/24 dev eth0")
     field.device.ip(f"addr del {NEAR}/24 dev eth0")
-    Outage(field, "another address (no outage)", KERNEL_S).over(since_s)
+    Outage(field, "another address (no outage)").over(since_s)
     field.everything_arrived()
 
 
@@ -100,14 +98,14 @@ def test_another_interface_takes_over(field: Field) -> None:
     field.start(BEYOND)
     since_s = clock.monotonic_s()
     field.device.ip("link set eth0 down")
-    Outage(field, "other interface takes over (no outage)", KERNEL_S).over(since_s)
+    Outage(field, "other interface takes over (no outage)").over(since_s)
     field.everything_arrived()
 
 
 def test_a_request_that_hangs_in_the_old_network_does_not_outlive_it(field: Field) -> None:
     field.listen("hangx1")
     field.start(FAR, settled=False, upload={"timeout": "1min"})
-    field.endpoint.first_since(0, 10)
+    field.endpoint.first_since(0)
     field.device.ip("link set eth0 down")
     outage = field.no_way("link down while a request hangs, and up")
     states = [state for state, _ in committed(field.folder / "queue.db").values()]
@@ -119,7 +117,7 @@ def test_a_request_that_hangs_in_the_old_network_does_not_outlive_it(field: Fiel
 
 def test_what_was_stored_without_an_answer_is_not_stored_twice(field: Field) -> None:
     field.listen("dropx1")
-    field.start(FAR)
+    field.start(FAR, upload={"backoff_initial": "1s"})
     field.device.ip("link set eth0 down")
     outage = field.no_way("link down after an answer was lost, and up")
     outage.over(field.mend(field.device, "link set eth0 up"))
@@ -136,7 +134,7 @@ def test_an_outage_that_the_kernel_does_not_see(field: Field, what: str) -> None
     else:
         field.far.ip(f"route add blackhole {NEAR}")
         mend = partial(field.far.ip, f"route del blackhole {NEAR}")
-    outage = Outage(field, f"{what} (seen by probe)", PROBE_EVERY_S)
+    outage = Outage(field, f"{what} (seen by probe)")
     # In this second at most one probe falls, and one request that was begun before.
     outage.noticed("unreachable", attempts_max=2)
     since_s = clock.monotonic_s()
@@ -197,7 +195,7 @@ def names(field: Field) -> Iterator[NameServer]:
 
 def test_a_name_server_that_tells_nothing_at_the_start(field: Field, names: NameServer) -> None:
     field.start("endpoint.test", settled=False, connectivity=PROBED)
-    outage = Outage(field, "DNS black hole at the start", PROBE_EVERY_S + RESOLVER_S)
+    outage = Outage(field, "DNS black hole at the start")
     outage.noticed("unreachable")
     since_s = clock.monotonic_s()
     names.mute = False
@@ -212,7 +210,7 @@ def test_a_name_server_that_falls_silent_stops_nothing(field: Field, names: Name
     field.far.inside(field.endpoint.disconnect)  # the next request needs a new connection
     since_s = clock.monotonic_s()
     field.endpoint.reconnect()
-    Outage(field, "DNS black hole later (no outage)", RESOLVER_S + KERNEL_S).over(since_s)
+    Outage(field, "DNS black hole later (no outage)").over(since_s)
     field.everything_arrived()
 
 
@@ -220,7 +218,7 @@ def test_without_netlink_the_probe_alone_serves(field: Field) -> None:
     field.start(FAR, command=(sys.executable, NO_NETLINK, "run"), connectivity=PROBED)
     field.agent.wait_for_line("cannot receive the kernel.s messages about links and routes")
     field.device.ip("link set eth0 down")
-    outage = Outage(field, "link down and up, no netlink", PROBE_EVERY_S)
+    outage = Outage(field, "link down and up, no netlink")
     outage.noticed("no-route")
     outage.over(field.mend(field.device, "link set eth0 up"))
     field.everything_arrived()
@@ -240,10 +238,11 @@ def test_a_backlog_over_a_slow_link_holds_up_no_live_fix(field: Field) -> None:
     fresh = field.simulator.sent + 1
     outage.over(since_s)
     assert field.endpoint.wait_for(backlog + fresh, 60), field.agent.text()
-    took_s = field.endpoint.taken[-1][0] - since_s
+    order = list(field.endpoint.taken)
+    took_s = order[-1][0] - since_s
     live = [
         (at_s - first / RATE_HZ, at_s - last / RATE_HZ)
-        for at_s, of, first, last in field.endpoint.taken
+        for at_s, of, first, last in order
         if of != stream and first > fresh
     ]
     late_s = max(oldest for oldest, _ in live) - min(newest for _, newest in live)
@@ -251,8 +250,13 @@ def test_a_backlog_over_a_slow_link_holds_up_no_live_fix(field: Field) -> None:
         f"{backlog} fixes in {took_s:.1f} s, {len(live)} live batches between them, "
         f"no live fix later than {late_s:.1f} s (gathering for {flush_every_s:g} s included)\n"
     )
+    # Held up, the live fixes would come after the whole backlog. How late they are in seconds
+    # depends on the machine; the order of the requests does not.
+    between = [
+        len(list(run)) for old, run in groupby(of == stream for *_, of, _, _ in order) if old
+    ]
     assert len(live) > 1
-    assert late_s < 3 * flush_every_s
+    assert max(between) <= sum(between) / 2, order
     field.everything_arrived(backlog)
 
 

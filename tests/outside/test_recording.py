@@ -106,7 +106,7 @@ def test_stopped_for_longer_than_its_watchdog_allows_and_continued_it_goes_on(
                 agent.send(signal.SIGCONT)
                 manager.settimeout(20)
                 assert manager.recv(4096) == b"WATCHDOG=1"
-            assert endpoint.wait_for(endpoint.count() + 40, 20), agent.text()
+            assert endpoint.wait_for(endpoint.count() + 40, 60), agent.text()
             assert agent.end() == 0
         for word in ("stuck", "reloaded"):
             assert word not in agent.text()

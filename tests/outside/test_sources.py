@@ -17,7 +17,7 @@ from telemetry_agent.lab.endpoint import Endpoint
 
 FIXES = 40
 EPOCHS = list(islice(Drive(START_MS), FIXES))
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 @pytest.fixture

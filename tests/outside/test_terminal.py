@@ -14,7 +14,7 @@ from misbehaving import Server
 from processes import AGENT, environment
 from rig import record_backlog, started, write_config
 
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 class Terminal:
