@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import signal
 import socket
 import sys
@@ -73,7 +74,10 @@ def command(length_s: float | None, *, no_page: bool) -> int:
     click.echo(f"A receiver sends {_RATE_HZ} positions per second.")
     url = f"http://127.0.0.1:{port}/" if port is not None else ""
     if url:
-        _show(url, until_interrupted=length_s is None)
+        click.echo(f"Look at {url}: amber is only on the disk, green is delivered.")
+        if length_s is None:
+            click.echo(f"When the page is open, the network is cut for {_AWAY_S:.0f} s.")
+            click.echo("Ctrl-C ends it.")
         if bare := browser_missing():
             click.echo(bare)
     elif not no_page:
@@ -188,13 +192,6 @@ def _free_port() -> int:
     raise AgentError("no port is free on 127.0.0.1: use --no-page")
 
 
-def _show(url: str, *, until_interrupted: bool) -> None:
-    click.echo(f"Look at {url}: amber is only on the disk, green is delivered.")
-    if until_interrupted:
-        click.echo(f"When the page is open, the network is cut for {_AWAY_S:.0f} s.")
-        click.echo("Ctrl-C ends it.")
-
-
 def _watch(
     agent: Agent, simulator: Simulator, network: _Network, length_s: float | None, url: str
 ) -> None:
@@ -205,22 +202,17 @@ def _watch(
     """
     third_s = _ROUND_S if length_s is None else length_s / 3
     wait_s, away_s = round(min(_CUT_S, third_s)), round(min(_AWAY_S, third_s))
-    latest_s = wait_s if not url else None if length_s is None else round(third_s)
-    cut_s: int | None = None
+    cut_s = wait_s if not url else math.inf if length_s is None else round(third_s)
     for second in itertools.count(1):
         if simulator.done.wait(1):
             return
         click.echo(f"{second:3} s  {_line(agent, network)}")
         if url and second % _URL_EVERY_S == 0:
             click.echo(f"       {url} shows it on a map")
-        if cut_s is None and agent.page.task.viewers:
-            cut_s = second + wait_s
-        elif cut_s is None and latest_s is not None and second >= latest_s:
-            cut_s = second
-        if second == cut_s and not network.used:
-            network.cut(True)
-        elif cut_s is not None and second == cut_s + away_s and not network.used:
-            network.cut(False)
+        if agent.page.task.viewers:
+            cut_s = min(cut_s, second + wait_s)
+        if second in {cut_s, cut_s + away_s} and not network.used:
+            network.cut(second == cut_s)
 
 
 def _line(agent: Agent, network: _Network) -> str:
@@ -262,10 +254,10 @@ def _summary(
     missing = sent - len(arrived)
     # After a second Ctrl-C some pending fixes may have arrived without an answer.
     if waiting and missing <= waiting and sent == delivered + waiting and not twice:
-        click.echo(f"{sent} positions were sent: {waiting} still wait on the disk, none is lost.")
-        return 1
-    if missing or twice:
-        click.echo(f"{sent} positions were sent: {missing} are missing, {twice} arrived twice.")
-        return 1
-    click.echo(f"{sent} positions were sent, and each arrived exactly once. None was lost.")
-    return 0
+        status, how = 1, f": {waiting} still wait on the disk, none is lost."
+    elif missing or twice:
+        status, how = 1, f": {missing} are missing, {twice} arrived twice."
+    else:
+        status, how = 0, ", and each arrived exactly once. None was lost."
+    click.echo(f"{sent} positions were sent{how}")
+    return status

@@ -65,10 +65,10 @@ def _write(finding: Finding) -> None:
 
 def _fitted(text: str, indent: str, more: str = "") -> str:
     """The text, wrapped to the width of the terminal; in a file it is one line."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     return textwrap.fill(
         text,
-        max(width, 2 * len(indent)) if width else len(indent) + len(text) + 1,
+        max(width, 2 * len(indent)),
         initial_indent=indent,
         subsequent_indent=indent + more,
         break_long_words=False,

@@ -2,9 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -26,24 +24,9 @@ def command(config_path: Path | None, *, as_json: bool) -> None:
     if as_json:
         for answer in answers:
             click.echo(json.dumps(answer))
-    elif sys.stderr.isatty():
-        _show_bar(answers)
-    else:
-        _show_lines(answers)
-
-
-def _show_lines(answers: Iterator[dict[str, Any]]) -> None:
-    said = ""
-    for answer in answers:
-        line = f"{answer['pending']:,} pending, {answer['delivered']:,} delivered"
-        if line != said:
-            click.echo(line)
-        said = line
-
-
-def _show_bar(answers: Iterator[dict[str, Any]]) -> None:
+        return
     delivered, total = 0, None
-    with progress_bar("sending", transient=True) as show:
+    with progress_bar("sending", shown=sys.stderr.isatty(), transient=True) as show:
         for answer in answers:
             total = answer["pending"] if total is None else total
             delivered = answer["delivered"]

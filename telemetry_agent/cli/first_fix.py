@@ -26,36 +26,30 @@ def wait_for_delivery(queue_path: Path, limit_s: float) -> bool:
     """Show how the first position is recorded and delivered. Returns whether it was delivered."""
     clock, tick = Clock(), threading.Event()
     until_s = clock.monotonic_s() + limit_s
-    recorded, said = False, ""
     last: Snapshot | None = None
-    while True:
+    said = ""
+    while clock.monotonic_s() <= until_s:
         if (status := agent_status(queue_path)) is not None:
             last = status
-            upload, receiver = status.upload, status.receiver
-            waits = f"receiver: {receiver.state} ({receiver.source})"
-            if not recorded and waits != said:
-                said = waits
-                click.echo(f"  {said}")
-            if not recorded and (status.queue.pending or upload.delivered):
-                recorded = True
-                click.echo("  recorded: the first position is on the disk")
-            if upload.delivered:
-                click.echo(f"  delivered: {upload.host} has it")
+            if status.queue.pending or status.upload.delivered:
+                line = "recorded: the first position is on the disk"
+            else:
+                line = f"receiver: {status.receiver.state} ({status.receiver.source})"
+            if line != said:
+                click.echo(f"  {line}")
+            said = line
+            if status.upload.delivered:
+                click.echo(f"  delivered: {status.upload.host} has it")
                 return True
-        if clock.monotonic_s() > until_s:
-            _say_what_is_missing(last, limit_s)
-            return False
         tick.wait(_LOOK_EVERY_S)
-
-
-def _say_what_is_missing(last: Snapshot | None, limit_s: float) -> None:
     click.echo(f"no position was delivered within {limit_s:.0f} s.", err=True)
     if last is None:
         click.echo(f"The service is not running: {SERVICE_LOG} says why.", err=True)
-        return
+        return False
     for line in lines(last):
         click.echo(f"  {line}", err=True)
     click.echo(
         "The service keeps trying. `sudo telemetry-agent doctor` finds the cause and the remedy.",
         err=True,
     )
+    return False

@@ -84,6 +84,3 @@ def run(args: list[str]) -> Any:
         end = "" if text.endswith((".", "?")) else "."
         click.echo(text if is_help else f"{PROGRAM}: {text}{end} See '{path} --help'.", err=True)
         sys.exit(error.exit_code)
-    except click.ClickException as error:
-        click.echo(f"{PROGRAM}: {error.format_message()}", err=True)
-        sys.exit(error.exit_code)

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer,
 from telemetry_agent.errors import AgentError, ConfigError, SourceError, UsageError, in_shell
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
-from telemetry_agent.snapshot import Snapshot
 
 _PATIENCE = Patience(silent_s=5.0, position_s=1.5, none_s=5.0)
 _TRIAL_S = 12.0
@@ -72,16 +70,14 @@ class _Answers:
         Raises:
             UsageError: an answer is invalid.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            draft = Path(folder, "config.toml")
-            try:
-                draft.write_text(self.text(), "utf-8")
-                return loader.load(draft).settings
-            except UnicodeEncodeError:
-                raise UsageError("an answer is not text: a config is text in UTF-8") from None
-            except ConfigError as error:
-                said = str(error).replace(f" [{draft}]", "").removeprefix("config: ")
-                raise UsageError(said) from None
+        text = self.text()
+        try:
+            text.encode()
+            return loader.load_texts({"": text}).settings
+        except UnicodeEncodeError:
+            raise UsageError("an answer is not text: a config is text in UTF-8") from None
+        except ConfigError as error:
+            raise UsageError(str(error).removeprefix("config: ")) from None
 
 
 @click.command()
@@ -157,25 +153,27 @@ def command(
     if start and not _may_start(path):
         raise UsageError(f"--start needs root, systemd and the config at {DEFAULT_PATHS[0]}")
     _may_write(path, asks=asks, force=force)
-    running = first_fix.agent_status(_queue_path(path))
-    if source is None and running is not None:
-        source = running.receiver.source
-        click.echo(f"the running agent reads {source}: {running.receiver.state}")
+    agent = first_fix.agent_status(_queue_path(path))
+    if source is None and agent is not None:
+        source = agent.receiver.source
+        click.echo(f"the running agent reads {source}: {agent.receiver.state}")
     source = source or _choose_receiver(asks=asks)
-    if source.startswith("/") and not (running and _same(source, running)):
+    is_read = agent and Path(source).resolve() == Path(agent.receiver.source).resolve()
+    if source.startswith("/") and not is_read:
         baud = _listen(Path(source), baud)
     device = device or _ask_device(asks=asks)
     answers = _Answers(device, source, baud, token_file=token_file)
     answers = _ask_server(answers, server, url, asks=asks)
-    settings = _write(path, answers.text())
+    _write(path, answers.text())
     click.echo(f"wrote {path}")
+    settings = loader.load(path).settings  # with config.d beside it
     if hint := SERVERS[answers.server].hint.format(device=settings.device):
         click.echo(f"To do: {hint}")
     if _starts(start, path, asks=asks):
         service.start_service()
         click.echo("the service runs; waiting for the first position …")
         return 0 if first_fix.wait_for_delivery(settings.queue.path, wait_s) else 1
-    if running is not None:
+    if agent is not None:
         click.echo("Next: restart the running agent, which still has the previous config")
     else:
         click.echo(f"Next: {_next_step(path)}")
@@ -201,10 +199,6 @@ def _queue_path(config: Path) -> Path:
     with contextlib.suppress(ConfigError):
         return loader.load(config).settings.queue.path
     return QueueSettings().path
-
-
-def _same(source: str, running: Snapshot) -> bool:
-    return Path(source).resolve() == Path(running.receiver.source).resolve()
 
 
 def _choose_receiver(*, asks: bool) -> str:
@@ -272,23 +266,21 @@ def _ask_device(*, asks: bool) -> str:
 def _ask_server(answers: _Answers, server: str | None, url: str | None, *, asks: bool) -> _Answers:
     """Which server. On a terminal, ask until the URL is valid and the user accepts the result."""
     while True:
-        given = url or click.prompt("The server's URL")
         try:
+            given = url or click.prompt("The server's URL")
             replace(answers, url=given).settings()
             kind, address = _kind_of(given, server, asks=asks)
             address = completed(kind, address)
             token = _ask_token(kind, answers.token_file, asks=asks)
             found = replace(answers, server=kind, url=address, token_file=token)
-            settings = found.settings()
+            good = _try_endpoint(found.settings())
         except UsageError as error:
             if not asks:
                 raise
             click.echo(str(error))
-            url = None
-            continue
-        good = _try_endpoint(settings)
-        if good or not asks or click.confirm("Use this server anyway?", default=True):
-            return found
+        else:
+            if good or not asks or click.confirm("Use this server anyway?", default=True):
+                return found
         url = None
 
 
@@ -319,11 +311,9 @@ def _ask_token(kind: str, given: Path | None, *, asks: bool) -> Path | None:
         if path is None and asks and kind in _NEEDS_TOKEN:
             said = click.prompt(f"A file with the {_NEEDS_TOKEN[kind]} (empty: later)", default="")
             path = Path(said) if said else None
-        if path is None:
-            return None
-        if (fault := _unreadable(path)) is None:
-            return path.absolute()
-        if not asks or given is not None:
+        if path is None or (fault := _unreadable(path)) is None:
+            return path and path.absolute()
+        if given is not None:
             raise ConfigError(fault)
         click.echo(fault)
 
@@ -341,8 +331,8 @@ def _unreadable(path: Path) -> str | None:
     return None if found is None else str(found)
 
 
-def _write(path: Path, text: str) -> Settings:
-    """Write the whole file or nothing, and only if it is valid."""
+def _write(path: Path, text: str) -> None:
+    """Write the whole file or nothing."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -351,15 +341,11 @@ def _write(path: Path, text: str) -> Settings:
         draft.write_text(text, "utf-8")
         with contextlib.suppress(LookupError, PermissionError):
             shutil.chown(draft, group=SERVICE_USER)  # so that the service can read it
-        settings = loader.load(draft).settings
         draft.replace(path)
-    except ConfigError as error:
-        raise ConfigError(str(error).replace(str(draft), f"{path}, not written")) from None
     except OSError as error:
         raise AgentError(f"cannot write {path}: {error.strerror}: name another --config") from error
     finally:
         draft.unlink(missing_ok=True)
-    return settings
 
 
 def _try_endpoint(settings: Settings) -> bool:

@@ -24,7 +24,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Report as JS
 
 def toml_string(value: object) -> str:
     """A value of the config, as text. TOML has no surrogates, so no character is escaped as one."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def say(text: str) -> None:

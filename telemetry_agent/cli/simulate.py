@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from telemetry_agent.lab.simulator import Simulator, replay
     "--replay",
     "recording",
     metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Send this recording as it is, instead of a simulated drive.",
 )
 @click.option(
@@ -46,21 +46,16 @@ def command(link: Path | None, recording: Path | None, rate: float, count: int |
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         contextlib.suppress(KeyboardInterrupt),
-        _epochs(recording, rate) as epochs,
-        Simulator(islice(epochs, count), rate_hz=rate, link=link) as simulator,
+        Simulator(islice(_epochs(recording, rate), count), rate_hz=rate, link=link) as simulator,
     ):
         click.echo(simulator.device)
         simulator.done.wait()
 
 
-@contextlib.contextmanager
-def _epochs(recording: Path | None, rate: float) -> Iterator[Iterable[bytes]]:
+def _epochs(recording: Path | None, rate: float) -> Iterable[bytes]:
     if recording is None:
-        yield Drive(Clock().wall_ms(), interval_ms=round(1000 / rate) if rate else 1000)
-        return
+        return Drive(Clock().wall_ms(), interval_ms=round(1000 / rate) if rate else 1000)
     try:
-        file = recording.open("rb")
+        return replay(recording.open("rb"))
     except OSError as error:
         raise SourceError(f"cannot read {recording}: {error.strerror}") from error
-    with file:
-        yield replay(file)

@@ -149,8 +149,8 @@ def _troubles(view: Snapshot) -> Iterator[str]:
 
 def _receiver(receiver: ReceiverView) -> str:
     has_position = receiver.state in _WITH_POSITION
-    said = [f"{receiver.state} fix" if has_position else receiver.state]
     if has_position:
+        said = [f"{receiver.state} fix"]
         if receiver.sats is not None:
             said.append(f"{receiver.sats} satellites")
         if receiver.quality not in {None, "gps"}:

@@ -12,7 +12,7 @@ import pickle
 import select
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -46,25 +46,6 @@ _TOML_REMEDIES = {
 _DESCRIPTORS = {Path("/dev/fd"), Path("/proc/self/fd")}
 
 
-def no_config() -> UnreadableConfigError:
-    """The error if no config file exists."""
-    return UnreadableConfigError(
-        f"there is no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists",
-        "`sudo telemetry-agent init` writes one, and --config names another",
-    )
-
-
-def files_of(path: Path | None) -> tuple[Path, ...]:
-    """The config file and those that override it; ``None`` looks at ``DEFAULT_PATHS``.
-
-    Raises:
-        ResourceError: the folder of overriding files cannot be read.
-    """
-    if path is None:
-        path = next(filter(_exists, DEFAULT_PATHS), None)
-    return () if path is None else (path, *_overrides(path.parent / "config.d"))
-
-
 def queue_path(path: Path | None) -> Path:
     """The path of the queue. Other keys are not checked.
 
@@ -75,11 +56,8 @@ def queue_path(path: Path | None) -> Path:
     if from_environment := os.environ.get(f"{ENVIRONMENT_PREFIX}QUEUE__PATH"):
         return Path(from_environment)
     values: dict[str, Any] = {}
-    files = texts(path)
-    for file, text in files.items():
+    for file, text in texts(path).items():
         merge(parsed(file, text), into=values)
-    if not files and not any(name.startswith(ENVIRONMENT_PREFIX) for name in os.environ):
-        raise no_config()
     queue = values.get("queue", {})
     if not isinstance(queue, dict):
         raise ConfigError("config: queue must be a table, [queue]")
@@ -87,6 +65,14 @@ def queue_path(path: Path | None) -> Path:
     if not isinstance(found, str) or "\0" in found:
         raise ConfigError(f"config: queue.path = {found!r}: must be a path in quotes, without NUL")
     return Path(found)
+
+
+def _files(path: Path | None) -> Iterator[Path]:
+    """The config file and those that override it; ``None`` looks at ``DEFAULT_PATHS``."""
+    path = path or next(filter(_exists, DEFAULT_PATHS), None)
+    if path is not None:
+        yield path
+        yield from _overrides(path.parent / "config.d")
 
 
 def _exists(path: Path) -> bool:
@@ -109,8 +95,10 @@ def _overrides(folder: Path) -> list[Path]:
 def texts(path: Path | None) -> dict[str, str]:
     """The text of each file of the config by its name, in the order of reading.
 
+    It is empty if only the environment has a config.
+
     Raises:
-        UnreadableConfigError: a file does not exist, or is not text.
+        UnreadableConfigError: there is no config, a file does not exist, or is not text.
         ResourceError: a file cannot be read.
     """
     if path is not None and path.parent in _DESCRIPTORS:
@@ -119,16 +107,23 @@ def texts(path: Path | None) -> dict[str, str]:
         return {str(path): _read(path, path.read_bytes)}
 
     def read() -> dict[str, str]:
-        return {str(file): _read(file, partial(read_small_file, file)) for file in files_of(path)}
+        return {str(file): _read(file, partial(read_small_file, file)) for file in _files(path)}
 
     try:
-        return _apart(read)
+        found = _apart(read)
     except TimeoutError as error:
         raise ResourceError(
             f"cannot read the config {path or DEFAULT_PATHS[0]}, or config.d beside it: "
             f"{error.strerror}",
             "repair the mount that it is on, or put the config on a disk of this device",
         ) from None
+    own = [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and "__" in name]
+    if not found and not own:
+        raise UnreadableConfigError(
+            f"there is no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists",
+            "`sudo telemetry-agent init` writes one, and --config names another",
+        )
+    return found
 
 
 def _apart(act: Callable[[], dict[str, str]]) -> dict[str, str]:

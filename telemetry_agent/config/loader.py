@@ -21,13 +21,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from telemetry_agent.config.files import (
-    ENVIRONMENT_PREFIX,
-    merge,
-    no_config,
-    parsed,
-    texts,
-)
+from telemetry_agent.config.files import ENVIRONMENT_PREFIX, merge, parsed, texts
 from telemetry_agent.config.settings import ExtraSettings, LoadedConfig, Settings, known_keys
 from telemetry_agent.config.values import SHARED_NAMES, Checks
 from telemetry_agent.errors import ConfigError, UnreadableConfigError
@@ -116,13 +110,12 @@ def load_texts(files: Mapping[str, str]) -> LoadedConfig:
         layer = parsed(file, text)
         origins |= dict.fromkeys(_leaves(layer), file)
         merge(layer, into=values)
-    origins |= _environment_origins()
-    if not origins and files:
+    from_environment, notes = _environment()
+    origins |= from_environment
+    if not origins:
         raise UnreadableConfigError(
             f"the config {' and '.join(files)} is empty", "`sudo telemetry-agent init` writes one"
         )
-    if not origins:
-        raise no_config()
     try:
         settings = Settings(**dict(_MODEL(**values)))
     except ValidationError as error:
@@ -131,7 +124,6 @@ def load_texts(files: Mapping[str, str]) -> LoadedConfig:
         field = re.search(r'"(\w+)"', str(error))
         name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
         raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
-    notes = [*_unknown_variables()]
     if settings.device.lower() in SHARED_NAMES:
         notes.append(
             f"the device is called {settings.device}, as many others are, and an endpoint cannot "
@@ -140,36 +132,30 @@ def load_texts(files: Mapping[str, str]) -> LoadedConfig:
     return LoadedConfig(settings, files, origins, tuple(notes))
 
 
-def _leaves(layer: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in layer.items():
-        if isinstance(value, dict) and not prefix:
-            yield from _leaves(value, f"{key}.")
-        else:
-            yield prefix + key
+def _leaves(layer: Mapping[str, Any]) -> Iterator[str]:
+    for table, value in layer.items():
+        yield from (f"{table}.{key}" for key in value) if isinstance(value, dict) else (table,)
 
 
-def _environment_origins() -> dict[str, str]:
-    origins = {}
-    for name in os.environ:
-        section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-        if not name.startswith(ENVIRONMENT_PREFIX) or not (nested or section == "device"):
-            continue  # harmless, and reported: see _unknown_variables
-        if section not in _MODEL.model_fields:
-            raise ConfigError(f"the environment variable {name} is not a key of the config")
-        origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
-    return origins
-
-
-def _unknown_variables() -> Iterator[str]:
-    known = [
-        ENVIRONMENT_PREFIX + key.upper().replace(".", "__") for key in known_keys() if "." in key
-    ]
+def _environment() -> tuple[dict[str, str], list[str]]:
+    """The origin of each key that a variable sets, and notes on variables without effect."""
+    origins, notes = {}, []
+    known = [ENVIRONMENT_PREFIX + key.upper().replace(".", "__") for key in known_keys()]
     for name in sorted(os.environ):
-        rest = name.removeprefix(ENVIRONMENT_PREFIX)
-        if name != rest and "__" not in rest and rest.lower() != "device":
+        section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        if not nested and section != "device":
             close = difflib.get_close_matches(name, known, n=1)
             suggestion = f"; did you mean {close[0]}?" if close else ""
-            yield f"the environment variable {name} is unknown and has no effect{suggestion}"
+            notes.append(
+                f"the environment variable {name} is unknown and has no effect{suggestion}"
+            )
+        elif section not in _MODEL.model_fields:
+            raise ConfigError(f"the environment variable {name} is not a key of the config")
+        else:
+            origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
+    return origins, notes
 
 
 def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:

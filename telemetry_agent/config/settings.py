@@ -329,43 +329,34 @@ class LoadedConfig:
 
 def known_keys() -> list[str]:
     """Every key path, in the order of the settings."""
-    return [".".join(map(key_of, path)) for path in _paths()]
-
-
-def effective(settings: Settings) -> dict[str, Any]:
-    """Key path -> value as in effect (durations in seconds)."""
-    values = {
-        ".".join(map(key_of, path)): attrgetter(".".join(path))(settings) for path in _paths()
-    }
-    for name, one in settings.extra.attributes.items():
-        parts = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
-        values[f"extra.{name}"] = {key: value for key, value in parts.items() if value is not None}
-    return values
+    return [key_of(path) for path in _paths()]
 
 
 def shown(settings: Settings) -> dict[str, Any]:
-    """``effective`` as written in a config file, with secrets masked."""
-    upload = settings.upload
-    values = effective(settings)
+    """Key path -> value as in effect, as written in a config file, with secrets masked."""
+    values: dict[str, Any] = {}
     for path in _paths():
-        key = ".".join(map(key_of, path))
-        if path[-1].endswith("_s"):
-            values[key] = duration_text(values[key])
-        elif path[-1].endswith("_bytes"):
-            values[key] = size_text(values[key])
+        value = attrgetter(path)(settings)
+        if path.endswith("_s"):
+            value = duration_text(value)
+        elif path.endswith("_bytes"):
+            value = size_text(value)
+        values[key_of(path)] = value
+    for name, one in settings.extra.attributes.items():
+        parts = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
+        values[f"extra.{name}"] = {key: value for key, value in parts.items() if value is not None}
     return values | {
-        "upload.url": masked_url(upload.url),
-        "upload.headers": masked_headers(upload.headers),
+        "upload.url": masked_url(settings.upload.url),
+        "upload.headers": masked_headers(settings.upload.headers),
         "page.tiles": masked_url(settings.page.tiles),
     }
 
 
-def _paths() -> Iterator[tuple[str, ...]]:
+def _paths() -> Iterator[str]:
     """The attribute path of each setting, without the user's own attributes."""
     for section in fields(Settings):
-        if not (isinstance(section.type, type) and is_dataclass(section.type)):
-            yield (section.name,)
-            continue
-        for setting in fields(section.type):
-            if setting.name != "attributes":
-                yield section.name, setting.name
+        if isinstance(section.type, type) and is_dataclass(section.type):
+            names = [setting.name for setting in fields(section.type)]
+            yield from (f"{section.name}.{name}" for name in names if name != "attributes")
+        else:
+            yield section.name

@@ -11,7 +11,7 @@ import pytest
 
 from telemetry_agent import __version__
 from telemetry_agent.config import last_good, loader, subprocess_loader
-from telemetry_agent.config.settings import LoadedConfig, effective, known_keys, shown
+from telemetry_agent.config.settings import LoadedConfig, known_keys, shown
 from telemetry_agent.daemon.builders import build_credentials
 from telemetry_agent.errors import ConfigError, ResourceError
 
@@ -44,8 +44,8 @@ def test_the_example_file_loads_and_names_every_key() -> None:
 
 
 def test_the_example_file_shows_the_defaults(tmp_path: Path) -> None:
-    minimal = effective(loader.load(write(tmp_path / "c.toml", MINIMAL)).settings)
-    example = effective(loader.load(ROOT / "config.example.toml").settings)
+    minimal = shown(loader.load(write(tmp_path / "c.toml", MINIMAL)).settings)
+    example = shown(loader.load(ROOT / "config.example.toml").settings)
     differing = {key for key in minimal if minimal[key] != example[key]}
     assert differing == {"gps.source", "upload.url"}
 
@@ -449,7 +449,7 @@ def test_what_is_shown_holds_no_secret(tmp_path: Path) -> None:
         "X-Fleet": "north",
     }
     assert values["upload.url"] == "https://example.com/v1?api_key=***&db=gps"
-    assert "geheim" in repr(effective(loaded.settings))
+    assert "geheim" in repr(loaded.settings)
 
 
 def test_a_password_in_a_url_is_not_quoted(tmp_path: Path) -> None:
