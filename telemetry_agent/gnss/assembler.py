@@ -31,9 +31,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from telemetry_agent.gnss.dates import Dates
-from telemetry_agent.gnss.epoch import Epoch, Solution
+from telemetry_agent.gnss.epoch import Dtm, Epoch, Gsa, Gst, Message, Moment, Report, Solution, Vtg
 from telemetry_agent.gnss.field_values import Instant
-from telemetry_agent.gnss.messages import Dtm, Gsa, Gst, Message, Moment, Report, Vtg
 from telemetry_agent.gnss.shared_talker import SharedTalker
 from telemetry_agent.model import Fix, ReceiverState
 

@@ -1,4 +1,6 @@
-"""What one receiver reports about one instant, and whether that is a fix.
+"""What one receiver reports about one instant, sentence by sentence, and whether that is a fix.
+
+What a sentence does not carry is None.
 
 An epoch takes nothing from the one before. Inside it the last value of a field wins, from any
 sentence. Positions also have an order of trust: it decides if two sentences differ by more than
@@ -9,12 +11,13 @@ to send the last position. GN vetoes those of all systems. So a receiver whose G
 fix keeps its GPS position.
 """
 
+from typing import NamedTuple
+
 from telemetry_agent.gnss.field_values import DAY_MS, NO_GEOMETRY, Instant
 from telemetry_agent.gnss.geodesy import PoorFix
-from telemetry_agent.gnss.messages import Gsa, Gst, Message, Report, Vtg
-from telemetry_agent.gnss.sentences import GNSS
 from telemetry_agent.model import Fix, Flag, Quality
 
+_ALL_SYSTEMS = "GN"  # the talker
 _SAME_INSTANT_MS = 10
 _SAME_SECOND_MS = 50  # another part of the firmware writes ZDA
 _TRUST = ("GGA", "GNS", "RMC", "GLL")
@@ -23,6 +26,84 @@ _RTK = frozenset({"rtk", "float-rtk"})
 _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
 _OF_A_TAG_AT_MOST = 50  # more sentences than any receiver needs for an instant
+
+
+class Report(NamedTuple):
+    """A position as RMC, GGA, GLL or GNS reports it."""
+
+    tag: str
+    instant: Instant | None
+    veto: bool
+    """The talker reports that there is no fix."""
+    position_e9: tuple[int, int] | None
+    """Latitude and longitude, if the receiver reports that they are valid and both can be read."""
+    quality: Quality | None
+    sats: int | None = None
+    hdop_e2: int | None = None
+    alt_mm: int | None = None
+    geoid_sep_mm: int | None = None
+    day: int | None = None
+    """Days since 1970."""
+    speed_mm_s: int | None = None
+    course_mdeg: int | None = None
+    unsure: bool = False
+    """It counts only if a GGA or GNS of the same instant has a position; so does its date."""
+
+
+class Moment(NamedTuple):
+    """Time and date, as in ZDA. Of GBS only the time is used: it may begin an epoch."""
+
+    tag: str
+    instant: Instant | None
+    day: int | None = None
+    """Days since 1970."""
+    unsure: bool = False
+
+
+class Vtg(NamedTuple):
+    """Speed and course over ground."""
+
+    tag: str
+    speed_mm_s: int | None
+    course_mdeg: int | None
+    instant: None = None
+
+
+class Gsa(NamedTuple):
+    """The satellites in use of one system, and the dilutions of precision."""
+
+    tag: str
+    mode: int | None
+    """1 no fix, 2 2D, 3 3D."""
+    satellites: tuple[tuple[str, str], ...]
+    """System and number as sent. The system is its id, or a talker without one."""
+    pdop_e2: int | None
+    hdop_e2: int | None
+    vdop_e2: int | None
+    instant: None = None
+
+
+class Gst(NamedTuple):
+    """Errors, 1 sigma."""
+
+    tag: str
+    about: Instant | None
+    """The instant of the errors; it does not begin an epoch."""
+    err_h_mm: int | None
+    err_v_mm: int | None
+    instant: None = None
+
+
+class Dtm(NamedTuple):
+    """The datum that positions refer to."""
+
+    tag: str
+    datum: str
+    instant: None = None
+
+
+Message = Report | Moment | Vtg | Gsa | Gst | Dtm
+"""``instant`` is the sentence's time of day, which may begin an epoch."""
 
 
 class Epoch:
@@ -104,7 +185,7 @@ class Epoch:
             for report in self.reports
             if report.veto and (report.instant is not None or self.instant is None)
         }
-        if GNSS in vetoes:
+        if _ALL_SYSTEMS in vetoes:
             return []
         sure = any(
             report.tag[2:] in {"GGA", "GNS"} and report.position_e9 and report.instant is not None

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import pynmea2
 
+from telemetry_agent.gnss.epoch import Dtm, Gsa, Gst, Message, Moment, Report, Vtg
 from telemetry_agent.gnss.field_values import (
     NO_GEOMETRY,
     Instant,
@@ -37,7 +38,6 @@ from telemetry_agent.gnss.field_values import (
     position_e9,
 )
 from telemetry_agent.gnss.framing import Sentence
-from telemetry_agent.gnss.messages import Dtm, Gsa, Gst, Message, Moment, Report, Vtg
 from telemetry_agent.model import Quality
 
 _GGA_QUALITY: dict[str, Quality] = {
@@ -299,7 +299,7 @@ class Parser:
         err_h_mm = None
         if lat_mm is not None and lon_mm is not None:
             err_h_mm = round(math.hypot(lat_mm, lon_mm))
-        return Gst(fields[0], self._instant(time), err_h_mm, error_mm(alt))
+        return Gst(fields[0], self._instant(time), err_h_mm, err_v_mm=error_mm(alt))
 
     def _zda(self, fields: list[str]) -> Moment:
         time, *parts = _ZDA(fields)

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from functools import partial
 
 from telemetry_agent.gnss.assembler import Assembler, MayFollow
+from telemetry_agent.gnss.epoch import Message, Report
 from telemetry_agent.gnss.field_values import DAY_MS, Instant, time_of_day_ms
-from telemetry_agent.gnss.messages import Message, Report
 from telemetry_agent.gnss.sentences import GNSS
 from telemetry_agent.model import Fix
 

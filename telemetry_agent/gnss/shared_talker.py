@@ -6,9 +6,8 @@ its time steps back and forth, its fix comes and goes, one time has two position
 apart than the device moves until the next time, or two talkers of satellite systems take turns.
 """
 
-from telemetry_agent.gnss.epoch import Epoch
+from telemetry_agent.gnss.epoch import Epoch, Report
 from telemetry_agent.gnss.field_values import DAY_MS
-from telemetry_agent.gnss.messages import Report
 
 _EPOCHS = 6  # in a row
 _APART_E9 = 100_000  # 11 m

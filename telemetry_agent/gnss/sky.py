@@ -11,8 +11,8 @@ satellite is the same in GSV, of any signal, and in GSA.
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from telemetry_agent.gnss.epoch import Gsa
 from telemetry_agent.gnss.framing import Sentence
-from telemetry_agent.gnss.messages import Gsa
 from telemetry_agent.gnss.sentences import SYSTEM_IDS
 from telemetry_agent.model import Constellation, Satellite
 

@@ -4,11 +4,10 @@ from collections import Counter
 
 import pytest
 
-from telemetry_agent.gnss.epoch import Epoch, Solution
+from telemetry_agent.gnss.epoch import Epoch, Gst, Message, Solution
 from telemetry_agent.gnss.field_values import Instant, instant
 from telemetry_agent.gnss.framing import Sentence
 from telemetry_agent.gnss.geodesy import PoorFix
-from telemetry_agent.gnss.messages import Gst, Message
 from telemetry_agent.gnss.sentences import Parser
 from telemetry_agent.model import Fix
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from telemetry_agent.gnss.epoch import Dtm, Gst, Message, Moment, Report, Vtg
 from telemetry_agent.gnss.field_values import DAY_MS, Instant, ddmmyy_day, instant
 from telemetry_agent.gnss.framing import Sentence
-from telemetry_agent.gnss.messages import Dtm, Gst, Message, Moment, Report, Vtg
 from telemetry_agent.gnss.sentences import IN_VIEW, Parser, gsa, owner_of
 
 NOON = instant("120000")
