@@ -8,6 +8,7 @@ are kept, because a network whose name server is silent can still carry requests
 import errno
 import ipaddress
 import os
+import random
 import select
 import socket
 import threading
@@ -21,6 +22,7 @@ from telemetry_agent.tasks import Bell
 LOOK_UP_S = 5.0
 """How long a name server may be silent before that counts as a failure."""
 
+_PER_FAMILY_MAX = 8  # more would be a burst of packets, and may use up all descriptors
 _NO_SUCH_NAME = {socket.EAI_NONAME, socket.EAI_NODATA}
 
 Wait = Callable[[float, list[tuple[int, int]]], object]
@@ -171,10 +173,14 @@ class Resolver:
 
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:
-    """Each address once, the families in turn, that of the first address first."""
+    """The families in turn, that of the first address first; a few addresses of each."""
     by_family: dict[int, list[Address]] = {}
     for address in dict.fromkeys(addresses):
         by_family.setdefault(address.family, []).append(address)
+    for found in by_family.values():
+        if len(found) > _PER_FAMILY_MAX:  # others each time: the first may all be dead
+            half = _PER_FAMILY_MAX // 2
+            found[half:] = random.sample(found[half:], half)
     in_turn = chain(*zip_longest(*by_family.values()))
     return [address for address in in_turn if address is not None]
 

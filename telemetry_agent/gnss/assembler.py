@@ -297,7 +297,8 @@ class Assembler:
             self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
         self._earlier, self._judged = self._judged, epoch
         self._closed_by, self.judged_s = by, now_s
-        self.used = epoch.satellites or self.used  # some send GSA less often than positions
+        # Some send GSA less often than positions.
+        self.used = [each for each in epoch.messages if isinstance(each, Gsa)] or self.used
         solution = Solution(epoch)
         self.shared_talker.closed(epoch, solution.trusted)
         self._judge(solution, now_s, fixes)

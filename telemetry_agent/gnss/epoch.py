@@ -114,7 +114,7 @@ class Epoch:
     other_times: frozenset[Instant] = frozenset()
     """Times in its sentences that differ from ``instant`` by some milliseconds."""
     rmc_speed_mm_s: int | None = None
-    """The speed of its last RMC with a position."""
+    """The speed of its last RMC with a position and a time."""
     clear = True
     """No sentence vetoes others, or counts only beside others."""
 
@@ -124,7 +124,6 @@ class Epoch:
         self.messages: list[Message] = []
         self.reports: list[Report] = []
         """Its position sentences, with a position or without."""
-        self.satellites: list[Gsa] = []
 
     @property
     def is_waiting(self) -> bool:
@@ -164,16 +163,17 @@ class Epoch:
         tag = message.tag
         count = self.seen[tag] = self.seen.get(tag, 0) + 1
         if count > _OF_A_TAG_AT_MOST:
-            return
+            oldest = next(each for each in self.messages if each.tag == tag)
+            self.messages.remove(oldest)
+            if isinstance(oldest, Report):
+                self.reports.remove(oldest)
         self.messages.append(message)
         if isinstance(message, Report):
             self.reports.append(message)
             if message.veto or message.unsure:
                 self.clear = False
-            elif message.speed_mm_s is not None and message.position_e9:
+            elif tag[2:] == "RMC" and message.position_e9 and message.instant is not None:
                 self.rmc_speed_mm_s = message.speed_mm_s
-        elif isinstance(message, Gsa):
-            self.satellites.append(message)
 
     def counting(self) -> list[Message]:
         """Its sentences without those that are vetoed, or that nothing confirms."""

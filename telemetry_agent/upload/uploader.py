@@ -361,8 +361,11 @@ class Uploader:
         try:
             yield
         except BaseException:
-            # A request may have arrived, whatever ended the attempt.
-            self._release(everything=True, answered=False)
+            try:
+                # A request may have arrived, whatever ended the attempt.
+                self._release(everything=True, answered=False)
+            except StorageError:
+                self._release(everything=True)  # in memory: that needs no disk
             raise
 
     def _release(self, *, everything: bool = False, answered: bool = True) -> None:

@@ -164,6 +164,16 @@ def test_the_last_value_of_a_field_wins_and_an_empty_one_is_none() -> None:
     assert (found.speed_mm_s, found.course_mdeg) == (1029, 90_000)
     found = fix(of(vtg, rmc()))
     assert (found.speed_mm_s, found.course_mdeg) == (514, 84_400)
+    epoch = of(gga(), *["GNVTG,10.0,T,,M,9.0,N,,K,A"] * 60, vtg)
+    found = fix(epoch)
+    assert (found.speed_mm_s, found.course_mdeg) == (1029, 90_000)
+    assert len(epoch.messages) < 60
+
+
+def test_the_order_of_vtg_is_learned_from_an_rmc_of_this_instant() -> None:
+    of_another = rmc(talker="GL").replace("120000", "").replace(",1.0,", ",7.0,")
+    assert of(rmc(), of_another).rmc_speed_mm_s == 514
+    assert of(rmc(), rmc(talker="GL").replace(",1.0,", ",,")).rmc_speed_mm_s is None
 
 
 def test_the_altitude_of_gga_comes_before_that_of_gns() -> None:

@@ -958,6 +958,22 @@ def test_whatever_raises_leaves_nothing_leased_and_the_batch_unanswered(
         assert b.counts == (0, 0, 4, 0)
 
 
+def test_what_raises_where_the_disk_refuses_too_leaves_nothing_leased(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = WireFormat(native.encode, mock.Mock(side_effect=RuntimeError("a bug")))
+    with bench(tmp_path, answer(400)) as b:
+        b.put_backlog(4)
+        b.step()  # refused: two halves are leased
+        with monkeypatch.context() as patch:
+            patch.setattr(b.uploader._sender, "_format", broken)
+            patch.setattr(b.queue.shared, "write", mock.Mock(side_effect=StorageError("is full")))
+            with pytest.raises(RuntimeError, match="a bug"):
+                b.step()
+        assert b.work() is None
+        assert b.counts == (0, 0, 4, 0)
+
+
 def test_garbage_makes_no_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     garbage = [
         says(b"\0\1\2"),
