@@ -164,9 +164,8 @@ def command(
     device = device or _ask_device(asks=asks)
     answers = _Answers(device, source, baud, token_file=token_file)
     answers = _ask_server(answers, server, url, asks=asks)
-    _write(path, answers.text())
+    settings = _write(path, answers.text())
     click.echo(f"wrote {path}")
-    settings = loader.load(path).settings  # with config.d beside it
     if hint := SERVERS[answers.server].hint.format(device=settings.device):
         click.echo(f"To do: {hint}")
     if _starts(start, path, asks=asks):
@@ -331,8 +330,8 @@ def _unreadable(path: Path) -> str | None:
     return None if found is None else str(found)
 
 
-def _write(path: Path, text: str) -> None:
-    """Write the whole file or nothing."""
+def _write(path: Path, text: str) -> Settings:
+    """Write the whole file or nothing, and only if it is valid with config.d beside it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -341,11 +340,15 @@ def _write(path: Path, text: str) -> None:
         draft.write_text(text, "utf-8")
         with contextlib.suppress(LookupError, PermissionError):
             shutil.chown(draft, group=SERVICE_USER)  # so that the service can read it
+        settings = loader.load(draft).settings
         draft.replace(path)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace(str(draft), f"{path}, not written")) from None
     except OSError as error:
         raise AgentError(f"cannot write {path}: {error.strerror}: name another --config") from error
     finally:
         draft.unlink(missing_ok=True)
+    return settings
 
 
 def _try_endpoint(settings: Settings) -> bool:

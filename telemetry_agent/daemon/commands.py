@@ -219,7 +219,11 @@ def _period_ms(queue: Readable, asked: Asked) -> tuple[int, int]:
     parking = value(
         asked,
         "parking",
-        lambda found: isinstance(found, list) and [*map(type, found)] == [float, float],
+        lambda found: (
+            isinstance(found, list)
+            and [*map(type, found)] == [float, float]
+            and all(map(is_number, found))
+        ),
         "two numbers: metres and seconds",
         ParkingRule(),
     )

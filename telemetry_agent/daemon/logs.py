@@ -327,7 +327,8 @@ class StandardError(io.RawIOBase):
 
     def _run(self) -> None:
         while self._write_waiting():
-            if self._end_s < float("inf"):
+            # A line may have come just before the end.
+            if self._end_s < float("inf") and not self._waiting:
                 return
             self._bell.wait(None)
             self._bell.clear()

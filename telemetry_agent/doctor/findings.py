@@ -136,7 +136,7 @@ def in_turn(*looks: Callable[[], Finding]) -> Generator[Finding, None, bool]:
 def _error(error: Exception) -> Finding:
     match error:
         case PermissionError():
-            return warned(f"no permission to access {error.filename}", "use sudo")
+            return warned(f"no permission to access {error.filename or 'it'}", "use sudo")
         case OSError(filename=str(), strerror=str()):
             return failed(f"{error.filename}: {error.strerror}", OVERDUE.remedy)
         case _:

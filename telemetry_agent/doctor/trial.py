@@ -101,10 +101,10 @@ class EndpointTrial:
         """
         sent = [record for record in newest if self._format.unfit(record) is None][:1]
         self._has_position = bool(sent)
-        stream, device = secrets.token_hex(8), self._device
+        stream = secrets.token_hex(8)
         if sent:
-            stream, device = sent[0].stream, sent[0].device
-        batch = Batch(0, stream, device, tuple(sent), live=True)
+            stream, self._device = sent[0].stream, sent[0].device
+        batch = Batch(0, stream, self._device, tuple(sent), live=True)
         compression = CompressionChoice(self._upload.compression, self._format).choice(0)
         answer, *_ = self._exchange(self._format.encode(batch, compression))
         if isinstance(answer, NoAnswer):

@@ -144,8 +144,9 @@ class EventSource:
         moved = moves == self._moves_before != self._moves
         self._moves_before = moves
         if queue.stream != self._stream or newest < self._last or moved:
-            self._stream, self._moves, self._last = queue.stream, moves, newest
-            self._newest = None
+            self._stream, self._moves = queue.stream, moves
+            # Of the newest it depends whether the next one begins a segment.
+            self._last, self._newest = max(0, newest - 1), None
             self._look_again_s = 0.0
             self.index = self._new_index()
         after, points = self._last, []

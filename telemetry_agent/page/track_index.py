@@ -108,11 +108,12 @@ class TrackIndex:
         Raises:
             StorageError: the disk cannot be read.
         """
-        row = max(row, self._queue.last_row() - NEWEST)
-        packed = bytearray()
+        begin = max(row, self._queue.last_row() - NEWEST)
+        row, packed = max(0, begin - 1), bytearray()  # that one shows whether the next is apart
         while (read := self._queue.after(row))[0] != row:
             row, found = read
-            packed += pack(points_of(found, self._breaks, before))
+            points = points_of(found, self._breaks, before)
+            packed += pack(point for point in points if point[0] > begin)
             before = found[-1][1] if found else before
         return row, bytes(packed)
 

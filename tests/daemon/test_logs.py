@@ -1,9 +1,12 @@
 import json
 import logging
+import os
 import re
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry_agent.daemon.logs import JournalHandler, journal_datagram
+from telemetry_agent.daemon.logs import JournalHandler, StandardError, journal_datagram
 
 
 def parsed(datagram: bytes) -> dict[str, str]:
@@ -237,6 +240,31 @@ def test_a_burst_is_whole_and_in_order_at_the_end() -> None:
     )
     lines = [line.rpartition(" ")[2] for line in said.splitlines()]
     assert lines == [*map(str, range(2000)), "way"]
+
+
+def test_a_line_that_comes_just_before_the_end_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    stream = StandardError(writing)
+    write_waiting = stream._write_waiting
+    ending = threading.Thread(target=stream.end, args=(1.0,))
+
+    def write_and_be_ended() -> bool:
+        done = write_waiting()
+        if not ending.ident:
+            stream.write(b"last\n")
+            ending.start()
+            while stream._end_s == float("inf"):
+                time.sleep(0.001)
+        return done
+
+    monkeypatch.setattr(stream, "_write_waiting", write_and_be_ended)
+    stream.write(b"first\n")
+    while not ending.ident:
+        time.sleep(0.001)
+    ending.join()
+    os.close(writing)
+    with os.fdopen(reading, "rb") as received:
+        assert received.read() == b"first\nlast\n"
 
 
 def test_without_a_standard_error_nothing_is_written_into_another_file(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def test_an_age_needs_a_fix_to_count_from(tmp_path: Path) -> None:
         ("export", {"format": "shp"}),
         ("export", {"format": "gpx", "trip": 0}),
         ("export", {"format": "gpx", "trip": 1, "parking": [25]}),
+        ("export", {"format": "gpx", "trip": 1, "parking": [25.0, math.nan]}),
         ("export", {"format": ["gpx"]}),
         ("export", {"format": "gpx", "since_ms": "yesterday"}),
         ("export", {"format": "gpx", "gap_s": "long"}),

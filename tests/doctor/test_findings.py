@@ -119,6 +119,8 @@ def test_what_may_not_be_looked_at_is_a_warning_and_what_was_found_before_counts
         ("c", "skip", "needs b"),
     ]
     assert guarded(raising(denied)).verdict == "warn"
+    nameless = guarded(raising(PermissionError(13, "Permission denied")))
+    assert (nameless.said, nameless.remedy) == ("no permission to access it", "use sudo")
 
 
 def test_a_check_that_breaks_silences_no_other() -> None:

@@ -60,6 +60,12 @@ def test_traccar_with_a_position(bench: Bench, known: bool) -> None:
         assert "add a device with the identifier van-07 in Traccar" in answer.remedy
 
 
+def test_traccar_knows_a_device_by_the_name_that_was_sent(bench: Bench) -> None:
+    bench.device = "van-08"  # since it recorded as van-07
+    _, answer = asked(bench, Traccar(), "/", send=True, format="osmand")
+    assert "add a device with the identifier van-07 in Traccar" in answer.remedy
+
+
 def test_without_a_recorded_position_none_is_sent(bench: Bench) -> None:
     traccar = Traccar("van-07")
     bench.url = bench.cleanup.enter_context(Server(traccar)).url

@@ -67,6 +67,21 @@ def test_any_character_may_be_in_a_name(tmp_path: Path) -> None:
     assert done.stderr == b"telemetry-agent: an answer is not text: a config is text in UTF-8\n"
 
 
+def test_with_a_fault_in_config_d_no_config_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("# as it was\n")
+    override = tmp_path / "config.d" / "own.toml"
+    override.parent.mkdir()
+    override.write_text("[upload]\nnope = 1\n")
+    flags = ["--device", "x", "--source", "auto", "--url", URL, "--force"]
+    done = run_agent("init", "--config", str(path), *flags)
+    assert done.returncode == 78
+    assert "upload.nope is not a key of the config" in done.stderr
+    assert str(override) in done.stderr
+    assert path.read_text() == "# as it was\n"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["config.d", "config.toml"]
+
+
 def test_an_endpoint_that_is_away_is_said_and_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     flags = ["--device", "x", "--source", "auto", "--url", URL]

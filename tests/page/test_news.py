@@ -71,6 +71,19 @@ def test_the_trail_is_read_again_when_thinning_has_come_to_rest(queue: AckQueue)
     assert json.loads(event_source.news())["stream"] == told["stream"]
 
 
+def test_the_first_new_position_may_begin_a_segment(queue: AckQueue) -> None:
+    for second in (0, 1):
+        queue.put(curve(second), "van-07")
+    queue.commit()
+    event_source = newsroom_of(queue)
+    assert json.loads(event_source.news())["last"] == 2
+    queue.put(curve(3600), "van-07")
+    queue.commit()
+    told = json.loads(event_source.news())
+    assert told["after"] == 2
+    assert [(point[0], point[4]) for point in told["points"]] == [(3, 1)]
+
+
 def test_an_event_stays_small_if_the_endpoint_refused_every_other_position(
     tmp_path: Path,
 ) -> None:

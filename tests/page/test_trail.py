@@ -76,6 +76,16 @@ def test_who_missed_more_than_the_newest_gets_the_newest(
     assert index.behind(12_000) == (12_000, b"")
 
 
+@pytest.mark.parametrize("seen", [0, 1, 1000, 1001])
+def test_who_missed_the_begin_of_a_segment_gets_it(queue: AckQueue, seen: int) -> None:
+    put(queue, range(1, 1003))
+    index = TrackIndex(queue, lambda _before, after: after.seq in {2, 1001}, ParkingRule())
+    last, packed = index.behind(seen)
+    found = list(struct.iter_unpack("<diiII", packed))
+    assert (last, rows(packed)) == (1002, list(range(seen + 1, 1003)))
+    assert [row for row, *_, begins in found if begins] == [r for r in (2, 1001) if r > seen]
+
+
 def test_rows_that_were_not_read_yet_are_shown_from_the_disk(queue: AckQueue) -> None:
     put(queue, range(1, 2001), step_e9=1000)
     index = TrackIndex(queue, lambda _before, after: after.seq == 1001, ParkingRule())
