@@ -20,6 +20,7 @@ gives them new numbers next to each other.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -113,11 +114,12 @@ class Ledger:
         for lo, hi in runs(rows):
             self._admit_run(lo, hi)
 
-    def lose(self, ranges: Iterable[tuple[int, int]], mark: RowState) -> None:
+    def lose(self, ranges: Collection[tuple[int, int]], mark: RowState) -> None:
         """These are gone; the mark has the reason."""
-        for lo, hi in ranges:
-            self.ready_rows.free.paint(lo, hi, None)
-            self._mark(lo, hi, mark)
+        with self._within_reach(ranges):
+            for lo, hi in ranges:
+                self.ready_rows.free.paint(lo, hi, None)
+                self._mark(lo, hi, mark)
 
     def lose_oldest(self, mark: RowState, limit: int, upto: int) -> None:
         """Give up the oldest free rows: at most this many, and none after that row."""
@@ -137,15 +139,16 @@ class Ledger:
             self._free(span.lo, span.hi, span.value.batch or NO_BATCH)
         return sum(span.size for span in spans)
 
-    def make_ready(self, ranges: Iterable[tuple[int, int]]) -> None:
+    def make_ready(self, ranges: Collection[tuple[int, int]]) -> None:
         """Make these ready, in no batch: dead letters, delivered ones, a batch to be dissolved."""
-        for lo, hi in ranges:
-            # A row that has not arrived has its state in a damaged file: this mark overrules it.
-            for first, last in self.away.parts_away(lo, hi):
-                self._mark(first, last, RowState(State.READY))
-            for first, last in self.away.parts_here(lo, hi):
-                self._mark(first, last, None)
-                self._free(first, last)
+        with self._within_reach(ranges):
+            for lo, hi in ranges:
+                # A row that has not arrived has its state in a damaged file: the mark overrules it.
+                for first, last in self.away.parts_away(lo, hi):
+                    self._mark(first, last, RowState(State.READY))
+                for first, last in self.away.parts_here(lo, hi):
+                    self._mark(first, last, None)
+                    self._free(first, last)
 
     # Thinning
 
@@ -245,26 +248,30 @@ class Ledger:
     def ack(self, batch: Batch, rejected: Mapping[int, str], retry: Collection[int]) -> None:
         """Delivered, except for the seqs given."""
         lease = self._end_lease(batch)
-        for lo, hi in lease.ranges:
-            self._mark(lo, hi, ACKED)
-        if not rejected and not retry:
-            return
-        for row, record in zip(lease.rows(), batch.records, strict=True):
-            if record.seq in rejected:
-                self._mark(row, row, dead_letter(rejected[record.seq]))
-            elif record.seq in retry:
-                self.make_ready([(row, row)])
+        with self._within_reach(lease.ranges):
+            for lo, hi in lease.ranges:
+                self._mark(lo, hi, ACKED)
+            if not rejected and not retry:
+                return
+            for row, record in zip(lease.rows(), batch.records, strict=True):
+                if record.seq in rejected:
+                    self._mark(row, row, dead_letter(rejected[record.seq]))
+                elif record.seq in retry:
+                    self.make_ready([(row, row)])
 
     def fail(self, batch: Batch, reason: str) -> None:
         """Refused as a whole."""
-        for lo, hi in self._end_lease(batch).ranges:
-            self._mark(lo, hi, dead_letter(reason))
+        lease = self._end_lease(batch)
+        with self._within_reach(lease.ranges):
+            for lo, hi in lease.ranges:
+                self._mark(lo, hi, dead_letter(reason))
 
     def give_back(self, batch: Batch) -> None:
         """Ready, as before."""
         lease = self._end_lease(batch)
-        for lo, hi in lease.ranges:
-            self._free(lo, hi, lease.batch)
+        with self._within_reach(lease.ranges):
+            for lo, hi in lease.ranges:
+                self._free(lo, hi, lease.batch)
 
     def suspend(self, batch: Batch) -> None:
         """No answer came."""
@@ -272,8 +279,9 @@ class Ledger:
         # Its name is the first row that it has now: the rows before it may have been found damaged
         # since the batch was last sent.
         mark = RowState(State.UNACK, batch=lease.ranges[0][0])
-        for lo, hi in lease.ranges:
-            self._mark(lo, hi, mark)
+        with self._within_reach(lease.ranges):
+            for lo, hi in lease.ranges:
+                self._mark(lo, hi, mark)
 
     # Questions
 
@@ -358,6 +366,11 @@ class Ledger:
         """Let these be handed out, except those that are away: they cannot be read yet."""
         for first, last in self.away.parts_here(lo, hi):
             self.ready_rows.free.paint(first, last, batch)
+
+    @contextmanager
+    def _within_reach(self, ranges: Collection[tuple[int, int]]) -> Iterator[None]:
+        with self.marks.within_reach(ranges), self.ready_rows.free.within_reach(ranges):
+            yield
 
     def _mark(self, lo: int, hi: int, mark: RowState | None) -> None:
         if lo <= hi:

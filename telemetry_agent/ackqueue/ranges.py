@@ -11,7 +11,8 @@ one. Every change goes through ``paint``, which restores it.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 V = TypeVar("V")
@@ -74,12 +75,37 @@ class RangeMap(Generic[V]):
                 changed.add(row)
         if old:
             self._uncount(old, stop - start)
-        del rows[begin:end], codes[begin:end]
-        if code != after:
-            self._insert(begin, stop, after, changed)
-        if code != before:
-            self._insert(begin, lo, code, changed)
+        new_rows, new_codes = array("Q"), array(codes.typecode)
+        for row, until_then, then in ((lo, before, code), (stop, code, after)):
+            if until_then != then:
+                new_rows.append(row)
+                new_codes.append(then)
+                if then:
+                    changed.add(row)
+        # In one piece: where as many come as go, nothing moves.
+        rows[begin:end], codes[begin:end] = new_rows, new_codes
         return changed
+
+    @contextmanager
+    def within_reach(self, ranges: Collection[tuple[int, int]]) -> Iterator[None]:
+        """Many changes follow, all of these rows. What lies behind them moves once, not for each.
+
+        Meanwhile the map may be asked nothing about other rows.
+        """
+        if not ranges:
+            yield
+            return
+        first, last = min(lo for lo, _ in ranges), max(hi for _, hi in ranges)
+        rows, codes = self._rows, self._codes
+        part = slice(max(0, bisect_left(rows, first) - 1), bisect_right(rows, last + 1) + 1)
+        self._rows, self._codes = rows[part], codes[part]
+        try:
+            yield
+        finally:
+            if codes.typecode != self._codes.typecode:
+                codes = array("I", codes)
+            rows[part], codes[part] = self._rows, self._codes
+            self._rows, self._codes = rows, codes
 
     def starting_at(self, lo: int) -> Span[V] | None:
         """The span whose first row is ``lo``."""
@@ -154,12 +180,6 @@ class RangeMap(Generic[V]):
         if code >> 16 and self._codes.typecode == "H":
             self._codes = array("I", self._codes)
         return code
-
-    def _insert(self, at: int, row: int, code: int, changed: set[int]) -> None:
-        self._rows.insert(at, row)
-        self._codes.insert(at, code)
-        if code:
-            changed.add(row)
 
     def _uncount(self, code: int, rows: int) -> None:
         self._totals[code] -= rows

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from telemetry_agent.ackqueue.file.lock import lock_path
-from telemetry_agent.ackqueue.file.rows import Row, decode
+from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -66,7 +66,8 @@ class QueueReader:
     def stats(self) -> QueueStats:
         """See ``AckQueue.stats``."""
         oldest, size = self.ledger.oldest_pending(), size_on_disk(self.path)
-        oldest_ms = self.store.time_ms(oldest) if oldest is not None else None
+        rows = self.store.read(oldest, oldest) if oldest is not None else ()
+        oldest_ms = next((row[TIME_MS] for row in rows if is_sound(row)), None)
         return count(self.ledger, 0, 0, oldest_ms, size, full=False)
 
     def stored(self, state: State | None = None) -> Iterator[Stored]:

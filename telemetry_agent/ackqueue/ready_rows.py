@@ -41,8 +41,9 @@ class ReadyRows:
 
     def hand_out(self, ranges: list[tuple[int, int]]) -> None:
         """Remove these: they leave in a batch."""
-        for lo, hi in ranges:
-            self.free.paint(lo, hi, None)
+        with self.free.within_reach(ranges):
+            for lo, hi in ranges:
+                self.free.paint(lo, hi, None)
         self.newest = max(self.newest, ranges[-1][1])
 
     @property

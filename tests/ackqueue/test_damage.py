@@ -22,9 +22,10 @@ from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 
 from telemetry_agent.ackqueue.file import schema
 from telemetry_agent.ackqueue.file.lock import lock_path
-from telemetry_agent.ackqueue.file.schema import UnusableError, connect
+from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, UnusableError, connect
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.reading import QueueReader
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
@@ -857,3 +858,16 @@ def test_a_file_that_cannot_take_what_is_missing_in_it_is_set_aside(
     outcome = damage.recover(path)
     assert refused
     assert len(outcome.delivered) == 100
+
+
+def test_at_rest_an_oldest_fix_that_cannot_be_read_is_damage(path: Path) -> None:
+    damage.fill(path, 500)
+    with AckQueue(path) as queue:
+        queue.ack(lease(queue, 300))
+    data = bytearray(path.read_bytes())
+    (at, _), *_ = damage.number_bits(bytes(data), 301)
+    page = at // PAGE_BYTES * PAGE_BYTES
+    data[page : page + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    with closing(QueueReader(path)) as reader, pytest.raises(UnusableError, match="malformed"):
+        reader.stats()

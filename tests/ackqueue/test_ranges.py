@@ -52,10 +52,29 @@ def test_it_agrees_with_a_dict_of_rows_and_holds_its_invariant(
             ]
 
 
+@given(PAINTS, PAINTS)
+def test_changes_within_reach_are_those_made_one_by_one(
+    before: list[tuple[int, int, str | None]], paints: list[tuple[int, int, str | None]]
+) -> None:
+    alone: RangeMap[str] = RangeMap()
+    together: RangeMap[str] = RangeMap()
+    for lo, more, value in before:
+        alone.paint(lo, lo + more, value)
+        together.paint(lo, lo + more, value)
+    changed = [alone.paint(lo, lo + more, value) for lo, more, value in paints]
+    with together.within_reach([(lo, lo + more) for lo, more, _ in paints]):
+        assert [together.paint(lo, lo + more, value) for lo, more, value in paints] == changed
+    assert list(together) == list(alone)
+    assert dict(together.totals()) == dict(alone.totals())
+
+
 def test_each_row_can_have_a_value_of_its_own() -> None:
     ranges: RangeMap[str] = RangeMap()
-    for row in range(1, 70_001):
+    for row in range(1, 60_001):
         ranges.paint(row, row, str(row))
+    with ranges.within_reach([(60_001, 70_000)]):
+        for row in range(60_001, 70_001):
+            ranges.paint(row, row, str(row))
     assert [ranges.value_at(row) for row in (1, 65_536, 70_000)] == ["1", "65536", "70000"]
     assert ranges.paint(65_537, 70_000, "1") == set(range(65_537, 70_001))
     assert list(ranges.where("1".__eq__)) == [Span(1, 1, "1"), Span(65_537, 70_000, "1")]

@@ -115,6 +115,9 @@ def test_bytes_that_came_or_went_are_damage(queue_path: Path, written: bytearray
             log = read(queue_path, changed)
             assert log.damage
             assert log.end_is_lost
+    at = 32 + FRAME * 20 + 100
+    for gone in range(1, FRAME + 17):  # also where the marks then lie across two places
+        assert read(queue_path, written[:at] + written[at + gone :]).damage, gone
 
 
 def test_a_log_that_was_never_written_is_no_damage(queue_path: Path) -> None:

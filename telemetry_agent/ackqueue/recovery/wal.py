@@ -111,7 +111,8 @@ def _judge(file: BinaryIO, path: Path, salt: Pair, seed: Pair | None, safe: int)
     damaged = safe_one_is_wrong = end_is_there = are_shifted = False
     mark = struct.pack(">2I", *salt)
     for place in count():
-        data = _read(file, place)
+        # With as much of the next place as a moved mark that begins in this one can reach into.
+        data = _read(file, place, _FRAME_BYTES + len(mark) - 1)
         if len(data) < _FRAME_BYTES:  # also where an agent began to use the log, and cut it
             break
         _, pages, salt_1, salt_2, sum_1, sum_2 = _HEAD.unpack_from(data)
@@ -120,7 +121,7 @@ def _judge(file: BinaryIO, path: Path, salt: Pair, seed: Pair | None, safe: int)
             of_round
             and seed is not None
             # The checksum takes its time, so last.
-            and (sum_1, sum_2) == _sum(data[_HEAD.size :], _sum(data[:8], seed))
+            and (sum_1, sum_2) == _sum(data[_HEAD.size : _FRAME_BYTES], _sum(data[:8], seed))
         )
         seed = sum_1, sum_2
         as_written = as_written and chained
