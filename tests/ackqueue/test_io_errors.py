@@ -116,6 +116,21 @@ def test_an_opening_that_fails_can_be_tried_again(folder: Path, fault: str, leng
     assert at > 5
 
 
+def test_one_io_error_does_not_keep_a_queue_from_opening(folder: Path) -> None:
+    path = folder / "queue.db"
+    AckQueue(path).close()
+    for at in range(1000):
+        refuse = Fault("EIO", at, 1)
+        disk = RecordedDisk(refuse)
+        with disk.recorded():
+            queue = AckQueue(path, connect=disk.connect)
+            refuse.heal()
+            queue.close()
+        if refuse.seen <= at:
+            break
+    assert at > 5
+
+
 def _operations_of_an_opening(folder: Path, fault: str) -> int:
     refuse = Fault(fault, 0, 0)
     disk = RecordedDisk(refuse)

@@ -114,7 +114,7 @@ def _completed(
     return store, loaded
 
 
-def _open(path: Path, connect: Connect) -> tuple[Store, Loaded]:
+def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loaded]:
     try:
         with ExitStack() as stack:
             store = Store(path, connect)
@@ -122,9 +122,13 @@ def _open(path: Path, connect: Connect) -> tuple[Store, Loaded]:
             loaded = store.load()
             stack.pop_all()
     except StorageError as error:
+        if not is_of_the_disk(error):
+            raise
+        if attempts > 1:
+            return _open(path, connect, attempts - 1)
         # A disk that is full, read-only, or fails as a whole may be right again at the next start.
         # Sectors that cannot be read will not.
-        if is_of_the_disk(error) and not _is_readable(path):
+        if not _is_readable(path):
             raise UnusableError(str(error)) from error
         raise
     except Exception as error:  # SQLite returns what a damaged file holds, of any type
