@@ -158,8 +158,9 @@ def command(
         source = agent.receiver.source
         click.echo(f"the running agent reads {source}: {agent.receiver.state}")
     source = source or _choose_receiver(asks=asks)
-    is_read = agent and Path(source).resolve() == Path(agent.receiver.source).resolve()
-    if source.startswith("/") and not is_read:
+    if source.startswith("/") and not (
+        agent and Path(source).resolve() == Path(agent.receiver.source).resolve()
+    ):
         baud = _listen(Path(source), baud)
     device = device or _ask_device(asks=asks)
     answers = _Answers(device, source, baud, token_file=token_file)

@@ -8,8 +8,8 @@ also has ``"protocol"``, the version of this JSON. The kernel reports the user o
 root and the service's user and group may ask commands that are not public.
 
 A client must not disturb recording. So each has a thread of its own, there are at most 16 of them
-(8 of other users), a question is at most 64 KiB, and the connection ends if nothing of it arrives
-for 10 s, or if an answer is not read for a minute. The task itself only accepts.
+(8 of other users), a question is at most 64 KiB, and the connection ends if it does not arrive
+within 10 s, or if an answer is not read for a minute. The task itself only accepts.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers, address, service_socket, socket_path
 from telemetry_agent.errors import JOIN, AgentError, UsageError
 from telemetry_agent.snapshot import PROTOCOL
@@ -75,17 +76,20 @@ class Client(Bell):
             UsageError: it is not a JSON object with ``ask``.
             GoneError: it does not come.
         """
-        self._sock.settimeout(_QUESTION_S)
+        clock, line = Clock(), b""
+        until_s = clock.monotonic_s() + _QUESTION_S  # of the whole: byte by byte it would last
         try:
-            with self._sock.makefile("rb") as received:
-                line = received.readline(_QUESTION_BYTES)
+            while b"\n" not in line and len(line) <= _QUESTION_BYTES:
+                self._sock.settimeout(max(until_s - clock.monotonic_s(), 0.001))
+                data = self._sock.recv(4096)
+                if not data:
+                    raise GoneError
+                line += data
         except OSError as error:
             raise GoneError from error
-        if not line:
-            raise GoneError
         self._sock.settimeout(_SEND_S)
         try:
-            question = json.loads(line)
+            question = json.loads(line.partition(b"\n")[0])
         except (ValueError, RecursionError) as error:
             raise UsageError("one line with a JSON object is needed") from error
         if not isinstance(question, dict) or not isinstance(question.get("ask"), str):

@@ -190,6 +190,26 @@ def test_who_says_nothing_is_dismissed(
         assert sock.recv(1) == b""
 
 
+def test_who_asks_byte_by_byte_is_dismissed(
+    queue: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_QUESTION_S", 0.5)
+
+    def drip(sock: socket.socket) -> None:
+        sock.settimeout(0.05)
+        for _ in range(20 * LIMIT_S):
+            sock.sendall(b" ")
+            with contextlib.suppress(TimeoutError):
+                sock.recv(1)
+
+    with (
+        listening(queue, commands),
+        connected(queue) as sock,
+        pytest.raises(OSError, match=r"Broken pipe|reset"),
+    ):
+        drip(sock)
+
+
 def test_one_that_waits_holds_up_no_other(queue: Path, commands: Commands) -> None:
     with listening(queue, commands):
         waiting = ask(queue, {"ask": "wait"})
