@@ -46,7 +46,7 @@ def refused(folder: Path, count: int) -> None:
 @pytest.mark.parametrize(
     ("case", "tone", "title", "cause"),
     [
-        ("well", "good", "all delivered|waiting", ""),
+        ("well", "good", r"all delivered|\d+ waiting", ""),
         ("refused", "stored", "350 positions refused", "endpoint refused 350.*queue retry"),
         ("pulled out", "bad", "receiver absent", "/dev/none: no such device. To do: plug"),
         ("401", "bad", "held, ", "401.*reload"),
