@@ -20,7 +20,7 @@ gives them new numbers next to each other.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -367,10 +367,13 @@ class Ledger:
         for first, last in self.away.parts_here(lo, hi):
             self.ready_rows.free.paint(first, last, batch)
 
-    @contextmanager
-    def _within_reach(self, ranges: Collection[tuple[int, int]]) -> Iterator[None]:
-        with self.marks.within_reach(ranges), self.ready_rows.free.within_reach(ranges):
-            yield
+    def _within_reach(self, ranges: Collection[tuple[int, int]]) -> AbstractContextManager[object]:
+        if len(ranges) < 2:  # the usual batch
+            return nullcontext()
+        with ExitStack() as both:
+            both.enter_context(self.marks.within_reach(ranges))
+            both.enter_context(self.ready_rows.free.within_reach(ranges))
+            return both.pop_all()
 
     def _mark(self, lo: int, hi: int, mark: RowState | None) -> None:
         if lo <= hi:

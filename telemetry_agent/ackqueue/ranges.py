@@ -12,7 +12,7 @@ one. Every change goes through ``paint``, which restores it.
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Generic, NamedTuple, TypeVar
 
 V = TypeVar("V")
@@ -86,15 +86,15 @@ class RangeMap(Generic[V]):
         rows[begin:end], codes[begin:end] = new_rows, new_codes
         return changed
 
-    @contextmanager
-    def within_reach(self, ranges: Collection[tuple[int, int]]) -> Iterator[None]:
+    def within_reach(self, ranges: Collection[tuple[int, int]]) -> AbstractContextManager[None]:
         """Many changes follow, all of these rows. What lies behind them moves once, not for each.
 
         Meanwhile the map may be asked nothing about other rows.
         """
-        if not ranges:
-            yield
-            return
+        return self._cut_out(ranges) if len(ranges) > 1 else nullcontext()
+
+    @contextmanager
+    def _cut_out(self, ranges: Collection[tuple[int, int]]) -> Iterator[None]:
         first, last = min(lo for lo, _ in ranges), max(hi for _, hi in ranges)
         rows, codes = self._rows, self._codes
         part = slice(max(0, bisect_left(rows, first) - 1), bisect_right(rows, last + 1) + 1)
