@@ -316,7 +316,8 @@ class Contents:
         """
         shared = self.shared
         count = 0
-        while row <= last:
+        ranges = [(row, last)]
+        while ranges:  # once at least: what was changed before is on disk after it
             with shared.disk:
                 shared.use()
                 with shared.lock:
@@ -330,7 +331,7 @@ class Contents:
                         end(meant[place : place + _RANGES_PER_HOLD])
                 shared.write()
             count += sum(hi - lo + 1 for lo, hi in meant)
-            row = ranges[-1][1] + 1 if ranges else last + 1
+            row = ranges[-1][1] + 1 if ranges else row
         shared.ring()
         return count
 

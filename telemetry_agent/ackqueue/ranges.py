@@ -56,7 +56,12 @@ class RangeMap(Generic[V]):
             The first row of each span that came, went or changed.
         """
         code = _NO_VALUE if value is None else self._code_of.get(value) or self._new_code(value)
-        rows, codes, stop = self._rows, self._codes, hi + 1
+        if code and lo >= self.end:
+            return {self._append(lo, hi + 1, code)}
+        return self._replace(lo, hi + 1, code)
+
+    def _replace(self, lo: int, stop: int, code: int) -> set[int]:
+        rows, codes = self._rows, self._codes
         begin, end = bisect_left(rows, lo), bisect_right(rows, stop)
         before = codes[begin - 1] if begin else _NO_VALUE
         after = codes[end - 1] if end else _NO_VALUE
@@ -92,6 +97,22 @@ class RangeMap(Generic[V]):
         Meanwhile the map may be asked nothing about other rows.
         """
         return self._cut_out(ranges) if len(ranges) > 1 else nullcontext()
+
+    def _append(self, lo: int, stop: int, code: int) -> int:
+        """Paint behind all boundaries, as each put and each start does; the span's first row."""
+        rows, codes = self._rows, self._codes
+        self._totals[code] += stop - lo
+        if rows and rows[-1] == lo:
+            if codes[-2] == code:  # the span before goes on
+                rows[-1] = stop
+                return rows[-2]
+            codes[-1] = code
+        else:
+            rows.append(lo)
+            codes.append(code)
+        rows.append(stop)
+        codes.append(_NO_VALUE)
+        return lo
 
     @contextmanager
     def _cut_out(self, ranges: Collection[tuple[int, int]]) -> Iterator[None]:

@@ -429,3 +429,13 @@ def test_nothing_but_delivered_fixes_is_deleted(path: Path) -> None:
         queue.ack(out)
         queue.purge_delivered()
         assert [fix.record.seq for fix in queue.stored()] == [1, 3, 4, 5]
+
+
+def test_a_retry_that_names_nothing_writes_what_was_resumed_at_the_start(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 1)
+        queue.release(lease(queue, 1), answered=False)
+    with AckQueue(path) as queue:
+        assert queue.retry({("0" * 16, 1)}) == 0
+    with closing(sqlite3.connect(path)) as reader:
+        assert reader.execute("SELECT state FROM fixes").fetchall() == [(State.READY,)]
