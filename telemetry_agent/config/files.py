@@ -50,7 +50,7 @@ def queue_path(path: Path | None) -> Path:
     """The path of the queue. Other keys are not checked.
 
     Raises:
-        ConfigError: there is no config, it is not valid TOML, or queue.path is not a text.
+        ConfigError: there is no config, it is not valid TOML, or queue.path is not a string.
         ResourceError: a file cannot be read.
     """
     if from_environment := os.environ.get(f"{ENVIRONMENT_PREFIX}QUEUE__PATH"):
