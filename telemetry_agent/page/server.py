@@ -29,6 +29,7 @@ _REQUEST_S = 10.0  # from the connection, or the last answer, to the end of the 
 _LARGEST_HEAD_BYTES = 16 * 1024
 _UNREAD_MS = 20_000  # a viewer that does not read what was sent, or whose machine is gone
 _END_S = 0.2
+_CANCELLED_S = 2.0  # of a machine that is too busy to give the loop its turns
 _ACCEPT_AGAIN_S = 1.0
 _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -130,12 +131,15 @@ class PageServer:
     async def _end(self) -> None:
         self._loop.remove_reader(self._listener)
         self._listener.close()
-        for task in self._background:
-            task.cancel()
         for connection in self._connections():
             connection.transport.abort()
-        # Each request learns that its viewer has gone.
-        await asyncio.wait({*self._background, *self._state.tasks}, timeout=_END_S)
+        if self._state.tasks:  # each request learns that its viewer has gone
+            await asyncio.wait({*self._state.tasks}, timeout=_END_S)
+        # A cancelled task ends in a few turns: what it waits for in a thread is left behind.
+        for task in (left := asyncio.all_tasks() - {asyncio.current_task()}):
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_CANCELLED_S)
 
     def _connections(self) -> "list[ViewerConnection]":
         return [one for one in self._state.connections if isinstance(one, ViewerConnection)]
