@@ -18,7 +18,7 @@ from telemetry_agent.gnss.sources import BusyError
 from telemetry_agent.gnss.sources.protocols import BAUD_RATES, ubx_checksum
 from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource, detect_baud
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 EPOCH = rmc("120000") + sentence("GPVTG,084.4,T,,M,022.4,N,041.5,K,A")
 UBX_BODY = bytes.fromhex("0107 0400 01020304")
 UBX = b"\xb5\x62" + UBX_BODY + ubx_checksum(UBX_BODY)

@@ -518,7 +518,7 @@ const stories = {
     await page.waitForSelector("#map .ghost", { state: "attached" });
     await page.click("#play");
     const at = await page.inputValue("#slider");
-    await until(page, (at) => document.querySelector("#slider").value > at, at);
+    await until(page, (at) => Number(document.querySelector("#slider").value) > at, Number(at));
     await page.click("#play");
     await picture(page, "trip");
     await page.selectOption("#units", "mph");
