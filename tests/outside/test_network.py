@@ -268,10 +268,13 @@ def test_a_path_that_loses_large_packets_is_learned(field: Field) -> None:
     field.far.ip("link set eth0 mtu 1300")
     field.start(FAR, settled=False, upload={"timeout": "2s", "backoff_max": "1s"})
     assert field.endpoint.wait_for(600, 150), field.agent.text()
-    learned = failed_requests(field)
-    assert learned > 0, "the path carried everything"
-    field.drive(10 * RATE_HZ)
-    assert failed_requests(field) - learned <= 2
+    failed = [failed_requests(field)]
+    assert failed[0] > 0, "the path carried everything"
+    # The lesson may not be over when the backlog is. Without it, seven requests fail in this time.
+    while len(failed) < 2 or failed[-1] - failed[-2] > 2:
+        assert len(failed) < 5, failed
+        field.drive(20 * RATE_HZ)
+        failed.append(failed_requests(field))
     field.everything_arrived(600)
 
 
