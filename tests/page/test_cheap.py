@@ -41,7 +41,7 @@ def test_the_main_thread_is_idle_and_the_first_load_is_light(tmp_path: Path, sta
         config = write_config(tmp_path, source, url, page={"listen": f"127.0.0.1:{port}"})
         with started(config) as daemon:
             daemon.wait_for_line("the page is at")
-            env = {"PAGE_SIZE": "300"}
+            env = {"PAGE_SIZE": "300", "BUSY_PERCENT": str(BUSY_PERCENT)}
             with browsing("busy", f"http://127.0.0.1:{port}/", env) as browser:
                 comes_true(browser)
             status = Path(f"/proc/{daemon.process.pid}/status").read_text()
