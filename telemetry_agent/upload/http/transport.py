@@ -88,14 +88,16 @@ class Transport:
         """At the socket, since the start."""
         return self._dialer.received_bytes
 
-    def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
+    def exchange(
+        self, payload: Payload, timeout_s: float, method: str = "POST"
+    ) -> Answer | NoAnswer:
         """Send ``payload`` and read the answer, all within ``timeout_s`` seconds.
 
         The body of the answer is cut at 1 MiB.
         """
         headers = {**self._headers(), **payload.headers}
         request = httpx.Request(
-            "POST",
+            method,
             self._target(payload.query),
             # As bytes: httpx refuses a str that is not ASCII.
             headers={name.encode(): value.encode() for name, value in headers.items()},
