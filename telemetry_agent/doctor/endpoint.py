@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from telemetry_agent.addresses import Address, Resolver, UnreachableError, is_literal, is_loopback
 from telemetry_agent.config.settings import UploadSettings
-from telemetry_agent.daemon.builders import build_credentials
+from telemetry_agent.daemon.delivery import build_credentials
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import (
     Finding,

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from telemetry_agent.page.access_policy import AccessPolicy
-from telemetry_agent.page.agent_view import AgentView, PageOptions
+from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.history import take_samples
 from telemetry_agent.page.site import Site
 from telemetry_agent.tasks import within
@@ -34,24 +34,19 @@ _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class PageServer:
-    """Answers the viewers that connect to ``listener``, a bound socket that it closes.
+    """Answers the viewers that connect to ``listener``, a socket bound to ``host``; closes it.
 
-    The other arguments are those of ``Page``; ``host`` is the one of its address.
+    ``token`` admits viewers; ``None``: none is needed.
     """
 
     def __init__(
-        self,
-        listener: socket.socket,
-        agent: AgentView,
-        host: str,
-        token: str | None,
-        options: PageOptions,
+        self, listener: socket.socket, agent: AgentView, host: str, token: str | None
     ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
         name = socket.gethostname()
-        access = AccessPolicy({host, name, f"{name}.local"}, token, options.names)
-        self._site = Site(agent, access, options)
+        access = AccessPolicy({host, name, f"{name}.local"}, token, agent.names)
+        self._site = Site(agent, access)
         config = _uvicorn_config(self._site.app)
         self._connection = lambda: ViewerConnection(config, state, loop)
         self._connections_max = _connections_max()
@@ -130,12 +125,13 @@ class PageServer:
     async def _end(self) -> None:
         self._loop.remove_reader(self._listener)
         self._listener.close()
-        for task in self._background:
-            task.cancel()
         for connection in self._connections():
             connection.transport.abort()
-        # Each request learns that its viewer has gone.
-        await asyncio.wait({*self._background, *self._state.tasks}, timeout=_END_S)
+        requests = self._state.tasks  # they learn that their viewers have gone
+        others = asyncio.all_tasks() - requests - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.wait({*requests, *others}, timeout=_END_S)
 
     def _connections(self) -> "list[ViewerConnection]":
         return [one for one in self._state.connections if isinstance(one, ViewerConnection)]
