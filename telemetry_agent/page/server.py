@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from telemetry_agent.page.access_policy import AccessPolicy
-from telemetry_agent.page.agent_view import AgentView, PageOptions
+from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.history import take_samples
 from telemetry_agent.page.site import Site
 from telemetry_agent.tasks import within
@@ -35,24 +35,19 @@ _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class PageServer:
-    """Answers the viewers that connect to ``listener``, a bound socket that it closes.
+    """Answers the viewers that connect to ``listener``, a socket bound to ``host``; closes it.
 
-    The other arguments are those of ``Page``; ``host`` is the one of its address.
+    ``token`` admits viewers; ``None``: none is needed.
     """
 
     def __init__(
-        self,
-        listener: socket.socket,
-        agent: AgentView,
-        host: str,
-        token: str | None,
-        options: PageOptions,
+        self, listener: socket.socket, agent: AgentView, host: str, token: str | None
     ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
         name = socket.gethostname()
-        access = AccessPolicy({host, name, f"{name}.local"}, token, options.names)
-        self._site = Site(agent, access, options)
+        access = AccessPolicy({host, name, f"{name}.local"}, token, agent.names)
+        self._site = Site(agent, access)
         config = _uvicorn_config(self._site.app)
         self._connection = lambda: ViewerConnection(config, state, loop)
         self._connections_max = _connections_max()

@@ -426,6 +426,23 @@ def test_the_last_report_of_one_time_counts() -> None:
     assert fixes_of(first, first | {"lat": -48.1173}, TPV) == fixes_of(TPV)
 
 
+def test_a_report_without_a_fix_may_be_the_first_of_a_time_that_has_one() -> None:
+    # As with Trimble's binary protocol, in dead reckoning and elsewhere.
+    void = {"class": "TPV", "time": TPV["time"], "mode": 1}
+    assert fixes_of(void, TPV) == fixes_of(void, void, TPV) == fixes_of(TPV)
+    assert fixes_of(void, void) == []
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_a_report_without_a_time_among_others_ends_no_epoch(mode: int) -> None:
+    # gpsd reports each device of an NMEA 2000 bus, and one time as often as it hears of it.
+    alone = {"class": "TPV", "mode": mode}
+    decoder = Decoder(fix_rollover=False)
+    fixes = decoder.feed(Reports().feed(wire(VERSION, *[TPV] * 5, alone, *[TPV] * 12)), 0.0)
+    assert fixes + decoder.finish() == fixes_of(TPV)
+    assert decoder.state == "3d"
+
+
 def test_lines_may_come_in_any_pieces_and_be_anything() -> None:
     junk = b'{"class":\n{}\n[1]\n{"class":"TPV","mode":"x","time":3}\nb5620107\n'
     data = wire(VERSION) + junk + wire(TPV, SKY, TPV | {"time": "2026-11-23T12:35:20.000Z"})

@@ -761,6 +761,17 @@ def test_a_bad_fix_is_found_where_no_gzip_is_taken(tmp_path: Path) -> None:
         assert b.counts == (0, 0, 21, 1)
 
 
+def test_a_search_does_not_send_each_part_packed_and_plain(tmp_path: Path) -> None:
+    with bench(tmp_path, then=refusing({3}), compression="gzip") as b:
+        b.put_backlog(16)
+        b.work()
+        packed = ["content-encoding" in request.headers for request in b.server.requests]
+        assert packed == [True] + [False] * 11
+        b.work_among_live(10)
+        assert b.dead_seqs == {3}
+        assert "content-encoding" in b.server.requests[-1].headers
+
+
 def test_an_hour_later_gzip_is_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
