@@ -1,6 +1,7 @@
 """The page's server over real sockets, beside a real queue."""
 
 import contextlib
+import gc
 import http.client
 import json
 import logging
@@ -592,6 +593,36 @@ def test_who_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.Monkey
                 while data := line.recv(1 << 16):
                     received += len(data)
         assert received < 12 * 600_000
+
+
+def test_a_step_that_outlasts_close_still_frees_the_port_and_ends_its_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a machine that is too busy: then the page that follows could not listen."""
+    turning, goes_on = threading.Event(), threading.Event()
+    turn = server.PageServer.turn
+
+    def slow_turn(self: server.PageServer, seconds: float) -> None:
+        turn(self, 0.0)
+        turning.set()
+        assert goes_on.wait(60)
+
+    monkeypatch.setattr(server.PageServer, "turn", slow_turn)
+    site = Site(tmp_path)
+    page = site.agent.page.task
+    assert page.step(0) == 0  # it listens
+    stepping = threading.Thread(target=page.step, args=(0,))
+    stepping.start()
+    assert turning.wait(60)
+    page.close()
+    goes_on.set()
+    stepping.join(60)
+    assert page.step(0) is None
+    socket.create_server(("127.0.0.1", site.port)).close()
+    site.queue.close()
+    del page, site
+    gc.collect()
+    assert "Task was destroyed" not in caplog.text
 
 
 def test_without_the_browsers_libraries_the_page_says_how_to_get_them(
