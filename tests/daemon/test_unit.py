@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -393,7 +394,8 @@ def test_a_read_only_state_directory_does_not_keep_it_from_recording() -> None:
 def test_the_last_good_config_serves_and_the_status_line_says_so(machine: Machine) -> None:
     machine.systemctl("start", UNIT)
     line = machine.show(UNIT, "StatusText")
-    assert line.startswith("van-07 from /dev/none: no receiver; uploads not tried yet")
+    # After 10 s the first report was tried.
+    assert re.match("van-07 from /dev/none: no receiver; uploads (not tried yet|unreachable)", line)
     machine.systemctl("stop", UNIT)
     machine.path("/etc/telemetry-agent/config.toml").write_bytes(bytes(400))
     machine.systemctl("start", UNIT)

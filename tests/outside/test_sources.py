@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import threading
 from datetime import datetime
 from itertools import islice, pairwise
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_over_udp(tmp_path: Path, endpoint: Endpoint) -> None:
         with started(config) as daemon:
             sender.connect(("127.0.0.1", port))
             while not _listens(sender):
-                pass
+                threading.Event().wait(0.02)
             for epoch in EPOCHS:
                 sender.send(epoch)
             assert endpoint.wait_for(FIXES, LIMIT_S), daemon.text()
