@@ -38,15 +38,15 @@ def test_it_fits_80_columns_obeys_no_color_and_shows_the_backlog_shrink(
 
 
 def test_the_cut_waits_for_the_first_viewer() -> None:
-    with agent("demo", "--for", "150s") as demo:  # without a viewer it is cut after 50 s
+    with agent("demo", "--for", "600s") as demo:  # without a viewer it is cut after 200 s
         port = int(demo.wait_for_line(r"Look at http://127.0.0.1:(\d+)/")[1])
-        demo.wait_for_line(f"^ +{2 * _CUT_S:.0f} s ", limit_s=60)
+        demo.wait_for_line(f"^ +{2 * _CUT_S:.0f} s ", limit_s=120)
         assert "no network" not in demo.text()
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as line:
             line.request("GET", "/events")
             line.getresponse()
-            cut = demo.wait_for_line(r"^ *(\d+) s .*no network", limit_s=60)
-            assert int(cut[1]) < 50
+            cut = demo.wait_for_line(r"^ *(\d+) s .*no network", limit_s=120)
+            assert int(cut[1]) < 200
             assert demo.end(by=signal.SIGINT) == 0
 
 
