@@ -102,7 +102,8 @@ class Sender:
             return outcome
         if isinstance(outcome, Delivered):
             self._compression.accepted()
-        if isinstance(outcome, Delivered) or outcome.status not in _NO_GZIP_THERE:
+        is_unclear = isinstance(outcome, Deferred) and outcome.may_be_a_fix
+        if isinstance(outcome, Delivered) or not (is_unclear or outcome.status in _NO_GZIP_THERE):
             return outcome
         again = self._send_fixes(batch, self._format.encode(batch, "none"), timeout_s)
         if isinstance(again, Delivered):
@@ -246,7 +247,7 @@ class CompressionChoice:
         self.proven = True
         self._plain_until_s = None
 
-    def refused(self, status: int, now_s: float) -> None:
+    def refused(self, status: int | None, now_s: float) -> None:
         """A compressed request was refused with ``status``, and the same one accepted plain."""
         if self._plain_until_s is None:
             _log.info("the endpoint does not accept gzip (%s): uploads stay plain", status)
