@@ -115,9 +115,11 @@ class SamplingSettings(_Section):
     drop_quality: Qualities = ()
 
 
-def _not_below_home(path: Path) -> Path:
+def _of_a_file(path: Path) -> Path:
     if path.parts[:1] == ("~",):
         raise ValueError("must be a full path: ~ is not replaced")
+    if not path.name:
+        raise ValueError(f"must be the path of a file, such as {QUEUE_PATH}")
     return path
 
 
@@ -125,7 +127,7 @@ def _not_below_home(path: Path) -> Path:
 class QueueSettings(_Section):
     """Where fixes are stored."""
 
-    path: Annotated[FilePath, Checks(_not_below_home)] = QUEUE_PATH
+    path: Annotated[FilePath, Checks(_of_a_file)] = QUEUE_PATH
     commit_every_s: Duration = 1.0
     max_size_bytes: QueueSize = 256 << 20
     min_free_bytes: Size = 64 << 20
