@@ -61,8 +61,10 @@ def queue_path(path: Path | None) -> Path:
     if not isinstance(queue, dict):
         raise ConfigError("config: queue must be a table, [queue]")
     found = queue.get("path", str(QUEUE_PATH))
-    if not isinstance(found, str) or "\0" in found:
-        raise ConfigError(f"config: queue.path = {found!r}: must be a path in quotes, without NUL")
+    if not isinstance(found, str) or "\0" in found or not Path(found).name:
+        raise ConfigError(
+            f"config: queue.path = {found!r}: must be the path of a file, in quotes, without NUL"
+        )
     return Path(found)
 
 

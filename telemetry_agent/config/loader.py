@@ -199,7 +199,8 @@ def _suggestion(key: str) -> str:
     known, name = known_keys(), key.rpartition(".")[2]
     close = [one for one in known if one.endswith(f".{name}")]  # the right key in another table
     if not close and name == key:
-        close = [f"[{table}]" for table in difflib.get_close_matches(key, _MODEL.model_fields, n=1)]
+        near = difflib.get_close_matches(key, _MODEL.model_fields, n=1)
+        close = [one if one in known else f"[{one}]" for one in near]
     close = close or difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 

@@ -751,6 +751,11 @@ def an_agent_from_before_the_upgrade(bench: Bench) -> None:
     runs(bench, version="0.0.1")
 
 
+@fault("agent", "warn", "the device page is held: Address already in use", r"correct \[page\]")
+def a_page_that_cannot_listen(bench: Bench) -> None:
+    runs(bench, page={"state": "held", "last_error": "Address already in use"})
+
+
 @fault("antenna", "fail", "sees no antenna", "plug the antenna in")
 def a_cut_antenna_of_which_only_the_agent_heard(bench: Bench) -> None:
     runs(bench, receiver={"source": "/dev/ttyACM0", "state": "3d", "antenna": "OPEN"})
