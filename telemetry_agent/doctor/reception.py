@@ -14,7 +14,7 @@ from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, wa
 from telemetry_agent.errors import Advice
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.gnss.diagnosis import diagnosis
+from telemetry_agent.gnss.diagnosis import Diagnosis
 from telemetry_agent.gnss.framing import Framer
 from telemetry_agent.gnss.sources import EndOfSourceError
 from telemetry_agent.gnss.sources.protocols import unreadable
@@ -118,7 +118,7 @@ class Reception:
         """A finding for each of ``LISTENED``; ``advice``: as ``Source.advice``."""
         if not self.bytes_by_type:
             found = unreadable(self._unread) if self._unread else "silent"
-            known = diagnosis(found) if found == "no-checksum" else advice(found, self._unread)
+            known = found if isinstance(found, Diagnosis) else advice(found, self._unread)
             yield failed(known.message, known.remedy)
             return
         yield self._sentences()
