@@ -130,7 +130,7 @@ class Reception:
     def _sentences(self) -> Finding:
         count, counts = self.decoder.sentences, self.decoder.counts
         speed = f" at {self._baud} baud" if self._baud else ""
-        damaged = sum(counts[kind] for kind in ("bad-checksum", "aborted", "too-long"))
+        damaged = sum(counts[kind] for kind in ("bad-checksum", "aborted"))
         damaged = max(0, damaged - 1)  # the first one was cut: listening began in it
         if damaged > _DAMAGED_SHARE * (count + damaged):
             return warned(

@@ -882,6 +882,12 @@ def test_a_pty_has_no_line_load(bench: Bench) -> None:
     assert bench.told()["line load"].verdict == "skip"
 
 
+def test_binary_data_and_long_proprietary_sentences_are_no_damage(bench: Bench) -> None:
+    long = line("PMTKCHN," + ",".join(["14001"] * 32))
+    bench.plug_in(*(epoch + b"\xb5b\x01$z\x00" + long for epoch in driving()))
+    assert bench.told()["sentences"].verdict == "pass"
+
+
 def test_the_table_is_long_enough() -> None:
     assert len(FAULTS) >= 20
 
