@@ -300,7 +300,7 @@ class Solution:
         trusted = reports[first]
         # Some receivers never count their satellites, so a low count rejects only a GGA that no
         # other sentence confirms.
-        alone = reports.keys() == {"GGA"} and self._gsa_mode not in {2, 3}
+        alone = first == "GGA" and len(reports) == 1 and self._gsa_mode not in {2, 3}
         if alone and (self._counted or 0) < _LEAST_SATS:
             return None
         # Within rounding the last sentence counts, as does the last value of any other field.

@@ -27,7 +27,7 @@ from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator, replay
 from telemetry_agent.model import Fix, Satellite
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 NEW_YEAR_MS = 1_798_761_600_000
 _WEEKS_MS = 1024 * 7 * 86_400_000
 END = line("GPTXT,01,01,02,THE END")
