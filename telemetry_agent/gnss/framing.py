@@ -38,7 +38,7 @@ _HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _CHECKSUMS = {bytes((a, b)): int(chr(a) + chr(b), 16) for a in _HEX_DIGITS for b in _HEX_DIGITS}
 _LINE_TAILS = {text + end: value for text, value in _CHECKSUMS.items() for end in _LINE_ENDS}
 _BEGIN = re.compile(rb"\$[A-Z][A-Z0-9]{2}")
-_UNCHECKED = re.compile(rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GSA|GSV|GST|ZDA),[ -)+-~]*(?=[\r\n]|$)")
+_UNCHECKED = re.compile(rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GS[ATV]|ZDA),[ -#%-)+-~]*(?=[\r\n]|$)")
 # How the frames of UBX, SiRF, CASIC, SkyTraq and RTCM 3 begin.
 _BINARY = re.compile(rb"\xb5\x62|\xa0\xa2|\xba\xce|\xa0\xa1|\xd3[\x00-\x03]")
 

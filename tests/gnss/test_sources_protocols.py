@@ -1,5 +1,7 @@
 """Binary protocols by their frames, and why bytes have no sentence."""
 
+import time
+
 import pytest
 from nmea import line, rmc
 
@@ -47,6 +49,17 @@ def test_a_protocol_is_named_by_a_whole_frame(name: str, frame: bytes) -> None:
         broken = bytearray(frame)
         broken[i] ^= 0x10
         assert protocol(bytes(broken)) is None
+
+
+@pytest.mark.parametrize(
+    "begin", [*(frame[:2] for frame in FRAMES.values()), b"#AA,", b"!AIVDM,", b"$GPRMC,"]
+)
+def test_beginnings_without_an_end_take_no_time(begin: bytes) -> None:
+    data = begin * (65536 // len(begin)) + b"*"
+    started_s = time.process_time()
+    assert protocol(data) is None
+    assert unreadable(data) == "wrong-baud"
+    assert time.process_time() - started_s < 2
 
 
 @pytest.mark.parametrize("frame", FRAMES.values())

@@ -10,6 +10,7 @@ import re
 from binascii import crc32, crc_hqx
 from collections.abc import Callable
 from functools import reduce
+from itertools import islice
 from operator import xor
 from typing import Literal
 
@@ -23,8 +24,9 @@ _ENOUGH_BYTES = 64
 _TOO_MANY_BYTES = 2048
 _TEXT = bytes(range(0x20, 0x7F)) + b"\r\n"
 _LOGS = "NovAtel or Unicore logs"
-_AIS = re.compile(rb"![A-Z]{2}VD[MO],[ -)+-~]+\*[0-9A-F]{2}")
-_LOG = re.compile(rb"#([A-Z0-9]+A,[ -)+-~]+)\*([0-9a-fA-F]{8})")
+_HEADERS_AT_MOST = 50  # that are tried: the first whole frame comes early
+_AIS = re.compile(rb"![A-Z]{2}VD[MO],[ \"-)+-~]+\*[0-9A-F]{2}")
+_LOG = re.compile(rb"#([A-Z0-9]+A,[ -\"$-)+-~]+)\*([0-9a-fA-F]{8})")
 
 
 class Trial:
@@ -52,11 +54,9 @@ class Trial:
 def protocol(data: bytes) -> str | None:
     """The name of the protocol of which ``data`` contains a whole frame; else None."""
     for name, (header, is_frame) in _PROTOCOLS.items():
-        at = data.find(header)
-        while at >= 0:
-            if is_frame(data[at:]):
-                return name
-            at = data.find(header, at + 1)
+        found = islice(re.finditer(re.escape(header), data), _HEADERS_AT_MOST)
+        if any(is_frame(data[each.start() :]) for each in found):
+            return name
     if any(_crc(text) == int(crc, 16) for text, crc in _LOG.findall(data)):
         return _LOGS
     return None
