@@ -124,6 +124,7 @@ class Epoch:
         self.messages: list[Message] = []
         self.reports: list[Report] = []
         """Its position sentences, with a position or without."""
+        self.used: list[Gsa] = []
 
     @property
     def is_waiting(self) -> bool:
@@ -158,8 +159,8 @@ class Epoch:
         else:
             self.other_times |= {instant}
 
-    def join(self, message: Message) -> None:
-        """Add a sentence."""
+    def join(self, message: Message) -> int:
+        """Add a sentence; return how many with its tag came."""
         tag = message.tag
         count = self.seen[tag] = self.seen.get(tag, 0) + 1
         if count > _OF_A_TAG_AT_MOST:
@@ -174,6 +175,9 @@ class Epoch:
                 self.clear = False
             elif tag[2:] == "RMC" and message.position_e9 and message.instant is not None:
                 self.rmc_speed_mm_s = message.speed_mm_s
+        elif isinstance(message, Gsa):
+            self.used.append(message)
+        return count
 
     def counting(self) -> list[Message]:
         """Its sentences without those that are vetoed, or that nothing confirms."""
@@ -330,7 +334,8 @@ class Solution:
             sats,
             self._err_h_mm,
             self._err_v_mm,
-            flags=flags,
+            None,
+            flags,
         )
 
     def _quality(self) -> Quality:

@@ -224,10 +224,14 @@ class Parser:
             status == "V",
             position,
             _MODE_QUALITY.get(mode),
-            day=day,
-            speed_mm_s=knots_mm_s(knots),
-            course_mdeg=course_mdeg(course),
-            unsure=unsure,
+            None,
+            None,
+            None,
+            None,
+            day,
+            knots_mm_s(knots),
+            course_mdeg(course),
+            unsure,
         )
 
     def _gga(self, fields: list[str]) -> Report:
