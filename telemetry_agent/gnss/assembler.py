@@ -164,8 +164,9 @@ class Assembler:
                 self.dates.learn(message.day, instant)
             if epoch is None:
                 return
-        count, cycle = epoch.join(message), self._cycle
-        if tag == cycle.last and count == cycle.count and epoch.instant is not None:
+        epoch.join(message)
+        cycle = self._cycle
+        if tag == cycle.last and epoch.seen[tag] == cycle.count and epoch.instant is not None:
             self.close("cycle", now_s, fixes)
 
     def _epoch_of_untimed(self, message: Message, now_s: float, fixes: list[Fix]) -> Epoch | None:
@@ -296,7 +297,8 @@ class Assembler:
             self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
         self._earlier, self._judged = self._judged, epoch
         self._closed_by, self.judged_s = by, now_s
-        self.used = epoch.used or self.used  # some send GSA less often than positions
+        # Some send GSA less often than positions.
+        self.used = [each for each in epoch.messages if isinstance(each, Gsa)] or self.used
         solution = Solution(epoch)
         self.shared_talker.closed(epoch, solution.trusted)
         self._judge(solution, now_s, fixes)

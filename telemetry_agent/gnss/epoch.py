@@ -124,7 +124,6 @@ class Epoch:
         self.messages: list[Message] = []
         self.reports: list[Report] = []
         """Its position sentences, with a position or without."""
-        self.used: list[Gsa] = []
 
     @property
     def is_waiting(self) -> bool:
@@ -159,8 +158,8 @@ class Epoch:
         else:
             self.other_times |= {instant}
 
-    def join(self, message: Message) -> int:
-        """Add a sentence; return how many with its tag came."""
+    def join(self, message: Message) -> None:
+        """Add a sentence."""
         tag = message.tag
         count = self.seen[tag] = self.seen.get(tag, 0) + 1
         if count > _OF_A_TAG_AT_MOST:
@@ -175,9 +174,6 @@ class Epoch:
                 self.clear = False
             elif tag[2:] == "RMC" and message.position_e9 and message.instant is not None:
                 self.rmc_speed_mm_s = message.speed_mm_s
-        elif isinstance(message, Gsa):
-            self.used.append(message)
-        return count
 
     def counting(self) -> list[Message]:
         """Its sentences without those that are vetoed, or that nothing confirms."""

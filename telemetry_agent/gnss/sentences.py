@@ -224,14 +224,10 @@ class Parser:
             status == "V",
             position,
             _MODE_QUALITY.get(mode),
-            None,
-            None,
-            None,
-            None,
-            day,
-            knots_mm_s(knots),
-            course_mdeg(course),
-            unsure,
+            day=day,
+            speed_mm_s=knots_mm_s(knots),
+            course_mdeg=course_mdeg(course),
+            unsure=unsure,
         )
 
     def _gga(self, fields: list[str]) -> Report:
