@@ -28,7 +28,8 @@ MAX_SENTENCE = 130
 _MAX_BODY = MAX_SENTENCE - len("$*00")
 
 _DOLLAR, _LF, _CR = b"$\n\r"
-_TEXT = bytes(range(ord(" "), ord("~") + 1)) + b"\r\n"
+TEXT = bytes(range(ord(" "), ord("~") + 1)) + b"\r\n"
+"""The bytes of sentences and line ends."""
 _KNOWN_AT_MOST = 128
 _from_bytes = int.from_bytes
 _BITS_256, _BITS_64 = (1 << 256) - 1, (1 << 64) - 1
@@ -71,7 +72,7 @@ class Framer:
         if not pieces:
             return sentences
         self._gap_end = b""
-        is_text = not stream.translate(None, _TEXT)
+        is_text = not stream.translate(None, TEXT)
         if is_text and _LF not in pieces[-1] and _CR not in pieces[-1]:
             self._tail = b"$" + pieces.pop()[:MAX_SENTENCE]
         last = 0 if self._tail else len(pieces)
