@@ -53,8 +53,10 @@ class Decoder:
     ) -> None:
         self.sentences = 0
         """Whole sentences of all types with a correct checksum."""
-        self._framer = Framer()
-        self._parser = Parser()
+        self.counts: Counter[str] = Counter()
+        """Rejected input by reason; the parts document each reason."""
+        self._framer = Framer(self.counts)
+        self._parser = Parser(self.counts)
         self._line = SharedLine(
             lambda other_known_ms, may_follow: Assembler(
                 Dates(
@@ -67,10 +69,10 @@ class Decoder:
                 may_follow,
                 eager=eager,
                 baud=baud,
-            )
+            ),
+            self.counts,
         )
         self._in_view = InView()
-        self._overflows: Counter[str] = Counter()
         self._first_byte_s: float | None = None
         self._last_byte_s = 0.0
         self._last_sentence_s = 0.0
@@ -104,11 +106,6 @@ class Decoder:
         fixes = self._decode(self._framer.finish(), self._last_byte_s)
         self._line.finish(self._last_byte_s, fixes)
         return fixes
-
-    @property
-    def counts(self) -> Counter[str]:
-        """Rejected input by reason; the parts document each reason."""
-        return self._framer.rejected + self._parser.rejected + self._line.counts + self._overflows
 
     @property
     def datum(self) -> str | None:
@@ -198,11 +195,12 @@ class Decoder:
 
     def _decode(self, sentences: list[Sentence], now_s: float) -> list[Fix]:
         fixes: list[Fix] = []
-        if sentences:
-            self.sentences += len(sentences)
-            self._last_sentence_s = now_s
-            self._binary_frames_before = self._framer.binary_frames
-            self._unchecked_before = self._framer.unchecked
+        if not sentences:
+            return fixes
+        self.sentences += len(sentences)
+        self._last_sentence_s = now_s
+        self._binary_frames_before = self._framer.binary_frames
+        self._unchecked_before = self._framer.unchecked
         kinds = self._parser.kinds
         adders, keep = self._line.adders, self._in_view.keep
         for sentence in sentences:
@@ -227,4 +225,4 @@ class Decoder:
         if antenna := _ANTENNA.search(text.upper()):
             self.antenna = antenna[1]
         elif _OVERFLOW.search(text):
-            self._overflows["receiver-overflow"] += 1
+            self.counts["receiver-overflow"] += 1

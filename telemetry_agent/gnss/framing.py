@@ -53,8 +53,8 @@ class Framer:
     checksum.
     """
 
-    def __init__(self) -> None:
-        self.rejected: Counter[str] = Counter()
+    def __init__(self, rejected: Counter[str] | None = None) -> None:
+        self.rejected: Counter[str] = Counter() if rejected is None else rejected
         self.binary_frames = 0
         self.unchecked = 0
         self._known: dict[bytes, Sentence] = {}  # whole lines: GSA and GSV often repeat

@@ -303,11 +303,12 @@ class Reader:
     def _publish(self, state: ReceiverState, why: Diagnosis | None = None) -> None:
         before = self.status
         since_s = before.since_s if state == before.state else self._clock.monotonic_s()
-        counts = self._counts + Counter(self._source.rejected)
-        if self._decoder:
-            counts += self._decoder.counts
-        antenna = (self._decoder and self._decoder.antenna) or before.antenna
-        notices = self._decoder.notices if self._decoder else ()
+        counts, decoder = self._counts.copy(), self._decoder
+        counts.update(self._source.rejected)
+        if decoder:
+            counts.update(decoder.counts)
+        antenna = (decoder and decoder.antenna) or before.antenna
+        notices = decoder.notices if decoder else ()
         self.status = ReceiverStatus(
             self._source.name,
             state,

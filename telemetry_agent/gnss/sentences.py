@@ -150,8 +150,8 @@ class Parser:
     ``bad-date``, ``bad-position``.
     """
 
-    def __init__(self) -> None:
-        self.rejected: Counter[str] = Counter()
+    def __init__(self, rejected: Counter[str] | None = None) -> None:
+        self.rejected: Counter[str] = Counter() if rejected is None else rejected
         self.proprietary: set[str] = set()
         """The first few names of proprietary sentences."""
         self.only_proprietary = True

@@ -45,9 +45,11 @@ class SharedLine:
     """
 
     def __init__(
-        self, new_assembler: Callable[[Callable[[], int | None], MayFollow], Assembler]
+        self,
+        new_assembler: Callable[[Callable[[], int | None], MayFollow], Assembler],
+        counts: Counter[str],
     ) -> None:
-        self.counts: Counter[str] = Counter()
+        self.counts = counts
         self.followed: str | None = None
         """The owner whose positions become fixes; None while no owner has any."""
         self.ignored: set[str] = set()
