@@ -136,15 +136,13 @@ class Reader:
             return wait_s
 
     def _step(self, now_s: float) -> float | None:
-        # In each step: a message that is not taken would end every wait at once.
+        if self._decoder and self._room():
+            return self._read(self._decoder, now_s)
+        # Before each wait: a message that is not taken would end it at once.
         if self.bell.port_was_added():
             self._retry_s = float("-inf")
             self._backoff_s = _BACKOFF_S  # udev may need a moment for its name and permissions
-        if self._decoder is None:
-            return self._open(now_s)
-        if not self._room():
-            return None
-        return self._read(self._decoder, now_s)
+        return None if self._decoder else self._open(now_s)
 
     def sky(self) -> Sky:
         """The satellites and the antenna's state. Any thread may call."""
