@@ -70,11 +70,6 @@ class SharedLine:
         return any(assembler.open for assembler in self.assemblers.values())
 
     @property
-    def quiet_s(self) -> float:
-        """After this many seconds without a byte the followed owner's epoch is complete."""
-        return self.current.quiet_s if self.current else 0.0
-
-    @property
     def current(self) -> Assembler | None:
         """The assembler of the followed owner; if there is none, the one judged last."""
         if self.followed is not None:
