@@ -136,15 +136,13 @@ class Reader:
             return wait_s
 
     def _step(self, now_s: float) -> float | None:
-        # In each step: a message that is not taken would end every wait at once.
+        if self._decoder and self._room():
+            return self._read(self._decoder, now_s)
+        # Before each wait: a message that is not taken would end it at once.
         if self.bell.port_was_added():
             self._retry_s = float("-inf")
             self._backoff_s = _BACKOFF_S  # udev may need a moment for its name and permissions
-        if self._decoder is None:
-            return self._open(now_s)
-        if not self._room():
-            return None
-        return self._read(self._decoder, now_s)
+        return None if self._decoder else self._open(now_s)
 
     def sky(self) -> Sky:
         """The satellites and the antenna's state. Any thread may call."""
@@ -303,11 +301,12 @@ class Reader:
     def _publish(self, state: ReceiverState, why: Diagnosis | None = None) -> None:
         before = self.status
         since_s = before.since_s if state == before.state else self._clock.monotonic_s()
-        counts = self._counts + Counter(self._source.rejected)
-        if self._decoder:
-            counts += self._decoder.counts
-        antenna = (self._decoder and self._decoder.antenna) or before.antenna
-        notices = self._decoder.notices if self._decoder else ()
+        counts, decoder = self._counts.copy(), self._decoder
+        counts.update(self._source.rejected)
+        if decoder:
+            counts.update(decoder.counts)
+        antenna = (decoder and decoder.antenna) or before.antenna
+        notices = decoder.notices if decoder else ()
         self.status = ReceiverStatus(
             self._source.name,
             state,

@@ -15,14 +15,13 @@ from operator import xor
 from typing import Literal
 
 from telemetry_agent.gnss.diagnosis import Diagnosis, diagnosis
-from telemetry_agent.gnss.framing import Framer, has_unchecked
+from telemetry_agent.gnss.framing import TEXT, Framer, has_unchecked
 
 BAUD_RATES = (9600, 38400, 115200, 4800, 57600, 19200, 230400, 460800, 921600)
 """The most likely first."""
 
 _ENOUGH_BYTES = 64
 _TOO_MANY_BYTES = 2048
-_TEXT = bytes(range(0x20, 0x7F)) + b"\r\n"
 _LOGS = "NovAtel or Unicore logs"
 _HEADERS_AT_MOST = 50  # that are tried: the first whole frame comes early
 _AIS = re.compile(rb"![A-Z]{2}VD[MO],[ \"-)+-~]+\*[0-9A-F]{2}")
@@ -45,7 +44,7 @@ class Trial:
             return True
         if len(self.received) < _ENOUGH_BYTES:
             return None
-        noise = len(self.received.translate(None, _TEXT))
+        noise = len(self.received.translate(None, TEXT))
         if noise * 4 > len(self.received) and not may_be_binary(self.received):
             return False
         return False if len(self.received) > _TOO_MANY_BYTES else None
