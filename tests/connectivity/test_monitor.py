@@ -9,7 +9,7 @@ from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry_agent.addresses import Address, Resolver, UnreachableError
+from telemetry_agent.addresses import Address, UnreachableError
 from telemetry_agent.connecting import Connecting
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
@@ -47,7 +47,6 @@ class FakeConnecting(Connecting):
     """Ends ``takes_s`` after its start, as the network is then."""
 
     def __init__(self, probe: "FakeProbe", now_s: float) -> None:
-        super().__init__(Resolver(lambda _host, _port: []), "endpoint.test", 80, now_s)
         self.probe = probe
         self.began_s = now_s
 

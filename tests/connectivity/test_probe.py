@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from ports import free_port
 
 from telemetry_agent.addresses import Address, UnreachableError
 from telemetry_agent.connecting import Connecting
@@ -25,11 +26,9 @@ def server() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def refusing(server: socket.socket) -> Address:
-    """Nobody listens there any more."""
-    address = address_of(server)
-    server.close()
-    return address
+def refusing() -> Address:
+    """Nobody listens there."""
+    return Address(socket.AF_INET, ("127.0.0.1", free_port()))
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def silent() -> Iterator[Address]:
     """Takes no connection and says nothing, as a network that drops everything."""
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        waiting = stack.enter_context(socket.create_connection(full.getsockname(), 5))
+        waiting = stack.enter_context(socket.create_connection(full.getsockname(), 60))
         assert waiting.getpeername() == full.getsockname()
         yield address_of(full)
 
@@ -50,10 +49,12 @@ class Names:
         self.asked = 0
         self.open = threading.Event()
         self.open.set()
+        self.began = threading.Event()
 
     def __call__(self, host: str, port: int) -> list[Address]:
         self.asked += 1
-        assert self.open.wait(10)
+        self.began.set()
+        assert self.open.wait(60)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -92,7 +93,7 @@ def follow(running: Connecting, now_s: float = 0.0) -> tuple[str, str]:
 
 
 def until_resolved(running: Connecting, now_s: float) -> None:
-    assert Bell().wait(10, running.watched())
+    assert Bell().wait(60, running.watched())
     assert poll(running, now_s) is None
 
 
@@ -155,6 +156,7 @@ def test_one_resolution_at_a_time(refusing: Address) -> None:
             "unreachable",
             "no name server answered for endpoint.test within 5 s",
         )
+    assert names.began.wait(60)
     assert names.asked == 1
     names.open.set()
     assert run(probe, 90.0) == ("unreachable", f"connection refused by {refusing}")
@@ -190,7 +192,7 @@ def test_a_resolution_that_came_after_the_try_is_not_taken_for_news(
     until_resolved(first, 0.0)
     first.cancel()
     second = probe.begin(1.0)
-    assert Bell().wait(10, second.watched())  # the second answer lies there, unread
+    assert Bell().wait(60, second.watched())  # the second answer lies there, unread
     second.cancel()
     assert run(probe, 3600.0) == UP
 

@@ -27,7 +27,7 @@ from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.tasks import Task
 
 DAY_S = 86_400
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 OUTAGES = (
     r"unreachable\): connection refused by",
     r"waiting\): 503: ",
@@ -123,7 +123,7 @@ class Day:
 
     def _probes(self, task: Task) -> bool:
         monitor = self.agent.delivery._monitor.task
-        return task is monitor and monitor._probe.running
+        return task is monitor and monitor._running is not None
 
 
 def live_a_day(folder: Path, interval_s: int) -> None:

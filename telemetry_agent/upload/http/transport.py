@@ -84,7 +84,9 @@ class Transport:
         """At the socket, since the start."""
         return self._dialer.received_bytes
 
-    def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
+    def exchange(
+        self, payload: Payload, timeout_s: float, method: str = "POST"
+    ) -> Answer | NoAnswer:
         """Send ``payload`` and read the answer, all within ``timeout_s`` seconds.
 
         The body of the answer is cut at 1 MiB.
@@ -92,7 +94,7 @@ class Transport:
         # As bytes: httpx refuses a str that is not ASCII.
         headers = _raw({**self._headers(), **payload.headers})
         target = self._target(payload.query)
-        request = httpx.Request("POST", target, headers=headers, content=payload.body)
+        request = httpx.Request(method, target, headers=headers, content=payload.body)
         self._dialer.begin(timeout_s)
         outcome = self._try(request)
         if isinstance(outcome, NoAnswer) and self._dialer.may_repeat:
@@ -175,7 +177,7 @@ class Transport:
             target = str(request.url).encode("ascii")
             headers = [*_raw(self._credentials.proxy_headers()), *headers]
         response = stream.http.handle_request(
-            httpcore.Request("POST", _at(target), headers=headers, content=request.stream)
+            httpcore.Request(request.method, _at(target), headers=headers, content=request.stream)
         )
         body = bytearray()
         try:
