@@ -95,7 +95,9 @@ class Transport:
 
         The body of the answer is cut at 1 MiB.
         """
-        headers = {**self._headers(), **payload.headers}
+        # Without a Host, httpx decodes a name in Punycode, and raises if it cannot be decoded.
+        host = {"Host": self._url.netloc.decode("ascii")}
+        headers = {**host, **self._headers(), **payload.headers}
         request = httpx.Request(
             method,
             self._target(payload.query),
