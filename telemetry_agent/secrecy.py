@@ -1,6 +1,7 @@
-"""Secrets: which settings are secret, and how they are masked."""
+"""Secrets: where they come from, which settings hold some, and how they are masked."""
 
 import json
+import os
 import re
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -54,6 +55,23 @@ def read_secret(key: str, path: Path) -> str:
     if not text.isprintable():
         raise ConfigError(f"{key}: {path} must contain one line of printable characters")
     return text
+
+
+def credential(name: str) -> Path | None:
+    """The file of one of the service's credentials, if there is one."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    path = Path(folder, name)
+    return path if folder and path.exists() else None
+
+
+def or_credential(name: str) -> str:
+    """The end of a remedy for a missing secret; systemd passes credentials only at a start."""
+    if "CREDENTIALS_DIRECTORY" not in os.environ and "INVOCATION_ID" not in os.environ:
+        return ""
+    return (
+        f"; or put it into /etc/credstore/telemetry-agent.{name} and "
+        "`sudo systemctl restart telemetry-agent`: a reload does not read it"
+    )
 
 
 def secrets_in_url(url: str) -> set[str]:

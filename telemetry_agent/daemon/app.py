@@ -14,7 +14,6 @@ from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings, shown
 from telemetry_agent.daemon import storage
-from telemetry_agent.daemon.builders import build_page_token, open_queue
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import queue_commands
 from telemetry_agent.daemon.control import Control
@@ -25,8 +24,9 @@ from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import Advice, AgentError, StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
-from telemetry_agent.page.agent_view import AgentView, Doctor, LogTail, PageOptions, Switch
+from telemetry_agent.page.agent_view import AgentView, Doctor, LogTail, Switch
 from telemetry_agent.page.task import Page
+from telemetry_agent.secrecy import credential
 from telemetry_agent.snapshot import ConfigView, Snapshot, as_json
 from telemetry_agent.tasks import Bell, within
 from telemetry_agent.upload.interfaces import EncodeReport
@@ -78,13 +78,13 @@ class Agent:
         self._stays_away = False  # only opening the queue would show that it can be used again
         placed, self.storage = storage.place(settings.queue)
         try:
-            self.queue = open_queue(placed, clock)
+            self.queue = storage.open_queue(placed, clock)
         except StorageError as error:
             if placed.path == storage.runtime_queue() or storage.runtime_queue() is None:
                 raise
             placed, self.storage = storage.away(settings.queue, Advice(error.message))
             self._stays_away = True
-            self.queue = open_queue(placed, clock)
+            self.queue = storage.open_queue(placed, clock)
         try:
             self.queue.adopt(waiting)
             self._build()
@@ -254,7 +254,7 @@ class Agent:
 
     def _build_page(self) -> Page:
         page, sampling = self.settings.page, self.settings.sampling
-        view = AgentView(
+        agent = AgentView(
             self.queue,
             snapshot=self.snapshot,
             position=self.recording.position,
@@ -268,15 +268,16 @@ class Agent:
             log_lines=self._log_tail.lines,
             config=lambda: shown(self.settings),
             parking=ParkingRule(sampling.parked_radius_m or 25, sampling.parked_after_s),
-        )
-        options = PageOptions(
+            listen=page.listen,
+            token_file=page.token_file or credential("page_token"),
+            secrets=self.secrets,
             names=page.names,
             tiles=page.tiles,
             tiles_credit=page.tiles_credit,
             map_file=page.map,
             history_file=self.settings.queue.path.with_suffix(".history"),
         )
-        return Page(page.listen, view, lambda: build_page_token(page, self.secrets), options)
+        return Page(agent)
 
     def __str__(self) -> str:
         """The source, the queue and the endpoint in one line, without secrets."""

@@ -12,23 +12,24 @@ from urllib.parse import urlsplit
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Settings
+from telemetry_agent.config.settings import Settings, UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import route_bell
-from telemetry_agent.daemon.builders import build_credentials, open_queue, policy_of
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.status import SlidingSum, ago_s
+from telemetry_agent.daemon.storage import open_queue
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, ConfigError, UnavailableError, refused_thread
 from telemetry_agent.fields import rfc3339
+from telemetry_agent.secrecy import credential, or_credential, secrets_in_url
 from telemetry_agent.snapshot import UploadView
 from telemetry_agent.tasks import Bell, within
 from telemetry_agent.upload.formats.choice import choose
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
-from telemetry_agent.upload.interfaces import EncodeReport
+from telemetry_agent.upload.interfaces import EncodeReport, UploadPolicy, WireFormat
 from telemetry_agent.upload.reports import AgentReports
 from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
 from telemetry_agent.upload.uploader import Uploader
@@ -241,7 +242,7 @@ class Delivery:
             self._queue,
             wire_format,
             self._transport,
-            policy_of(upload, wire_format),
+            _policy_of(upload, wire_format),
             keeper=self._keeper,
             reachability=lambda: self._monitor.task,
             missing=self._missing,
@@ -296,3 +297,57 @@ def drain_at_rest(settings: Settings, clock: Clock) -> Answers:
     with open_queue(settings.queue, clock) as queue:
         carry_over(queue)
         yield from Delivery(settings, queue, Supervisor(clock), clock, set()).drain_alone()
+
+
+def _policy_of(upload: UploadSettings, wire_format: WireFormat) -> UploadPolicy:
+    """The policy of uploads; with ``order = "auto"`` the format chooses the order."""
+    return UploadPolicy(
+        max_batch=upload.max_batch,
+        flush_every_s=upload.flush_every_s,
+        timeout_s=upload.timeout_s,
+        live_first=upload.order == "live-first"
+        or (upload.order == "auto" and not wire_format.oldest_first),
+        compression=upload.compression,
+        backoff_initial_s=upload.backoff_initial_s,
+        backoff_max_s=upload.backoff_max_s,
+    )
+
+
+def build_credentials(upload: UploadSettings, secrets: set[str]) -> Credentials:
+    """The secrets that the config names, or else systemd's credentials of the same names.
+
+    ``Credentials.prepare`` reads them. It also raises if the settings and the credentials
+    contradict each other, or if a secret would be sent without encryption.
+
+    Args:
+        upload: the settings.
+        secrets: every secret that is read is added to it, now and later.
+    """
+    token = upload.token_file or credential("token")
+    password = upload.password_file or credential("password") if upload.username else None
+    fault = None
+    if upload.username and token is not None:
+        fault = f"upload.username is set, and there is a token {token}: keep one"
+    elif upload.username and password is None:
+        fault = (
+            f"upload.password_file is missing, upload.username is set{or_credential('password')}"
+        )
+    elif token is not None:
+        fault = upload.secret_in_the_clear()
+    secrets |= secrets_in_url(upload.url)
+    # InfluxDB 2 calls a bearer token ``Token``.
+    influx_2 = upload.format == "influx" and urlsplit(upload.url).path.endswith("/api/v2/write")
+    return Credentials(
+        upload.headers,
+        token=token,
+        scheme="Token" if influx_2 else "Bearer",
+        username=upload.username,
+        password=password,
+        ca_file=upload.ca_file,
+        client_cert=upload.client_cert,
+        client_key=(upload.client_key or credential("client_key")) if upload.client_cert else None,
+        proxy_username=urlsplit(upload.proxy).username or "",
+        proxy_password=upload.proxy_password_file,
+        secrets=secrets,
+        fault=fault,
+    )

@@ -29,7 +29,6 @@ import select
 import socket
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Literal
@@ -82,15 +81,9 @@ def configure(
 
 
 def _dropped(count: int) -> logging.LogRecord:
-    return logging.makeLogRecord(
-        {
-            "name": __name__,
-            "levelno": logging.WARNING,
-            "levelname": "WARNING",
-            "msg": f"{count} log lines were dropped: standard error was not read",
-            "fields": {"COUNT": count},
-        }
-    )
+    says = "%d log lines were dropped: standard error was not read"
+    fields = {"fields": {"COUNT": count}}
+    return log.makeRecord(__name__, logging.WARNING, "", 0, says, (count,), None, extra=fields)
 
 
 def standard_error() -> "StandardError":
@@ -274,8 +267,7 @@ class StandardError(io.RawIOBase):
         self._clock = Clock()
         self._lock = threading.RLock()
         self._bell = Bell()
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
+        self._waiting = bytearray()
         self._dropped = 0
         self._end_s = float("inf")
         self._thread: threading.Thread | None = None
@@ -297,11 +289,10 @@ class StandardError(io.RawIOBase):
         data = bytes(data)
         with self._lock:
             # After a gap, nothing may follow until the gap is reported.
-            if self._dropped or self._waiting_bytes + len(data) > _BUFFER_BYTES:
+            if self._dropped or len(self._waiting) + len(data) > _BUFFER_BYTES:
                 self._dropped += data.count(b"\n")
             else:
-                self._waiting.append(data)
-                self._waiting_bytes += len(data)
+                self._waiting += data
             if not self._has_thread():
                 self._write_waiting()
         self._bell.ring()
@@ -334,30 +325,27 @@ class StandardError(io.RawIOBase):
             self._bell.clear()
         # The reader was too slow. There may be room for one more line.
         with self._lock:
-            self._dropped += sum(line.count(b"\n") for line in self._waiting)
+            self._dropped += self._waiting.count(b"\n")
             self._waiting.clear()
         self._put(self._next())
 
     def _next(self) -> bytes:
-        """The next data to write; empty if there is none."""
+        """The next line to write, or a part of it; empty if there is none."""
         with self._lock:
-            if self._waiting:
-                data = self._waiting.popleft()
-                self._waiting_bytes -= len(data)
-                return data
-            count, self._dropped = self._dropped, 0
-        return self.dropped_line(count).encode("utf-8", "replace") if count else b""
+            if self._dropped and not self._waiting:
+                self._waiting += self.dropped_line(self._dropped).encode("utf-8", "replace")
+                self._dropped = 0
+            end = self._waiting.find(b"\n", 0, select.PIPE_BUF) + 1 or select.PIPE_BUF
+            return bytes(self._waiting[:end])
 
     def _write_waiting(self) -> bool:
         """Write what waits. Returns whether there was room for all of it before the end."""
-        while rest := self._next():
-            while rest:
-                if not self._has_room():
-                    with self._lock:
-                        self._waiting.appendleft(rest)
-                        self._waiting_bytes += len(rest)
-                    return False
-                rest = rest[self._put(rest[: select.PIPE_BUF]) :]
+        while line := self._next():
+            if not self._has_room():
+                return False
+            written = self._put(line)
+            with self._lock:
+                del self._waiting[:written]
         return True
 
     def _has_room(self) -> bool:

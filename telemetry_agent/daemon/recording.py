@@ -7,12 +7,13 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
-from telemetry_agent.config.settings import Settings
-from telemetry_agent.daemon.builders import source_of
+from telemetry_agent.config.settings import GpsSettings, Settings
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import is_number, value
 from telemetry_agent.daemon.extras import Extras
@@ -23,6 +24,13 @@ from telemetry_agent.fields import fix_fields, rfc3339
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader, ReceiverStatus
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
+from telemetry_agent.gnss.sources import Source, gpsd
+from telemetry_agent.gnss.sources.auto import AutoSource
+from telemetry_agent.gnss.sources.gpsd import GpsdSource
+from telemetry_agent.gnss.sources.on_connect import command_bytes
+from telemetry_agent.gnss.sources.replay import ReplaySource
+from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource
+from telemetry_agent.gnss.sources.sockets import TcpSource, UdpOptions, UdpSource
 from telemetry_agent.model import Fix
 from telemetry_agent.snapshot import ReceiverView
 from telemetry_agent.tasks import Bell
@@ -217,3 +225,27 @@ class Recording:
         except StorageError as error:
             log.error("%s; the odometer starts at 0", error)  # noqa: TRY400 - the user's disk
             return []
+
+
+def source_of(gps: GpsSettings, baud_file: Path | None) -> Source:
+    """The source of bytes. ``baud_file`` keeps the speed that a serial line was found to have."""
+    commands = [command_bytes(text) for text in gps.on_connect]
+    memory = BaudMemory(baud_file)
+    baud = None if gps.baud == "auto" else gps.baud
+
+    def port(path: Path) -> Source:
+        return SerialSource(path, baud, commands=commands, memory=memory)
+
+    if gps.source == "auto":
+        return AutoSource(port)
+    if gps.source.startswith("/"):
+        return port(Path(gps.source))
+    parts = urlsplit(gps.source)
+    host, number = parts.hostname or "", parts.port or 0
+    if parts.scheme == "gpsd":
+        return GpsdSource(host, number or gpsd.PORT)
+    if parts.scheme == "tcp":
+        return TcpSource(host, number, commands=commands)
+    if parts.scheme == "udp":
+        return UdpSource(host, number, UdpOptions.read(parts.query))
+    return ReplaySource(Path(gps.source.removeprefix("file://")))

@@ -12,6 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.schema import make_directories
+from telemetry_agent.ackqueue.limits.bounds import Limits
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import QueueSettings
 from telemetry_agent.disks import mount_of, trouble
 from telemetry_agent.errors import Advice, StorageError
@@ -19,12 +22,36 @@ from telemetry_agent.snapshot import StorageView
 
 _RUNTIME_BYTES = 16 << 20
 _NEW_QUEUE_BYTES = 1 << 20
+_AT_ONCE_S = 0.05  # longer than it takes to record the fixes of one read
 _ELSEWHERE = "name another queue.path"
 _AS_OWNER = f"run it as a user who may write there, or {_ELSEWHERE}"
 _REFUSALS = {
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
 }
+
+
+def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
+    """Open the queue for this process.
+
+    Raises:
+        QueueLockedError: another process holds it.
+        StorageError: it cannot be opened.
+    """
+    return AckQueue(
+        queue.path,
+        # The thread that reads never commits. With "0s" the committer does so at once: the fixes of
+        # one read are one commit, and reading continues while the disk writes them.
+        commit_every_s=queue.commit_every_s or _AT_ONCE_S,
+        keep_delivered_s=queue.keep_delivered_s,
+        limits=Limits(
+            max_size_bytes=queue.max_size_bytes,
+            min_free_bytes=queue.min_free_bytes,
+            max_age_s=queue.max_age_s,
+            when_full=queue.when_full,
+        ),
+        clock=clock,
+    )
 
 
 def refusal(queue_path: Path) -> Advice | None:

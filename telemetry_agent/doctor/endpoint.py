@@ -11,7 +11,7 @@ from telemetry_agent.addresses import Address, Resolver, UnreachableError, is_li
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.connecting import Connecting
-from telemetry_agent.daemon.builders import build_credentials
+from telemetry_agent.daemon.delivery import build_credentials
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import (
     Finding,

@@ -7,7 +7,7 @@ from pathlib import Path
 from stat import S_ISCHR
 
 from telemetry_agent.config.settings import GpsSettings
-from telemetry_agent.daemon.builders import source_of
+from telemetry_agent.daemon.recording import source_of
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, in_turn, passed, skipped, warned
 from telemetry_agent.doctor.permissions import group_name, owner_of

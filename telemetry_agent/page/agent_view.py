@@ -1,4 +1,4 @@
-"""What the page is given: a view of the agent, its log, and the user's settings.
+"""What the page is given: the agent as it may see it, the user's settings, and the log.
 
 The agent imports this module. It imports the rest of the page only when the page is on.
 """
@@ -45,7 +45,7 @@ class Doctor(Protocol):
 
 @dataclass(frozen=True)
 class AgentView:
-    """What the page sees of the agent; any thread may look."""
+    """What the page knows of the agent and of the user's settings; any thread may look."""
 
     queue: AckQueue
     snapshot: Callable[[], Snapshot]
@@ -66,6 +66,22 @@ class AgentView:
     """Each key with its effective value, secrets masked."""
     parking: ParkingRule = field(default_factory=ParkingRule)
     """What ends a trip."""
+    listen: tuple[str, int] | None = None
+    """Host and port of the page; ``None``: it is off."""
+    token_file: Path | None = None
+    """Holds the token that admits viewers."""
+    secrets: set[str] = field(default_factory=set)
+    """Every secret that is read is added to it."""
+    names: tuple[str, ...] = ()
+    """Names, or names with ports, under which a reverse proxy serves the page."""
+    tiles: str = ""
+    """The template of a tile server's URLs; empty: none."""
+    tiles_credit: str = ""
+    """The attribution that the tile server's licence asks for."""
+    map_file: Path | None = None
+    """A PMTiles file."""
+    history_file: Path | None = None
+    """Where the history is kept."""
 
     def utc_ms(self) -> int:
         """UTC by GNSS, else by the system clock, which may be years off."""
@@ -78,22 +94,6 @@ class AgentView:
         if gnss_ms is None or position is None or position["age_s"] >= _FRESH_S:
             return None
         return round((self.clock.wall_ms() - gnss_ms) / 1000, 1)
-
-
-@dataclass(frozen=True)
-class PageOptions:
-    """The user's settings, except where the page listens and its token."""
-
-    names: tuple[str, ...] = ()
-    """Names, or names with ports, under which a reverse proxy serves the page."""
-    tiles: str = ""
-    """The template of a tile server's URLs; empty: none."""
-    tiles_credit: str = ""
-    """The attribution that the tile server's licence asks for."""
-    map_file: Path | None = None
-    """A PMTiles file."""
-    history_file: Path | None = None
-    """Where the history is kept."""
 
 
 class LogTail(logging.Handler):

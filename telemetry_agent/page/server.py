@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from telemetry_agent.page.access_policy import AccessPolicy
-from telemetry_agent.page.agent_view import AgentView, PageOptions
+from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.history import take_samples
 from telemetry_agent.page.site import Site
 from telemetry_agent.tasks import within
@@ -29,29 +29,25 @@ _REQUEST_S = 10.0  # from the connection, or the last answer, to the end of the 
 _LARGEST_HEAD_BYTES = 16 * 1024
 _UNREAD_MS = 20_000  # a viewer that does not read what was sent, or whose machine is gone
 _END_S = 0.2
+_CANCELLED_S = 2.0  # of a machine that is too busy to give the loop its turns
 _ACCEPT_AGAIN_S = 1.0
 _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class PageServer:
-    """Answers the viewers that connect to ``listener``, a bound socket that it closes.
+    """Answers the viewers that connect to ``listener``, a socket bound to ``host``; closes it.
 
-    The other arguments are those of ``Page``; ``host`` is the one of its address.
+    ``token`` admits viewers; ``None``: none is needed.
     """
 
     def __init__(
-        self,
-        listener: socket.socket,
-        agent: AgentView,
-        host: str,
-        token: str | None,
-        options: PageOptions,
+        self, listener: socket.socket, agent: AgentView, host: str, token: str | None
     ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
         name = socket.gethostname()
-        access = AccessPolicy({host, name, f"{name}.local"}, token, options.names)
-        self._site = Site(agent, access, options)
+        access = AccessPolicy({host, name, f"{name}.local"}, token, agent.names)
+        self._site = Site(agent, access)
         config = _uvicorn_config(self._site.app)
         self._connection = lambda: ViewerConnection(config, state, loop)
         self._connections_max = _connections_max()
@@ -130,12 +126,15 @@ class PageServer:
     async def _end(self) -> None:
         self._loop.remove_reader(self._listener)
         self._listener.close()
-        for task in self._background:
-            task.cancel()
         for connection in self._connections():
             connection.transport.abort()
-        # Each request learns that its viewer has gone.
-        await asyncio.wait({*self._background, *self._state.tasks}, timeout=_END_S)
+        if self._state.tasks:  # each request learns that its viewer has gone
+            await asyncio.wait({*self._state.tasks}, timeout=_END_S)
+        # A cancelled task ends in a few turns: what it waits for in a thread is left behind.
+        for task in (left := asyncio.all_tasks() - {asyncio.current_task()}):
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_CANCELLED_S)
 
     def _connections(self) -> "list[ViewerConnection]":
         return [one for one in self._state.connections if isinstance(one, ViewerConnection)]

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
 from telemetry_agent.page.access_policy import AccessPolicy, content_policy, guarded, whence
-from telemetry_agent.page.agent_view import AgentView, PageOptions
+from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.files import compressed, static_file, static_files
 from telemetry_agent.page.history import History
@@ -45,15 +45,14 @@ T = TypeVar("T")
 class Site:
     """The application."""
 
-    def __init__(self, agent: AgentView, access: AccessPolicy, options: PageOptions) -> None:
+    def __init__(self, agent: AgentView, access: AccessPolicy) -> None:
         self._agent = agent
         self._access = access
         self._event_source = EventSource(agent)
         self.streams = EventStreams(self._event_source)
-        self.history = History(options.history_file)
-        self._options = options
+        self.history = History(agent.history_file)
         self._broken_off = Trouble(log, agent.clock)
-        self._map = _opened(options.map_file)
+        self._map = _opened(agent.map_file)
         static_files()  # an upgrade may replace them while the page runs
         self._missing = browser_missing()
         self._disk = asyncio.Semaphore(_AT_ONCE)
@@ -85,7 +84,7 @@ class Site:
         app = Starlette(routes=routes, exception_handlers={AgentError: _refused})
         # Else "/setup/" is answered with an absolute URL, which is wrong behind a proxy.
         app.router.redirect_slashes = False
-        self.app = guarded(app, access, content_policy(options.tiles))
+        self.app = guarded(app, access, content_policy(agent.tiles))
 
     def close(self) -> None:
         """Close the map."""
@@ -97,12 +96,12 @@ class Site:
         return static_file(request.path_params.get("path", "index.html"), request.headers)
 
     async def _setup(self, _request: Request) -> Response:
-        options = self._options
-        setup: dict[str, Any] = {"check": self._agent.doctor is not None}
+        agent = self._agent
+        setup: dict[str, Any] = {"check": agent.doctor is not None}
         if self._missing:
             setup["missing"] = self._missing
-        if options.tiles:
-            setup |= {"tiles": options.tiles, "credit": options.tiles_credit}
+        if agent.tiles:
+            setup |= {"tiles": agent.tiles, "credit": agent.tiles_credit}
         if (found := self._map) is not None:
             setup["map"] = {"credit": found.credit, "deepest": found.deepest}
         return JSONResponse(setup)

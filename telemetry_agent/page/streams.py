@@ -34,8 +34,9 @@ class EventStreams:
         self._source = source
         self._of_browser: Counter[str] = Counter()
         self._nudge = asyncio.Event()
-        self._making = asyncio.Lock()
-        self._made = asyncio.Condition()  # never held while the disk is waited for
+        self._making: asyncio.Task[None] | None = None
+        self._made = asyncio.Event()
+        """Set when there is an event after this one, and replaced."""
         self._number = 0
         self._news = ""
         self._made_s = float("-inf")
@@ -62,12 +63,11 @@ class EventStreams:
             yield "retry: 1000\n\n"  # milliseconds until the browser reconnects
             seen = -1
             while True:
-                missed, seen = self._number > seen + 1, self._number
+                missed, seen, next_made = self._number > seen + 1, self._number, self._made
                 yield (
                     _event("hello", self._source.hello()) if missed else _event("news", self._news)
                 )
-                async with self._made:
-                    await self._made.wait_for(lambda: self._number > seen)  # noqa: B023
+                await next_made.wait()
         finally:
             self.count -= 1
             self._of_browser[browser] -= 1
@@ -75,15 +75,19 @@ class EventStreams:
 
     async def refresh(self, older_than_s: float = _EVERY_S) -> None:
         """Make an event and send it to every viewer, if the last one is older."""
-        loop = asyncio.get_running_loop()
-        async with self._making:
-            if loop.time() - self._made_s < older_than_s:
-                return
-            self._news = await in_thread(self._source.news)
-            self._made_s = loop.time()
-            self._number += 1
-            async with self._made:
-                self._made.notify_all()
+        if asyncio.get_running_loop().time() - self._made_s < older_than_s:
+            return
+        # One at a time, which goes on if the viewer who asked first has left.
+        if self._making is None or self._making.done():
+            self._making = asyncio.create_task(self._make())
+        await asyncio.shield(self._making)
+
+    async def _make(self) -> None:
+        self._news = await in_thread(self._source.news)
+        self._made_s = asyncio.get_running_loop().time()
+        self._number += 1
+        made, self._made = self._made, asyncio.Event()
+        made.set()
 
     async def run(self) -> None:
         """Make events until the page ends."""

@@ -7,12 +7,13 @@ web server is imported only when the page is on.
 
 import logging
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from telemetry_agent.addresses import bracketed
+from telemetry_agent.addresses import bracketed, is_loopback
 from telemetry_agent.errors import ConfigError
-from telemetry_agent.page.agent_view import AgentView, PageOptions
+from telemetry_agent.page.agent_view import AgentView
+from telemetry_agent.page.libraries import server_missing
+from telemetry_agent.secrecy import or_credential, read_secret
 from telemetry_agent.snapshot import PageView
 from telemetry_agent.tasks import Bell
 from telemetry_agent.trouble import Trouble
@@ -25,33 +26,18 @@ log = logging.getLogger(__name__)
 _TURN_S = 5.0
 _LISTEN_AGAIN_S = 10.0
 _CLOSE_S = 0.3
+_SHORTEST_TOKEN = 16  # each peer may guess ten times a minute
 
 
 class Page:
-    """The task.
-
-    Args:
-        address: host and port to listen on; ``None``: the page is off.
-        agent: what the page sees of it.
-        token: reads the token that admits viewers; ``None``: none is needed. Raises ConfigError.
-        options: the user's other settings.
-    """
+    """The task."""
 
     name = "page"
     max_step_s = 30.0
 
-    def __init__(
-        self,
-        address: tuple[str, int] | None,
-        agent: AgentView,
-        token: Callable[[], str | None],
-        options: PageOptions,
-    ) -> None:
+    def __init__(self, agent: AgentView) -> None:
         self.bell = Bell()
-        self._address = address
         self._agent = agent
-        self._token = token
-        self._options = options
         self._in_step = threading.Lock()
         self._closed = False
         self._server: PageServer | None = None
@@ -61,17 +47,17 @@ class Page:
     def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
         """Run the server for a while; if there is none yet, listen."""
         with self._in_step:
-            if self._closed or self._address is None:
+            if self._closed or self._agent.listen is None:
                 return None
             if self._server is None:
-                self._server = self._listen(*self._address)
+                self._server = self._listen(*self._agent.listen)
                 return _LISTEN_AGAIN_S if self._server is None else 0
             self._server.turn(_TURN_S)
             return 0
 
     def status(self) -> PageView | None:
         """Whether the page can be opened; ``None``: it is off. Any thread may look."""
-        if self._address is None:
+        if self._agent.listen is None:
             return None
         return PageView("held", fault) if (fault := self._fault) else PageView()
 
@@ -107,7 +93,7 @@ class Page:
     def _listen(self, host: str, port: int) -> "PageServer | None":
         url = f"http://{bracketed(host)}:{port}/"
         try:
-            token = self._token()
+            token = self._read_token(host)
             from telemetry_agent.page.server import PageServer, bound  # noqa: PLC0415 - may be missing
 
             listener = bound(host, port)
@@ -115,8 +101,38 @@ class Page:
             self._fault = (error.strerror if isinstance(error, OSError) else None) or str(error)
             self._trouble.failed(f"no page at {url}: {self._fault}; trying again")
             return None
-        server = PageServer(listener, self._agent, host, token, self._options)
+        server = PageServer(listener, self._agent, host, token)
         self._fault = None
         log.info("the page is at %s", url)
         self._trouble.over("the page is there")
         return server
+
+    def _read_token(self, host: str) -> str | None:
+        """What admits viewers; ``None``: nothing is needed, only this machine reaches the page.
+
+        Raises:
+            ConfigError: the page cannot be served, or others could open it without a token.
+        """
+        agent = self._agent
+        if (missing := server_missing()) is not None:
+            raise ConfigError(f"page.listen is set, and {missing}")
+        if (file := agent.token_file) is not None:
+            token = read_secret("page.token_file", file)
+            if len(token) < _SHORTEST_TOKEN:
+                raise ConfigError(
+                    f"page.token_file: {file} must hold at least {_SHORTEST_TOKEN} characters",
+                    "`openssl rand -hex 16` makes one",
+                )
+            agent.secrets.add(token)
+            return token
+        if agent.names:
+            raise ConfigError(
+                "page.names: everyone who reaches the proxy could see where this device is",
+                "set page.token_file",
+            )
+        if not is_loopback(host):
+            raise ConfigError(
+                f"page.listen: everyone who reaches {host} could see where this device is",
+                f"set page.token_file, or listen on 127.0.0.1{or_credential('page_token')}",
+            )
+        return None

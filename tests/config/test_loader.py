@@ -12,7 +12,7 @@ import pytest
 from telemetry_agent import __version__
 from telemetry_agent.config import last_good, loader, subprocess_loader
 from telemetry_agent.config.settings import LoadedConfig, known_keys, shown
-from telemetry_agent.daemon.builders import build_credentials
+from telemetry_agent.daemon.delivery import build_credentials
 from telemetry_agent.errors import ConfigError, ResourceError
 
 ROOT = Path(__file__).parents[2]

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from telemetry_agent.page import threads
+from telemetry_agent.page.streams import EventStreams
 
 
 def test_work_waits_for_a_thread_that_the_system_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +28,39 @@ def test_work_waits_for_a_thread_that_the_system_refuses(monkeypatch: pytest.Mon
 def test_what_the_work_raises_is_raised_in_the_loop() -> None:
     with pytest.raises(ZeroDivisionError):
         asyncio.run(threads.in_thread(lambda: 1 // 0))
+
+
+class SlowSource:
+    """Of the event source: what makes an event, on a disk that takes its time."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.under_way = self.most_under_way = 0
+        self.disk_answers = threading.Event()
+
+    def news(self) -> str:
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        assert self.disk_answers.wait(30)
+        self.under_way -= 1
+        self.made += 1
+        return "{}"
+
+
+def test_an_event_that_a_viewer_asked_for_and_left_is_made_once() -> None:
+    source = SlowSource()
+
+    async def viewers_come_and_go() -> None:
+        streams = EventStreams(source)  # type: ignore[arg-type]  # a fake
+        first = asyncio.create_task(streams.refresh())
+        while not source.under_way:
+            await asyncio.sleep(0.001)
+        first.cancel()
+        await asyncio.wait({first})
+        second = asyncio.create_task(streams.refresh())
+        await asyncio.sleep(0.05)  # enough for a thread that must not be there
+        source.disk_answers.set()
+        await second
+
+    asyncio.run(viewers_come_and_go())
+    assert (source.most_under_way, source.made) == (1, 1)
