@@ -49,12 +49,12 @@ class Extras:
         If an attribute has the name of a field that was added to fixes later, the attribute is sent
         and not the field: the server has already stored it with the attribute's type.
         """
+        if not self._files and self._supplies is None:
+            return fix
         return fix._replace(extra=self.json(), **self._own)
 
     def json(self) -> str | None:
         """The current values as a JSON object; ``None`` without any."""
-        if not self._files and self._supplies is None:
-            return None
         try:
             values = answered(self, self._values, _PATIENCE_S)
         except OSError:  # late, or the system refuses a thread: recording must not depend on it

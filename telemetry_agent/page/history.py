@@ -23,6 +23,7 @@ import zlib
 from collections import deque
 from collections.abc import Mapping
 from heapq import nlargest
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +73,6 @@ class History:
         limits = {SHORT_S: _HOUR, MINUTE_S: _DAY, LONG_S: _MONTH}
         self._series = {step_s: deque[Sample](maxlen=limit) for step_s, limit in limits.items()}
         self._coarser = {SHORT_S: MINUTE_S, MINUTE_S: LONG_S}
-        self._gathered: dict[int, list[Sample]] = {MINUTE_S: [], LONG_S: []}  # for the next mean
         self._file = file
         self._unsaved: list[Sample] = []
         self._sound_bytes = 0  # of the file
@@ -158,20 +158,20 @@ class History:
             raise
 
     def _keep(self, sample: Sample) -> None:
-        """Add it to its series, and to what becomes a mean of the next coarser one."""
-        self._series[sample.step_s].append(sample)
+        """Add it to its series. If a minute or ten minutes end before it, add their mean."""
+        series, step_s = self._series[sample.step_s], self._coarser.get(sample.step_s)
+        if step_s is not None and series:
+            ended = series[-1].time_s // step_s
+            if sample.time_s // step_s != ended:
+                part = takewhile(lambda one: one.time_s // step_s == ended, reversed(series))
+                self._keep(_mean(list(part), ended * step_s, step_s))
+        series.append(sample)
         if sample.step_s == MINUTE_S:
             self._unsaved.append(sample)
-        if (step_s := self._coarser.get(sample.step_s)) is not None:
-            gathered = self._gathered[step_s]
-            if gathered and sample.time_s // step_s != gathered[0].time_s // step_s:
-                self._keep(_mean(gathered, step_s))
-                gathered.clear()
-            gathered.append(sample)
 
     def _forget_after(self, time_s: int) -> None:
         """Drop the samples after this time: the clock went back, so they had a wrong time."""
-        for series in (*self._series.values(), *self._gathered.values()):
+        for series in self._series.values():
             while series and series[-1].time_s > time_s:
                 series.pop()
 
@@ -253,9 +253,9 @@ def _packed(sample: Sample) -> bytes:
     return record + zlib.crc32(record).to_bytes(4, "little")
 
 
-def _mean(samples: list[Sample], step_s: int) -> Sample:
+def _mean(samples: list[Sample], time_s: int, step_s: int) -> Sample:
     columns = []
     for values in zip(*(sample.values for sample in samples), strict=True):
         known = [value for value in values if not math.isnan(value)]
         columns.append(sum(known) / len(known) if known else math.nan)
-    return Sample(samples[0].time_s // step_s * step_s, step_s, tuple(columns))
+    return Sample(time_s, step_s, tuple(columns))

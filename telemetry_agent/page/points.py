@@ -78,7 +78,7 @@ class Overview:
         """
         kept, done = bytearray(), 0
         for lo, hi in gone:
-            start, end = _place_of(self.packed, lo), _place_of(self.packed, hi + 1)
+            start, end = _offset_of(self.packed, lo), _offset_of(self.packed, hi + 1)
             kept += self.packed[done:start]
             done = end
             begins = any(flags & BEGINS for *_, flags in POINT.iter_unpack(self.packed[start:end]))
@@ -87,10 +87,10 @@ class Overview:
         self.packed = kept + self.packed[done:]
 
 
-def _place_of(packed: bytearray, row: int) -> int:
-    """The place of the first point of that row or a later one, in bytes."""
-    places = range(0, len(packed), POINT.size)
-    return POINT.size * bisect_left(places, row, key=lambda at: POINT.unpack_from(packed, at)[0])
+def _offset_of(packed: bytearray, row: int) -> int:
+    """Where the first point of that row or a later one begins, in bytes."""
+    offsets = range(0, len(packed), POINT.size)
+    return POINT.size * bisect_left(offsets, row, key=lambda at: POINT.unpack_from(packed, at)[0])
 
 
 def points_of(

@@ -127,11 +127,10 @@ class PageServer:
         self._listener.close()
         for connection in self._connections():
             connection.transport.abort()
-        requests = self._state.tasks  # they learn that their viewers have gone
-        others = asyncio.all_tasks() - requests - {asyncio.current_task()}
-        for task in others:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.wait({*requests, *others}, timeout=_END_S)
+        await asyncio.wait(tasks, timeout=_END_S)
 
     def _connections(self) -> "list[ViewerConnection]":
         return [one for one in self._state.connections if isinstance(one, ViewerConnection)]

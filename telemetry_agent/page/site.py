@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
-from telemetry_agent.page.access_policy import AccessPolicy, content_policy, guarded, whence
+from telemetry_agent.page.access_policy import AccessPolicy, content_policy, guarded, peer_and_time
 from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.files import compressed, static_file, static_files
@@ -113,19 +113,19 @@ class Site:
             raise HTTPException(404, "There is no map.")
         part = asked_range(request.headers.get("range", ""), found.size)
         if part is None:
-            rules = {"Content-Range": f"bytes */{found.size}"}
-            raise HTTPException(416, "Ask for a range of up to 8 MiB.", rules)
+            headers = {"Content-Range": f"bytes */{found.size}"}
+            raise HTTPException(416, "Ask for a range of up to 8 MiB.", headers)
         begin, end = part
         try:
             data = await self._from_disk(lambda: found.read(begin, end))
         except OSError as error:
             raise HTTPException(503, f"The map cannot be read: {error.strerror}") from error
-        rules = {
+        headers = {
             "Content-Range": f"bytes {begin}-{end - 1}/{found.size}",
             "ETag": found.tag,
             "Cache-Control": "private, max-age=3600",
         }
-        return Response(data, 206, rules, "application/octet-stream")
+        return Response(data, 206, headers, "application/octet-stream")
 
     async def _events(self, request: Request) -> Response:
         if self.streams.count >= VIEWERS:
@@ -245,7 +245,7 @@ class Site:
     async def _login(self, request: Request) -> Response:
         form = parse_qs((await body_of(request)).decode("utf-8", "replace"))
         token = form.get("token", [""])[0].strip()
-        return self._access.login(token, request.headers, *whence(request.scope))
+        return self._access.login(token, request.headers, *peer_and_time(request.scope))
 
 
 def _json(text: str, request: Request) -> Response:
@@ -256,10 +256,10 @@ def _packed(request: Request, last: int, points: bytes, exact: int | None = None
     """Points; with ``planes`` all first bytes, all second ones …: gzip packs them twice as well."""
     if "planes" in request.query_params:
         points = b"".join(points[i :: POINT.size] for i in range(POINT.size))
-    rules = {"X-Last-Row": str(last)}
+    headers = {"X-Last-Row": str(last)}
     if exact is not None:
-        rules["X-Tolerance"] = str(exact)
-    return compressed(points, "application/octet-stream", request.headers, rules)
+        headers["X-Tolerance"] = str(exact)
+    return compressed(points, "application/octet-stream", request.headers, headers)
 
 
 def _opened(file: Path | None) -> MapFile | None:

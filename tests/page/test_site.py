@@ -1,6 +1,7 @@
 """The page's server over real sockets, beside a real queue."""
 
 import contextlib
+import gc
 import http.client
 import json
 import logging
@@ -334,6 +335,20 @@ def test_whoever_asks_for_a_check_meanwhile_gets_the_result_of_the_one_that_runs
         for answer in answers:
             assert answer.result(20)[1] == b'{"verdict":"pass","checks":[]}'
     assert doctor.checks == 1
+
+
+def test_a_page_that_ends_during_a_check_logs_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    doctor = SlowDoctor()
+    with ThreadPoolExecutor(1) as askers, caplog.at_level(logging.WARNING):
+        with served(tmp_path, doctor=doctor) as site:
+            asked = askers.submit(site.ask, "/check", {})
+            assert doctor.began.wait(20)
+        doctor.may_end.set()
+        assert isinstance(asked.exception(), http.client.RemoteDisconnected | ConnectionResetError)
+        gc.collect()  # asyncio reports what was left behind when it is freed
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ export class Track {
 
   /** Drop the positions that are older than the agent's oldest row. */
   forgetBefore(row) {
-    const gone = this.place(row);
+    const gone = this.indexOf(row);
     if (gone < 1000 && !(gone && gone === this.size)) return; // moving everything has its price
     for (const name of COLUMNS) {
       this[name].copyWithin(0, gone, this.size);
@@ -143,7 +143,7 @@ export class Track {
   }
 
   /** The index of the first position of that row or a later one. */
-  place(row) {
+  indexOf(row) {
     return this.#first((i) => this.rows[i] >= row);
   }
 
