@@ -47,7 +47,7 @@ class Agent:
         secrets: every secret that is read is added to it.
         switch: cuts the network of a demo; the page shows it.
         config: why the last good config is in effect.
-        waiting: rows that the queue of the agent before could not write.
+        waiting: rows that the queue of the previous agent could not write.
         doctor: makes the checks that the page shows.
 
     Raises:
@@ -190,12 +190,12 @@ class Agent:
             storage=self.storage,
         )
 
-    def words(self) -> tuple[str, ...]:
+    def state_words(self) -> tuple[str, ...]:
         """The states whose change is reported to the endpoint at once."""
         receiver = self.recording.receiver()
         return receiver.state, self.delivery.status().state, receiver.antenna or ""
 
-    def now(self) -> str:
+    def status_line(self) -> str:
         """The state in one line for the service manager."""
         receiver, status = self.recording.receiver().state, self.delivery.status()
         untried = status.state == "ok" and not status.requests
@@ -236,7 +236,7 @@ class Agent:
     def _build_reports(self, encode: EncodeReport) -> AgentReports:
         return AgentReports(
             (self.queue.stream, self.settings.device),
-            self.words,
+            self.state_words,
             lambda: report(self.snapshot()) | self._completeness.report(),
             encode,
             self._clock.monotonic_s(),

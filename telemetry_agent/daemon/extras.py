@@ -41,7 +41,9 @@ class Extras:
         self._files = settings.files
         self._supplies = root / "sys/class/power_supply" if settings.power else None
         self._troubles = {name: Trouble(_log, Clock()) for name in self._files}
-        self._own: dict[str, Any] = {f.stored: None for f in LATER_FIELDS if f.name in self._files}
+        self._replaced: dict[str, Any] = {
+            f.stored: None for f in LATER_FIELDS if f.name in self._files
+        }
 
     def added_to(self, fix: Fix) -> Fix:
         """The fix with the current values.
@@ -51,7 +53,7 @@ class Extras:
         """
         if not self._files and self._supplies is None:
             return fix
-        return fix._replace(extra=self.json(), **self._own)
+        return fix._replace(extra=self.json(), **self._replaced)
 
     def json(self) -> str | None:
         """The current values as a JSON object; ``None`` without any."""

@@ -51,7 +51,7 @@ _RECORD_BYTES = _RECORD.size + 4  # the checksum
 _LARGEST_BYTES = 512 * 1024
 _APPEND_AT = 15  # minutes
 _STRONGEST = 4
-_WARM = Path("/sys/class/thermal/thermal_zone0/temp")
+_THERMAL_ZONE = Path("/sys/class/thermal/thermal_zone0/temp")
 
 
 class Sample(NamedTuple):
@@ -244,7 +244,7 @@ class SampleMaker:
 def temperature() -> float | None:
     """Of the processor in °C; ``None``: the kernel does not report it."""
     with contextlib.suppress(OSError, ValueError):
-        return int(_WARM.read_text()) / 1000
+        return int(_THERMAL_ZONE.read_text()) / 1000
     return None
 
 
