@@ -36,7 +36,7 @@ class EventStreams:
         self._nudge = asyncio.Event()
         self._making: asyncio.Task[None] | None = None
         self._made = asyncio.Event()
-        """Set when there is an event after this one, and replaced."""
+        """Set when the next event was made; then another one takes its place."""
         self._number = 0
         self._news = ""
         self._made_s = float("-inf")
