@@ -127,7 +127,7 @@ class PageServer:
         self._listener.close()
         for connection in self._connections():
             connection.transport.abort()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        tasks = {*self._background, *asyncio.all_tasks()} - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=_END_S)
