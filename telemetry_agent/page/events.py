@@ -34,8 +34,7 @@ from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.agent_view import AgentView
-from telemetry_agent.page.points import Point, points_of
-from telemetry_agent.page.track_index import NEWEST, TrackIndex
+from telemetry_agent.page.track import NEWEST, Point, TrackIndex, points_of
 from telemetry_agent.snapshot import as_json
 
 if TYPE_CHECKING:

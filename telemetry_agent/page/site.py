@@ -26,10 +26,9 @@ from telemetry_agent.page.history import History
 from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
-from telemetry_agent.page.points import POINT, Box
 from telemetry_agent.page.streams import VIEWERS, EventStreams, StreamedAnswer
 from telemetry_agent.page.threads import in_thread
-from telemetry_agent.page.track_index import Wanted
+from telemetry_agent.page.track import POINT, Box, Wanted
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
