@@ -26,7 +26,8 @@ export class Feed {
     this.stream = null;
     this.receivedAt = performance.now();
     this.lost = false;
-    this.fetching = false;
+    /** @type {string | null} the URL that is fetched now */
+    this.fetching = null;
     this.opened = 0;
     /** @type {{since: number, until?: number} | null} the time of the track to show */
     this.range = null;
