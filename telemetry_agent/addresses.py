@@ -121,13 +121,19 @@ class Resolver:
 
         One that hangs, perhaps with the name servers of another network, is not waited for: a new
         one is started, and each that hangs doubles the time until the next.
+
+        Raises:
+            UnreachableError: the system refuses what it needs.
         """
         with self._lock:
             running = self._under_way.setdefault((host, port), [])
             now_s = self._clock.monotonic_s()
             if running and now_s < running[-1].began_s + LOOK_UP_S * 2 ** len(running):
                 return running[-1], True
-            look_up = LookUp(now_s)
+            try:
+                look_up = LookUp(now_s)
+            except OSError as error:  # no descriptor is left
+                raise look_up_error(host, error) from error
             running.append(look_up)
         args = (host, port, look_up)
         thread = threading.Thread(target=self._run, args=args, name=f"resolve {host}", daemon=True)

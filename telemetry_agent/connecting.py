@@ -83,8 +83,7 @@ class Connecting:
         self._known = resolver.known(host, port)
         self._known_due_s = now_s + known_after_s if self._known else math.inf
         self._look_up_until_s = now_s + (LOOK_UP_S if self._known else look_up_s)
-        self._look_up: LookUp | None
-        self._look_up, self._joined = resolver.begin(host, port)
+        self._look_up: LookUp | None = None
         self._look_up_error: UnreachableError | None = None
         self._waiting: deque[Address] = deque()
         self._sockets: dict[Address, socket.socket] = {}
@@ -92,6 +91,7 @@ class Connecting:
         self._next_s = now_s
         self._spacing_s = _NEXT_ATTEMPT_S
         self._until_s = math.inf
+        self._look_name_up(now_s)
 
     @property
     def doing(self) -> str:
@@ -133,7 +133,7 @@ class Connecting:
             due_s = min(due_s, self._next_s)
         if self._look_up is not None:
             due_s = min(due_s, self._known_due_s, self._look_up_until_s)
-        return due_s
+        return due_s if due_s < math.inf else self._next_s  # else there is nothing to wait for
 
     def watched(self) -> list[tuple[int, int]]:
         """What to wait for: descriptors with events, as ``Bell.wait`` takes them."""
@@ -171,7 +171,9 @@ class Connecting:
         result = self._look_up.result
         if isinstance(result, Exception) and self._joined:
             # It began before this attempt, perhaps when the network was dead: ask again.
-            self._look_up, self._joined = self._resolver.begin(self._host, self._port)
+            self._look_name_up(now_s)
+            if self._look_up is None:
+                return
             result = self._look_up.result
         if result is None:
             if now_s >= self._known_due_s:
@@ -187,6 +189,14 @@ class Connecting:
             return
         self._look_up_error = look_up_error(self._host, result)
         if self._look_up_error.kind != "no-name":
+            self._add_known(now_s)
+
+    def _look_name_up(self, now_s: float) -> None:
+        self._look_up, self._joined = None, False
+        try:
+            self._look_up, self._joined = self._resolver.begin(self._host, self._port)
+        except UnreachableError as error:
+            self._look_up_error = error
             self._add_known(now_s)
 
     def _add_known(self, now_s: float) -> None:

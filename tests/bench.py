@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import os
 import pty
-import socket
 import threading
 import tty
 from collections.abc import Callable, Iterator, Mapping
@@ -75,7 +74,7 @@ class Bench:
             self.folder,
             self.source,
             self.url or self.serve(),
-            upload=self.upload,
+            upload={"timeout": "2s", **self.upload},
             gps={"baud": 9600, **self.gps},
             queue={"path": str(self.queue)},
             **self.more,
@@ -128,11 +127,6 @@ class Bench:
         server = self.cleanup.enter_context(Server(*acts, **how))
         self.url = server.url
         return self.url
-
-    def closed_port(self) -> int:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port: int = listener.getsockname()[1]
-        return port
 
     def told(self, config: Path | None = None, *, send: bool = False) -> dict[str, Finding]:
         """What the doctor finds."""

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -33,13 +32,6 @@ def browsing(story: str, url: str, env: Mapping[str, str] = {}) -> Iterator[Runn
         yield browser
 
 
-def comes_true(browser: Running, limit_s: float = 90) -> None:
+def comes_true(browser: Running, limit_s: float = 250) -> None:
     """The story ended well."""
     assert browser.wait(limit_s) == 0, browser.text()
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        number: int = listener.getsockname()[1]
-    return number

@@ -56,7 +56,7 @@ class DeadMount:
         if not self._is_over:
             self._is_over = True
             _libc.umount2(self._folder, _MNT_DETACH | 1)  # MNT_FORCE ends the connection
-            self._reader.join(10)
+            self._reader.join(60)
             os.close(self._kernel)
 
 

@@ -30,7 +30,6 @@ from peers import (
     ask,
     caddy,
     clickhouse,
-    free_port,
     influx_rows,
     influxdb,
     nginx,
@@ -39,6 +38,7 @@ from peers import (
     victoria_metrics,
     wait_until_answers,
 )
+from ports import free_port
 from processes import AGENT, run_agent, running
 from standins import Compass, Dawarich, GPSLogger, PhoneTrack, Recorder, Reitti, Server, Traccar
 

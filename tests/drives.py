@@ -17,7 +17,7 @@ from rig import started, stats, write_config
 
 FIXES = int(os.environ.get("TELEMETRY_AGENT_DRIVE", "2000"))  # of the drive that each server gets
 BATCH = 200
-AUDIT_S = 60
+AUDIT_S = 120
 
 
 Start = Callable[[], contextlib.AbstractContextManager[str]]
@@ -44,7 +44,7 @@ def drive_to(
         parts = urlsplit(run.enter_context(start()))
         gate = stack.enter_context(Gate(parts.port or 0))
         through = parts._replace(netloc=f"127.0.0.1:{gate.port}").geturl()
-        upload = {"timeout": "5s", "max_batch": BATCH, **upload}
+        upload = {"max_batch": BATCH, **upload}
         sampling = {"heartbeat": "1s"}
         config = write_config(folder, "/dev/none", through, upload=upload, sampling=sampling)
         gate.open(cut_after)
@@ -61,7 +61,7 @@ def drive_to(
         gate.aim_at(urlsplit(run.enter_context(start())).port or 0)
         gate.open()
         with started(config) as agent:
-            done = run_agent("drain", "--config", str(config), timeout_s=110)
+            done = run_agent("drain", "--config", str(config), timeout_s=200)
             assert done.returncode == 0, done.stderr
             until_s = time.monotonic() + AUDIT_S
             while not is_complete():

@@ -31,7 +31,7 @@ class FarAway:
 
     def close(self) -> None:
         os.close(self._stop)
-        self._thread.join(5)
+        self._thread.join(60)
         for descriptor in (*self._ends, self._stopped):
             os.close(descriptor)
 

@@ -41,7 +41,7 @@ class Gate:
         self._listener.close()
         self.shut()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
 
     def aim_at(self, port: int) -> None:
         """Pass new connections on to another port."""
@@ -86,11 +86,19 @@ class Gate:
                 near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
                 near.close()
                 continue
-            far = socket.create_connection(("127.0.0.1", self._to))
+            try:
+                far = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:  # the server is killed
+                near.close()
+                continue
             for sock in (near, far):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._changed:
                 self._pairs.add((near, far))
+                is_shut = not self.is_open  # meanwhile
+            if is_shut:
+                self.shut()
+                continue
             self._start(self._carry_up, near, far)
             self._start(self._carry_down, far, near)
 

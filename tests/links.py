@@ -49,7 +49,7 @@ class Link:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
 
     def _start(self, *call: object) -> None:
         thread = threading.Thread(target=call[0], args=call[1:], daemon=True)  # type: ignore[arg-type]

@@ -360,7 +360,7 @@ class Server:
         self._listener.close()
         self.close_idle()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
         self.stopped_pipe[0].close()
 

@@ -29,7 +29,7 @@ def without_token(url: str, asked: Asked, body: bytes | None = None) -> Said | N
     kept = {k: v for k, v in asked.headers.items() if k in {"authorization", "content-encoding"}}
     request = urllib.request.Request(url + target, data=body or asked.body, headers=kept)
     try:
-        with urllib.request.urlopen(request, timeout=30) as said:
+        with urllib.request.urlopen(request, timeout=60) as said:
             return Said(said.status, said.read())
     except urllib.error.HTTPError as error:
         return Said(error.code, error.read())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from processes import Running, running
 
 
@@ -28,17 +29,11 @@ def program(name: str, *folders: str) -> str:
     return found
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
 def ask(url: str, body: bytes | None = None, **query: str) -> str:
     """What a server says to a GET, or to a POST with that body."""
     if query:
         url += f"?{urllib.parse.urlencode(query)}"
-    with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=30) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=60) as answer:
         said: str = answer.read().decode()
     return said
 

@@ -85,7 +85,7 @@ class Running:
     def wait(self, limit_s: float = 60) -> int:
         status = self.process.wait(limit_s)
         for reader in self._readers:
-            reader.join(5)
+            reader.join(60)
         return status
 
     def kill(self) -> None:
@@ -93,7 +93,8 @@ class Running:
         self.wait()
 
     def text(self) -> str:
-        return "\n".join(["-- out", *self.out[-50:], "-- err", *self.err[-50:]])
+        """All that it has said."""
+        return "\n".join(["-- out", *self.out, "-- err", *self.err])
 
 
 @contextlib.contextmanager

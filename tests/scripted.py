@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 class ScriptedReceiver:

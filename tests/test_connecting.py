@@ -1,6 +1,7 @@
 """Looking up and connecting: real sockets, and addresses that never answer."""
 
 import contextlib
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 from fakes import FakeClock
 from misbehaving import swallowed_syn
 from netns import network
+from ports import free_port
 
 from telemetry_agent.addresses import (
     Address,
@@ -23,7 +25,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.connecting import Connecting
 from telemetry_agent.tasks import Bell
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 clock = Clock()
 
 
@@ -51,8 +53,7 @@ def server() -> Iterator[Address]:
 
 
 def refusing() -> Address:
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        return at(made.getsockname()[1])
+    return at(free_port())
 
 
 def test_four_dead_addresses_cost_about_a_second() -> None:
@@ -186,10 +187,11 @@ def test_known_addresses_serve_while_the_name_server_is_silent(server: Address) 
 
 def test_a_look_up_under_way_is_joined_and_its_failure_asked_again(server: Address) -> None:
     asked: list[str] = []
-    go_on = threading.Event()
+    began, go_on = threading.Event(), threading.Event()
 
     def ask(host: str, _port: int) -> list[Address]:
         asked.append(host)
+        began.set()
         if len(asked) > 1:
             return [server]
         go_on.wait()
@@ -202,6 +204,7 @@ def test_a_look_up_under_way_is_joined_and_its_failure_asked_again(server: Addre
         with pytest.raises(UnreachableError, match=r"no name server answered .* within 5 s"):
             given_up.poll(now_s + 5)
     joining = Connecting(names, "far.example", 80, clock.monotonic_s())
+    assert began.wait(LIMIT_S)
     assert asked == ["far.example"]
     go_on.set()
     joining.run(clock, Bell().wait).close()
@@ -247,6 +250,30 @@ def test_a_look_up_for_which_there_is_no_thread_fails_and_the_next_one_works(
         with pytest.raises(UnreachableError, match=r"cannot look up far\.example: Resource"):
             connect(names)
     assert connect(names)[0] == server
+
+
+def test_a_look_up_for_which_no_descriptor_is_left_fails_and_the_next_one_works(
+    server: Address,
+) -> None:
+    names = resolver(server)
+    connecting: list[Connecting] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        connecting.append(Connecting(names, "far.example", 80, 0.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (connecting[0].due_s(), connecting[0].watched()) == (0.0, [])
+    with pytest.raises(UnreachableError, match=r"cannot look up far\.example: Too many open files"):
+        connecting[0].poll(0.0)
+    assert connect(names)[0] == server
+    # What an earlier look-up has found serves.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        connecting.append(Connecting(names, "far.example", 80, clock.monotonic_s()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    connecting[1].run(clock, Bell().wait).close()
 
 
 def test_an_address_reads_as_users_write_it() -> None:

@@ -21,7 +21,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import AgentError, StorageError, UsageError
 from telemetry_agent.lab.endpoint import Endpoint, Fault
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 STREAM = "9f0c2d0123456789"
 FIX: dict[str, Any] = {
     "seq": 1,

@@ -15,7 +15,7 @@ from processes import run_agent
 
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.lab import native_request
-from telemetry_agent.lab.endpoint import AGENTS_PATH, Endpoint, Tokens
+from telemetry_agent.lab.endpoint import Endpoint, Tokens
 
 STREAM = "9f0c2d6e11a7b354"
 FIX = {"seq": 1, "time": "2026-11-23T12:35:19.000Z", "lat": 48.1, "lon": 11.5}
@@ -80,7 +80,7 @@ def test_each_device_has_a_token_of_its_own(tmp_path: Path, tokens: Path) -> Non
         assert asked(endpoint.url, batch("van-07", agent={"a": 1}), "seven")[0] == 200
         assert asked(endpoint.url, batch("van 08", agent={}, stream="0" * 16), "eight")[0] == 200
         assert endpoint.count() == 2
-        agents = endpoint.url.replace("/v1/fixes", AGENTS_PATH)
+        agents = endpoint.url.replace("/v1/fixes", "/v1/agents")
         assert asked(agents)[0] == 401
         assert [told["device"] for told in asked(agents, token="eight")[1]] == ["van 08"]
 
@@ -121,7 +121,7 @@ def test_a_database_that_cannot_be_written_says_when_to_come_again(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "allowed"), [("/v1/fixes", None, "POST"), (AGENTS_PATH, {}, "GET")]
+    ("path", "body", "allowed"), [("/v1/fixes", None, "POST"), ("/v1/agents", {}, "GET")]
 )
 def test_another_method_says_which_is_right(
     tmp_path: Path, path: str, body: Any, allowed: str

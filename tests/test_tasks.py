@@ -45,7 +45,7 @@ def started(task: Steps, beat: Beat | None = None) -> threading.Thread:
 def test_zero_steps_again_at_once() -> None:
     task = Steps([0, 0, 0], threading.Event())
     thread = started(task)
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert task.waits == []
 
@@ -54,10 +54,10 @@ def test_none_waits_until_rung() -> None:
     task = Steps([None], threading.Event())
     beat = Beat()
     thread = started(task, beat)
-    assert task.called.acquire(timeout=5)
+    assert task.called.acquire(timeout=60)
     assert not task.called.acquire(blocking=False)
     task.bell.ring()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -68,17 +68,17 @@ def test_a_ring_during_the_step_is_not_lost() -> None:
             return super().step(now_s)
 
     thread = started(RingsItself([None, None], threading.Event()))
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
 def test_a_stop_during_a_wait_ends_the_loop_without_another_step() -> None:
     task = Steps([None], threading.Event())
     thread = started(task)
-    assert task.called.acquire(timeout=5)
+    assert task.called.acquire(timeout=60)
     task.stop.set()
     task.wake()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert not task.called.acquire(blocking=False)
 
@@ -129,7 +129,7 @@ def test_a_fair_lock_is_had_in_the_order_of_asking() -> None:
         assert had == list(range(5))
         assert lock.locked()
     for thread in turns:
-        thread.join(5)
+        thread.join(60)
     assert not lock.locked()
 
 
@@ -197,7 +197,7 @@ def test_a_ring_from_another_thread_ends_a_wait(bell: KernelBell) -> None:
     waiting = threading.Thread(target=bell.wait, args=(None,))
     waiting.start()
     bell.ring()
-    waiting.join(5)
+    waiting.join(60)
     assert not waiting.is_alive()
 
 
@@ -243,5 +243,5 @@ def test_a_disk_that_refuses_is_one_line(
 
     if is_refused:
         monkeypatch.setattr(threading.Thread, "start", refuse)
-    within(5, fail)
+    within(60, fail)
     assert caplog.messages == ["the disk is read-only"]

@@ -40,7 +40,7 @@ class Uploading:
             self.queue,
             wire_format,
             self.transport,
-            UploadPolicy(timeout_s=2.0, live_first=not wire_format.oldest_first),
+            UploadPolicy(timeout_s=30.0, live_first=not wire_format.oldest_first),
             reachability=AlwaysReachable,
             clock=self.clock,
             rng=Longest(),

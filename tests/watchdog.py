@@ -42,7 +42,7 @@ class Watchdog:
 
     def close(self) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
+        self._thread.join(60)
         self._socket.close()
 
     def _run(self) -> None:

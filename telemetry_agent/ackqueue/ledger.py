@@ -316,9 +316,9 @@ class Ledger:
             }
         )
 
-    def leased(self) -> Iterator[tuple[int, int]]:
+    def leased(self) -> list[tuple[int, int]]:
         """The rows in batches that are out."""
-        return chain.from_iterable(lease.ranges for lease in self.leases.values())
+        return [rows for lease in self.leases.values() for rows in lease.ranges]
 
     def in_flight(self) -> int:
         """How many rows are in batches that are out."""

@@ -257,8 +257,6 @@ class SharedState:
             refusal = self.writer.write(self.store)
         self.writer.report(refusal)
         self._find_oldest()
-        with self.lock:
-            self.wake()
         if refusal is None and self._waiting_for_room:
             self.ring_for_room()
         return refusal
@@ -366,6 +364,7 @@ class SharedState:
     def _find_oldest(self) -> None:
         """Read the time of the oldest row, so that ``oldest_ms`` needs no disk."""
         with self.lock:
+            self.wake()
             row = self.ledger.oldest_pending()
         if row is None:
             self._oldest = None

@@ -113,8 +113,10 @@ class Streams:
 
     def take_changes(self) -> dict[int, StreamRun | None]:
         """Take the runs that are not on disk yet, by first row. ``None``: there is none."""
+        if not self._changed:
+            return {}
         changed, self._changed = self._changed, set()
-        runs = {run.lo: run for run in self._runs} if changed else {}
+        runs = {run.lo: run for run in self._runs}
         return {lo: runs.get(lo) for lo in changed}
 
     def give_back_changes(self, runs: Iterable[int]) -> None:

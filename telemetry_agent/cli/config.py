@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import config_option, json_option, say, toml_string
+from telemetry_agent.cli.options import report_options, say, toml_string
 from telemetry_agent.config import last_good, loader
 from telemetry_agent.config.settings import shown
 from telemetry_agent.daemon.ownership import become_owner
@@ -19,8 +19,7 @@ def command() -> None:
 
 
 @command.command()
-@config_option
-@json_option
+@report_options
 def show(config_path: Path | None, as_json: bool) -> None:
     """Show the config in effect and where each value comes from. Secrets are masked."""
     loaded = loader.load(config_path)
@@ -41,8 +40,7 @@ def show(config_path: Path | None, as_json: bool) -> None:
 
 
 @command.command()
-@config_option
-@json_option
+@report_options
 def check(config_path: Path | None, as_json: bool) -> None:
     """Check the config. If it is invalid, print the reason and exit with status 78."""
     loaded = loader.load(config_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import config_option, json_option
+from telemetry_agent.cli.options import report_options
 from telemetry_agent.doctor.checks import NAMES, examine
 from telemetry_agent.doctor.findings import Finding, Verdict
 
@@ -26,8 +26,7 @@ _INDENT = " " * (len("✔ pass  ") + _NAME_WIDTH + 2)
 
 
 @click.command()
-@config_option
-@json_option
+@report_options
 @click.option(
     "--send", is_flag=True, help="Send the endpoint one position, and requests that it must refuse."
 )

@@ -6,21 +6,18 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import config_option, json_option, progress_bar, say
-from telemetry_agent.config import loader
-from telemetry_agent.daemon.client import ask_or_read
+from telemetry_agent.cli.options import ask, progress_bar, report_options
 
 
 @click.command()
-@config_option
-@json_option
+@report_options
 def command(config_path: Path | None, *, as_json: bool) -> None:
     """Send the backlog now, without waiting for more fixes or for a backoff.
 
     The exit status is 0 when it is sent, and 69 if the endpoint cannot be reached. A wait that the
     endpoint asked for is kept. Ctrl-C loses nothing.
     """
-    answers = ask_or_read(loader.load(config_path).settings, {"ask": "drain"}, say)
+    answers = ask(config_path, {"ask": "drain"})
     if as_json:
         for answer in answers:
             click.echo(json.dumps(answer))

@@ -1,16 +1,19 @@
 """Options and output that several commands share."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+from telemetry_agent.daemon.client import Answers, ask_or_read
 from telemetry_agent.errors import JOIN, AgentError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 config_option = click.option(
     "--config",
@@ -19,7 +22,23 @@ config_option = click.option(
     metavar="FILE",
     help="The config file. Default: /etc/telemetry-agent/config.toml, then ./config.toml.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+
+
+def report_options(function: F) -> F:
+    """The options of every command that reads the config and reports: --config and --json."""
+    return config_option(_json_option(function))
+
+
+def ask(config_path: Path | None, question: Mapping[str, Any]) -> Answers:
+    """Ask the agent that has the queue of this config; if none runs, read the queue at rest.
+
+    Raises:
+        AgentError: the config is wrong, or as ``client.ask_or_read``.
+    """
+    from telemetry_agent.config import loader  # noqa: PLC0415 - status does not need it
+
+    return ask_or_read(loader.load(config_path).settings, question, say)
 
 
 def toml_string(value: object) -> str:

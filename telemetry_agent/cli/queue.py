@@ -9,15 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from telemetry_agent.cli.options import (
-    config_option,
-    instant_callback,
-    json_option,
-    say,
-    say_of_service,
-)
+from telemetry_agent.cli.options import ask, instant_callback, report_options, say, say_of_service
 from telemetry_agent.config import loader
-from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError, StorageError
 from telemetry_agent.fields import rfc3339
@@ -37,8 +30,7 @@ def command() -> None:
 
 
 @command.command()
-@config_option
-@json_option
+@report_options
 def stats(config_path: Path | None, *, as_json: bool) -> None:
     """Count the fixes that are ready, unack, acked and ack_failed."""
     question = {"ask": "queue stats"}
@@ -65,8 +57,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
 
 
 @command.command("list")
-@config_option
-@json_option
+@report_options
 @click.option("--state", type=click.Choice(_STATES), help="Only fixes in this state. Default: all.")
 @click.option(
     "--limit",
@@ -79,7 +70,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
 def fixes(config_path: Path | None, *, as_json: bool, state: str | None, limit: int) -> None:
     """List the fixes, the oldest first: name, time, state, reason."""
     question = {"ask": "queue list", "state": state, "limit": limit + 1 if limit else None}
-    for shown, fix in enumerate(client.ask_or_read(_settings(config_path), question, say)):
+    for shown, fix in enumerate(ask(config_path, question)):
         if shown and shown == limit:
             click.echo(f"… and more: --limit {10 * limit}, or 0 for all", err=True)
             break
@@ -114,8 +105,7 @@ def _read_names(
 
 
 @command.command()
-@config_option
-@json_option
+@report_options
 @_named
 @click.option("--reason", metavar="TEXT", help="All dead letters whose reason has this text in it.")
 def retry(
@@ -127,18 +117,12 @@ def retry(
     reason: str | None,
 ) -> None:
     """Put dead letters back: they are sent again."""
-    if reason is None:
-        which = _which(names, everything=everything)
-    elif names or everything:
-        raise click.UsageError("--reason excludes names and --all.")
-    else:
-        which = {"reason": reason}
+    which = _which(names, everything=everything, reason=reason)
     _change(config_path, "retry", "retried", which, as_json=as_json)
 
 
 @command.command()
-@config_option
-@json_option
+@report_options
 @_named
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def discard(
@@ -159,17 +143,23 @@ def discard(
     _change(config_path, "discard", "discarded", which, as_json=as_json)
 
 
-def _which(names: list[tuple[str, int]], *, everything: bool) -> dict[str, Any]:
+def _which(
+    names: list[tuple[str, int]], *, everything: bool, reason: str | None = None
+) -> dict[str, Any]:
     """The part of a question that names dead letters."""
-    if bool(names) == everything:
-        raise click.UsageError("Name the dead letters (`queue list --state ack_failed`), or --all.")
-    return {"all": True} if everything else {"names": list(map(list, dict.fromkeys(names)))}
+    ways = {"names": list(map(list, dict.fromkeys(names))), "all": everything, "reason": reason}
+    given = {way: value for way, value in ways.items() if value}
+    if len(given) != 1:
+        raise click.UsageError(
+            "Name the dead letters (`queue list --state ack_failed`), or give one option for them."
+        )
+    return given
 
 
 def _change(
     config_path: Path | None, act: str, done: str, which: dict[str, Any], *, as_json: bool
 ) -> None:
-    (answer,) = client.ask_or_read(_settings(config_path), {"ask": f"queue {act}", **which}, say)
+    (answer,) = ask(config_path, {"ask": f"queue {act}", **which})
     click.echo(json.dumps(answer) if as_json else f"{answer[done]} fixes {done}")
     missing = len(which.get("names", ())) - answer[done]
     if missing > 0:
@@ -177,8 +167,7 @@ def _change(
 
 
 @command.command()
-@config_option
-@json_option
+@report_options
 @click.option("--since", metavar="TIME", callback=instant_callback, help="From this time on.")
 @click.option("--until", metavar="TIME", callback=instant_callback, help="Default: the newest fix.")
 @click.option("--stream", metavar="STREAM", help="Of this stream, by seq.")
@@ -206,19 +195,18 @@ def resend(
     if bool(given) == bool(since) or len(given) not in {0, len(names)} or (given and until):
         raise click.UsageError("Give --since, or --stream with --from and --to.")
     question = {"ask": "queue resend", **since, **until, **(names if given else {})}
-    (answer,) = client.ask_or_read(_settings(config_path), question, say)
+    (answer,) = ask(config_path, question)
     click.echo(json.dumps(answer) if as_json else f"{answer['resent']} fixes are sent again")
 
 
 @command.command()
-@config_option
-@json_option
+@report_options
 def verify(config_path: Path | None, *, as_json: bool) -> None:
     """Check that all fixes are as they were stored. Changes nothing.
 
     The exit status is 0 if they are, and 74 if something is damaged or is still to be carried over.
     """
-    settings = _settings(config_path)
+    settings = loader.load(config_path).settings
     *_, report = client.ask_or_read(settings, {"ask": "queue verify"}, say)
     click.echo(json.dumps(report) if as_json else "\n".join(_findings(report)))
     if report.get("newer"):
@@ -252,7 +240,3 @@ def _findings(report: dict[str, Any]) -> Iterator[str]:
 
 def _place(fix: dict[str, Any] | None, where_none_is: str) -> str:
     return f"{fix['time']} ({fix['stream']}:{fix['seq']})" if fix else where_none_is
-
-
-def _settings(config_path: Path | None) -> Settings:
-    return loader.load(config_path).settings

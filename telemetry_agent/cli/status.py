@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from telemetry_agent import __version__, snapshot
-from telemetry_agent.cli.options import config_option, json_option, say, say_of_service
+from telemetry_agent.cli.options import report_options, say, say_of_service
 from telemetry_agent.clock import span
 from telemetry_agent.config.files import queue_path
 from telemetry_agent.daemon import client
@@ -32,8 +32,7 @@ _WITH_POSITION = {"2d", "3d"}
 
 
 @click.command()
-@config_option
-@json_option
+@report_options
 @click.option(
     "--watch",
     is_flag=True,

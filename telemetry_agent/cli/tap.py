@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.options import config_option, duration_callback, json_option, say
+from telemetry_agent.cli.options import duration_callback, report_options, say
 from telemetry_agent.config import loader
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
@@ -17,8 +17,7 @@ _LINE_MAX = 4096  # a binary protocol has no lines
 
 
 @click.command()
-@config_option
-@json_option
+@report_options
 @click.option(
     "--for",
     "for_s",

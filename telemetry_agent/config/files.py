@@ -13,7 +13,6 @@ import select
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -88,8 +87,7 @@ def _overrides(folder: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        remedy = JOIN if isinstance(error, PermissionError) else ""
-        raise ResourceError(f"cannot read the folder {folder}: {error.strerror}", remedy) from None
+        raise _refused(f"folder {folder}", error) from None
 
 
 def texts(path: Path | None) -> dict[str, str]:
@@ -145,9 +143,7 @@ def _apart(act: Callable[[], dict[str, str]]) -> dict[str, str]:
         if process == 0:
             _answer(act, writing)
         os.close(writing)
-        poll = select.poll()
-        poll.register(answer, select.POLLIN)
-        if not poll.poll(ANSWER_S * 1000):
+        if not select.select([answer], [], [], ANSWER_S)[0]:
             os.kill(process, signal.SIGKILL)
             raise no_answer()
         content = answer.read()  # it writes when it has read everything
@@ -163,9 +159,7 @@ def _apart(act: Callable[[], dict[str, str]]) -> dict[str, str]:
 def _answer(act: Callable[[], dict[str, str]], writing: int) -> NoReturn:
     """In the new process: write what ``act`` returns or raises, and end."""
     try:
-        for descriptor in (1, 2):  # who reads them need not wait for this process
-            with suppress(OSError):
-                os.close(descriptor)
+        os.closerange(1, 3)  # who reads standard output need not wait for this process
         result: dict[str, str] | Exception
         try:
             result = act()
@@ -188,13 +182,17 @@ def _read(path: Path, read: Callable[[], bytes]) -> str:
             f"`telemetry-agent init --config {in_shell(path)}` writes it",
         ) from None
     except OSError as error:
-        remedy = JOIN if isinstance(error, PermissionError) else ""
-        raise ResourceError(f"cannot read the config {path}: {error.strerror}", remedy) from None
+        raise _refused(f"config {path}", error) from None
     except UnicodeDecodeError:
         raise UnreadableConfigError(
             f"the config {path} is not valid TOML: it is not text in UTF-8",
             "save it as UTF-8 in the editor",
         ) from None
+
+
+def _refused(what: str, error: OSError) -> ResourceError:
+    remedy = JOIN if isinstance(error, PermissionError) else ""
+    return ResourceError(f"cannot read the {what}: {error.strerror}", remedy)
 
 
 def parsed(file: str, text: str) -> dict[str, Any]:

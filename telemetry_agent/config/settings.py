@@ -12,33 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
+from telemetry_agent.config import values
 from telemetry_agent.config.files import QUEUE_PATH
-from telemetry_agent.config.values import (
-    Amount,
-    BatchSize,
-    Baud,
-    Checks,
-    DeviceName,
-    Duration,
-    FilePath,
-    Headers,
-    HostAndPort,
-    Number,
-    OptionalPath,
-    PageNames,
-    PositiveDuration,
-    ProxyUrl,
-    Qualities,
-    QueueSize,
-    ReceiverCommands,
-    Size,
-    SourceName,
-    TilesUrl,
-    Turn,
-    Url,
-    duration_text,
-    size_text,
-)
 from telemetry_agent.errors import Advice
 from telemetry_agent.fields import FIELDS
 from telemetry_agent.secrecy import (
@@ -88,9 +63,9 @@ class _Section:
 class GpsSettings(_Section):
     """Where positions come from."""
 
-    source: SourceName = "auto"
-    baud: Baud = "auto"
-    on_connect: ReceiverCommands = ()
+    source: values.SourceName = "auto"
+    baud: values.Baud = "auto"
+    on_connect: values.ReceiverCommands = ()
 
     def __post_init__(self) -> None:
         """Check that commands can be sent to the receiver."""
@@ -105,59 +80,58 @@ class GpsSettings(_Section):
 class SamplingSettings(_Section):
     """Which positions are recorded."""
 
-    interval_s: Duration = 1.0
-    distance_m: Amount = 0
-    turn_deg: Turn = 0
-    parked_radius_m: Amount = 25
-    parked_after_s: PositiveDuration = 180.0
-    heartbeat_s: PositiveDuration = 900.0
-    max_hdop: Amount = 0
-    drop_quality: Qualities = ()
+    interval_s: values.Duration = 1.0
+    distance_m: values.Amount = 0
+    turn_deg: values.Turn = 0
+    parked_radius_m: values.Amount = 25
+    parked_after_s: values.PositiveDuration = 180.0
+    heartbeat_s: values.PositiveDuration = 900.0
+    max_hdop: values.Amount = 0
+    drop_quality: values.Qualities = ()
 
 
-def _not_below_home(path: Path) -> Path:
-    if path.parts[:1] == ("~",):
-        raise ValueError("must be a full path: ~ is not replaced")
-    return path
+_NOT_BELOW_HOME = values.must(
+    "be a full path: ~ is not replaced", lambda path: path.parts[:1] != ("~",)
+)
 
 
 @dataclass(frozen=True)
 class QueueSettings(_Section):
     """Where fixes are stored."""
 
-    path: Annotated[FilePath, Checks(_not_below_home)] = QUEUE_PATH
-    commit_every_s: Duration = 1.0
-    max_size_bytes: QueueSize = 256 << 20
-    min_free_bytes: Size = 64 << 20
-    max_age_s: Duration = 0.0
+    path: Annotated[values.FilePath, _NOT_BELOW_HOME] = QUEUE_PATH
+    commit_every_s: values.Duration = 1.0
+    max_size_bytes: values.QueueSize = 256 << 20
+    min_free_bytes: values.Size = 64 << 20
+    max_age_s: values.Duration = 0.0
     when_full: Literal["thin", "drop-oldest", "stop"] = "thin"
-    keep_delivered_s: Duration = 30 * 86400.0
+    keep_delivered_s: values.Duration = 30 * 86400.0
 
 
 @dataclass(frozen=True)
 class UploadSettings(_Section):
     """Where fixes go, and how."""
 
-    url: Url
+    url: values.Url
     format: FormatName = "native"
     order: Literal["auto", "live-first", "oldest-first"] = "auto"
-    max_batch: BatchSize = 1000
-    flush_every_s: Duration = 10.0
-    timeout_s: PositiveDuration = 30.0
+    max_batch: values.BatchSize = 1000
+    flush_every_s: values.Duration = 10.0
+    timeout_s: values.PositiveDuration = 30.0
     compression: CompressionSetting = "auto"
-    backoff_initial_s: PositiveDuration = 1.0
-    backoff_max_s: PositiveDuration = 120.0
-    resume_spread_s: Duration = 15.0
+    backoff_initial_s: values.PositiveDuration = 1.0
+    backoff_max_s: values.PositiveDuration = 120.0
+    resume_spread_s: values.Duration = 15.0
 
-    headers: Headers = field(default_factory=dict)
-    token_file: OptionalPath = None
+    headers: values.Headers = field(default_factory=dict)
+    token_file: values.OptionalPath = None
     username: str = ""
-    password_file: OptionalPath = None
-    ca_file: OptionalPath = None
-    client_cert: OptionalPath = None
-    client_key: OptionalPath = None
-    proxy: ProxyUrl = ""
-    proxy_password_file: OptionalPath = None
+    password_file: values.OptionalPath = None
+    ca_file: values.OptionalPath = None
+    client_cert: values.OptionalPath = None
+    client_key: values.OptionalPath = None
+    proxy: values.ProxyUrl = ""
+    proxy_password_file: values.OptionalPath = None
     allow_insecure: bool = False
     allow_resend: bool = True
 
@@ -209,34 +183,31 @@ class UploadSettings(_Section):
 class ConnectivitySettings(_Section):
     """How the path to the endpoint is watched."""
 
-    probe: HostAndPort = None
-    probe_every_s: PositiveDuration = 30.0
+    probe: values.HostAndPort = None
+    probe_every_s: values.PositiveDuration = 30.0
 
 
 @dataclass(frozen=True)
 class PageSettings(_Section):
     """The device page."""
 
-    listen: HostAndPort = None
-    names: PageNames = ()
-    token_file: OptionalPath = None
-    tiles: TilesUrl = ""
+    listen: values.HostAndPort = None
+    names: values.PageNames = ()
+    token_file: values.OptionalPath = None
+    tiles: values.TilesUrl = ""
     tiles_credit: str = ""
-    map: OptionalPath = None
+    map: values.OptionalPath = None
 
 
-def _absolute_path(file: Path) -> Path:
-    if not file.is_absolute():
-        raise ValueError("must be the full path of a file, such as /sys/…")
-    return file
+_FULL_PATH = values.must("be the full path of a file, such as /sys/…", Path.is_absolute)
 
 
 @dataclass(frozen=True)
 class ExtraFile(_Section):
     """One attribute of the user: the content of a file."""
 
-    file: Annotated[FilePath, Checks(_absolute_path)]
-    scale: Number | None = None
+    file: Annotated[values.FilePath, _FULL_PATH]
+    scale: values.Number | None = None
     unit: str = ""
 
 
@@ -253,7 +224,7 @@ class ExtraSettings(_Section):
     """The user's own attributes, read at each recorded fix: a file for each name."""
 
     power: bool = False
-    attributes: Mapping[str, Annotated[ExtraFile, Checks(_attribute, reads=True)]] = field(
+    attributes: Mapping[str, Annotated[ExtraFile, values.Checks(_attribute, reads=True)]] = field(
         default_factory=dict
     )
 
@@ -298,7 +269,7 @@ class LogSettings(_Section):
 class Settings:
     """Everything the config can say."""
 
-    device: DeviceName
+    device: values.DeviceName
     gps: GpsSettings = GpsSettings()
     sampling: SamplingSettings = SamplingSettings()
     queue: QueueSettings = QueueSettings()
@@ -334,18 +305,18 @@ def known_keys() -> list[str]:
 
 def shown(settings: Settings) -> dict[str, Any]:
     """Key path -> value as in effect, as written in a config file, with secrets masked."""
-    values: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for path in _paths():
         value = attrgetter(path)(settings)
         if path.endswith("_s"):
-            value = duration_text(value)
+            value = values.duration_text(value)
         elif path.endswith("_bytes"):
-            value = size_text(value)
-        values[key_of(path)] = value
+            value = values.size_text(value)
+        found[key_of(path)] = value
     for name, one in settings.extra.attributes.items():
         parts = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
-        values[f"extra.{name}"] = {key: value for key, value in parts.items() if value is not None}
-    return values | {
+        found[f"extra.{name}"] = {key: value for key, value in parts.items() if value is not None}
+    return found | {
         "upload.url": masked_url(settings.upload.url),
         "upload.headers": masked_headers(settings.upload.headers),
         "page.tiles": masked_url(settings.page.tiles),

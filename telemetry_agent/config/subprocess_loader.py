@@ -86,39 +86,27 @@ class Look:
         self._process: subprocess.Popen[bytes] | None = None
         self._seen = b""
 
-    def begin(self) -> None:
-        """Begin to look, before the config is read."""
+    def changed(self) -> bool:
+        """Whether they have changed since the last call; the late answer of a mount is a change.
+
+        It waits 0.2 s at most: the next call may know.
+        """
         if self._process is None:
-            with contextlib.suppress(OSError):
+            try:
                 self._process = subprocess.Popen(  # noqa: S603 - no shell
                     ["ls", "-lL", "--full-time", "--", *self._files],  # noqa: S607 - of the system
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                 )
-
-    def keep(self) -> None:
-        """Keep what was seen, for ``changed``; the late answer of a mount is a change."""
-        self._seen = self._end() or b""
-
-    def changed(self) -> bool:
-        """Whether the files have changed since then. It waits 0.2 s: the next call may know."""
-        self.begin()
-        found = self._end()
-        if found is None or found == self._seen:
-            return False
-        self._seen = found
-        return True
-
-    def _end(self) -> bytes | None:
-        """What it has seen; ``None`` while it waits."""
-        if self._process is None:
-            return None
+            except OSError:
+                return False
         try:
             found, _ = self._process.communicate(timeout=0.2)
         except subprocess.TimeoutExpired:
-            return None
+            return False
         self._process = None
-        return found
+        before, self._seen = self._seen, found
+        return found != before
 
 
 def main(fall_back: str, *paths: str) -> None:

@@ -10,7 +10,7 @@ import math
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -58,6 +58,23 @@ class Checks:
         return {**handler(core), **(self.schema or {})}
 
 
+def must(allowed: str, is_right: Callable[[Any], object], **schema: Any) -> Checks:
+    """A check that keeps the value; ``allowed`` ends the sentence "It must …"."""
+
+    def check(value: Any) -> Any:
+        if not is_right(value):
+            raise ValueError(f"must {allowed}")
+        return value
+
+    return Checks(check, schema or None)
+
+
+def _schema(number: str, text: re.Pattern[str]) -> dict[str, Any]:
+    """Of a quantity: a number, or a text with a unit."""
+    texts = {"type": "string", "pattern": f"^{text.pattern}$"}
+    return {"anyOf": [{"type": number, "minimum": 0}, texts]}
+
+
 _DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_ALLOWED = 'a duration such as "250ms", "30s", "5min", "2h", "7d", or a number of seconds'
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)?")
@@ -83,20 +100,8 @@ def duration_text(seconds: float) -> str:
     return f"{seconds:g}s"
 
 
-def _positive_s(value: float) -> float:
-    if value <= 0:
-        raise ValueError("must be longer than 0")
-    return value
-
-
-_DURATION_SCHEMA = {
-    "anyOf": [
-        {"type": "number", "minimum": 0},
-        {"type": "string", "pattern": rf"^{_DURATION.pattern}$"},
-    ]
-}
-Duration = Annotated[float, Checks(duration_s, _DURATION_SCHEMA, reads=True)]
-PositiveDuration = Annotated[Duration, Checks(_positive_s)]
+Duration = Annotated[float, Checks(duration_s, _schema("number", _DURATION), reads=True)]
+PositiveDuration = Annotated[Duration, must("be longer than 0", lambda s: s > 0)]
 
 
 _SIZE_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -118,45 +123,23 @@ def size_text(count: int) -> object:
     return count
 
 
-def _queue_size_bytes(value: int) -> int:
-    if value < 1 << 20:
-        raise ValueError("must be at least 1MiB")
-    return value
+Size = Annotated[int, Checks(_size_bytes, _schema("integer", _SIZE), reads=True)]
+QueueSize = Annotated[Size, must("be at least 1MiB", lambda size: size >= 1 << 20)]
 
 
-_SIZE_SCHEMA = {
-    "anyOf": [
-        {"type": "integer", "minimum": 0},
-        {"type": "string", "pattern": rf"^{_SIZE.pattern}$"},
-    ]
-}
-Size = Annotated[int, Checks(_size_bytes, _SIZE_SCHEMA, reads=True)]
-QueueSize = Annotated[Size, Checks(_queue_size_bytes)]
+def _at_least(least: int) -> Checks:
+    return must(f"be at least {least}", lambda value: value >= least, minimum=least)
 
 
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")  # noqa: TRY004 - pydantic wants ValueError
-    return value
+def _at_most(most: int) -> Checks:
+    return must(f"be at most {most}", lambda value: value <= most, maximum=most)
 
 
-def _between(least: float, most: float = math.inf) -> Checks:
-    def check(value: float) -> float:
-        if value < least:
-            raise ValueError(f"must be at least {least}")
-        if value > most:
-            raise ValueError(f"must be at most {most}")
-        return value
-
-    schema = {"minimum": least} | ({"maximum": most} if most < math.inf else {})
-    return Checks(check, schema)
-
-
-_NOT_BOOL = Checks(_no_bool, reads=True)
+_NOT_BOOL = replace(must("be a number", lambda value: not isinstance(value, bool)), reads=True)
 Number = Annotated[float, _NOT_BOOL]
-Amount = Annotated[Number, _between(0)]
-Turn = Annotated[Number, _between(0, 180)]
-BatchSize = Annotated[int, _NOT_BOOL, _between(1, 10_000)]
+Amount = Annotated[Number, _at_least(0)]
+Turn = Annotated[Number, _at_least(0), _at_most(180)]
+BatchSize = Annotated[int, _NOT_BOOL, _at_least(1), _at_most(10_000)]
 
 
 def _structure(value: object) -> object:
@@ -215,13 +198,8 @@ _SOURCES = (
 )
 
 
-def _without_nul(value: Any) -> Any:
-    if "\0" in str(value):
-        raise ValueError("must not contain NUL")
-    return value
-
-
-FilePath = Annotated[Path, Checks(_without_nul)]
+_NO_NUL = must("not contain NUL", lambda value: "\0" not in str(value))
+FilePath = Annotated[Path, _NO_NUL]
 
 
 def _url_fault(error: ValueError) -> str:
@@ -230,7 +208,6 @@ def _url_fault(error: ValueError) -> str:
 
 
 def _source(value: str) -> str:
-    _without_nul(value)
     if value != value.strip():
         raise ValueError("must not have spaces at its ends")
     kind, scheme, rest = value.partition("://")
@@ -253,7 +230,7 @@ def _source(value: str) -> str:
     raise ValueError(f"must be {_SOURCES}")
 
 
-SourceName = Annotated[str, Checks(_source)]
+SourceName = Annotated[str, _NO_NUL, Checks(_source)]
 
 
 def _baud(value: object) -> object:
@@ -378,5 +355,5 @@ def _host_and_port(value: object) -> tuple[str, int] | None:
 _TEXT_SCHEMA = {"type": "string"}
 HostAndPort = Annotated[tuple[str, int] | None, Checks(_host_and_port, _TEXT_SCHEMA, reads=True)]
 OptionalPath = Annotated[
-    Path | None, Checks(lambda value: _without_nul(value) or None, _TEXT_SCHEMA, reads=True)
+    Path | None, _NO_NUL, Checks(lambda value: value or None, _TEXT_SCHEMA, reads=True)
 ]

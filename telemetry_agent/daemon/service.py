@@ -144,11 +144,8 @@ class Service:
         notify(READY=1, STATUS=self._status_line)
 
     def _load(self, *, fall_back: bool) -> LoadedConfig:
-        self._look.begin()  # before it is read: a change since then is noticed
-        try:
-            return subprocess_loader.load(self._path, fall_back=fall_back)
-        finally:
-            self._look.keep()
+        self._look.changed()  # from here on a change is noticed
+        return subprocess_loader.load(self._path, fall_back=fall_back)
 
     def _move(self) -> None:
         """If need be, continue in the other directory, with the fixes that could not be written."""

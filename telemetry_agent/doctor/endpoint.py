@@ -8,7 +8,9 @@ from socket import socket
 from urllib.parse import urlsplit
 
 from telemetry_agent.addresses import Address, Resolver, UnreachableError, is_literal, is_loopback
+from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import UploadSettings
+from telemetry_agent.connecting import Connecting
 from telemetry_agent.daemon.delivery import build_credentials
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import (
@@ -21,7 +23,6 @@ from telemetry_agent.doctor.findings import (
     warned,
 )
 from telemetry_agent.doctor.permissions import EVERYBODY, owner_of
-from telemetry_agent.doctor.servers import connected
 from telemetry_agent.doctor.trial import EndpointTrial
 from telemetry_agent.errors import ConfigError, in_shell
 from telemetry_agent.fields import rfc3339
@@ -142,8 +143,12 @@ class EndpointChecks:
 
     def _tcp(self) -> Finding:
         """``tcp``: does it accept connections."""
+        clock = Clock()
+        connecting = Connecting(
+            self._resolver, self._host, self._port, clock.monotonic_s(), connect_s=_TCP_S
+        )
         try:
-            self._socket = connected(self._resolver, self._host, self._port, _TCP_S)
+            self._socket = connecting.run(clock, Bell().wait)
         except UnreachableError as error:
             remedy = _UNREACHED.get(error.kind, "check the network: `ip route`")
             return failed(str(error), remedy.format(key=self._key))

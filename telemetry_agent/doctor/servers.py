@@ -1,20 +1,17 @@
 """The servers that ``init`` knows: which URL each one needs, and how each one is recognised."""
 
 import contextlib
-import http.client
 import re
-import ssl
 from dataclasses import dataclass, field
-from email.message import Message
-from socket import socket
+from http import HTTPStatus
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from telemetry_agent.addresses import Resolver, UnreachableError
-from telemetry_agent.clock import Clock
-from telemetry_agent.connecting import Connecting
 from telemetry_agent.errors import UsageError
-from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.interfaces import FormatName
+from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer
+from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import FormatName, NoAnswer
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,6 @@ _TITLED = ("traccar", "dawarich", "owntracks", "victoria-metrics")
 """They name themselves in the title of the page at their root."""
 
 _ANSWER_S = 4.0
-_READ_BYTES = 1 << 16
 
 
 def completed(name: str, url: str) -> str:
@@ -161,44 +157,21 @@ def server_by_answer(url: str) -> tuple[str, str] | None:
 
 
 def server_by_root(
-    url: str, context: ssl.SSLContext | None = None, resolver: Resolver | None = None
+    url: str, credentials: Credentials | None = None, dialer: Dialer | None = None
 ) -> str | None:
     """Ask for the page at the root of the URL's server: which server that is.
 
     ``None`` also after an error: other checks report that the server is unreachable.
     """
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        sock = connected(resolver or Resolver(), host, port, _ANSWER_S)
-        if parts.scheme == "https":
-            context = context or ssl.create_default_context()
-            sock = context.wrap_socket(sock, server_hostname=host)
-        connection = http.client.HTTPConnection(host, port)
-        connection.sock = sock
-        with contextlib.closing(connection):
-            connection.request("GET", "/", headers={"Accept": "text/html, */*"})
-            answer = connection.getresponse()
-            body = answer.read(_READ_BYTES).decode("utf-8", "replace")
-    except (OSError, UnreachableError, ValueError, http.client.HTTPException):
-        return None
-    return _recognised(answer.status, answer.headers, body)
+    root = urlsplit(url)._replace(path="/", query="", fragment="").geturl()
+    request = Payload(b"", {"Accept": "text/html, */*"})
+    with contextlib.closing(Transport(root, credentials=credentials, dialer=dialer)) as transport:
+        answer = transport.exchange(request, _ANSWER_S, "GET")
+    return None if isinstance(answer, NoAnswer) else _recognised(answer)
 
 
-def connected(resolver: Resolver, host: str, port: int, limit_s: float) -> socket:
-    """A connection to any address of ``host``, as the agent makes it.
-
-    Raises:
-        UnreachableError: none could be made in time.
-    """
-    clock = Clock()
-    connecting = Connecting(resolver, host, port, clock.monotonic_s(), connect_s=limit_s)
-    sock = connecting.run(clock, Bell().wait)
-    sock.settimeout(limit_s)
-    return sock
-
-
-def _recognised(status: int, headers: Message, body: str) -> str | None:
+def _recognised(answer: Answer) -> str | None:
+    headers, body = answer.headers, answer.body.decode("utf-8", "replace")
     if version := headers.get("x-influxdb-version"):
         return "influxdb" if version.lstrip("v").startswith("1") else "influxdb2"
     server = headers.get("server", "").lower()
@@ -206,7 +179,7 @@ def _recognised(status: int, headers: Message, body: str) -> str | None:
         return "native"
     if server.startswith("questdb"):
         return "questdb"
-    if status == http.HTTPStatus.OK and body.strip() == "Ok.":
+    if answer.status == HTTPStatus.OK and body.strip() == "Ok.":
         return "clickhouse"
     title = re.search(r"<(?:title|h2)>([^<]*)", body, re.IGNORECASE)
     said = title[1].lower().replace("-", "") if title else ""

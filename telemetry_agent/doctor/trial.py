@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from telemetry_agent.addresses import Resolver
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.doctor.agent_checks import Machine
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
@@ -84,7 +83,6 @@ class EndpointTrial:
         self._device = device
         self._credentials = credentials
         self._dialer = Dialer(machine.clock, machine.resolve)
-        self._resolver = Resolver(machine.resolve)
         self._format = choose(upload.format, upload.url, upload.username)
         self._proxy = urlsplit(upload.proxy).netloc.rpartition("@")[2]
         self._has_position = False
@@ -209,8 +207,7 @@ class EndpointTrial:
         )
         if is_proven or self._proxy:
             return
-        context = self._credentials.ssl_context() if upload.url.startswith("https:") else None
-        if server := server_by_root(upload.url, context, self._resolver):
+        if server := server_by_root(upload.url, self._credentials, self._dialer):
             self._server, self._is_sure = server, True
         else:
             root = urlsplit(upload.url)._replace(path="/", query="").geturl()

@@ -213,13 +213,13 @@ class Decoder:
             if kind is IN_VIEW:
                 keep((now_s, sentence))
                 continue
-            owner, name, read = kind
+            read = kind.read
             if read is not None:
                 message = read(sentence)
                 if message is not None:
-                    add = adders.get(owner) or self._line.adder(owner)
+                    add = adders.get(kind.owner) or self._line.adder(kind.owner)
                     add(message, now_s, fixes)
-            elif name == "TXT" and owner in {GNSS, self._line.followed}:
+            elif kind.name == "TXT" and kind.owner in {GNSS, self._line.followed}:
                 self._read_text(sentence)
         return fixes
 

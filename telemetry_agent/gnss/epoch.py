@@ -215,6 +215,7 @@ class Solution:
     _geoid_sep_mm: int | None = None
     _geoid_sep_by = ""
     _gsa_mode: int | None = None
+    _counted: int | None = None
     _speed_mm_s: int | None = None
     _course_mdeg: int | None = None
     _hdop_e2: int | None = None
@@ -225,7 +226,6 @@ class Solution:
 
     def __init__(self, epoch: Epoch) -> None:
         self._reports: dict[str, Report] = {}  # of each type the last one with a position
-        self._counted: dict[str, int] = {}  # satellites by talker: some count those of one system
         self._listed: set[tuple[str, str]] = set()  # satellites in GSA: system and number
         for message in epoch.counting():
             if isinstance(message, Report):
@@ -257,8 +257,9 @@ class Solution:
         if kind == "RMC":
             self._take_motion(speed, course)
         elif kind != "GLL":
-            if sats is not None:
-                self._counted[tag[:2]] = sats
+            # One talker may count its own system only, and a GGA to 12 beside a GNS.
+            if sats is not None and sats > (self._counted or -1):
+                self._counted = sats
             if alt is not None and (kind == "GGA" or self._alt_by != "GGA"):
                 self._alt_mm, self._alt_by = alt, kind
             if geoid_sep is not None and (kind == "GGA" or self._geoid_sep_by != "GGA"):
@@ -299,8 +300,8 @@ class Solution:
         trusted = reports[first]
         # Some receivers never count their satellites, so a low count rejects only a GGA that no
         # other sentence confirms.
-        alone = reports.keys() == {"GGA"} and self._gsa_mode not in {2, 3}
-        if alone and max(self._counted.values(), default=0) < _LEAST_SATS:
+        alone = first == "GGA" and len(reports) == 1 and self._gsa_mode not in {2, 3}
+        if alone and (self._counted or 0) < _LEAST_SATS:
             return None
         # Within rounding the last sentence counts, as does the last value of any other field.
         return last if _agree(trusted, last) else trusted
@@ -308,8 +309,8 @@ class Solution:
     def fix(self, position_e9: tuple[int, int], time_ms: int, flags: tuple[Flag, ...]) -> Fix:
         """The fix at its full time."""
         # On many receivers GGA counts to 12 only, and on others GSA has GPS only.
-        counted, listed = self._counted.values(), len(self._listed)
-        sats = max(listed, *counted) if counted else listed or None
+        listed = len(self._listed) or None
+        sats = listed if self._counted is None else max(listed or 0, self._counted)
         if self._gsa_mode is not None:
             solid = self._gsa_mode == 3
         else:  # an altitude needs four satellites

@@ -39,13 +39,15 @@ def instant(text: str) -> Instant | None:
     whole, _, fraction = text.partition(".")
     if len(whole) != 6 or not (whole + fraction).isdecimal():
         return None
-    hour, minute, second = int(whole[:2]), int(whole[2:4]), int(whole[4:])
+    hour, rest = divmod(int(whole), 10_000)
+    minute, second = divmod(rest, 100)
     if hour > 23 or minute > 59 or second > 60:
         return None
-    ms = (hour * 3600 + minute * 60 + second) * 1000 + int(fraction[:3].ljust(3, "0"))
+    ms = (hour * 3600 + minute * 60 + second) * 1000 + int((fraction + "000")[:3])
     return Instant(ms | _SECOND_60 if second == 60 else ms)
 
 
+@lru_cache(maxsize=8)
 def calendar_day(day: str, month: str, year: str) -> int | None:
     """Days since 1970 of a date whose parts are 1 or 2, 1 or 2, and 4 digits."""
     if not (day + month + year).isdecimal() or len(day) > 2 or len(month) > 2 or len(year) != 4:
@@ -75,11 +77,13 @@ def position_e9(lat: str, north: str, lon: str, east: str) -> tuple[int, int] | 
 
 def _angle_e9(text: str, sign: str, plus: str, minus: str, limit_e9: int) -> int | None:
     whole, point, fraction = text.removeprefix("+").partition(".")
-    if not point or not whole.isdecimal() or not (whole + fraction).isdecimal():
+    digits = whole + fraction
+    if not point or not whole or not digits.isdecimal():
         return None
-    per_degree: int = 60 * 10 ** len(fraction)
-    minutes = int(whole[-2:] + fraction)
-    angle_e9 = int(whole[:-2] or 0) * 10**9 + (minutes * 10**9 + per_degree // 2) // per_degree
+    per_minute: int = 10 ** len(fraction)
+    per_degree = 60 * per_minute
+    degrees, minutes = divmod(int(digits), 100 * per_minute)
+    angle_e9 = degrees * 10**9 + (minutes * 10**9 + per_degree // 2) // per_degree
     if minutes >= per_degree or angle_e9 > limit_e9 or sign not in {plus, minus}:
         return None
     return angle_e9 if sign == plus else -angle_e9
@@ -88,10 +92,11 @@ def _angle_e9(text: str, sign: str, plus: str, minus: str, limit_e9: int) -> int
 def scaled(text: str, numerator: int, denominator: int = 1) -> int | None:
     """A decimal number times a factor, rounded to the nearest integer, half away from zero."""
     whole, _, fraction = (text[1:] if text[:1] in _SIGNS else text).partition(".")
-    if not (whole + fraction).isdecimal() or len(whole) > 9:
+    digits = whole + fraction
+    if not digits.isdecimal() or len(whole) > 9:
         return None
     divisor: int = denominator * 10 ** len(fraction)
-    size = (int(whole + fraction) * numerator + divisor // 2) // divisor
+    size = (int(digits) * numerator + divisor // 2) // divisor
     return -size if text[0] == "-" else size
 
 

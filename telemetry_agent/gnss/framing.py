@@ -27,7 +27,11 @@ MAX_SENTENCE = 130
 
 _MAX_BODY = MAX_SENTENCE - len("$*00")
 
-_DOLLAR = ord("$")
+_DOLLAR, _LF, _CR = b"$\n\r"
+_TEXT = bytes(range(ord(" "), ord("~") + 1)) + b"\r\n"
+_KNOWN_AT_MOST = 128
+_from_bytes = int.from_bytes
+_BITS_512, _BITS_256, _BITS_64 = (1 << 512) - 1, (1 << 256) - 1, (1 << 64) - 1
 _RUN = re.compile(rb"[$!][ -#%-~]*")
 _LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n")
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
@@ -52,6 +56,7 @@ class Framer:
         self.rejected: Counter[str] = Counter()
         self.binary_frames = 0
         self.unchecked = 0
+        self._known: dict[bytes, Sentence] = {}  # whole lines: GSA and GSV often repeat
         self._tail = b""  # the run whose end has not arrived
         self._gap_end = b""  # the last byte outside of runs, if it is the last byte of all
 
@@ -66,27 +71,21 @@ class Framer:
         if not pieces:
             return sentences
         self._gap_end = b""
-        last = len(pieces)
+        is_text = not stream.translate(None, _TEXT)
+        if is_text and _LF not in pieces[-1] and _CR not in pieces[-1]:
+            self._tail = b"$" + pieces.pop()[:MAX_SENTENCE]
+        last = 0 if self._tail else len(pieces)
+        known = self._known
         for number, piece in enumerate(pieces, 1):
-            # The common case first: the text after a `$` is one whole line. Its XOR is folded half
-            # by half, 3 times as fast as byte by byte: a modern receiver sends 400 lines a second.
-            body, _, tail = piece.rpartition(b"*")
-            checksum = _LINE_TAILS.get(tail)
-            if checksum is not None and 0 < len(body) <= _MAX_BODY:
-                bits = int.from_bytes(body, "little")
-                bits ^= bits >> 512
-                bits ^= bits >> 256
-                bits ^= bits >> 128
-                bits ^= bits >> 64
-                bits ^= bits >> 32
-                bits ^= bits >> 16
-                if checksum == (bits ^ bits >> 8) & 0xFF and body.isascii():
-                    line: Sentence = body.decode("ascii")  # type: ignore[assignment]
-                    if line.isprintable():  # else there is a line end in it
-                        sentences.append(line)
-                        continue
-            if piece or number == last:
-                self._scan(b"$" + piece, number < last, sentences)
+            line = known.get(piece)
+            if line is None and is_text and (line := _line(piece)) is not None:
+                if len(known) >= _KNOWN_AT_MOST:
+                    known.clear()
+                known[piece] = line
+            if line is not None:
+                sentences.append(line)
+            elif piece or number == last:
+                self._scan(b"$" + piece, number != last, sentences)
         return sentences
 
     def _scan(self, stream: bytes, dollar_follows: bool, sentences: list[Sentence]) -> None:
@@ -138,6 +137,28 @@ class Framer:
             self.unchecked += has_unchecked(run)
         self.rejected[reason] += 1
         return None
+
+
+def _line(piece: bytes) -> Sentence | None:
+    """The sentence in the text after a `$`, if that is one whole line: the common case.
+
+    Its XOR is folded half by half, 3 times as fast as byte by byte: a modern receiver sends 400
+    lines a second.
+    """
+    body, _, tail = piece.rpartition(b"*")
+    checksum = _LINE_TAILS.get(tail)
+    if checksum is None or not 0 < len(body) <= _MAX_BODY or _LF in body or _CR in body:
+        return None
+    bits = _from_bytes(body, "little")
+    bits = (bits & _BITS_512) ^ bits >> 512
+    bits = (bits & _BITS_256) ^ bits >> 256
+    bits ^= bits >> 128
+    bits = (bits & _BITS_64) ^ bits >> 64
+    bits ^= bits >> 32
+    bits ^= bits >> 16
+    if checksum != (bits ^ bits >> 8) & 0xFF:
+        return None
+    return body.decode()  # type: ignore[return-value]  # to wrap it in ``Sentence`` is a call
 
 
 def has_unchecked(data: bytes) -> bool:

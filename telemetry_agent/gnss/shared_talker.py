@@ -52,14 +52,14 @@ class SharedTalker:
                 self._forward = forward
                 return "time changes its direction"
         first = self._first
-        if first and position and first.tag[:2] == position.tag[:2]:
+        if (first and first.tag[:2]) == (position and position.tag[:2]):
             return ""
         # Two talkers that share one instant are one receiver, so only epochs without a common one
         # take turns: some receivers send RMC of one second and GGA of the next.
         swapped = _talkers(epoch).isdisjoint(_talkers(before))
         if first and position:
             return "another talker has the position" if swapped else ""
-        return "the fix comes or goes" if (first or position) and not swapped else ""
+        return "" if swapped else "the fix comes or goes"
 
 
 def _talkers(epoch: Epoch) -> set[str]:

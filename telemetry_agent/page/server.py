@@ -29,6 +29,7 @@ _REQUEST_S = 10.0  # from the connection, or the last answer, to the end of the 
 _LARGEST_HEAD_BYTES = 16 * 1024
 _UNREAD_MS = 20_000  # a viewer that does not read what was sent, or whose machine is gone
 _END_S = 0.2
+_CANCELLED_S = 2.0  # of a machine that is too busy to give the loop its turns
 _ACCEPT_AGAIN_S = 1.0
 _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -128,9 +129,9 @@ class PageServer:
         for connection in self._connections():
             connection.transport.abort()
         tasks = {*self._background, *asyncio.all_tasks()} - {asyncio.current_task()}
-        for task in tasks:
+        for task in tasks:  # it ends in a few turns: what it waits for in a thread is left behind
             task.cancel()
-        await asyncio.wait(tasks, timeout=_END_S)
+        await asyncio.wait(tasks, timeout=_CANCELLED_S)
 
     def _connections(self) -> "list[ViewerConnection]":
         return [one for one in self._state.connections if isinstance(one, ViewerConnection)]

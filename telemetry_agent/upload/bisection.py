@@ -27,10 +27,19 @@ class Bisection:
     ``split`` makes two leases of one.
     """
 
-    def __init__(self, split: Callable[[Batch, int], tuple[Batch, Batch]]) -> None:
+    def __init__(self, split: Callable[[Batch, int], tuple[Batch, Batch]], root: Batch) -> None:
+        self.size = len(root.records)
+        """Of the batch that it began with."""
+        self.may_be_run = not root.live
+        """Whether nothing of it was accepted, so that it may be the beginning of a run."""
+        self.is_crash = False
+        """Whether it was refused by answers that name no cause, such as 500."""
+        self.first_alone: int | None = None
+        """The lease of the first fix of it that was refused alone."""
         self._split = split
         self._pieces: list[_Piece] = []  # the last is the next
         self._trying: _Piece | None = None
+        self._tried_farthest = False
 
     def next(self, limit: int) -> Batch | None:
         """The next piece to try, of at most ``limit`` fixes; ``None``: nothing is left."""
@@ -45,9 +54,11 @@ class Bisection:
         return None
 
     def farthest(self, limit: int) -> Batch | None:
-        """The piece farthest from the next, if it has at most ``limit`` fixes."""
-        if not self._pieces or len(self._pieces[0].batch.records) > limit:
+        """The piece farthest from the next, once, if it has at most ``limit`` fixes."""
+        small = bool(self._pieces) and len(self._pieces[0].batch.records) <= limit
+        if self._tried_farthest or not small:
             return None
+        self._tried_farthest = True
         self._trying = self._pieces.pop(0)
         return self._trying.batch
 
@@ -61,6 +72,7 @@ class Bisection:
 
     def accepted(self, batch: Batch) -> bool:
         """The endpoint accepted ``batch``; whether that contradicts what it refused before."""
+        self.may_be_run = False
         trying, self._trying = self._trying, None
         if trying is None or trying.batch is not batch:
             return False

@@ -61,9 +61,9 @@ class Leases:
             self.give_back(before)
         return self.first(batch)
 
-    def parts(self, batch: Batch, belongs: Callable[[Record], bool]) -> Iterator[Batch]:
-        """Split where ``belongs`` changes: each part is a lease of its own."""
-        lengths = [len(list(run)) for _, run in groupby(batch.records, belongs)]
+    def parts(self, batch: Batch, kind: Callable[[Record], object]) -> Iterator[Batch]:
+        """Neighbours of one kind, as leases of their own, each made when it is asked for."""
+        lengths = [len(list(run)) for _, run in groupby(batch.records, kind)]
         for length in lengths[:-1]:
             part, batch = self.split(batch, length)
             yield part
@@ -75,10 +75,6 @@ class Leases:
         del self._out[batch.lease]
         self._out.update((half.lease, half) for half in halves)
         return halves
-
-    def cut(self, batch: Batch, length: int) -> tuple[Batch, Batch | None]:
-        """The first ``length`` fixes, and the rest if there is one."""
-        return (batch, None) if length == len(batch.records) else self.split(batch, length)
 
     def acknowledge(self, batch: Batch, answer: Delivered) -> None:
         """Delivered, except the names that the answer gave back."""
@@ -114,7 +110,7 @@ class Leases:
 
     def first(self, batch: Batch, count: int = 1) -> Batch:
         """The first ``count`` fixes of a batch; the others go back."""
-        part, others = self.cut(batch, count)
-        if others is not None:
+        if count < len(batch.records):
+            batch, others = self.split(batch, count)
             self.give_back(others)
-        return part
+        return batch

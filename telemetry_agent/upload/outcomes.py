@@ -7,11 +7,10 @@ the endpoint repeats what it still misses.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from itertools import groupby
+from collections.abc import Callable
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.model import Batch, Deferred, Delivered, Held, Outcome, Refused
+from telemetry_agent.model import Batch, Deferred, Delivered, Held, Outcome, Record, Refused
 from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.refusals import AllRefused, Refusals
 from telemetry_agent.upload.upload_status import StatusKeeper
@@ -87,18 +86,28 @@ class OutcomeHandler:
         First the outcomes that need no decision, then the first of those that do. A fix that was
         accepted behind a refused one is its witness: it shows that the set-up is right.
         """
-        taken = [isinstance(outcome, Delivered) and not outcome.retry for outcome in outcomes]
-        last = max((at for at, yes in enumerate(taken) if yes), default=-1)
+        answers = dict(zip((record.seq for record in batch.records), outcomes, strict=False))
+        last_taken = max((seq for seq, outcome in answers.items() if _is_taken(outcome)), default=0)
+
+        def kind(record: Record) -> object:
+            outcome = answers.get(record.seq)
+            if isinstance(outcome, Refused) and record.seq < last_taken:
+                return record.seq  # each is judged alone, with a reason of its own
+            if isinstance(outcome, Delivered) and (outcome.retry or outcome.rejected):
+                return record.seq
+            return type(outcome), isinstance(outcome, Deferred) and outcome.answered
+
         undecided: tuple[Batch, Outcome] | None = None
-        rest: Batch | None = batch
-        for outcome, at, length in _runs(outcomes, last):
-            if rest is None:
-                break
-            part, rest = self._leases.cut(rest, length)
+        for part in self._leases.parts(batch, kind):
+            seq = part.records[0].seq
+            outcome = answers.get(seq)
             lost = isinstance(outcome, Deferred) and not outcome.answered
-            if taken[at]:
+            if outcome is None:
+                self._leases.give_back(part)
+                self._refusals.lost(part)  # it may be one refused fix, tried again
+            elif _is_taken(outcome):
                 self.apply(part, outcome, probing=probing)
-            elif isinstance(outcome, Refused) and at < last:
+            elif isinstance(outcome, Refused) and seq < last_taken:
                 # Another fix was taken after it, so it is not the set-up.
                 self.apply(part, outcome, probing=False)
             elif undecided is None:
@@ -106,9 +115,6 @@ class OutcomeHandler:
                 undecided = (part if lost else self._leases.first(part)), outcome
             else:
                 self._leases.give_back(part, answered=not lost)
-        if rest is not None:
-            self._leases.give_back(rest)
-            self._refusals.lost(rest)  # it may be one refused fix, tried again
         return self.apply(*undecided, probing=probing) if undecided else None
 
     def _delivered(self, batch: Batch, outcome: Delivered) -> StopReason:
@@ -151,17 +157,5 @@ class Resending:
             )
 
 
-def _runs(outcomes: list[Outcome], last_taken: int) -> Iterator[tuple[Outcome, int, int]]:
-    """Runs of neighbours with the same kind of outcome: the outcome, where it begins, how many."""
-
-    def kind(at: int) -> object:
-        outcome = outcomes[at]
-        if isinstance(outcome, Refused) and at < last_taken:
-            return at  # each is judged alone, with a reason of its own
-        if isinstance(outcome, Delivered) and (outcome.retry or outcome.rejected):
-            return at
-        return type(outcome), isinstance(outcome, Deferred) and outcome.answered
-
-    for _, run in groupby(range(len(outcomes)), kind):
-        places = list(run)
-        yield outcomes[places[0]], places[0], len(places)
+def _is_taken(outcome: Outcome) -> bool:
+    return isinstance(outcome, Delivered) and not outcome.retry

@@ -65,14 +65,9 @@ class Refusals:
         self._suspects: dict[int, Suspect] = {}  # by lease
         self._run: Run | None = None
         self._search: Bisection | None = None
-        self._root: Batch | None = None  # what the search began with
-        self._first: Suspect | None = None  # of the search
-        self._looks_like_run = False
-        self._tried_farthest = False
         self._suspects_turn = False  # another fix was accepted since the last suspect was tried
         self._in_a_row = 0  # refusals of a search since the last acceptance
         self._acceptances: Counter[str] = Counter()  # by device
-        self._crash_search = False
 
     @property
     def searching(self) -> bool:
@@ -114,14 +109,12 @@ class Refusals:
             suspect = self.next_suspect()
             if suspect is not None:
                 return suspect
-        if self._search is not None and self._looks_like_run and self._first is not None:
-            if not self._tried_farthest:
-                # If the farthest half is accepted, it was one bad fix; if not, perhaps a run.
-                self._tried_farthest = True
-                farthest = self._search.farthest(limit)
-                if farthest is not None:
-                    return farthest
-            self._begin_run(self._search, self._first)
+        if self._search is not None and self._search.may_be_run and self._search.first_alone:
+            # If the farthest half is accepted, it was one bad fix; if not, perhaps a run.
+            farthest = self._search.farthest(limit)
+            if farthest is not None:
+                return farthest
+            self._begin_run(self._search)
         if self._run is not None:
             batch = self._run.next(self._acceptances[self._run.device])
             if batch is not None:
@@ -149,22 +142,20 @@ class Refusals:
         self._acceptances[batch.device] += 1
         self._in_a_row = 0
         self.live_refused = self.in_doubt = False
-        if self._search is not None:
-            self._looks_like_run = False
-            if self._search.accepted(batch):
-                self._keeper.found_inconsistent(self.reason, 2 * _REFUSALS)
+        if self._search is not None and self._search.accepted(batch):
+            self._keeper.found_inconsistent(self.reason, 2 * _REFUSALS)
         if self._suspects.pop(batch.lease, None) is not None:
             self._keeper.found_inconsistent(self.reason, 2 * _REFUSALS)
         else:
             self._suspects_turn = True
         run = self._run
-        if run is not None and run.is_trying(batch) and not run.accepted(batch):
+        if run is not None and batch.lease == run.trying and not run.accepted(batch):
             self._dissolve(run)
 
     def lost(self, batch: Batch) -> None:
         """The batch is not leased any more, and was not accepted."""
         self._suspects.pop(batch.lease, None)
-        if self._run is not None and self._run.is_trying(batch):
+        if self._run is not None and batch.lease == self._run.trying:
             self._run.remove(batch)
             self._dissolve(self._run)
 
@@ -182,7 +173,7 @@ class Refusals:
                 del self._suspects[batch.lease]
                 self._leases.make_dead_letter(batch, reason)
             return None
-        if self._run is not None and self._run.is_trying(batch):
+        if self._run is not None and batch.lease == self._run.trying:
             if self._run.refused(batch, reason, acceptances):
                 self._end_run(self._run)
             # A run has a limit of its own: its refusals count only if nothing was ever accepted.
@@ -191,17 +182,18 @@ class Refusals:
             self._in_a_row += 1
             search = self._begin_search(batch)
             if len(batch.records) == 1:
-                suspect = Suspect(batch, reason, acceptances, self._crash_search)
+                suspect = Suspect(batch, reason, acceptances, search.is_crash)
                 self._suspects[batch.lease] = suspect
-                self._first = self._first or suspect
+                search.first_alone = search.first_alone or batch.lease
             else:
                 search.refused(batch, too_large=too_large)
         # From the whole batch down to a single fix there are 1 + ceil(log2 size) refusals. If two
         # more follow without an acceptance, it may be the set-up.
-        size = 1 if self._root is None else len(self._root.records)
+        size = self._search.size if self._search else 1
         if self._in_a_row < (size - 1).bit_length() + 3:
             return None
-        return Deferred(reason) if self._crash_search else self.all_refused()
+        crash = self._search is not None and self._search.is_crash
+        return Deferred(reason) if crash else self.all_refused()
 
     def all_refused(self) -> AllRefused:
         """Conclude that one fix at a time is enough from now on."""
@@ -217,18 +209,17 @@ class Refusals:
         if suspect is not None:
             return suspect.crash
         if self._search is not None:
-            return self._crash_search
+            return self._search.is_crash
         if not self.crashes.crashed(batch):
             return False
-        self._begin_search(batch)
-        self._crash_search = True
-        self._looks_like_run = False  # others are accepted
+        search = self._begin_search(batch)
+        search.is_crash = True
+        search.may_be_run = False  # others are accepted
         return True
 
     def end_search(self) -> None:
         """Forget the search. The caller gives its leases back."""
-        self._search = self._root = None
-        self._crash_search = self._looks_like_run = False
+        self._search = None
 
     def give_up(self) -> None:
         """Forget everything that is refused. The caller gives its leases back."""
@@ -239,20 +230,17 @@ class Refusals:
 
     def _begin_search(self, batch: Batch) -> Bisection:
         if self._search is None:
-            self._search = Bisection(self._leases.split)
-            self._root = batch
-            self._first = None
-            self._looks_like_run = not batch.live
-            self._tried_farthest = False
+            self._search = Bisection(self._leases.split, batch)
         return self._search
 
     def _needed(self, refusals: int) -> int:
         return 2 * refusals if self._keeper.status.inconsistent else refusals
 
-    def _begin_run(self, search: Bisection, first: Suspect) -> None:
-        if first.batch.lease not in self._suspects or self._run is not None:
+    def _begin_run(self, search: Bisection) -> None:
+        first = self._suspects.get(search.first_alone or 0)
+        if first is None or self._run is not None:
             return  # it was accepted meanwhile, or there is another run
-        self._looks_like_run = False
+        search.may_be_run = False
         rest = self._run_behind(first.batch, search.take_all())
         if sum(len(batch.records) for batch in rest) < _RUN_MIN:
             for batch in rest:
@@ -287,8 +275,9 @@ class Refusals:
         suspects, others = run.dissolve()
         self._suspects.update((suspect.batch.lease, suspect) for suspect in suspects)
         for batch in others:
-            self._begin_search(batch).add(batch)
-        self._looks_like_run = False
+            search = self._begin_search(batch)
+            search.add(batch)
+            search.may_be_run = False
 
     def _end_run(self, run: Run) -> None:
         self._run = None

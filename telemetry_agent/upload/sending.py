@@ -6,7 +6,9 @@ gzip is earned: by a format whose servers are known to unpack it, by an answer t
 ``Accept-Encoding``, or by one that counts what it received, because that would show the loss.
 
 A compressed request that is refused before any was accepted is worth repeating plain. If that is
-accepted, requests stay plain for an hour: an endpoint may learn gzip, and bytes cost money.
+accepted, requests stay plain for an hour: an endpoint may learn gzip, and bytes cost money. If it
+is refused too, they stay plain for a minute: the search for the bad fix must not send each part
+twice.
 """
 
 import logging
@@ -41,6 +43,7 @@ _log = logging.getLogger(__name__)
 
 _NO_GZIP_THERE = {400, 415, 422, 500}
 _GZIP_AGAIN_AFTER_S = 3600.0
+_SEARCH_S = 60.0
 
 # A proxy answers so if the server behind it is down or takes too long for the batch; Caddy also if
 # the body is larger than its ``max_size``.
@@ -105,8 +108,8 @@ class Sender:
         if isinstance(outcome, Delivered) or outcome.status not in _NO_GZIP_THERE:
             return outcome
         again = self._send_fixes(batch, self._format.encode(batch, "none"), timeout_s)
-        if isinstance(again, Delivered):
-            self._compression.refused(outcome.status, now_s)
+        if isinstance(again, Delivered | Refused):
+            self._compression.refused(now_s, outcome.status, plain=again)
         return again
 
     def send_each(self, batch: Batch, timeout_s: float) -> list[Outcome]:
@@ -217,12 +220,12 @@ class CompressionChoice:
         self._wanted: Compression = "none"
         if setting == "gzip" or (setting == "auto" and wire_format.unpacks):
             self._wanted = "gzip"
-        self._plain_until_s: float | None = None
+        self._plain_until_s = float("-inf")
+        self._is_refused = False
 
     def choice(self, now_s: float) -> Compression:
         """What to try."""
-        plain = self._plain_until_s is not None and now_s < self._plain_until_s
-        return "none" if plain else self._wanted
+        return "none" if now_s < self._plain_until_s else self._wanted
 
     @property
     def safe(self) -> Compression:
@@ -241,13 +244,17 @@ class CompressionChoice:
 
     def accepted(self) -> None:
         """A compressed request was delivered."""
-        if self._plain_until_s is not None:
+        if self._is_refused:
             _log.info("the endpoint accepts gzip now")
         self.proven = True
-        self._plain_until_s = None
+        self._is_refused = False
 
-    def refused(self, status: int, now_s: float) -> None:
-        """A compressed request was refused with ``status``, and the same one accepted plain."""
-        if self._plain_until_s is None:
-            _log.info("the endpoint does not accept gzip (%s): uploads stay plain", status)
+    def refused(self, now_s: float, status: int | None, *, plain: Delivered | Refused) -> None:
+        """A compressed request was refused with ``status``; then ``plain`` was the outcome."""
+        if isinstance(plain, Refused):
+            self._plain_until_s = now_s + _SEARCH_S
+            return
         self._plain_until_s = now_s + _GZIP_AGAIN_AFTER_S
+        if not self._is_refused:
+            self._is_refused = True
+            _log.info("the endpoint does not accept gzip (%s): uploads stay plain", status)

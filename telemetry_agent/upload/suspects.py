@@ -21,8 +21,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from telemetry_agent.model import Batch, Record
-from telemetry_agent.upload.leases import Leases, Name, name_of
+from telemetry_agent.model import Batch
+from telemetry_agent.upload.leases import Leases, name_of
 
 _SAMPLES = 10
 
@@ -65,14 +65,16 @@ class Run:
         self._leases = leases
         self._refusals = refusals
         self._rng = rng
+        self.trying: int | None = None
+        """The lease of the fix that ``next`` returned last."""
         self._batches = [first.batch, *rest]
-        self._tried = {name_of(first.batch.records[0]): first}
         records = [record for batch in self._batches for record in batch.records]
         self._by_time = sorted(records, key=lambda record: record.fix.time_ms)
         # Places in the order of time: refused up to here, accepted from there on.
         self._last_refused, self._first_accepted = 0, len(records)
-        self._trying: Name | None = None
-        self._samples: list[Record] = []  # chosen when both ends are known
+        self._trying_at = 0
+        self._samples: list[int] = []  # places; chosen when both ends are known
+        self._tried = {self._by_time.index(first.batch.records[0]): first}
 
     @property
     def leases(self) -> set[int]:
@@ -87,45 +89,37 @@ class Run:
     def next(self, acceptances: int) -> Batch | None:
         """A single fix to try; ``None``: wait until a fix outside is accepted."""
         if not self._samples:
-            unknown = self._first_accepted - self._last_refused - 1
-            if unknown:
+            if self._first_accepted - self._last_refused > 1:
                 # The newest first: if it is accepted, by halves between the two ends.
                 middle = (self._last_refused + self._first_accepted) // 2
-                return self._single(self._by_time[-1 if self.up_to_the_newest else middle])
+                return self._single(len(self._by_time) - 1 if self.up_to_the_newest else middle)
             self._choose_samples()
-        for record in self._samples:
-            tried = self._tried.get(name_of(record))
+        for place in self._samples:
+            tried = self._tried.get(place)
             if tried is None or (
                 tried.refusals < self._refusals and acceptances > tried.acceptances
             ):
-                return self._single(record)
+                return self._single(place)
         return None
 
     def refused(self, batch: Batch, reason: str, acceptances: int) -> bool:
         """The fix that was tried is refused. Returns whether the whole run is, by now."""
         self.reason = reason
-        name = name_of(batch.records[0])
-        if name in self._tried:
-            self._tried[name].refused_again(reason, acceptances)
+        if self._trying_at in self._tried:
+            self._tried[self._trying_at].refused_again(reason, acceptances)
         else:
-            self._tried[name] = Suspect(batch, reason, acceptances)
+            self._tried[self._trying_at] = Suspect(batch, reason, acceptances)
         if not self._samples:
-            self._last_refused = self._place(name)
+            self._last_refused = self._trying_at
             return False
-        samples = (self._tried.get(name_of(record)) for record in self._samples)
+        samples = map(self._tried.get, self._samples)
         return all(tried and tried.refusals >= self._refusals for tried in samples)
 
     def accepted(self, batch: Batch) -> bool:
         """The fix that was tried is accepted. Returns whether the others can still be a run."""
         self.remove(batch)
-        if self._samples:
-            return False
-        self._first_accepted = self._place(name_of(batch.records[0]))
-        return True
-
-    def is_trying(self, batch: Batch) -> bool:
-        """Whether ``batch`` is the fix that ``next`` returned last."""
-        return len(batch.records) == 1 and name_of(batch.records[0]) == self._trying
+        self._first_accepted = self._trying_at
+        return not self._samples
 
     def remove(self, batch: Batch) -> None:
         """This batch is no longer leased."""
@@ -136,16 +130,12 @@ class Run:
         tried = {suspect.batch.lease: suspect for suspect in self._tried.values()}
         suspects = [tried[batch.lease] for batch in self._batches if batch.lease in tried]
         others = [batch for batch in self._batches if batch.lease not in tried]
-        self._batches = []
         return suspects, others
-
-    def _place(self, name: Name) -> int:
-        return next(i for i, record in enumerate(self._by_time) if name_of(record) == name)
 
     def _choose_samples(self) -> None:
         """Choose what to try, and give back what is newer than the run."""
-        inside = self._by_time[: self._last_refused + 1]
-        names = {name_of(record) for record in inside}
+        count = self._last_refused + 1
+        names = set(map(name_of, self._by_time[:count]))
         kept: list[Batch] = []
         for batch in self._batches:
             for part in self._leases.parts(batch, lambda record: name_of(record) in names):
@@ -155,17 +145,18 @@ class Run:
                     self._leases.give_back(part)
         self._batches = kept
         # One of each part, so that no stretch of acceptable fixes longer than two parts is missed.
-        count = len(inside) - 2
-        edges = [1 + count * part // _SAMPLES for part in range(_SAMPLES + 1)]
-        parts = [inside[start:end] for start, end in pairwise(edges) if end > start]
-        self._samples = [inside[0], inside[-1], *(self._rng.choice(part) for part in parts)]
+        edges = [1 + (count - 2) * part // _SAMPLES for part in range(_SAMPLES + 1)]
+        parts = [range(start, end) for start, end in pairwise(edges) if end > start]
+        self._samples = [0, count - 1, *map(self._rng.choice, parts)]
 
-    def _single(self, record: Record) -> Batch:
+    def _single(self, place: int) -> Batch:
         """This fix in a lease of its own."""
-        name = self._trying = name_of(record)
-        for i, batch in enumerate(self._batches):
-            if any(name_of(other) == name for other in batch.records):
-                parts = list(self._leases.parts(batch, lambda other: name_of(other) == name))
-                self._batches[i : i + 1] = parts
-                return next(part for part in parts if name_of(part.records[0]) == name)
-        raise LookupError(name)  # cannot be: each fix of the run is in one of its batches
+        self._trying_at, record = place, self._by_time[place]
+        i, batch = next(
+            (i, batch) for i, batch in enumerate(self._batches) if record in batch.records
+        )
+        parts = list(self._leases.parts(batch, lambda other: other == record))
+        self._batches[i : i + 1] = parts
+        single = next(part for part in parts if part.records[0] == record)
+        self.trying = single.lease
+        return single

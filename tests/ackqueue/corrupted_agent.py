@@ -19,7 +19,7 @@ from telemetry_agent.fields import fix_fields
 from telemetry_agent.lab.endpoint.database import FixDatabase
 from telemetry_agent.lab.native_request import parse
 
-END_S = 10.0
+END_S = 60.0
 
 
 def prove_agent(stocks: dict[str, Stock], seed: int, limit_s: float) -> Found:

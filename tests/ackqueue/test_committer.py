@@ -206,9 +206,9 @@ def test_its_thread_commits_what_is_put(tmp_path: Path, monkeypatch: pytest.Monk
 
         monkeypatch.setattr(queue.shared.store, "write", tell)
         queue.put(fix_at(), "a")
-        assert written.wait(20)
+        assert written.wait(60)
         stop.set()
         committer.wake()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
         committer.close()

@@ -520,7 +520,7 @@ def overwrite_while_open(path: Path, pages: range) -> None:
         "file.write(bytes([255]) * int(sys.argv[3]))"
     )
     arguments = [str(path), str((pages.start - 1) * 512), str(len(pages) * 512)]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("is_summed_up", [True, False])

@@ -198,7 +198,7 @@ def test_a_stream_is_decoded_as_it_comes() -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(rmc("123519") + rmc("123520"))
-        assert select.select([process.stdout], [], [], 20)[0]
+        assert select.select([process.stdout], [], [], 60)[0]
         assert b"12:35:19" in process.stdout.readline()
         process.stdin.write(rmc("123521"))
         assert b"12:35:20" in process.stdout.readline()
@@ -212,7 +212,7 @@ def test_ctrl_c_ends_it_quietly() -> None:
         process.stdin.write(rmc("123519") + rmc("123520"))
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=60)
         assert process.returncode == 130
         assert b"Traceback" not in error
 
@@ -230,7 +230,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
         assert process.stderr.read() == b""
 
 

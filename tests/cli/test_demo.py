@@ -23,7 +23,7 @@ def test_it_fits_80_columns_obeys_no_color_and_shows_the_backlog_shrink(
     env: dict[str, str], blocks: str, tmp_path: Path
 ) -> None:
     with agent("demo", "--for", "30s", env=env) as demo:
-        assert demo.wait(90) == 0, demo.text()
+        assert demo.wait(150) == 0, demo.text()
     assert max(map(len, demo.out)) <= 80
     text = "\n".join(demo.out)
     assert "\x1b" not in text
@@ -42,12 +42,12 @@ def test_the_cut_waits_for_the_first_viewer() -> None:
         port = int(demo.wait_for_line(r"Look at http://127.0.0.1:(\d+)/")[1])
         demo.wait_for_line(f"^ +{2 * _CUT_S:.0f} s ", limit_s=60)
         assert "no network" not in demo.text()
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as line:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as line:
             line.request("GET", "/events")
             line.getresponse()
             cut = demo.wait_for_line(r"^ *(\d+) s .*no network", limit_s=60)
             assert int(cut[1]) < 50
-            assert demo.end(30, by=signal.SIGINT) == 0
+            assert demo.end(by=signal.SIGINT) == 0
 
 
 @pytest.mark.parametrize(

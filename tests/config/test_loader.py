@@ -166,8 +166,7 @@ def test_memory_that_is_short_while_a_file_is_read(
 def test_a_look_sees_a_change_at_once(tmp_path: Path) -> None:
     path = write(tmp_path / "c.toml", MINIMAL)
     look = subprocess_loader.Look(path)
-    look.begin()
-    look.keep()
+    assert look.changed()
     assert not look.changed()
     write(path, MINIMAL + "\n")
     assert look.changed()  # so its process has ended, and was waited for

@@ -80,7 +80,7 @@ def main() -> None:
             break
     stop.set()
     monitor.wake()
-    thread.join(5)
+    thread.join(60)
     monitor.close()
     say("end")
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from ports import free_port
 
 from telemetry_agent.addresses import Address
 from telemetry_agent.connectivity.probe import Probe, Word
@@ -24,11 +25,9 @@ def server() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def refusing(server: socket.socket) -> Address:
-    """Nobody listens there any more."""
-    address = address_of(server)
-    server.close()
-    return address
+def refusing() -> Address:
+    """Nobody listens there."""
+    return Address(socket.AF_INET, ("127.0.0.1", free_port()))
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def silent() -> Iterator[Address]:
     """Takes no connection and says nothing, as a network that drops everything."""
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        waiting = stack.enter_context(socket.create_connection(full.getsockname(), 5))
+        waiting = stack.enter_context(socket.create_connection(full.getsockname(), 60))
         assert waiting.getpeername() == full.getsockname()
         yield address_of(full)
 
@@ -49,10 +48,12 @@ class Names:
         self.asked = 0
         self.open = threading.Event()
         self.open.set()
+        self.began = threading.Event()
 
     def __call__(self, host: str, port: int) -> list[Address]:
         self.asked += 1
-        assert self.open.wait(10)
+        self.began.set()
+        assert self.open.wait(60)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
@@ -78,7 +79,7 @@ def follow(probe: Probe, now_s: float = 0.0) -> tuple[Word, str]:
 
 
 def until_resolved(probe: Probe, now_s: float) -> None:
-    assert Bell().wait(10, probe.watched())
+    assert Bell().wait(60, probe.watched())
     assert probe.poll(now_s) is None
 
 
@@ -141,6 +142,7 @@ def test_one_resolution_at_a_time(refusing: Address) -> None:
             "unreachable",
             "no name server answered for endpoint.test within 5 s",
         )
+    assert names.began.wait(60)
     assert names.asked == 1
     names.open.set()
     assert run(probe, 90.0) == ("unreachable", f"connection refused by {refusing}")
@@ -176,7 +178,7 @@ def test_a_resolution_that_came_after_the_try_is_not_taken_for_news(
     probe.start(0.0)
     until_resolved(probe, 0.0)
     probe.start(1.0)
-    assert Bell().wait(10, probe.watched())  # the second answer lies there, unread
+    assert Bell().wait(60, probe.watched())  # the second answer lies there, unread
     probe.cancel()
     assert run(probe, 3600.0) == ("up", "")
 

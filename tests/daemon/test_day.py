@@ -27,7 +27,7 @@ from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.tasks import Task
 
 DAY_S = 86_400
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 OUTAGES = (
     r"unreachable\): connection refused by",
     r"waiting\): 503: ",

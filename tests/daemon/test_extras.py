@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from telemetry_agent.daemon.extras import Extras, parsed, power_values
 from telemetry_agent.lab.endpoint import Endpoint
 
 clock = Clock()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a thread may begin late: no value is left out for that."""
+    monkeypatch.setattr(extras, "_PATIENCE_S", 60.0)
 
 
 def of(**files: ExtraFile) -> Extras:
@@ -72,7 +79,7 @@ def test_a_file_that_is_missing_is_said_once_and_when_it_is_back(
     assert read.json() == '{"door":"open"}'
     missing, back, broken = caplog.messages
     assert missing == f"extra.door is left out: cannot read {door}: No such file or directory"
-    assert back.startswith("extra.door can be read again after 0 s (failures: 3")
+    assert re.match(r"extra.door can be read again after \d+ s \(failures: 3", back)
     assert broken == f"extra.temp_C is left out: {temperature}: 'broken' is not a number"
 
 
@@ -108,16 +115,17 @@ def test_a_file_that_hangs_costs_one_short_wait(
     let_go = threading.Event()
 
     def hanging(_: Path) -> str:
-        assert let_go.wait(20)
+        assert let_go.wait(60)
         return "1"
 
     monkeypatch.setattr(extras, "_text", hanging)
+    monkeypatch.setattr(extras, "_PATIENCE_S", 0.5)
     read = of(door=ExtraFile(tmp_path / "door"))
     began_s = clock.monotonic_s()
     assert [read.json() for _ in range(50)] == [None] * 50
-    assert clock.monotonic_s() - began_s < 4  # to wait each time takes 5 s
+    assert clock.monotonic_s() - began_s < 20  # to wait each time takes 25 s
     let_go.set()
-    until_s = clock.monotonic_s() + 20
+    until_s = clock.monotonic_s() + 60
     while read.json() != '{"door":1}':
         assert clock.monotonic_s() < until_s
 
@@ -155,6 +163,9 @@ def test_each_fix_carries_what_the_files_say_at_its_time(tmp_path: Path) -> None
             assert endpoint.wait_for(endpoint.count() + 20, 60), agent.text()
             assert agent.end() == 0
         rows = endpoint._store.read("SELECT fix FROM fixes ORDER BY seq")
-    values = [json.loads(fix)["extra"]["load_pct"] for (fix,) in rows]
+    extra = [json.loads(fix).get("extra", {}) for (fix,) in rows]
+    values = [
+        each["load_pct"] for each in extra if each
+    ]  # in time, which a busy machine may not be
     assert sorted(set(values)) == [0.5, 1.5]
     assert values == sorted(values)

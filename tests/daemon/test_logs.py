@@ -36,7 +36,7 @@ def parsed(datagram: bytes) -> dict[str, str]:
 @pytest.fixture
 def journald(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
-        journald.settimeout(5)
+        journald.settimeout(60)
         journald.bind(str(tmp_path / "socket"))
         yield journald
 
@@ -57,7 +57,7 @@ def run(code: str) -> str:
     """Standard error of a process that runs ``code`` after the imports."""
     program = f"import logging, threading\nfrom telemetry_agent.daemon import logs\n{code}"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
     return done.stderr
 
@@ -246,7 +246,7 @@ def test_a_line_that_comes_just_before_the_end_is_written(monkeypatch: pytest.Mo
     reading, writing = os.pipe()
     stream = StandardError(writing)
     write_waiting = stream._write_waiting
-    ending = threading.Thread(target=stream.end, args=(1.0,))
+    ending = threading.Thread(target=stream.end, args=(60.0,))
 
     def write_and_be_ended() -> bool:
         done = write_waiting()
@@ -275,7 +275,7 @@ def test_without_a_standard_error_nothing_is_written_into_another_file(tmp_path:
         "logging.getLogger('telemetry_agent').info('recording')"
     )
     done = subprocess.run(
-        ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", program], timeout=30, check=False
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", program], timeout=60, check=False
     )
     assert done.returncode == 0
     assert (tmp_path / "queue").read_text() == ""

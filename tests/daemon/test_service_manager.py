@@ -14,7 +14,7 @@ from telemetry_agent.daemon.service import notify, watchdog_interval_s
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.settimeout(5)
+        manager.settimeout(60)
         manager.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         yield manager
@@ -28,7 +28,7 @@ def test_one_datagram_holds_all_assignments(manager: socket.socket) -> None:
 def test_an_abstract_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"telemetry-agent-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.settimeout(5)
+        manager.settimeout(60)
         manager.bind(f"\0{name}")
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
         assert notify(WATCHDOG=1)

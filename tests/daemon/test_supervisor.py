@@ -49,9 +49,9 @@ def test_a_task_that_crashes_is_closed_and_built_anew(caplog: pytest.LogCaptureF
     work = supervisor.add("work", build)
     with caplog.at_level(logging.ERROR):
         supervisor.start()
-        assert idle.wait(5)
+        assert idle.wait(60)
     assert [task.closed for task in built] == [True, False]
-    work.end(5)
+    work.end(60)
     assert not work._thread.is_alive()
     assert [record.getMessage() for record in caplog.records] == [
         "work crashed (1 since the start): RuntimeError('first')"
@@ -64,7 +64,7 @@ def test_a_step_that_fails_after_the_stop_is_no_crash(caplog: pytest.LogCaptureF
     class Slow(Work):
         def step(self, now_s: float) -> float | None:
             begun.set()
-            closed.wait(20)
+            closed.wait(60)
             raise ValueError("the queue is closed")
 
         def close(self) -> None:
@@ -73,7 +73,7 @@ def test_a_step_that_fails_after_the_stop_is_no_crash(caplog: pytest.LogCaptureF
     supervisor = Supervisor(Clock())
     work = supervisor.add("work", lambda: Slow([], threading.Event()))
     supervisor.start()
-    assert begun.wait(20)
+    assert begun.wait(60)
     work.end(0)
     assert not work._thread.is_alive()
     assert caplog.records == []
@@ -92,12 +92,12 @@ def test_a_crash_of_one_does_not_stop_another() -> None:
     bad = supervisor.add("bad", lambda: Crashes([], threading.Event()))
     good = supervisor.add("good", lambda: Work([], other_runs))
     supervisor.start()
-    assert crashed.wait(5)
+    assert crashed.wait(60)
     other_runs.clear()
     good.task.wake()
-    assert other_runs.wait(5)
+    assert other_runs.wait(60)
     for task in (bad, good):
-        task.end(5)
+        task.end(60)
         assert not task._thread.is_alive()
 
 
@@ -112,7 +112,7 @@ def test_a_task_that_records_and_crashes_again_and_again_ends_the_process(
         "work", lambda: Work([RuntimeError("always")], threading.Event()), records=True
     )
     supervisor.start()
-    assert signals.get(timeout=5) == signal.SIGTERM
+    assert signals.get(timeout=60) == signal.SIGTERM
     assert supervisor.gave_up
     assert work.crashes == 6
 
@@ -126,9 +126,9 @@ def test_recording_goes_on_without_a_task_that_crashes_again_and_again(
     supervisor = Supervisor(FakeClock())
     extra = supervisor.add("extra", lambda: Work(crashes, idle))
     supervisor.start()
-    assert idle.wait(5)
+    assert idle.wait(60)
     assert (extra.crashes, supervisor.gave_up) == (12, False)
-    extra.end(5)
+    extra.end(60)
 
 
 def test_a_build_that_fails_counts_as_a_crash() -> None:
@@ -147,9 +147,9 @@ def test_a_build_that_fails_counts_as_a_crash() -> None:
 
     work = Supervisor(Clock()).add("work", build)
     work.start()
-    assert idle.wait(5)
+    assert idle.wait(60)
     assert work.crashes == 2
-    work.end(5)
+    work.end(60)
     assert not work._thread.is_alive()
 
 
@@ -187,13 +187,13 @@ def test_recording_does_not_wait_for_a_thread_that_the_system_refuses_to_another
         supervisor.start_refused()
         extra.restart(1)
         supervisor.start_refused()
-    assert recording.wait(20)
+    assert recording.wait(60)
     text = "the system refuses a thread for the extra; it is tried again: memory or tasks are short"
     assert [message.startswith(text) for message in caplog.messages] == [True] * 2
     supervisor.start_refused()
-    assert idle.wait(20)
+    assert idle.wait(60)
     for task in (work, extra):
-        task.end(20)
+        task.end(60)
         assert not task._thread.is_alive()
 
 
@@ -208,16 +208,16 @@ def test_a_task_that_records_is_not_given_up_if_its_restart_finds_no_thread(
     built = [Work([], each) for each in idle]
     work = supervisor.add("work", lambda: built.pop(0), records=True)
     supervisor.start()
-    assert idle[0].wait(20)
+    assert idle[0].wait(60)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        work.restart(20)
+        work.restart(60)
         supervisor.start_refused()
     (message,) = caplog.messages
     assert message.startswith("the system refuses a thread for the work; it is tried again: ")
     supervisor.start_refused()
-    assert idle[1].wait(20)
-    work.end(20)
+    assert idle[1].wait(60)
+    work.end(60)
     assert not work._thread.is_alive()
 
 
@@ -236,10 +236,10 @@ def test_a_restarted_task_is_built_anew_and_runs() -> None:
     built = list(tasks)
     work = Supervisor(Clock()).add("work", lambda: built.pop(0))
     work.start()
-    assert first.wait(5)
-    work.restart(5)
-    assert second.wait(5)
+    assert first.wait(60)
+    work.restart(60)
+    assert second.wait(60)
     assert [task.closed for task in tasks] == [True, False]
-    work.end(5)
+    work.end(60)
     assert tasks[1].closed
     assert not work._thread.is_alive()

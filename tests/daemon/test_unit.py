@@ -183,7 +183,7 @@ def test_a_stuck_thread_is_ended_by_the_watchdog_and_the_agent_started_again(tas
     files = INSTALLED | {
         "/usr/bin/telemetry-agent": launcher("/opt/source/tests/daemon/stuck_agent.py")
     }
-    with boot(drop_in("WatchdogSec=2s", "RestartSec=0"), files) as machine:
+    with boot(drop_in("WatchdogSec=8s", "RestartSec=0"), files) as machine:
         machine.systemctl("start", UNIT)
         stuck = machine.main_pid(UNIT)
         machine.path("/etc/telemetry-agent/stuck").write_text(task)
@@ -205,12 +205,12 @@ def test_an_endpoint_that_hangs_is_no_fault_and_does_not_hold_up_a_stop(
 ) -> None:
     with Server(then=hang()) as server:
         files = config(str(simulator.device.resolve()), server.url)
-        # A sign of life each 1.5 s: a loaded machine may wake the main thread as much too late.
-        with boot(drop_in("WatchdogSec=3s"), files) as machine:
+        # A sign of life each 4 s: a loaded machine may wake the main thread as much too late.
+        with boot(drop_in("WatchdogSec=8s"), files) as machine:
             machine.systemctl("start", UNIT)
             server.wait_for(lambda s: bool(s.requests))
             # Without an answer for longer than the watchdog is patient.
-            machine.wait_for(lambda: machine.messages(UNIT).count("is in time") > 3, "fed")
+            machine.wait_for(lambda: machine.messages(UNIT).count("is in time") > 2, "fed")
             assert machine.show(UNIT, "NRestarts") == "0"
             machine.systemctl("stop", UNIT)
             assert machine.show(UNIT, "Result") == "success"
@@ -415,6 +415,7 @@ def test_a_missing_credential_says_that_it_takes_a_restart() -> None:
         {UNIT: TEXT}, INSTALLED | {"/etc/telemetry-agent/config.toml": text.encode()}
     ) as machine:
         machine.systemctl("start", UNIT)
+        machine.wait_for(lambda: "uploads are held" in machine.messages(UNIT), "held")
         told = machine.run("/usr/bin/telemetry-agent", "status").stdout
     assert "uploading: held" in told
     assert "/etc/credstore/telemetry-agent.password" in told

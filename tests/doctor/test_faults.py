@@ -29,6 +29,7 @@ from misbehaving import (
     tls_server_context,
 )
 from nmea import gga, line, rmc
+from ports import free_port
 from processes import ROOT
 
 from telemetry_agent import __version__
@@ -488,7 +489,7 @@ def a_silent_name_server(bench: Bench) -> None:
     bench.url = "https://tracker.example/v1/fixes"
 
     def resolve(_host: str, _port: int) -> list[Address]:
-        over.wait(30)
+        over.wait(60)
         return []
 
     bench.resolve = resolve
@@ -498,7 +499,7 @@ def a_silent_name_server(bench: Bench) -> None:
     "tcp", "fail", r"connection refused by 127.0.0.1:\d+", "start the server.*port in upload.url"
 )
 def a_closed_port(bench: Bench) -> None:
-    bench.url = f"http://127.0.0.1:{bench.closed_port()}/"
+    bench.url = f"http://127.0.0.1:{free_port()}/"
 
 
 @fault("tcp", "fail", r"no connection to 127.0.0.1:\d+", "firewall")

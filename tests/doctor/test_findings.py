@@ -36,7 +36,7 @@ def raising(error: Exception) -> Callable[[], Finding]:
     return look
 
 
-def told(*checks: Check, limit_s: float = 5) -> list[tuple[str, str, str]]:
+def told(*checks: Check, limit_s: float = 60) -> list[tuple[str, str, str]]:
     return [(f.name, f.verdict, f.said) for f in run_checks(checks, limit_s=limit_s)]
 
 
@@ -44,7 +44,7 @@ def test_findings_come_in_order_whichever_is_ready_first() -> None:
     second_is_done = threading.Event()
 
     def first() -> Finding:
-        assert second_is_done.wait(5)
+        assert second_is_done.wait(60)
         return well()
 
     def second() -> Iterator[Finding]:
@@ -62,10 +62,10 @@ def test_a_finding_is_shown_before_its_check_has_ended() -> None:
 
     def check() -> Iterator[Finding]:
         yield well()
-        assert shown.wait(5)
+        assert shown.wait(60)
         yield well()
 
-    run = run_checks([Check(("a", "b"), check)], limit_s=5)
+    run = run_checks([Check(("a", "b"), check)], limit_s=60)
     assert next(run).name == "a"
     shown.set()
     assert next(run).verdict == "pass"
@@ -90,19 +90,19 @@ def test_a_check_that_hangs_is_left_behind() -> None:
     over = threading.Event()
 
     def hangs() -> Iterator[Finding]:
-        over.wait(30)
+        over.wait(60)
         yield passed("late")
 
     clock = Clock()
     began_s = clock.monotonic_s()
     checks = (Check(("a", "b"), hangs, HUNG), single("c", well), Check(("d",), hangs, HUNG))
-    assert told(*checks, limit_s=0.2) == [
-        ("a", "fail", "the bus does not answer within 0 s"),
+    assert told(*checks, limit_s=2) == [
+        ("a", "fail", "the bus does not answer within 2 s"),
         ("b", "skip", "needs a"),
         ("c", "pass", "well"),
-        ("d", "fail", "the bus does not answer within 0 s"),
+        ("d", "fail", "the bus does not answer within 2 s"),
     ]
-    assert clock.monotonic_s() - began_s < 15
+    assert clock.monotonic_s() - began_s < 40
     over.set()
 
 

@@ -18,12 +18,12 @@ from misbehaving import answer, tls_server_context
 from peers import (
     ask,
     clickhouse,
-    free_port,
     influxdb,
     program,
     victoria_metrics,
     wait_until_answers,
 )
+from ports import free_port
 from processes import running
 from standins import Asked, Dawarich, Recorder, Said, Server, Traccar
 

@@ -24,7 +24,7 @@ from telemetry_agent.lab.simulator import Simulator
 from telemetry_agent.model import Fix, ReceiverState, Sky
 from telemetry_agent.tasks import Beat, run_loop
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 DAY_MS = 1_798_761_600_000
 
 

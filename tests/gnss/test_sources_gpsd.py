@@ -27,7 +27,7 @@ from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator, replay
 from telemetry_agent.model import Fix, Satellite
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 NEW_YEAR_MS = 1_798_761_600_000
 _WEEKS_MS = 1024 * 7 * 86_400_000
 END = line("GPTXT,01,01,02,THE END")
@@ -424,6 +424,23 @@ def test_the_last_report_of_one_time_counts() -> None:
     known = ("class", "mode", "time", "lat", "lon")
     first = {name: TPV[name] for name in known} | {"lat": -48.117300999, "speed": 3.0}
     assert fixes_of(first, first | {"lat": -48.1173}, TPV) == fixes_of(TPV)
+
+
+def test_a_report_without_a_fix_may_be_the_first_of_a_time_that_has_one() -> None:
+    # As with Trimble's binary protocol, in dead reckoning and elsewhere.
+    void = {"class": "TPV", "time": TPV["time"], "mode": 1}
+    assert fixes_of(void, TPV) == fixes_of(void, void, TPV) == fixes_of(TPV)
+    assert fixes_of(void, void) == []
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_a_report_without_a_time_among_others_ends_no_epoch(mode: int) -> None:
+    # gpsd reports each device of an NMEA 2000 bus, and one time as often as it hears of it.
+    alone = {"class": "TPV", "mode": mode}
+    decoder = Decoder(fix_rollover=False)
+    fixes = decoder.feed(Reports().feed(wire(VERSION, *[TPV] * 5, alone, *[TPV] * 12)), 0.0)
+    assert fixes + decoder.finish() == fixes_of(TPV)
+    assert decoder.state == "3d"
 
 
 def test_lines_may_come_in_any_pieces_and_be_anything() -> None:

@@ -7,7 +7,7 @@ from fakes import FakePorts
 
 from telemetry_agent.gnss.sources.hotplug import PortBell
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 def message(**properties: str) -> bytes:

@@ -14,11 +14,11 @@ from scripted import ScriptedReceiver
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
-from telemetry_agent.gnss.sources import BusyError
+from telemetry_agent.gnss.sources import BusyError, serial
 from telemetry_agent.gnss.sources.protocols import BAUD_RATES, ubx_checksum
 from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource, detect_baud
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 EPOCH = rmc("120000") + sentence("GPVTG,084.4,T,,M,022.4,N,041.5,K,A")
 UBX_BODY = bytes.fromhex("0107 0400 01020304")
 UBX = b"\xb5\x62" + UBX_BODY + ubx_checksum(UBX_BODY)
@@ -293,14 +293,15 @@ def test_a_line_on_which_nothing_comes_is_left_at_the_likeliest_speed() -> None:
         assert receiver.speed == BAUD_RATES[0]
 
 
-def test_a_cancel_ends_the_search() -> None:
+def test_a_cancel_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serial, "_TRIAL_S", 60.0)
     clock = Clock()
     with ScriptedReceiver(b"") as receiver:
         source = SerialSource(receiver.device)
         source.cancel()
         started_s = clock.monotonic_s()
         source.open()
-        assert clock.monotonic_s() - started_s < 2
+        assert clock.monotonic_s() - started_s < 40
         source.close()
 
 

@@ -7,13 +7,14 @@ from contextlib import closing, contextmanager
 import pytest
 from fakes import FakeClock
 from nmea import line, rmc
+from ports import free_port
 
 from telemetry_agent.addresses import Address
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.framing import Framer
 from telemetry_agent.gnss.sources.sockets import SocketSource, TcpSource, UdpOptions, UdpSource
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 SENTENCE = rmc("120000")
 VOID = b"$GPGLL,,,,,120000,V*04\r\n"
 
@@ -203,10 +204,9 @@ def test_a_silent_name_server_holds_the_reader_for_5_s_and_a_cancel_ends_it() ->
 def listening(
     options: UdpOptions | None = None, clock: FakeClock | None = None
 ) -> Iterator[UdpSource]:
-    with socket.socket(type=socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    source = UdpSource("127.0.0.1", port, options or UdpOptions(), clock=clock or FakeClock())
+    source = UdpSource(
+        "127.0.0.1", free_port(), options or UdpOptions(), clock=clock or FakeClock()
+    )
     with closing(source):
         source.open()
         yield source
@@ -294,9 +294,7 @@ def test_memory_does_not_grow_with_the_senders() -> None:
 
 
 def test_a_multicast_group_is_joined() -> None:
-    with socket.socket(type=socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     source = UdpSource("239.192.0.4", port, UdpOptions(interface="lo"))
     with closing(source), socket.socket(type=socket.SOCK_DGRAM) as sender:
         source.open()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry_agent.errors import StorageError
-from telemetry_agent.lab.endpoint import AGENTS_PATH, Endpoint
+from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.lab.endpoint.audit import account_of, as_json, judge, lines
 from telemetry_agent.lab.endpoint.database import FixDatabase
 from telemetry_agent.lab.native_request import NativeRequest
@@ -107,7 +107,7 @@ def test_the_endpoint_names_what_was_deleted_from_it(tmp_path: Path) -> None:
         send(endpoint.url, fixes, None)
         assert endpoint.audits("van-07")[0]["complete"]
         assert endpoint.audits("van-08") == []
-        assert urllib.request.urlopen(endpoint.url.replace("/v1/fixes", AGENTS_PATH)).status == 200
+        assert urllib.request.urlopen(endpoint.url.replace("/v1/fixes", "/v1/agents")).status == 200
 
 
 def account(stream: str, through: int, recorded: int, **more: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator, replay
 
 NEW_YEAR_MS = 1_798_761_600_000  # 2027-01-01T00:00:00Z
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 class Port:

@@ -103,7 +103,7 @@ def test_row(row: str, backlog: Path, tmp_path: Path) -> None:
             server.wait_for(
                 lambda s: sum(count >= times for count in s.ledger.values()) == FIXES - dead
             )
-            assert agent.end(10) == 0
+            assert agent.end() == 0
             said = agent.text()
     assert "Traceback" not in said
     counts = stats(tmp_path)

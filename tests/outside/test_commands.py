@@ -182,7 +182,7 @@ def test_queue_stats_before_anything_was_recorded(tmp_path: Path) -> None:
 def test_config_show_and_schema(tmp_path: Path) -> None:
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
     shown = json.loads(run_agent("config", "show", "--json", "--config", str(config)).stdout)
-    assert shown["upload.timeout"] == {"value": "2s", "from": str(config)}
+    assert shown["upload.timeout"] == {"value": "30s", "from": str(config)}
     assert shown["upload.max_batch"] == {"value": 1000, "from": "default"}
     schema = json.loads(run_agent("config", "schema").stdout)
     assert "upload" in schema["properties"]
@@ -204,7 +204,7 @@ def test_a_demo_without_the_browsers_libraries_says_how_to_get_them() -> None:
         "from telemetry_agent.cli import main; main(['demo', '--for', '1s'])"
     )
     with running(sys.executable, "-c", code) as demo:
-        assert demo.wait(30) == 0, demo.text()
+        assert demo.wait(60) == 0, demo.text()
     assert re.match(r"Look at http://", demo.out[1])
     assert any("Install Node 20 with npm" in line for line in demo.out)
     assert "each arrived exactly once" in demo.out[-1]
@@ -213,7 +213,7 @@ def test_a_demo_without_the_browsers_libraries_says_how_to_get_them() -> None:
 def test_ctrl_c_ends_the_demo_with_its_summary() -> None:
     with agent("demo", "--no-page") as demo:
         demo.wait_for_line("  2 s ")
-        assert demo.end(20, by=signal.SIGINT) == 0
+        assert demo.end(by=signal.SIGINT) == 0
         assert "each arrived exactly once" in demo.out[-1]
 
 
@@ -222,7 +222,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_endpoint() -> None:
         demo.wait_for_line("no network")
         demo.send(signal.SIGINT)
         demo.wait_for_line("Ending after the backlog is delivered")
-        assert demo.end(20, by=signal.SIGINT) in {0, 1}
+        assert demo.end(by=signal.SIGINT) in {0, 1}
         assert demo.out[-1].endswith(("still wait on the disk, none is lost.", "None was lost."))
         assert demo.err == []
 

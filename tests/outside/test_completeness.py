@@ -6,7 +6,7 @@ import re
 import signal
 import sqlite3
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,9 +60,13 @@ def wait_until_complete(db: Path, until: str = LAST) -> str:
     raise AssertionError(f"not complete: {said}")
 
 
+def wait_until(comes_true: Callable[[], bool]) -> None:
+    assert any(comes_true() for _ in range(TRIES))
+
+
 def take_away(db: Path, first: int, last: int) -> str:
     """The stream of which these seqs are no longer there."""
-    with contextlib.closing(sqlite3.connect(db)) as file, file:
+    with contextlib.closing(sqlite3.connect(db, timeout=60)) as file, file:
         file.execute("DELETE FROM fixes WHERE seq BETWEEN ? AND ?", (first, last))
         return str(file.execute("SELECT DISTINCT stream FROM fixes").fetchone()[0])
 
@@ -72,8 +76,8 @@ def test_the_audit_names_what_was_deleted_and_a_resend_closes_it(tmp_path: Path)
     with receiving(db) as url, driven(tmp_path, url):
         assert wait_until_complete(db).splitlines() == [f"van-07: complete until {LAST}"]
         config = ("--config", str(tmp_path / "config.toml"))
-        status = run_agent("status", *config).stdout
-        assert f"complete:  at the endpoint until {LAST}" in status
+        complete = f"complete:  at the endpoint until {LAST}"  # once the agent has the answer
+        wait_until(lambda: complete in run_agent("status", *config).stdout)
         stream = take_away(db, 11, 20)
         code, said = audit(db)
         assert code == 1
@@ -85,7 +89,7 @@ def test_the_audit_names_what_was_deleted_and_a_resend_closes_it(tmp_path: Path)
         done = run_agent("queue", "resend", *names, *config)
         assert done.stdout == "10 fixes are sent again\n"
         wait_until_complete(db)
-        with contextlib.closing(sqlite3.connect(db)) as file:
+        with contextlib.closing(sqlite3.connect(db, timeout=60)) as file:
             assert file.execute("SELECT count(*) FROM fixes").fetchone() == (FIXES,)
 
 
@@ -130,7 +134,7 @@ def test_after_kills_the_endpoint_finds_everything_that_was_recorded(tmp_path: P
 
 
 def received(db: Path) -> set[tuple[str, int]]:
-    with contextlib.closing(sqlite3.connect(db)) as file:
+    with contextlib.closing(sqlite3.connect(db, timeout=60)) as file:
         return set(file.execute("SELECT stream, seq FROM fixes").fetchall())
 
 
@@ -153,7 +157,7 @@ def test_what_damage_took_is_named_by_the_endpoint(tmp_path: Path, seed: int) ->
             last = rfc3339(records[-1].fix.time_ms)
             said = wait_until_complete(db, last)
             assert running.end() == 0
-    with contextlib.closing(sqlite3.connect(db)) as file:
+    with contextlib.closing(sqlite3.connect(db, timeout=60)) as file:
         there = {seq for (seq,) in file.execute("SELECT seq FROM fixes")}
     missing = {record.seq for record in records} - there
     found = re.search(r"never coming: (\d+) damaged \(damage in seq (\d+) to (\d+)\)", said)

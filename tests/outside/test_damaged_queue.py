@@ -162,7 +162,7 @@ def test_verify_reads_what_a_killed_agent_left(tmp_path: Path) -> None:
             while on_disk(config) < 20:
                 pass
             agent.process.kill()
-            agent.process.wait(20)
+            agent.process.wait(60)
     assert (tmp_path / "queue.db-wal").stat().st_size > 0
     before = contents(tmp_path)
     code, report, _ = verify(config)
@@ -190,8 +190,11 @@ def test_verify_asks_the_running_agent(tmp_path: Path) -> None:
     flip_bits(tmp_path / "queue.db", 2100, 2200)
     (tmp_path / "queue.db.kept-4").write_bytes(b"of another day")
     # One attempt, which comes to the first thousand.
-    upload = {"backoff_initial": "60s", "backoff_max": "60s"}
-    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", upload=upload)
+    upload = {"backoff_initial": "10min", "backoff_max": "10min"}
+    probes = {"probe_every": "10min"}
+    config = write_config(
+        tmp_path, "/dev/none", "http://127.0.0.1:9/", upload=upload, connectivity=probes
+    )
     with started(config) as agent:
         agent.wait_for_line("records van-07")
         code, report, _ = verify(config)

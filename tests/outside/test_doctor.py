@@ -56,7 +56,12 @@ def test_it_is_done_in_15_s_though_nothing_answers(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         receiver = stack.enter_context(simulated(tmp_path, epochs=0))
         port = stack.enter_context(swallowed_syn())
-        config = write_config(tmp_path, str(receiver.device), f"https://127.0.0.1:{port}/")
+        config = write_config(
+            tmp_path,
+            str(receiver.device),
+            f"https://127.0.0.1:{port}/",
+            upload={"timeout": "2s"},
+        )
         clock = Clock()
         began_s = clock.monotonic_s()
         result = run_agent("doctor", "--config", str(config))

@@ -7,6 +7,7 @@ import pty
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import gpxpy
 import pytest
 from misbehaving import Server
-from processes import AGENT, agent, environment, run_agent
+from processes import AGENT, agent, environment, run_agent, running
 from rig import record_backlog, started, write_config
 from stored_fixes import HERE, STREAM, after
 
@@ -24,6 +25,7 @@ from telemetry_agent.ackqueue.file.store import Changes, Store
 
 FIXES = 120
 URL = "http://127.0.0.1:9/"
+ENDLESS = str(Path(__file__).parent / "endless_export.py")
 
 
 @pytest.fixture(params=[True, False], ids=["with a daemon", "without"])
@@ -131,18 +133,15 @@ def long(tmp_path: Path) -> Path:
     return write_config(tmp_path, "/dev/none", URL)
 
 
-def begun(folder: Path) -> bool:
-    return any(path.stat().st_size for path in folder.glob(".track.gpx.*"))
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_export_leaves_the_file_as_it_was(how: int, long: Path) -> None:
     track = long.with_name("track.gpx")
     track.write_text("yesterday's")
-    with agent("export", "--output", str(track), "--config", str(long)) as export:
-        while not begun(long.parent):
-            assert export.process.poll() is None, export.text()
-        assert export.end(10, by=how) == 128 + how
+    command = (sys.executable, ENDLESS, "export", "--output", str(track), "--config", str(long))
+    with running(*command) as export:
+        export.wait_for_line("^begun$")
+        assert [path.stat().st_size > 0 for path in long.parent.glob(".track.gpx.*")] == [True]
+        assert export.end(by=how) == 128 + how
         assert "Traceback" not in export.text()
     assert track.read_text() == "yesterday's"
     assert not list(long.parent.glob(".track.gpx.*"))
@@ -196,7 +195,7 @@ def test_a_terminal_sees_a_bar(long: Path) -> None:
         while data := os.read(master, 65536):
             seen += data
     os.close(master)
-    assert export.wait(20) == 0
+    assert export.wait(60) == 0
     assert b"exporting" in seen
     assert b"100%" in seen
 
@@ -210,7 +209,7 @@ def test_recording_and_delivery_go_on_meanwhile(long: Path) -> None:
                 "export", "--output", str(long.with_name("track.gpx")), "--config", str(config)
             ) as export,
         ):
-            server.wait_for(lambda s: len(s.ledger) == 60_000, 60)
-            assert export.wait() == 0
+            server.wait_for(lambda s: len(s.ledger) == 60_000, 200)
+            assert export.wait(200) == 0
     track = gpxpy.parse(long.with_name("track.gpx").read_text())
     assert track.get_points_no() == 60_000

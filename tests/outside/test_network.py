@@ -108,9 +108,9 @@ def test_a_request_that_hangs_in_the_old_network_does_not_outlive_it(field: Fiel
     field.endpoint.first_since(0)
     field.device.ip("link set eth0 down")
     outage = field.no_way("link down while a request hangs, and up")
-    states = [state for state, _ in committed(field.folder / "queue.db").values()]
-    assert states.count(2) > 0
-    assert states.count(1) > 0
+    states: list[int] = []
+    while not {1, 2} <= set(states):  # what was sent without an answer, and what came after it
+        states = [state for state, _ in committed(field.folder / "queue.db").values()]
     outage.over(field.mend(field.device, "link set eth0 up"))
     field.everything_arrived()
 
@@ -237,7 +237,7 @@ def test_a_backlog_over_a_slow_link_holds_up_no_live_fix(field: Field) -> None:
     since_s = field.mend(field.device, "link set eth0 up")
     fresh = field.simulator.sent + 1
     outage.over(since_s)
-    assert field.endpoint.wait_for(backlog + fresh, 60), field.agent.text()
+    assert field.endpoint.wait_for(backlog + fresh, 150), field.agent.text()
     order = list(field.endpoint.taken)
     took_s = order[-1][0] - since_s
     live = [
@@ -266,12 +266,15 @@ def test_a_path_that_loses_large_packets_is_learned(field: Field) -> None:
     field.device.ip("link set eth0 gso_max_segs 1")  # or veth passes segments on uncut
     field.far.ip(f"route change 10.91.0.0/24 dev eth0 src {FAR} advmss 1460")
     field.far.ip("link set eth0 mtu 1300")
-    field.start(FAR, settled=False, upload={"backoff_max": "1s"})
-    assert field.endpoint.wait_for(600, 90), field.agent.text()
-    learned = failed_requests(field)
-    assert learned > 0, "the path carried everything"
-    field.drive(10 * RATE_HZ)
-    assert failed_requests(field) - learned <= 2
+    field.start(FAR, settled=False, upload={"timeout": "2s", "backoff_max": "1s"})
+    assert field.endpoint.wait_for(600, 150), field.agent.text()
+    failed = [failed_requests(field)]
+    assert failed[0] > 0, "the path carried everything"
+    # The lesson may not be over when the backlog is. Without it, seven requests fail in this time.
+    while len(failed) < 2 or failed[-1] - failed[-2] > 2:
+        assert len(failed) < 5, failed
+        field.drive(20 * RATE_HZ)
+        failed.append(failed_requests(field))
     field.everything_arrived(600)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from peers import free_port
+from ports import free_port
 from processes import AGENT, running
 from rig import simulated, write_config
 
@@ -21,7 +21,7 @@ def crowd(port: int, count: int) -> Iterator[list[socket.socket]]:
     """So many connections that ask for events and come back when they are dropped."""
     with contextlib.ExitStack() as stack:
         lines = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             for _ in range(count)
         ]
         for line in lines:
@@ -33,7 +33,7 @@ def crowd(port: int, count: int) -> Iterator[list[socket.socket]]:
 def answers(port: int) -> bool:
     with (
         contextlib.suppress(OSError),
-        socket.create_connection(("127.0.0.1", port), timeout=20) as line,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as line,
     ):
         line.sendall(b"GET /state HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         return line.recv(15) == b"HTTP/1.1 200 OK"

@@ -4,11 +4,12 @@ import random
 import shutil
 import signal
 from contextlib import ExitStack
+from itertools import count
 from math import ceil, log2
 from pathlib import Path
 
 import pytest
-from misbehaving import Server, answer, hang, refusing
+from misbehaving import Act, Line, Request, Server, answer, hang
 from processes import agent
 from rig import START_MS, committed, record_backlog, simulated, started, stats, write_config
 
@@ -89,7 +90,9 @@ def test_kill_minus_nine_at_random_moments(tmp_path: Path, endpoint: Endpoint) -
     named: dict[tuple[str, int], str] = {}
     with endpoint, simulated(tmp_path, rate_hz=40) as simulator:
         config = write_config(tmp_path, str(simulator.device), endpoint.url)
-        for life in range(20):
+        for life in count():
+            if life >= 20 and len(named) > 100:
+                break
             if life % 4 == 1:
                 endpoint.disconnect()
             elif life % 4 == 3:
@@ -114,7 +117,6 @@ def test_kill_minus_nine_at_random_moments(tmp_path: Path, endpoint: Endpoint) -
                 received = {(s, n): time for s, n, time in endpoint.received()}
             assert daemon.end() == 0
         received = {(s, n): time for s, n, time in endpoint.received()}
-    assert len(named) > 100
     for name, time in received.items():
         assert named.setdefault(name, time) == time, f"{name} names two fixes"
 
@@ -122,11 +124,11 @@ def test_kill_minus_nine_at_random_moments(tmp_path: Path, endpoint: Endpoint) -
 def test_sigterm_while_a_request_hangs(tmp_path: Path) -> None:
     with Server(then=hang(store=True)) as server, simulated(tmp_path) as simulator:
         config = write_config(
-            tmp_path, str(simulator.device), server.url, upload={"timeout": "60s"}
+            tmp_path, str(simulator.device), server.url, upload={"timeout": "10min"}
         )
         with started(config) as daemon:
             server.wait_for(lambda s: bool(s.requests))
-            assert daemon.end(10) == 0
+            assert daemon.end() == 0
             assert not any("Traceback" in line for line in daemon.err)
             sent = simulator.sent
     counts = stats(tmp_path)
@@ -139,7 +141,7 @@ def test_sigint_is_as_good(tmp_path: Path, endpoint: Endpoint) -> None:
         config = write_config(tmp_path, str(simulator.device), endpoint.url)
         with started(config) as daemon:
             assert endpoint.wait_for(10, 60)
-            assert daemon.end(10, by=signal.SIGINT) == 0
+            assert daemon.end(by=signal.SIGINT) == 0
 
 
 def test_an_endpoint_that_refuses_everything_makes_no_dead_letters(tmp_path: Path) -> None:
@@ -156,17 +158,26 @@ def test_an_endpoint_that_refuses_everything_makes_no_dead_letters(tmp_path: Pat
 
 def test_one_bad_fix_becomes_a_dead_letter_and_the_rest_arrives(tmp_path: Path) -> None:
     record_backlog(tmp_path, 100)
-    with Server(then=refusing({42})) as server:
-        config = write_config(tmp_path, "/dev/none", server.url)
+    ((old, _), *_) = committed(tmp_path / "queue.db")
+
+    def refuse_one(line: Line, request: Request) -> bool | None:
+        return (answer(400) if (old, 42) in request.names else answer()).run(line, request)
+
+    # Each refusal needs an accepted fix as its witness: the receiver goes on.
+    with Server(then=Act(refuse_one)) as server, simulated(tmp_path) as simulator:
+        config = write_config(tmp_path, str(simulator.device), server.url)
         with started(config) as daemon:
-            server.wait_for(lambda s: len(s.ledger) == 99)
             daemon.wait_for_line("a fix became a dead letter")
+            server.wait_for(lambda s: sum(stream == old for stream, _ in s.ledger) == 99)
+            simulator.hush()
+            server.wait_for(lambda s: len(s.ledger) == 99 + simulator.sent)
             assert daemon.end() == 0
     assert set(server.ledger.values()) == {1}
+    searched = [r for r in server.requests if any(stream == old for stream, _ in r.names)]
     # The search, and five refusals of the one fix alone, which an acceptance each may part.
-    assert len(server.requests) - 1 <= 2 * ceil(log2(100)) + 2 * 5
+    assert len(searched) <= 2 * ceil(log2(100)) + 2 * 5
     counts = stats(tmp_path)
-    assert (counts.ready, counts.acked, counts.ack_failed) == (0, 99, 1)
+    assert (counts.ready, counts.ack_failed) == (0, 1)
 
 
 def test_a_second_daemon_ends_with_75_and_names_the_first(

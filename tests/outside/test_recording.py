@@ -94,17 +94,17 @@ def test_stopped_for_longer_than_its_watchdog_allows_and_continued_it_goes_on(
     ):
         manager.bind(str(tmp_path / "notify"))
         config = write_config(tmp_path, str(simulator.device), endpoint.url)
-        watched = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+        watched = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "4000000"}
         with started(config, watched) as agent:
             for _ in range(3):
-                manager.settimeout(20)
+                manager.settimeout(60)
                 while manager.recv(4096) != b"WATCHDOG=1":
                     pass
                 wait_for_quiet(manager, 0.1)  # by now main waits again
                 agent.send(signal.SIGSTOP)
-                wait_for_quiet(manager, 1.0)  # longer than the watchdog's interval
+                wait_for_quiet(manager, 4.0)  # longer than the watchdog's interval
                 agent.send(signal.SIGCONT)
-                manager.settimeout(20)
+                manager.settimeout(60)
                 assert manager.recv(4096) == b"WATCHDOG=1"
             assert endpoint.wait_for(endpoint.count() + 40, 60), agent.text()
             assert agent.end() == 0

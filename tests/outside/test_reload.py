@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from urllib.request import urlopen
 import pytest
 from ackqueue import damage
 from misbehaving import Act, Line, Request, Server, answer, hang, refusing
+from ports import free_port
 from processes import ROOT, run_agent
 from rig import simulated, started, write_config
 
@@ -110,8 +110,7 @@ def test_a_changed_receiver_is_opened(tmp_path: Path) -> None:
 
 
 def test_the_page_is_turned_on_moved_and_refused_to_strangers(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as other:
-        first, second = (listener.getsockname()[1] for listener in (one, other))
+    first, second = free_port(), free_port()
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
     with started(config) as agent:
         without = config.read_text()
@@ -119,14 +118,14 @@ def test_the_page_is_turned_on_moved_and_refused_to_strangers(tmp_path: Path) ->
             config.write_text(f'{without}\n[page]\nlisten = "127.0.0.1:{port}"\n')
             agent.send(signal.SIGHUP)
             agent.wait_for_line(f"the page is at http://127.0.0.1:{port}/")
-            assert urlopen(f"http://127.0.0.1:{port}/history", timeout=5).status == 200
+            assert urlopen(f"http://127.0.0.1:{port}/history", timeout=60).status == 200
         with pytest.raises(URLError):
-            urlopen(f"http://127.0.0.1:{first}/history", timeout=5)
+            urlopen(f"http://127.0.0.1:{first}/history", timeout=60)
         config.write_text(f'{without}\n[page]\nlisten = "0.0.0.0:{first}"\n')
         agent.send(signal.SIGHUP)
         agent.wait_for_line("no page at http://0.0.0.0:.*: page.listen: everyone who reaches 0.0")
         with pytest.raises(URLError):
-            urlopen(f"http://127.0.0.1:{first}/history", timeout=5)
+            urlopen(f"http://127.0.0.1:{first}/history", timeout=60)
         assert agent.end() == 0
 
 
@@ -158,13 +157,13 @@ def test_in_the_search_for_refused_fixes_it_strands_none(tmp_path: Path) -> None
     def slowly(line: Line, request: Request) -> bool | None:
         if len(line.server.requests) > 3:
             searching.set()
-            reloaded.wait(0.1)
+            reloaded.wait(1)
         return refusing(bad).run(line, request)
 
     with Server(then=Act(slowly)) as server:
         config = write_config(tmp_path, "/dev/none", server.url)
         with started(config) as agent:
-            assert searching.wait(20)
+            assert searching.wait(60)
             agent.send(signal.SIGHUP)
             agent.wait_for_line("reloaded")
             assert len(server.ledger) < 1000 - len(bad), "the search was over before the reload"

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ackqueue import damage
 from processes import Running, agent, run_agent, running
-from rig import simulated, started, write_config
+from rig import simulated, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
 
 HANGING = Path(__file__).parent.parent / "daemon/hanging_disk.py"
 HANGING_STATE = Path(__file__).parent.parent / "daemon/hanging_state.py"
+SLOW_CARRIER = Path(__file__).parent.parent / "daemon/slow_carrier.py"
 NO_THREAD_LEFT = Path(__file__).parent.parent / "daemon/no_thread_left.py"
 
 
@@ -121,7 +122,8 @@ def test_a_stop_while_a_damaged_file_is_carried_over(tmp_path: Path) -> None:
     damage.fill(tmp_path / "queue.db", 30_000)
     damage.damage(tmp_path / "queue.db", damage.header)
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
-    with started(config) as daemon:
+    with running(sys.executable, str(SLOW_CARRIER), "run", "--config", str(config)) as daemon:
+        daemon.wait_for_line("telemetry-agent .* records ")
         daemon.send(signal.SIGTERM)
         ends_in_time(daemon)
     assert list(tmp_path.glob("queue.db.damaged-*"))  # it was in the middle of it

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from netns import network
-from peers import free_port, gpsd, gpsd_command
+from peers import gpsd, gpsd_command
+from ports import free_port
 from processes import AGENT, running
 from rig import START_MS, simulated, started, write_config
 

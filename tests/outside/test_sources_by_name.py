@@ -24,7 +24,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.lab.drive import Drive
 
 PORT = 2947
-CONNECTED_WITHIN_S = 40.0
+CONNECTED_WITHIN_S = 60.0
 clock = Clock()
 
 

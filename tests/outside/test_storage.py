@@ -43,7 +43,7 @@ def fail(disk: Path) -> None:
         (disk / "probe").touch()
 
 
-def wait(until: Callable[[], object], limit_s: float = 60) -> None:
+def wait(until: Callable[[], object], limit_s: float = 120) -> None:
     end_s = time.monotonic() + limit_s
     while not until():
         assert time.monotonic() < end_s

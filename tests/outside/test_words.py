@@ -47,7 +47,7 @@ def test_config_show_writes_durations_and_sizes_as_one_writes_them(tmp_path: Pat
     shown = run_agent("config", "show", "--config", str(config)).stdout
     for line in (
         'upload.flush_every = "200ms"',
-        'upload.timeout = "2s"',
+        'upload.timeout = "30s"',
         'sampling.heartbeat = "15min"',
         'queue.max_size = "256MiB"',
         'queue.commit_every = "100ms"',
@@ -114,6 +114,7 @@ def test_what_flaps_is_at_most_two_lines_a_minute(tmp_path: Path) -> None:
         config = write_config(tmp_path, str(simulator.device), server.url, log={"level": "info"})
         with started(config) as daemon:
             began_s = time.monotonic()
-            server.wait_for(lambda server: len(server.requests) > 40, 60)
+            server.wait_for(lambda server: len(server.requests) > 40, 120)
+            daemon.wait_for_line("uploads are held")
             lines = [line for line in daemon.err if "held" in line or "delivering" in line]
             assert 1 <= len(lines) <= 2 * (1 + (time.monotonic() - began_s) // 60)

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from browsing import browsing, comes_true, free_port
+from browsing import browsing, comes_true
+from ports import free_port
 from rig import START_MS, simulated, started, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -40,9 +41,9 @@ def test_the_main_thread_is_idle_and_the_first_load_is_light(tmp_path: Path, sta
         config = write_config(tmp_path, source, url, page={"listen": f"127.0.0.1:{port}"})
         with started(config) as daemon:
             daemon.wait_for_line("the page is at")
-            env = {"PAGE_SIZE": "300"}
+            env = {"PAGE_SIZE": "300", "BUSY_PERCENT": str(BUSY_PERCENT)}
             with browsing("busy", f"http://127.0.0.1:{port}/", env) as browser:
-                comes_true(browser, 120)
+                comes_true(browser)
             status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     rss = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert rss
@@ -63,4 +64,4 @@ def test_ten_tabs_of_one_browser_work_and_hidden_ones_have_no_stream(tmp_path: P
         with started(config) as daemon:
             daemon.wait_for_line("the page is at")
             with browsing("tabs", f"http://127.0.0.1:{port}/") as browser:
-                comes_true(browser, 120)
+                comes_true(browser)

@@ -21,4 +21,4 @@ def test_the_network_goes_and_comes_back(tmp_path: Path) -> None:
         url = demo.wait_for_line(r"Look at (http://\S+/):")[1]
         with running(*story, FIREFOX, str(tmp_path), url, *picture) as browser:
             assert browser.wait(140) == 0, browser.text()
-        assert demo.end(30, by=signal.SIGINT) == 0
+        assert demo.end(by=signal.SIGINT) == 0

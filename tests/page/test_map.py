@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from area_map import write
-from browsing import browsing, comes_true, free_port
+from browsing import browsing, comes_true
+from ports import free_port
 from rig import START_MS, started, write_config
 from test_site import served  # type: ignore[import-not-found]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import free_port
+from ports import free_port
 from processes import ROOT, running
 from rig import simulated, started, write_config
 

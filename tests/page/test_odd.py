@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from browsing import browsing, comes_true, free_port
+from browsing import browsing, comes_true
+from ports import free_port
 from rig import START_MS, started, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue

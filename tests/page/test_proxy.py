@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from browsing import browsing, comes_true, free_port
+from browsing import browsing, comes_true
 from certificates import Authority, Pair
 from documents import blocks
+from ports import free_port
 from processes import Running, running
 from rig import START_MS, started, write_config
 
@@ -82,10 +83,10 @@ def caddy(folder: Path, pair: Pair, page_port: int) -> Iterator[int]:
 
 
 def answers(proxy: Running, port: int) -> None:
-    for _ in range(1000):
+    for _ in range(3000):
         assert proxy.process.poll() is None, proxy.text()
         try:
-            socket.create_connection(("127.0.0.1", port), 5).close()
+            socket.create_connection(("127.0.0.1", port), 60).close()
         except ConnectionRefusedError:
             with socket.socket() as pause:  # nobody listens there, so it only waits
                 pause.settimeout(0.02)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers import wait_until_answers
+from ports import free_port
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import (
@@ -46,8 +48,7 @@ class Site:
         doctor: Doctor | None = None,
         **page: Any,
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port: int = listener.getsockname()[1]
+        self.port = free_port()
         settings = Settings(
             device="van-07",
             gps=GpsSettings(source="/dev/none"),
@@ -70,7 +71,7 @@ class Site:
         self.queue.ack(batch, rejected=dict.fromkeys(seqs, "400: lat out of range"))
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def ask(
         self, path: str, body: object = None, **headers: str
@@ -111,13 +112,10 @@ def served(
     site = Site(folder, upload, doctor, **page)
     site.agent.page.start()
     try:
-        for _ in range(500):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", site.port)):
-                break
-            threading.Event().wait(0.01)
+        wait_until_answers(site.port)
         yield site
     finally:
-        site.agent.page.end(1)
+        site.agent.page.end(60)
         assert not site.agent.page._thread.is_alive()
         site.queue.close()
 
@@ -183,9 +181,14 @@ def test_the_events_tell_what_is_new_and_where_everything_is(site: Site) -> None
         site.put(2)
         site.refuse(2)
         site.agent.page.task.nudge()
-        news = next(said for name, said in events if name == "news" and said["last"] == 5)
-        assert (news["after"], [point[0] for point in news["points"]]) == (3, [4, 5])
-        assert news["places"] == [[1, 1, "delivered"], [2, 2, "dead-letter"], [3, 5, "delivered"]]
+        # An event may come between the two, and where a look takes long the next ones do not look.
+        news: list[dict[str, Any]] = []
+        settled = [[1, 1, "delivered"], [2, 2, "dead-letter"], [3, 5, "delivered"]]
+        while not news or news[-1].get("places") != settled:
+            news.append(next(said for name, said in events if name == "news"))
+        brought = [said for said in news if said["points"]]
+        assert brought[0]["after"] == 3
+        assert [point[0] for said in brought for point in said["points"]] == [4, 5]
         _, later = next(events)
         assert "places" not in later
 
@@ -276,7 +279,7 @@ def test_a_third_export_waits_for_one_of_two(site: Site, monkeypatch: pytest.Mon
 
     def slow(state: Any = None) -> Iterator[Any]:
         at_work.release()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         yield from stored(state)
 
     monkeypatch.setattr(site.queue, "stored", slow)
@@ -291,12 +294,12 @@ def test_a_third_export_waits_for_one_of_two(site: Site, monkeypatch: pytest.Mon
     ]
     for thread in threads:
         thread.start()
-    assert at_work.acquire(timeout=20)
-    assert at_work.acquire(timeout=20)
+    assert at_work.acquire(timeout=60)
+    assert at_work.acquire(timeout=60)
     assert not at_work.acquire(timeout=0.3)
     go_on.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert answers == [200] * 3
     assert site.ask("/export/csv?since=x")[0].status == 400
     _, body = site.ask("/export/ndjson?since=1795435200&until=1795435200")
@@ -316,7 +319,7 @@ class SlowDoctor:
     def check(self) -> dict[str, Any]:
         self.checks += 1
         self.began.set()
-        assert self.may_end.wait(20)
+        assert self.may_end.wait(60)
         return {"verdict": "pass", "checks": []}
 
 
@@ -326,16 +329,16 @@ def test_whoever_asks_for_a_check_meanwhile_gets_the_result_of_the_one_that_runs
     doctor = SlowDoctor()
     with served(tmp_path, doctor=doctor) as site, ThreadPoolExecutor(3) as askers:
         answers = [askers.submit(site.ask, "/check", {}) for _ in range(3)]
-        assert doctor.began.wait(20)
-        assert site.ask("/history")[0].status == 200  # nobody waits for it
+        assert doctor.began.wait(60)
         running = site.agent.page.task._server
         assert running
         while len(running._state.tasks) < 3:
             assert not any(answer.done() for answer in answers)
             threading.Event().wait(0.01)  # to spin would keep the page's thread from its turn
+        assert site.ask("/history")[0].status == 200  # nobody waits for it; the three wait by now
         doctor.may_end.set()
         for answer in answers:
-            assert answer.result(20)[1] == b'{"verdict":"pass","checks":[]}'
+            assert answer.result(60)[1] == b'{"verdict":"pass","checks":[]}'
     assert doctor.checks == 1
 
 
@@ -346,7 +349,7 @@ def test_a_page_that_ends_during_a_check_logs_nothing(
     with ThreadPoolExecutor(1) as askers, caplog.at_level(logging.WARNING):
         with served(tmp_path, doctor=doctor) as site:
             asked = askers.submit(site.ask, "/check", {})
-            assert doctor.began.wait(20)
+            assert doctor.began.wait(60)
         doctor.may_end.set()
         assert isinstance(asked.exception(), http.client.RemoteDisconnected | ConnectionResetError)
         gc.collect()  # asyncio reports what was left behind when it is freed
@@ -372,7 +375,7 @@ def test_a_hostile_query_is_refused(
 
 def raw(site: Site, request: str) -> bytes:
     """The whole answer to what no browser sends."""
-    with socket.create_connection(("127.0.0.1", site.port), timeout=20) as line:
+    with socket.create_connection(("127.0.0.1", site.port), timeout=60) as line:
         line.sendall(request.replace("\n", "\r\n").encode())
         return b"".join(iter(lambda: line.recv(4096), b""))
 
@@ -573,13 +576,14 @@ def test_connections_are_bounded_and_idle_ones_end(
     monkeypatch.setattr(task, "_TURN_S", 0.1)
     with served(tmp_path) as site, contextlib.ExitStack() as stack:
         lines = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=8))
+            stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=60))
             for _ in range(server.CONNECTIONS + 20)
         ]
         lines[0].sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow:")  # and never more
         for line in lines:  # those too many at once, the others soon
             with contextlib.suppress(ConnectionResetError):
                 assert line.recv(1) == b""
+        monkeypatch.setattr(server, "_REQUEST_S", 60)
         assert site.ask("/history")[0].status == 200
 
 
@@ -591,11 +595,15 @@ def test_who_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.Monkey
         with site.events() as events, socket.socket() as line:
             next(events)
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            line.settimeout(8)
+            line.settimeout(60)
             line.connect(("127.0.0.1", site.port))
             ask = b"GET /trail HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
             line.sendall(ask * 12)  # more than the kernel takes off its hands
-            next(events), next(events)  # the others do not wait for it
+            assert line.recv(1, socket.MSG_PEEK)
+            running = site.agent.page.task._server
+            assert running
+            while len(running._state.connections) > 1:
+                next(events)  # the others do not wait for it
             received = 0
             with contextlib.suppress(ConnectionResetError):
                 while data := line.recv(1 << 16):
@@ -648,13 +656,13 @@ def test_a_card_that_hangs_while_the_history_is_saved_stops_only_the_history(
 
     def replace(_history: History, _file: Path) -> None:
         hangs.set()
-        may_go_on.wait(30)
+        may_go_on.wait(200)
 
     monkeypatch.setattr(history, "_APPEND_AT", 1)
     monkeypatch.setattr(History, "_replace", replace)
     try:
         with served(tmp_path) as site:
-            assert hangs.wait(10)
+            assert hangs.wait(60)
             with site.events() as events:
                 assert [next(events)[0] for _ in range(3)] == ["hello", "news", "news"]
             answer, body = site.ask("/history?hours=1")

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from browsing import browsing, comes_true, free_port
+from browsing import browsing, comes_true
+from ports import free_port
 from processes import Running
 from rig import START_MS, started, write_config
 
@@ -84,4 +85,4 @@ def test_a_trip_that_was_chosen_stays_when_the_agent_is_restarted(tmp_path: Path
 
 def test_days_trips_ranges_and_playback(tmp_path: Path) -> None:
     with story(tmp_path, "time", drive) as (_, browser, _):
-        comes_true(browser, 120)
+        comes_true(browser)

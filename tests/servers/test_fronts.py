@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from peers import caddy, free_port, nginx, wait_until_answers
+from peers import caddy, nginx, wait_until_answers
+from ports import free_port
 from processes import AGENT, Running, running
 from uploading import Uploading
 
@@ -16,12 +17,12 @@ Front = Callable[[Path, str], AbstractContextManager[str]]
 
 
 def strict_nginx(folder: Path, url: str) -> AbstractContextManager[str]:
-    return nginx(folder, url, "client_max_body_size 2k;", "proxy_read_timeout 1s;")
+    return nginx(folder, url, "client_max_body_size 2k;", "proxy_read_timeout 5s;")
 
 
 def strict_caddy(folder: Path, url: str) -> AbstractContextManager[str]:
     limit = "request_body {\n\t\tmax_size 2KB\n\t}"
-    patience = "transport http {\n\t\t\tresponse_header_timeout 1s\n\t\t}"
+    patience = "transport http {\n\t\t\tresponse_header_timeout 5s\n\t\t}"
     return caddy(folder, url, limit, patience)
 
 

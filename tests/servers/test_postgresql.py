@@ -13,7 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 from documents import blocks
-from peers import free_port, postgresql
+from peers import postgresql
+from ports import free_port
 from processes import running
 from rig import record_backlog, started, write_config
 
@@ -46,7 +47,7 @@ def post(url: str, said: Any, token: str = TOKEN) -> tuple[int, dict[str, Any], 
     headers = {"Authorization": f"Bearer {token}"}
     request = urllib.request.Request(url, data=json.dumps(said).encode(), headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.loads(answer.read()), None
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read()), error.headers["Retry-After"]
@@ -66,9 +67,8 @@ def test_the_audit_finds_what_was_taken(database: str, tmp_path: Path) -> None:
         )
         with started(config) as agent, psycopg.connect(database, autocommit=True) as audit:
             rows: list[Any] = []
-            while sum(through or 0 for _, _, through, *_ in rows) != 60:
+            while [(row[2], row[-1]) for row in rows] != [(60, 0)]:
                 rows = audit.execute(AUDIT.encode()).fetchall()
-            assert [missing for *_, missing in rows] == [0]
             newest = rows[0][4].astimezone(UTC).isoformat()
             audit.execute("DELETE FROM fixes WHERE seq BETWEEN 11 AND 13")
             rows = audit.execute(AUDIT.encode()).fetchall()

@@ -30,6 +30,12 @@ def split(batch: Batch, at: int) -> tuple[Batch, Batch]:
     )
 
 
+def begun(batch: Batch, *, too_large: bool = False) -> Bisection:
+    searching = Bisection(split, batch)
+    searching.refused(batch, too_large=too_large)
+    return searching
+
+
 @dataclass
 class Found:
     """How a search ended."""
@@ -42,8 +48,7 @@ class Found:
 def search(size: int, bad: set[int], *, limit: int = 10**9) -> Found:
     """Search a batch of the seqs 1 to ``size`` to the end."""
     found = Found()
-    searching = Bisection(split)
-    searching.refused(batch_of(*range(1, size + 1)))
+    searching = begun(batch_of(*range(1, size + 1)))
     while (batch := searching.next(limit)) is not None:
         found.requests += 1
         assert len(batch.records) <= limit
@@ -95,8 +100,7 @@ def test_pieces_above_the_limit_are_not_tried_whole() -> None:
 
 
 def test_too_large_says_nothing_about_the_second_half() -> None:
-    searching = Bisection(split)
-    searching.refused(batch_of(1, 2, 3, 4), too_large=True)
+    searching = begun(batch_of(1, 2, 3, 4), too_large=True)
     first = searching.next(100)
     assert first is not None
     searching.accepted(first)
@@ -106,8 +110,7 @@ def test_too_large_says_nothing_about_the_second_half() -> None:
 
 
 def test_both_halves_of_what_was_refused_contradict_it() -> None:
-    searching = Bisection(split)
-    searching.refused(batch_of(1, 2))
+    searching = begun(batch_of(1, 2))
     first = searching.next(100)
     assert first is not None
     assert not searching.accepted(first)
@@ -117,8 +120,7 @@ def test_both_halves_of_what_was_refused_contradict_it() -> None:
 
 
 def test_the_farthest_piece_is_tried_once() -> None:
-    searching = Bisection(split)
-    searching.refused(batch_of(1, 2, 3, 4))
+    searching = begun(batch_of(1, 2, 3, 4))
     assert searching.farthest(1) is None
     farthest = searching.farthest(2)
     assert farthest is not None

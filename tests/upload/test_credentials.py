@@ -346,6 +346,23 @@ def test_the_proxy_gets_the_password_of_the_day_and_the_endpoint_never_does(
 
 
 @pytest.mark.usefixtures("no_other_proxy")
+def test_a_new_password_for_the_proxy_is_sent_on_the_kept_connection(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("first")
+    credentials = Credentials(proxy_username="jane", proxy_password=password)
+    with Server() as proxy:
+        by = f"http://127.0.0.1:{proxy.port}"
+        url = "http://far.example/"
+        with closing(Transport(url, credentials=credentials, proxy=by)) as transport:
+            transport.exchange(PAYLOAD, 5)
+            password.write_text("second")
+            transport.exchange(PAYLOAD, 5)
+        sent = [request.headers["proxy-authorization"] for request in proxy.requests]
+        assert sent == ["Basic amFuZTpmaXJzdA==", "Basic amFuZTpzZWNvbmQ="]
+        assert proxy.connections == 1
+
+
+@pytest.mark.usefixtures("no_other_proxy")
 def test_plain_http_tells_the_proxy_the_whole_url() -> None:
     with Server() as proxy:
         got = exchange(

@@ -150,11 +150,11 @@ def test_it_rides_with_fixes_once_all_goes_well(tmp_path: Path) -> None:
 
 def test_a_time_out_with_a_report_shows_nothing_about_the_size(tmp_path: Path) -> None:
     with Server() as server:
-        made, _ = report_bench(server, tmp_path, timeout_s=0.3)
+        made, _ = report_bench(server, tmp_path, timeout_s=3.0)
 
         def run(line: Line, request: Request) -> None:
             if "agent" in request.json:  # a path that carries no larger body
-                made.clock.advance(0.5)
+                made.clock.advance(5)
                 line.hang()
             line.server.take(request)
             line.reply()

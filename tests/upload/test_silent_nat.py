@@ -52,7 +52,7 @@ def way() -> Iterator[tuple[Namespace, Namespace]]:
         finally:
             server.shutdown()
             server.server_close()
-            thread.join(5)
+            thread.join(60)
 
 
 def forget(device: Namespace, far: Namespace, number: int) -> None:
@@ -73,7 +73,7 @@ def test_after_one_lesson_no_request_waits_for_a_connection_that_a_nat_forgot() 
 
         def post() -> None:
             began_s = Clock().monotonic_s()
-            answer = device.inside(lambda: transport.exchange(Payload(b"fix", {}), 9.0))
+            answer = device.inside(lambda: transport.exchange(Payload(b"fix", {}), 36.0))
             assert isinstance(answer, Answer)
             took_s.append(Clock().monotonic_s() - began_s)
 
@@ -81,8 +81,8 @@ def test_after_one_lesson_no_request_waits_for_a_connection_that_a_nat_forgot() 
             post()
             forget(device, far, number)
             clock.passed_s += 10
-        assert took_s[1] < 8  # the lesson: a sixth of the deadline, and then a fresh connection
-        assert statistics.median(took_s[2:]) < 1  # the lesson takes 1.5 s
+        assert took_s[1] < 30  # the lesson: a sixth of the deadline, and then a fresh connection
+        assert statistics.median(took_s[2:]) < 4  # the lesson takes 6 s
         transport.close()
 
 
@@ -100,7 +100,7 @@ def near(keepalive_s: float) -> Iterator[tuple[Transport, LaterClock, list[int]]
         ) as transport:
             yield transport, clock, server.ports  # type: ignore[attr-defined]
         server.shutdown()
-        thread.join(5)
+        thread.join(60)
 
 
 def test_a_connection_is_used_for_ten_minutes_at_most() -> None:

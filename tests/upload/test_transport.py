@@ -25,6 +25,7 @@ from misbehaving import (
     trusting,
     twice,
 )
+from ports import free_port
 
 from telemetry_agent import addresses
 from telemetry_agent.addresses import Address
@@ -39,7 +40,7 @@ from telemetry_agent.upload.interfaces import NoAnswer
 PAYLOAD = Payload(b'{"fixes":[]}', {"Content-Type": "application/json"})
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-DEADLINE_S = 0.5
+DEADLINE_S = 1.5
 SLACK_S = 10.0  # of a busy machine; the acts go on for longer
 
 
@@ -359,13 +360,13 @@ def assert_ends_in_time(transport: Transport, payload: Payload = PAYLOAD) -> str
 @pytest.mark.parametrize("act", [act for _, act in LATE_ACTS], ids=[name for name, _ in LATE_ACTS])
 def test_the_exchange_ends_by_its_deadline(act: Act) -> None:
     with Server(act) as server, transport_to(server.url) as transport:
-        assert "no answer within 0.5 s" in assert_ends_in_time(transport)
+        assert "no answer within 1.5 s" in assert_ends_in_time(transport)
 
 
 def test_the_deadline_ends_a_request_that_nobody_reads() -> None:
     with Server(hang(after_reading=False)) as server, transport_to(server.url) as transport:
         reason = assert_ends_in_time(transport, Payload(b"x" * 20_000_000, {}))
-        assert reason == "the request was not read within 0.5 s"
+        assert reason == "the request was not read within 1.5 s"
 
 
 def test_the_deadline_ends_a_tls_handshake_that_hangs() -> None:
@@ -388,7 +389,7 @@ def test_the_deadline_ends_a_tls_handshake_that_drips() -> None:
 
 def test_the_deadline_ends_connecting() -> None:
     with swallowed_syn() as port, transport_to(f"http://127.0.0.1:{port}/") as transport:
-        assert assert_ends_in_time(transport) == "no connection to 127.0.0.1 within 0.5 s"
+        assert assert_ends_in_time(transport) == "no connection to 127.0.0.1 within 1.5 s"
 
 
 def test_the_deadline_ends_name_resolution_and_a_pending_look_up_is_joined() -> None:
@@ -402,7 +403,7 @@ def test_the_deadline_ends_name_resolution_and_a_pending_look_up_is_joined() -> 
     with transport_to("http://far.example/", dialer=dialer) as transport:
         for _ in range(2):
             reason = assert_ends_in_time(transport)
-            assert reason == "no name server answered for far.example within 0.5 s"
+            assert reason == "no name server answered for far.example within 1.5 s"
     assert calls == ["far.example"]
 
 
@@ -411,7 +412,7 @@ def test_a_look_up_that_comes_late_serves_the_exchange_that_joined_it() -> None:
     with Server() as server:
 
         def resolve(host: str, port: int) -> list[Address]:
-            known.wait(5)
+            known.wait(60)
             return addresses.resolve("127.0.0.1", server.port)
 
         dialer = Dialer(Clock(), resolve)
@@ -547,8 +548,7 @@ def test_a_plain_server_behind_an_https_url_is_named() -> None:
 
 
 def test_a_refused_connection_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with transport_to(f"http://127.0.0.1:{port}/") as transport:
         outcome = transport.exchange(PAYLOAD, 5)
     assert outcome == NoAnswer(f"connection refused by 127.0.0.1:{port}", "unreachable")
@@ -614,7 +614,7 @@ def test_head_and_body_leave_in_one_write() -> None:
         thread.start()
         with closing(Transport(f"http://127.0.0.1:{port}/")) as transport:
             transport.exchange(Payload(b"x" * 500, {}), 10)
-        thread.join(10)
+        thread.join(60)
     assert first[0].endswith(b"x" * 500)
 
 

@@ -362,18 +362,18 @@ def test_no_answer_makes_the_rows_unack_and_they_are_resumed(tmp_path: Path, fau
 
 
 def test_a_time_out_is_no_answer(tmp_path: Path) -> None:
-    with bench(tmp_path, hang(), timeout_s=0.2) as b:
+    with bench(tmp_path, hang(), timeout_s=1.0) as b:
         b.put_backlog(2)
         assert b.work() == 1
-        assert b.uploader.status().last_error == "no answer within 0.2 s"
+        assert b.uploader.status().last_error == "no answer within 1 s"
         assert b.counts == (0, 2, 0, 0)
 
 
 def test_a_batch_that_is_too_long_for_the_deadline_is_sent_in_parts(tmp_path: Path) -> None:
-    with bench(tmp_path, timeout_s=0.2) as b:
+    with bench(tmp_path, timeout_s=2.0) as b:
 
         def run(line: Line, request: Request) -> None:
-            b.clock.advance(0.03 * len(request.names))  # a slow link
+            b.clock.advance(0.3 * len(request.names))  # a slow link
             if len(request.names) > 6:
                 line.hang()
             else:
@@ -508,7 +508,7 @@ def test_a_changed_network_ends_the_request_that_hangs_in_the_old_one(tmp_path: 
         b.server.wait_for(lambda server: bool(server.requests))
         way.why = ("no-route", "no route to 192.0.2.1")
         b.uploader.network_changed()
-        hanging.join(5)
+        hanging.join(60)
         assert not hanging.is_alive()
         assert b.counts == (0, 1, 0, 0)
         assert b.state == "ok"
@@ -526,10 +526,10 @@ def test_a_changed_network_ends_the_request_that_hangs_in_the_old_one(tmp_path: 
 def test_what_the_server_stored_without_answering_is_sent_again_under_its_own_key(
     tmp_path: Path, late: bool
 ) -> None:
-    with bench(tmp_path, timeout_s=0.3) as b:
+    with bench(tmp_path, timeout_s=3.0) as b:
 
         def answers_late(line: Line, request: Request) -> None:
-            b.clock.advance(0.5)
+            b.clock.advance(5)
             line.server.take(request)
             line.hang()
 
@@ -761,6 +761,17 @@ def test_a_bad_fix_is_found_where_no_gzip_is_taken(tmp_path: Path) -> None:
         assert b.counts == (0, 0, 21, 1)
 
 
+def test_a_search_does_not_send_each_part_packed_and_plain(tmp_path: Path) -> None:
+    with bench(tmp_path, then=refusing({3}), compression="gzip") as b:
+        b.put_backlog(16)
+        b.work()
+        packed = ["content-encoding" in request.headers for request in b.server.requests]
+        assert packed == [True] + [False] * 11
+        b.work_among_live(10)
+        assert b.dead_seqs == {3}
+        assert "content-encoding" in b.server.requests[-1].headers
+
+
 def test_an_hour_later_gzip_is_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -832,7 +843,7 @@ def test_close_ends_a_request_in_flight(tmp_path: Path) -> None:
         while not b.server.requests:
             thread.join(0.01)
         b.uploader.close()
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
         assert b.step() is None
         b.uploader.last_upload(1)  # the last exchange did not go well
@@ -859,7 +870,7 @@ def test_close_during_a_request_of_a_search_hands_back_every_lease(tmp_path: Pat
         thread.start()
         b.server.wait_for(lambda server: len(server.requests) == 3)
         b.uploader.close()
-        thread.join(20)
+        thread.join(60)
         assert b.counts == (16, 0, 0, 0)
 
 
@@ -1010,11 +1021,11 @@ def test_as_a_task_it_delivers_what_rings_and_ends_when_asked(tmp_path: Path) ->
         thread.start()
         for _ in range(2):
             queue.put(FIX, "van-07")
-            assert taken.wait(5)
+            assert taken.wait(60)
             taken.clear()
         stop.set()
         uploader.wake()
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
         assert sum(server.ledger.values()) == 2
         transport.close()

@@ -160,8 +160,10 @@ class Store:
             FullError: There is no room. Nothing is stored.
             StorageError: The disk refused. Nothing is stored, or all of it if it failed at the end.
         """
-        with self._refusing("write"):
+        try:  # a context manager would be a twentieth of the work of a put
             self._write(changes)
+        except FAILURES as error:
+            raise refusal(f"cannot write the queue {self.path}", error) from error
 
     def read(self, lo: int, hi: int) -> Iterator[Row]:
         """The rows with these numbers that are there, in order, damaged or not."""

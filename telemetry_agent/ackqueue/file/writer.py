@@ -139,8 +139,7 @@ class Writer:
 
     def write(self, store: Store) -> StorageError | None:
         """Write all that is there now. Returns why the disk refused."""
-        with self._lock:
-            left = len(self._pending)
+        left = len(self._pending)
         while (changes := self._take(left)) is not None:
             left -= len(changes.rows)
             written = False

@@ -57,7 +57,8 @@ _SYSTEMS = {
 }
 # gpsd's "status" -> the quality indicator of GGA.
 _QUALITY = {2: 2, 3: 4, 4: 5, 5: 6, 6: 6, 7: 7, 8: 8, 9: 3}
-_TALKERS = ("GN", "GP", "GL", "GA", "GB", "GQ", "GI")
+# Not GN: a report without a fix would take back those after it, in which gpsd has one.
+_TALKERS = ("GP", "GL", "GA", "GB", "GQ", "GI", "QZ")
 _LARGEST = 1e12  # of any quantity; a larger one is invalid
 T = TypeVar("T")
 _FIRST_YEAR, _LAST_YEAR = 1969, 2068  # the range of two digits
@@ -82,6 +83,7 @@ class Reports:
         # several reports in an epoch, so one without a time is a part of one.
         self._epochs = 1.0
         self._time: object = None
+        self._timed = False  # the last TPV had a time
         self._talkers = itertools.cycle(_TALKERS)
         self._talker = ""
 
@@ -114,6 +116,9 @@ class Reports:
         elif kind == "ERROR":
             self.error = report.typed("message", str, "")
         elif kind == "TPV":
+            timed, self._timed = self._timed, "time" in values
+            if timed and not self._timed:
+                return b""  # of another device of NMEA 2000: a receiver's come in a row
             self._begin_report(values.get("time"))
         # The receiver's own sentences come first; a report of the same epoch would repeat them.
         if self._epochs < 2:

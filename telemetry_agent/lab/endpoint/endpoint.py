@@ -20,7 +20,7 @@ from typing import Any, Self
 from telemetry_agent.addresses import bracketed
 from telemetry_agent.errors import AgentError, StorageError, UsageError
 from telemetry_agent.lab.endpoint.database import FixDatabase
-from telemetry_agent.lab.endpoint.http_server import PATH, HttpServer
+from telemetry_agent.lab.endpoint.http_server import HttpServer
 from telemetry_agent.lab.endpoint.tokens import Tokens
 from telemetry_agent.lab.native_request import NativeRequest, RefusedError
 
@@ -126,7 +126,7 @@ class Endpoint:
     @property
     def url(self) -> str:
         """The URL for fixes."""
-        return f"http://{bracketed(self._host)}:{self._port}{PATH}"
+        return f"http://{bracketed(self._host)}:{self._port}/v1/fixes"
 
     @property
     def reachable(self) -> bool:

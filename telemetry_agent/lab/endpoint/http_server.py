@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-PATH = "/v1/fixes"
-AGENTS_PATH = "/v1/agents"
-AUDIT_PATH = "/v1/audit"
-_DESCRIPTION_PATH = "/openapi.json"
-_READ_ONLY = {AGENTS_PATH, AUDIT_PATH, _DESCRIPTION_PATH}
 _DRAIN_MAX_BYTES = 8 * BODY_MAX_BYTES
 _IDLE_S = 75.0
 
@@ -45,25 +40,28 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def do_POST(self) -> None:
-        if self._path() in _READ_ONLY:
-            self._not_allowed("GET")
-        else:
+        if self._look() is None:
             self._answer_with(lambda: self._deliver(self._body()))
-
-    def do_GET(self) -> None:
-        path = self._path()
-        if path == AGENTS_PATH:
-            self._answer_with(lambda: self._endpoint.agents(self._admitted()))
-        elif path == AUDIT_PATH:
-            self._answer_with(lambda: self._endpoint.audits(self._admitted()))
-        elif path == _DESCRIPTION_PATH:
-            description = resources.files(__package__).joinpath("openapi.json")
-            self._answer(200, json.loads(description.read_text("utf-8")))
         else:
             self.send_error(HTTPStatus.NOT_IMPLEMENTED)
 
-    def _path(self) -> str:
-        return self.path.partition("?")[0]
+    def do_GET(self) -> None:
+        if look := self._look():
+            self._answer_with(look)
+        else:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED)
+
+    def _look(self) -> Callable[[], Any] | None:
+        """Makes what GET answers at this path; ``None``: nothing, it is one for fixes."""
+        match self.path.partition("?")[0]:
+            case "/v1/agents":
+                return lambda: self._endpoint.agents(self._admitted())
+            case "/v1/audit":
+                return lambda: self._endpoint.audits(self._admitted())
+            case "/openapi.json":
+                description = resources.files(__package__).joinpath("openapi.json")
+                return lambda: json.loads(description.read_text("utf-8"))
+        return None
 
     def _admitted(self) -> str | None:
         return self._endpoint.admit(self.headers.get("Authorization", ""))
@@ -138,16 +136,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer in JSON to another method than POST, or to what is not HTTP."""
-        if code == HTTPStatus.NOT_IMPLEMENTED:
-            self._not_allowed("GET" if self._path() in _READ_ONLY else "POST")
-        else:
-            self.close_connection = True
-            self._answer(code, {"error": message or explain})
-
-    def _not_allowed(self, allowed: str) -> None:
+        """Answer in JSON to a method that the path does not allow, or to what is not HTTP."""
         self.close_connection = True  # it may have sent a body, which is not read
-        self._answer(405, {"error": f"only {allowed} is allowed here"}, {"Allow": allowed})
+        if code == HTTPStatus.NOT_IMPLEMENTED:
+            allowed = "GET" if self._look() else "POST"
+            self._answer(405, {"error": f"only {allowed} is allowed here"}, {"Allow": allowed})
+        else:
+            self._answer(code, {"error": message or explain})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
         _log.debug("%s: " + format, self.address_string(), *args)

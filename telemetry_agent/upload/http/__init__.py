@@ -10,8 +10,8 @@ What is written by hand around it, and why:
   for a look-up, and tries the addresses of a name one after another
 - sockets and TLS (``connection``): a TLS handshake must end by the same deadline and abort, and the
   bytes on the wire are counted
-- no ``httpx.Client`` (``transport``): it keeps cookies and builds the next request of a redirect,
-  and a captive portal sends both
+- no ``httpx.Client`` and no pool (``transport``): a client keeps cookies and builds the next
+  request of a redirect, and a captive portal sends both; a pool keeps the first password of a proxy
 - renewed secrets and certificates (``credentials``): httpx keeps those of the start
 - pipelining (``pipeline``): httpx waits for each answer before it sends the next request
 """

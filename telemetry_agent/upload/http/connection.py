@@ -1,7 +1,7 @@
 """One connection to the endpoint, with or without TLS.
 
-TLS runs over memory buffers, so that the socket is read and written in one place (``dialer``),
-which waits and counts the bytes on the wire.
+TLS runs over memory buffers, so that the socket is read and written in one place, which waits (with
+``dialer``) and counts the bytes on the wire.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from telemetry_agent.addresses import Address
@@ -173,22 +174,30 @@ class Connection:
                 return result
 
     def _recv(self, max_bytes: int, doing: str) -> bytes:
-        try:
-            return self._dialer.recv(self._sock, max_bytes, doing)
-        except OSError as error:
-            raise self._broken(error) from error
+        data = self._when_ready(doing, select.POLLIN, lambda: self._sock.recv(max_bytes))
+        self._dialer.count_received(len(data))
+        return data
 
     def _send(self, data: bytes) -> None:
-        try:
-            self._dialer.send(self._sock, data)
-        except OSError as error:
-            raise self._broken(error) from error
+        rest = memoryview(data)
+        while rest:
+            send = partial(self._sock.send, rest)
+            count = self._when_ready("the request was not read", select.POLLOUT, send)
+            self._dialer.count_sent(count)
+            rest = rest[count:]
 
-    def _broken(self, error: OSError) -> BrokenError:
-        if error.errno == errno.ETIMEDOUT and self._idle_s:
-            self._dialer.note_died_idle(self._idle_s)
-        why = error.strerror or str(error)
-        return BrokenError(f"connection to {self._peer} broke: {why.lower()}")
+    def _when_ready(self, doing: str, event: int, operation: Callable[[], T]) -> T:
+        while True:
+            self._dialer.left_s(doing)
+            try:
+                return operation()
+            except BlockingIOError:
+                self._dialer.wait(doing, [(self._sock.fileno(), event)])
+            except OSError as error:
+                if error.errno == errno.ETIMEDOUT and self._idle_s:
+                    self._dialer.note_died_idle(self._idle_s)
+                why = (error.strerror or str(error)).lower()
+                raise BrokenError(f"connection to {self._peer} broke: {why}") from error
 
     def _tls_error(self, error: ssl.SSLError) -> BrokenError:
         return BrokenError(f"TLS error from {self._peer}: {_words(error)}")

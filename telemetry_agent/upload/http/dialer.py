@@ -8,19 +8,11 @@ because one that comes between two waits must end the next one too.
 """
 
 import math
-import select
 import socket
 import ssl
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import TypeVar
 
-from telemetry_agent.addresses import (
-    Resolve,
-    Resolver,
-    UnreachableError,
-    resolve,
-)
+from telemetry_agent.addresses import Resolve, Resolver, UnreachableError, resolve
 from telemetry_agent.clock import Clock
 from telemetry_agent.connecting import Connecting
 from telemetry_agent.fields import rfc3339
@@ -31,9 +23,6 @@ from telemetry_agent.upload.interfaces import NoAnswer
 
 _CLOCK_IS_RIGHT_MS = 600_000
 
-T = TypeVar("T")
-
-
 ANSWER_CAP_BYTES = 1024 * 1024
 """Of the body of an answer; more is not read."""
 READ_CAP_BYTES = 2 * ANSWER_CAP_BYTES
@@ -43,9 +32,12 @@ READ_CAP_BYTES = 2 * ANSWER_CAP_BYTES
 class NetworkError(Exception):
     """The network did not carry the exchange. The text says why, for the user."""
 
-    def __init__(self, reason: str, state: UploadState = "unreachable") -> None:
+    def __init__(
+        self, reason: str, state: UploadState = "unreachable", proxy_status: int = 0
+    ) -> None:
         super().__init__(reason)
         self.state: UploadState = state
+        self.proxy_status = proxy_status
 
 
 class BrokenError(NetworkError):
@@ -133,41 +125,24 @@ class Dialer:
         """
         self._connected = True
         self._ended = False
-        connecting = Connecting(
-            self._resolver,
-            host,
-            port,
-            self.now_s,
-            look_up_s=math.inf,  # the deadline of the exchange
-        )
+        # The look-up has no limit but the deadline.
+        connecting = Connecting(self._resolver, host, port, self.now_s, look_up_s=math.inf)
         try:
             return connecting.run(
                 self._clock,
-                lambda wait_s, watched: self._wait(connecting.doing, watched, wait_s),
+                lambda wait_s, watched: self.wait(connecting.doing, watched, wait_s),
             )
         except UnreachableError as error:
             raise NetworkError(str(error), error.state) from error
 
-    def recv(self, sock: socket.socket, max_bytes: int, doing: str) -> bytes:
-        """Return some bytes; none when the peer has closed.
+    def count_sent(self, count: int) -> None:
+        """So many bytes went out."""
+        self.sent_bytes += count
 
-        Raises:
-            NetworkError: aborted, or the deadline has passed: "``doing`` within 30 s".
-            OSError: the connection broke.
-        """
-        data = self._when_ready(doing, sock, select.POLLIN, partial(sock.recv, max_bytes))
-        self.received_bytes += len(data)
-        self._ended = not data
-        return data
-
-    def send(self, sock: socket.socket, data: bytes) -> None:
-        """Send all of ``data``. Raises as ``recv``."""
-        rest = memoryview(data)
-        while rest:
-            operation = partial(sock.send, rest)
-            count = self._when_ready("the request was not read", sock, select.POLLOUT, operation)
-            self.sent_bytes += count
-            rest = rest[count:]
+    def count_received(self, count: int) -> None:
+        """So many bytes came in; 0: the connection ended, from the other side."""
+        self.received_bytes += count
+        self._ended = not count
 
     def note_answer(self, data: bytes) -> None:
         """These bytes of the answer have come."""
@@ -180,7 +155,7 @@ class Dialer:
         if self.aborted:  # which looks like a failure of the network
             return NoAnswer("stopped")
         if isinstance(error, NetworkError):
-            return NoAnswer(str(error), error.state)
+            return NoAnswer(str(error), error.state, proxy_status=error.proxy_status)
         if not self._answering:
             return NoAnswer("the server closed the connection without an answer")
         if self._ended and self._is_http:
@@ -216,23 +191,19 @@ class Dialer:
             f"{rfc3339(gnss_ms)}; set the clock"
         )
 
-    def _when_ready(
-        self, doing: str, sock: socket.socket, event: int, operation: Callable[[], T]
-    ) -> T:
-        while True:
-            self._left_s(doing)
-            try:
-                return operation()
-            except BlockingIOError:
-                self._wait(doing, [(sock.fileno(), event)])
-
-    def _wait(
+    def wait(
         self, doing: str, watched: Iterable[tuple[int, int]], wait_s: float = math.inf
     ) -> None:
+        """Wait for descriptors with their events, and raise as ``left_s``."""
         self._bell.clear()  # before the check: an abort after this line ends the wait
-        self._bell.wait(min(self._left_s(doing), wait_s), watched)
+        self._bell.wait(min(self.left_s(doing), wait_s), watched)
 
-    def _left_s(self, doing: str) -> float:
+    def left_s(self, doing: str) -> float:
+        """The seconds that the exchange has left.
+
+        Raises:
+            NetworkError: aborted, or the deadline has passed: "``doing`` within 30 s".
+        """
         if self.aborted:
             raise NetworkError("stopped")
         left_s = self._until_s - self.now_s

@@ -1,7 +1,7 @@
 """Payload -> HTTP exchange -> answer, or the reason why there is none. The only importer of httpx.
 
-Theory of operation. httpx and httpcore implement HTTP/1.1 and keep the connection. The sockets are
-those of ``connection``, so that the exchange ends by its deadline and an abort ends it at once.
+Theory of operation. httpx makes the request, and httpcore speaks HTTP/1.1 on a connection of
+``connection``, so that the exchange ends by its deadline and an abort ends it at once.
 
 *An answer belongs to the request before it.* If a server answers twice, its second answer would be
 taken for the answer to the next batch, which the server never saw. So the stream passes on bytes
@@ -15,11 +15,8 @@ Every failure gets its text here.
 """
 
 import logging
-import ssl
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Mapping, Sequence
 
 from telemetry_agent import __version__
 from telemetry_agent.addresses import bracketed
@@ -72,10 +69,9 @@ class Transport:
         """
         self._url = httpx.URL(url)
         self._credentials = credentials or Credentials()
-        self._proxy = proxy
+        self._proxy = httpx.URL(proxy) if proxy else None
         self._dialer = dialer or Dialer(Clock())
-        self._backend = _NetworkBackend(self._dialer, self._credentials)
-        self._pool: httpcore.ConnectionPool | None = None
+        self._stream: _HttpcoreStream | None = None
         self._pipeline = Pipeline(url, self._dialer, self._credentials)
 
     @property
@@ -88,19 +84,17 @@ class Transport:
         """At the socket, since the start."""
         return self._dialer.received_bytes
 
-    def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:
+    def exchange(
+        self, payload: Payload, timeout_s: float, method: str = "POST"
+    ) -> Answer | NoAnswer:
         """Send ``payload`` and read the answer, all within ``timeout_s`` seconds.
 
         The body of the answer is cut at 1 MiB.
         """
-        headers = {**self._headers(), **payload.headers}
-        request = httpx.Request(
-            "POST",
-            self._target(payload.query),
-            # As bytes: httpx refuses a str that is not ASCII.
-            headers={name.encode(): value.encode() for name, value in headers.items()},
-            content=payload.body,
-        )
+        # As bytes: httpx refuses a str that is not ASCII.
+        headers = _raw({**self._headers(), **payload.headers})
+        target = self._target(payload.query)
+        request = httpx.Request(method, target, headers=headers, content=payload.body)
         self._dialer.begin(timeout_s)
         outcome = self._try(request)
         if isinstance(outcome, NoAnswer) and self._dialer.may_repeat:
@@ -115,7 +109,7 @@ class Transport:
         One at a time, each after the answer to the one before, unless ``pipelined``; always so
         through a proxy.
         """
-        if pipelined and not self._proxy:
+        if pipelined and self._proxy is None:
             return self._pipeline.series(payloads, self._headers(), timeout_s, on_answer)
         until_s = self._dialer.now_s + timeout_s
         for payload in payloads:
@@ -155,10 +149,7 @@ class Transport:
         self._pipeline.drop()
 
     def _headers(self) -> dict[str, str]:
-        return {
-            "User-Agent": f"telemetry-agent/{__version__}",
-            **self._credentials.headers(),
-        }
+        return {"User-Agent": f"telemetry-agent/{__version__}", **self._credentials.headers()}
 
     def _target(self, query: str) -> httpx.URL:
         if not query:
@@ -174,26 +165,19 @@ class Transport:
             return self._dialer.no_answer(error)
         except httpcore.LocalProtocolError as error:
             return NoAnswer(self.masked(f"the request cannot be sent: {error}"))
-        except httpcore.ProxyError as error:
-            # A new password may be in its file: the next connection reads it.
-            self._drop()
-            said = words(str(error))
-            status = int(said[:3]) if said[:3].isdecimal() else 0
-            remedy = ": check upload.proxy and upload.proxy_password_file" * (status == 407)
-            reason = f"the proxy does not connect to the endpoint: {said}{remedy}"
-            return NoAnswer(reason, proxy_status=status)
 
     def _once(self, request: httpx.Request) -> Answer:
-        if self._pool is None:
-            self._pool = self._new_pool()
-        url = request.url
-        target = httpcore.URL(
-            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-        )
-        response = self._pool.handle_request(
-            httpcore.Request(
-                request.method, target, headers=request.headers.raw, content=request.stream
-            )
+        stream = self._stream
+        if stream is None or stream.http.is_closed() or stream.connection.stale():
+            self._drop()
+            stream = self._stream = self._open()
+        target = request.url.raw_path
+        headers = request.headers.raw
+        if self._proxy is not None and request.url.scheme == "http":
+            target = str(request.url).encode("ascii")
+            headers = [*_raw(self._credentials.proxy_headers()), *headers]
+        response = stream.http.handle_request(
+            httpcore.Request(request.method, _at(target), headers=headers, content=request.stream)
         )
         body = bytearray()
         try:
@@ -209,7 +193,6 @@ class Transport:
                 raise
         finally:
             response.close()
-        stream = self._backend.stream
         if response.status < 300 and stream.broke:
             raise NetworkError(f"{response.status} before the request was sent")
         verified = stream.connection.verified
@@ -218,55 +201,66 @@ class Transport:
             self._drop()
         return answer
 
-    def _new_pool(self) -> httpcore.ConnectionPool:
-        """A pool of one connection, with our sockets."""
-        how: dict[str, Any] = {
-            "ssl_context": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # unused: see start_tls
-            "max_connections": 1,
-            "network_backend": self._backend,
-        }
-        if not self._proxy:
-            return httpcore.ConnectionPool(**how)
-        parts = urlsplit(self._proxy)
-        url = f"http://{bracketed(parts.hostname or '')}:{parts.port or 80}"
-        headers = [*self._credentials.proxy_headers().items()]
-        return httpcore.HTTPProxy(url, proxy_headers=headers, **how)
+    def _open(self) -> "_HttpcoreStream":
+        """A new connection to the endpoint, or to the proxy."""
+        host, port = _address(self._proxy or self._url)
+        stream = _HttpcoreStream(Connection(self._dialer, self._dialer.connect(host, port)))
+        if self._url.scheme == "https":
+            if self._proxy is not None:
+                self._tunnel(stream)
+            host, _ = _address(self._url)
+            stream.connection.start_tls(self._credentials.ssl_context(), host)
+        return stream
+
+    def _tunnel(self, stream: "_HttpcoreStream") -> None:
+        """Let the proxy connect to the endpoint."""
+        host, port = _address(self._url)
+        target = f"{bracketed(host)}:{port}"
+        headers = _raw({"Host": target, **self._credentials.proxy_headers()})
+        response = stream.http.handle_request(
+            httpcore.Request("CONNECT", _at(target.encode()), headers=headers)
+        )
+        status, phrase = response.status, response.extensions["reason_phrase"].decode("latin-1")
+        if not 200 <= status < 300:
+            stream.close()
+            remedy = ": check upload.proxy and upload.proxy_password_file" * (status == 407)
+            reason = f"the proxy does not connect to the endpoint: {words(f'{status} {phrase}')}"
+            raise NetworkError(reason + remedy, proxy_status=status)
+        if stream.has_rest():
+            # Taken for the endpoint's answer, these bytes could acknowledge a batch.
+            stream.close()
+            raise NetworkError("the proxy sent more than one answer")
+        stream.http = httpcore.HTTP11Connection(_ORIGIN, stream)
 
     def _drop(self) -> None:
         """Close the kept connection."""
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
 
-class _NetworkBackend(httpcore.NetworkBackend):
-    """Gives httpcore its connections."""
+# httpcore compares the origin of a request with that of its connection; here each has its own.
+_ORIGIN = httpcore.Origin(b"http", b"any", 80)
 
-    def __init__(self, dialer: Dialer, credentials: Credentials) -> None:
-        self.stream: _HttpcoreStream
-        """Of the last connection."""
-        self._dialer = dialer
-        self._credentials = credentials
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ARG002 - the deadline of the exchange rules
-        local_address: str | None = None,  # noqa: ARG002 - httpcore's signature
-        socket_options: Iterable[Any] | None = None,  # noqa: ARG002 - httpcore's signature
-    ) -> httpcore.NetworkStream:
-        connection = Connection(self._dialer, self._dialer.connect(host, port))
-        self.stream = _HttpcoreStream(connection, self._credentials)
-        return self.stream
+def _at(target: bytes) -> httpcore.URL:
+    return httpcore.URL(scheme=_ORIGIN.scheme, host=_ORIGIN.host, port=_ORIGIN.port, target=target)
+
+
+def _address(url: httpx.URL) -> tuple[str, int]:
+    return url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80)
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
 class _HttpcoreStream(httpcore.NetworkStream):
     """A connection with the interface that httpcore expects."""
 
-    def __init__(self, connection: Connection, credentials: Credentials) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._credentials = credentials
+        self.http = httpcore.HTTP11Connection(_ORIGIN, self)
         self.broke = False
         """Whether a request was not sent to its end."""
         self._data = b""
@@ -283,7 +277,9 @@ class _HttpcoreStream(httpcore.NetworkStream):
         without_body = self._data.endswith(b"\r\n\r\n") and not announces_body(answer)
         return self.has_rest() or (answer.status == 204 and not without_body)
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - as above
+    # The deadline of the exchange rules, not ``timeout``.
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
         if self._unsent:
             unsent, self._unsent = self._unsent, b""
             # A server that has closed may have answered before: reading shows it.
@@ -302,30 +298,10 @@ class _HttpcoreStream(httpcore.NetworkStream):
         self._at = len(self._data) if end < 0 else end
         return self._data[start : self._at]
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - as above
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
         # httpcore writes head and body apart, which costs two packets more than one write.
         self._read_bytes = 0
         self._unsent += buffer
 
     def close(self) -> None:
         self.connection.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,  # noqa: ARG002 - ours is made again when its files change
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ARG002 - as above
-    ) -> httpcore.NetworkStream:
-        if self.has_rest():
-            # Taken for the endpoint's answer, these bytes could acknowledge a batch.
-            self.close()
-            raise NetworkError("the proxy sent more than one answer")
-        self.connection.start_tls(self._credentials.ssl_context(), server_hostname or "")
-        return self
-
-    def get_extra_info(self, info: str) -> Any:
-        if info == "ssl_object":
-            return self.connection.tls
-        if info == "is_readable":  # httpcore closes an idle connection that is
-            return self.connection.stale()
-        return None
