@@ -83,7 +83,6 @@ class Reader:
             source that can wait, not for a receiver.
     """
 
-    name = "reader"
     max_step_s = 30.0  # a read ends within a second, but recording may wait for a slow card
 
     def __init__(
