@@ -32,7 +32,6 @@ _SHORTEST_TOKEN = 16  # each peer may guess ten times a minute
 class Page:
     """The task."""
 
-    name = "page"
     max_step_s = 30.0
 
     def __init__(self, agent: AgentView) -> None:

@@ -39,8 +39,8 @@ def test_by_way_of_gpsd(tmp_path: Path, endpoint: Endpoint) -> None:
 def test_auto_takes_the_gpsd_of_this_machine(tmp_path: Path, endpoint: Endpoint) -> None:
     with network() as net, simulated(tmp_path) as receiver, contextlib.ExitStack() as stack:
         machine = net.namespace("gpsd")
-        machine.inside(endpoint.start)
-        stack.callback(endpoint.stop)
+        stack.push(endpoint)
+        machine.inside(endpoint.__enter__)
         config = write_config(tmp_path, "auto", endpoint.url, gps={"baud": "auto"})
         serves = gpsd_command(2947, receiver.device)
         runs = (*AGENT, "run", "--config", str(config))

@@ -63,6 +63,11 @@ def unanswered(outcome: Answer | NoAnswer) -> str:
     return outcome.reason
 
 
+def test_a_name_that_only_looks_like_punycode_is_a_name_as_any_other() -> None:
+    with transport_to("http://xn--a:1/") as transport:
+        assert "xn--a" in unanswered(transport.exchange(PAYLOAD, 5))
+
+
 def test_an_exchange_carries_body_and_headers_there_and_back() -> None:
     with (
         Server(answer(202, "fine", {"X-One": "1", "x-Two": "2"})) as server,
