@@ -23,14 +23,14 @@ from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.ledger import SPANS_PER_HOLD, Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds
-from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
-from telemetry_agent.ackqueue.reading import decoded, newest_sure_ms, rows_of, stored
+from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span, runs
+from telemetry_agent.ackqueue.reading import decoded, newest_sure_ms, stored
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import sample
 from telemetry_agent.ackqueue.row_states import DISCARDED, State
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
-from telemetry_agent.ackqueue.streams import NO_END, STREAMS_MAX
+from telemetry_agent.ackqueue.streams import STREAMS_MAX
 from telemetry_agent.model import Record, StreamAccount
 from telemetry_agent.tasks import give_way
 
@@ -50,7 +50,10 @@ _RANGES_PER_HOLD = 50
 
 
 class Contents:
-    """The methods of ``AckQueue`` that neither put a fix nor hand one out."""
+    """The methods of ``AckQueue`` that neither put a fix nor hand one out.
+
+    Those that read the file raise StorageError if it cannot be read.
+    """
 
     def __init__(self, shared: SharedState, bounds: Bounds) -> None:
         self.shared = shared
@@ -107,9 +110,6 @@ class Contents:
         """The newest fixes on disk, whatever became of them, the newest first.
 
         Fewer than ``limit`` where some were deleted or are damaged.
-
-        Raises:
-            StorageError: The file cannot be read.
         """
         shared = self.shared
         with shared.disk:
@@ -127,11 +127,7 @@ class Contents:
         return decoded(rows)
 
     def newest_ms(self) -> int | None:
-        """GNSS time of the newest fix whose time is not in doubt; ``None`` if none is known.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
+        """GNSS time of the newest fix whose time is not in doubt; ``None`` if none is known."""
         if self.shared.latest_ms is not None:
             return self.shared.latest_ms
         return newest_sure_ms(self.newest(ROWS_PER_READ))
@@ -143,7 +139,7 @@ class Contents:
         be used meanwhile: each part is as it was when it was looked at.
         """
         waiting: Span[Place] | None = None
-        while first < NO_END:
+        while first < ABOVE_ALL:
             with self.shared.lock:
                 seen, last = _look(self.shared.ledger, first)
             for span in sorted(seen):
@@ -162,16 +158,13 @@ class Contents:
 
         Returns:
             The last row that it read (``row`` if no more follow), and the fixes that it found.
-
-        Raises:
-            StorageError: The file cannot be read.
         """
         shared = self.shared
         with shared.disk:
             shared.check_open()
             with shared.lock:
                 last = max(row, shared.committed)
-            rows = shared.read(row + 1, last, ROWS_PER_READ)
+            rows = shared.read((row + 1, last), limit=ROWS_PER_READ)
         if len(rows) == ROWS_PER_READ:
             last = rows[-1][0]
         found = ((stored[0], decode(stored)) for stored in rows)
@@ -182,9 +175,6 @@ class Contents:
 
         The queue may be used meanwhile; each fix has the state that it had when it was read. If the
         queue is thinned meanwhile, a fix may come twice.
-
-        Raises:
-            StorageError: The file cannot be read.
         """
         return stored(self.shared, state)
 
@@ -199,9 +189,6 @@ class Contents:
 
         Returns:
             How many fixes.
-
-        Raises:
-            StorageError: The file cannot be read.
         """
         ready = self.shared.ledger.make_ready
         if reason is not None:
@@ -213,14 +200,14 @@ class Contents:
         return self._end_dead_letters(names, partial(self.shared.ledger.lose, mark=DISCARDED))
 
     def resend(self, since_ms: int, until_ms: int) -> int:
-        """Make delivered fixes ready again, under their own names. Returns and raises as ``retry``.
+        """Make delivered fixes ready again, under their own names. Returns as ``retry``.
 
         Args:
             since_ms: Their GNSS time is this or later.
             until_ms: And before this.
         """
         return self._resend(
-            [(1, NO_END)], lambda row: is_sound(row) and since_ms <= row[TIME_MS] < until_ms
+            [(1, ABOVE_ALL)], lambda row: is_sound(row) and since_ms <= row[TIME_MS] < until_ms
         )
 
     def resend_names(self, stream: str, first: int, last: int) -> int:
@@ -243,9 +230,6 @@ class Contents:
         Returns:
             The accounts, and the GNSS time of the newest fix before all that is to be delivered;
             ``None``: that is not known.
-
-        Raises:
-            StorageError: The file cannot be read.
         """
         found = None
         while found is None:
@@ -254,11 +238,7 @@ class Contents:
         return found
 
     def settle(self, accounts: Collection[StreamAccount]) -> None:
-        """The endpoint has these accounts: what is finished in them, and still so, is settled.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
+        """The endpoint has these accounts: what is finished in them, and still so, is settled."""
         shared = self.shared
         with shared.disk:
             shared.use()
@@ -307,7 +287,7 @@ class Contents:
         is_meant: Callable[[Row], bool] | None,
         end: Callable[[list[tuple[int, int]]], None],
         row: int = 1,
-        last: int = NO_END,
+        last: int = ABOVE_ALL,
     ) -> int:
         """End the state of all rows that are meant. Returns how many.
 
@@ -324,7 +304,7 @@ class Contents:
                     some = shared.ledger.in_state(state, ROWS_PER_READ, row)
                 ranges = meant = [(lo, min(hi, last)) for lo, hi in some if lo <= last]
                 if is_meant is not None:
-                    rows = shared.ask(partial(rows_of, ranges=ranges))
+                    rows = shared.read(*ranges, limit=ROWS_PER_READ)
                     meant = runs(found[0] for found in rows if is_meant(found))
                 for place in range(0, len(meant), _RANGES_PER_HOLD):
                     with shared.lock:
@@ -349,7 +329,7 @@ class Contents:
             if accounts is None:
                 return None
             if accounts:
-                rows = shared.read(accounts, accounts)
+                rows = shared.read((accounts, accounts))
                 seqs[accounts] = rows[0][SEQ] if rows else None
             with shared.lock:
                 oldest = ledger.oldest_pending() or shared.committed + 1
@@ -367,7 +347,7 @@ class Contents:
 
 def _look(ledger: Ledger, first: int) -> tuple[list[Span[Place]], int]:
     """The rows from ``first`` on, in no order, and up to which row that is all."""
-    last = NO_END
+    last = ABOVE_ALL
     marks = list(islice(ledger.marks.within(first), SPANS_PER_HOLD))
     if len(marks) == SPANS_PER_HOLD:
         last = marks[-1].hi

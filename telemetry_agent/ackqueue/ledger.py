@@ -45,18 +45,7 @@ from telemetry_agent.model import Batch
 SPANS_PER_HOLD = 500
 """Marks that are looked at under one hold of the memory lock, which takes some milliseconds."""
 _RUNS_AT_ONCE = 250
-
-
-class Lease(NamedTuple):
-    """The rows of a batch that is out."""
-
-    ranges: list[tuple[int, int]]
-    batch: int
-    """The batch without an answer that these were before, or ``NO_BATCH``."""
-
-    def rows(self) -> Iterator[int]:
-        """In the order of the batch's records."""
-        return chain.from_iterable(range(lo, hi + 1) for lo, hi in self.ranges)
+_AS_IT_IS = nullcontext()
 
 
 class Window(NamedTuple):
@@ -75,7 +64,7 @@ class Ledger:
         self.marks = loaded.marks
         self.streams = Streams(loaded.streams, loaded.marks)
         self.ready_rows = ReadyRows(newest=loaded.last)
-        self.leases: dict[int, Lease] = {}
+        self.leases: dict[int, Plan] = {}
         self._changed: set[int] = set()
         self.away = AwayRows(self.marks, self._mark)
         self._leased = 0
@@ -87,9 +76,11 @@ class Ledger:
 
     def take_changes(self) -> dict[int, Span[RowState] | None]:
         """Take some marks that the disk does not know, by first row. ``None``: there is none."""
-        count = min(len(self._changed), SPANS_PER_HOLD)
-        changed = [self._changed.pop() for _ in range(count)]
-        return {lo: self.marks.starting_at(lo) for lo in changed}
+        changes: dict[int, Span[RowState] | None] = {}
+        while self._changed and len(changes) < SPANS_PER_HOLD:
+            lo = self._changed.pop()
+            changes[lo] = self.marks.starting_at(lo)
+        return changes
 
     def give_back_changes(self, marks: Iterable[int]) -> None:
         """Take note that these did not reach the disk."""
@@ -224,15 +215,16 @@ class Ledger:
         plan = self.ready_rows.choose(limit, live_first=live_first)
         # A batch without an answer comes whole, so that the endpoint recognises the repeat. If that
         # is more than fits now, the batch is dissolved.
-        if plan is not None and plan.size > limit:
+        if plan is not None and plan.batch != NO_BATCH and plan.size > limit:
             self.make_ready(plan.ranges)
             plan = self.ready_rows.choose(limit, live_first=live_first)
         return plan
 
-    def lease(self, rows: Iterable[int], batch: int) -> int:
-        """Rows leave in a batch. Returns the number of the lease."""
-        lease = Lease(runs(rows), batch)
-        self.ready_rows.hand_out(lease.ranges)
+    def lease(self, rows: Iterable[int], plan: Plan) -> int:
+        """Rows of the plan leave in a batch. Returns the number of the lease."""
+        lease = Plan(runs(rows), plan.live, plan.batch)
+        with self._within_reach(lease.ranges):
+            self.ready_rows.hand_out(lease.ranges)
         self._leased += 1
         self.leases[self._leased] = lease
         return self._leased
@@ -243,16 +235,16 @@ class Ledger:
         rows = list(lease.rows())
         if lease.batch != NO_BATCH:  # it is never sent again as it was
             self.make_ready(lease.ranges)
-        return self.lease(rows[:at], NO_BATCH), self.lease(rows[at:], NO_BATCH)
+            lease = lease._replace(batch=NO_BATCH)
+        return self.lease(rows[:at], lease), self.lease(rows[at:], lease)
 
     def ack(self, batch: Batch, rejected: Mapping[int, str], retry: Collection[int]) -> None:
         """Delivered, except for the seqs given."""
         lease = self._end_lease(batch)
+        self._mark_all(lease.ranges, ACKED)
+        if not rejected and not retry:
+            return
         with self._within_reach(lease.ranges):
-            for lo, hi in lease.ranges:
-                self._mark(lo, hi, ACKED)
-            if not rejected and not retry:
-                return
             for row, record in zip(lease.rows(), batch.records, strict=True):
                 if record.seq in rejected:
                     self._mark(row, row, dead_letter(rejected[record.seq]))
@@ -261,10 +253,7 @@ class Ledger:
 
     def fail(self, batch: Batch, reason: str) -> None:
         """Refused as a whole."""
-        lease = self._end_lease(batch)
-        with self._within_reach(lease.ranges):
-            for lo, hi in lease.ranges:
-                self._mark(lo, hi, dead_letter(reason))
+        self._mark_all(self._end_lease(batch).ranges, dead_letter(reason))
 
     def give_back(self, batch: Batch) -> None:
         """Ready, as before."""
@@ -278,10 +267,7 @@ class Ledger:
         lease = self._end_lease(batch)
         # Its name is the first row that it has now: the rows before it may have been found damaged
         # since the batch was last sent.
-        mark = RowState(State.UNACK, batch=lease.ranges[0][0])
-        with self._within_reach(lease.ranges):
-            for lo, hi in lease.ranges:
-                self._mark(lo, hi, mark)
+        self._mark_all(lease.ranges, RowState(State.UNACK, batch=lease.ranges[0][0]))
 
     # Questions
 
@@ -340,7 +326,8 @@ class Ledger:
         rows = [max(lo, after + 1) for lo, hi in self.leased() if hi > after]
         if (free := self.ready_rows.free.first_row(after + 1)) is not None:
             rows.append(free)
-        rows += [span.lo for span in islice(self._in_state(State.UNACK, after + 1), 1)]
+        if (unack := next(self._in_state(State.UNACK, after + 1), None)) is not None:
+            rows.append(unack.lo)
         return min(rows, default=None)
 
     def _in_state(self, state: State, row: int = 1) -> Iterator[Span[RowState]]:
@@ -369,11 +356,16 @@ class Ledger:
 
     def _within_reach(self, ranges: Collection[tuple[int, int]]) -> AbstractContextManager[object]:
         if len(ranges) < 2:  # the usual batch
-            return nullcontext()
+            return _AS_IT_IS
         with ExitStack() as both:
             both.enter_context(self.marks.within_reach(ranges))
             both.enter_context(self.ready_rows.free.within_reach(ranges))
             return both.pop_all()
+
+    def _mark_all(self, ranges: Collection[tuple[int, int]], mark: RowState) -> None:
+        with self._within_reach(ranges):
+            for lo, hi in ranges:
+                self._mark(lo, hi, mark)
 
     def _mark(self, lo: int, hi: int, mark: RowState | None) -> None:
         if lo <= hi:
@@ -381,7 +373,7 @@ class Ledger:
             if mark != PURGED:  # a delivered row counts as delivered also when it is deleted
                 self.streams.reopen(lo, hi)
 
-    def _end_lease(self, batch: Batch) -> Lease:
+    def _end_lease(self, batch: Batch) -> Plan:
         lease = self.leases.pop(batch.lease, None)
         if lease is None:
             raise ValueError(

@@ -11,6 +11,8 @@ What the parts share, and the order of the two locks, is described in ``shared_s
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self, TypeVar
@@ -334,7 +336,7 @@ class AckQueue:
     def _hand_out(self, plan: Plan) -> Batch | None:
         """Make a batch of the planned rows. ``None``: some are damaged, so plan again."""
         shared = self.shared
-        rows = [row for lo, hi in plan.ranges for row in shared.read(lo, hi)]
+        rows = shared.read(*plan.ranges)
         if len(rows) < plan.size:
             shared.miss(plan.size - len(rows))
         step = -1 if plan.newest_first else 1
@@ -346,7 +348,7 @@ class AckQueue:
             shared.write()
             return None
         with shared.lock:
-            lease = shared.ledger.lease([row[0] for row in taken], plan.batch)
+            lease = shared.ledger.lease([row[0] for row in taken], plan)
             if not shared.ledger.ready_rows.any_live:
                 waiting = shared.writer.oldest
                 self._live_since_s = waiting[0] if waiting is not None else None
@@ -356,8 +358,4 @@ class AckQueue:
 
 def _first_run(rows: list[Row]) -> list[Row]:
     """The rows up to where device or stream changes."""
-    if not rows:
-        return rows
-    kind = rows[0][1:3]
-    end = next((place for place, row in enumerate(rows) if row[1:3] != kind), len(rows))
-    return rows[:end]
+    return next((list(run) for _, run in groupby(rows, itemgetter(1, 2))), [])

@@ -12,14 +12,14 @@ one. Every change goes through ``paint``, which restores it.
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 V = TypeVar("V")
 
 _NO_VALUE = 0
-ABOVE_ALL = 1 << 64
-"""A row number above all others."""
+ABOVE_ALL = 2**63 - 1
+"""Above all row numbers; the highest that SQLite can compare one with."""
 
 
 class Span(NamedTuple, Generic[V]):
@@ -91,13 +91,6 @@ class RangeMap(Generic[V]):
         rows[begin:end], codes[begin:end] = new_rows, new_codes
         return changed
 
-    def within_reach(self, ranges: Collection[tuple[int, int]]) -> AbstractContextManager[None]:
-        """Many changes follow, all of these rows. What lies behind them moves once, not for each.
-
-        Meanwhile the map may be asked nothing about other rows.
-        """
-        return self._cut_out(ranges) if len(ranges) > 1 else nullcontext()
-
     def _append(self, lo: int, stop: int, code: int) -> int:
         """Paint behind all boundaries, as each put and each start does; the span's first row."""
         rows, codes = self._rows, self._codes
@@ -115,8 +108,13 @@ class RangeMap(Generic[V]):
         return lo
 
     @contextmanager
-    def _cut_out(self, ranges: Collection[tuple[int, int]]) -> Iterator[None]:
-        first, last = min(lo for lo, _ in ranges), max(hi for _, hi in ranges)
+    def within_reach(self, ranges: Collection[tuple[int, int]]) -> Iterator[None]:
+        """Many changes follow, all of these rows. What lies behind them moves once, not for each.
+
+        Meanwhile the map may be asked nothing about other rows.
+        """
+        first = min((lo for lo, _ in ranges), default=0)
+        last = max((hi for _, hi in ranges), default=0)
         rows, codes = self._rows, self._codes
         part = slice(max(0, bisect_left(rows, first) - 1), bisect_right(rows, last + 1) + 1)
         self._rows, self._codes = rows[part], codes[part]
@@ -220,12 +218,15 @@ class RangeMap(Generic[V]):
 def runs(rows: Iterable[int]) -> list[tuple[int, int]]:
     """Ascending row numbers as ranges, both ends included."""
     found: list[tuple[int, int]] = []
+    first = last = None
     for row in rows:
-        if found and found[-1][1] == row - 1:
-            found[-1] = (found[-1][0], row)
-        else:
-            found.append((row, row))
-    return found
+        if first is None or last is None:
+            first = row
+        elif row != last + 1:
+            found.append((first, last))
+            first = row
+        last = row
+    return found if first is None or last is None else [*found, (first, last)]
 
 
 def first_rows(ranges: Iterable[tuple[int, int]], limit: int) -> list[tuple[int, int]]:

@@ -10,7 +10,6 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -66,7 +65,7 @@ class QueueReader:
     def stats(self) -> QueueStats:
         """See ``AckQueue.stats``."""
         oldest, size = self.ledger.oldest_pending(), size_on_disk(self.path)
-        rows = self.store.read(oldest, oldest) if oldest is not None else ()
+        rows = self.store.read([(oldest, oldest)]) if oldest is not None else ()
         oldest_ms = next((row[TIME_MS] for row in rows if is_sound(row)), None)
         return count(self.ledger, 0, 0, oldest_ms, size, full=False)
 
@@ -101,7 +100,7 @@ def stored(source: QueueSource, state: State | None) -> Iterator[Stored]:
             if state is not None and state is not State.READY:
                 with source.lock:
                     ranges = source.ledger.in_state(state, ROWS_PER_READ, row)
-            rows = source.ask(partial(rows_of, ranges=ranges))
+            rows = source.ask(partial(Store.read, ranges=ranges, limit=ROWS_PER_READ))
             row = ranges[-1][1] + 1 if ranges else last + 1
             if len(rows) == ROWS_PER_READ:  # these ranges have more
                 row = rows[-1][0] + 1
@@ -119,12 +118,6 @@ def decoded(rows: Iterable[Row]) -> list[Record]:
 def newest_sure_ms(newest_first: Iterable[Record]) -> int | None:
     """The time of the first fix whose time is not in doubt."""
     return next((r.fix.time_ms for r in newest_first if r.fix.time_is_sure), None)
-
-
-def rows_of(store: Store, ranges: list[tuple[int, int]]) -> list[Row]:
-    """The first of these, at most as many as are read at once."""
-    rows = (row for lo, hi in ranges for row in store.read(lo, hi))
-    return list(islice(rows, ROWS_PER_READ))
 
 
 def _with_reasons(

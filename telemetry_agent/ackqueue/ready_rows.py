@@ -17,7 +17,7 @@ answer: its rows are sent together again, so that the endpoint recognises the re
 
 
 class Plan(NamedTuple):
-    """Rows for one batch, in order."""
+    """The rows of one batch, in order: before it leaves, and while it is out."""
 
     ranges: list[tuple[int, int]]
     live: bool
@@ -29,7 +29,11 @@ class Plan(NamedTuple):
     @property
     def size(self) -> int:
         """How many rows."""
-        return sum(hi - lo + 1 for lo, hi in self.ranges)
+        return sum([hi - lo + 1 for lo, hi in self.ranges])
+
+    def rows(self) -> Iterator[int]:
+        """In the order of the batch's records."""
+        return chain.from_iterable(range(lo, hi + 1) for lo, hi in self.ranges)
 
 
 class ReadyRows:
@@ -41,9 +45,8 @@ class ReadyRows:
 
     def hand_out(self, ranges: list[tuple[int, int]]) -> None:
         """Remove these: they leave in a batch."""
-        with self.free.within_reach(ranges):
-            for lo, hi in ranges:
-                self.free.paint(lo, hi, None)
+        for lo, hi in ranges:
+            self.free.paint(lo, hi, None)
         self.newest = max(self.newest, ranges[-1][1])
 
     @property

@@ -14,7 +14,6 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -34,7 +33,7 @@ from telemetry_agent.ackqueue.file.writer import Writer
 from telemetry_agent.ackqueue.generations import border_up_to, next_border
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.queue_file import QueueFile
-from telemetry_agent.ackqueue.ranges import runs
+from telemetry_agent.ackqueue.ranges import ABOVE_ALL, runs
 from telemetry_agent.ackqueue.row_states import DAMAGED
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
@@ -261,17 +260,17 @@ class SharedState:
             self.ring_for_room()
         return refusal
 
-    def read(self, lo: int, hi: int, limit: int | None = None) -> list[Row]:
-        """The rows with these numbers that are there, in order, damaged or not.
+    def read(self, *ranges: tuple[int, int], limit: int = ABOVE_ALL) -> list[Row]:
+        """Read rows; see ``Store.read``. Raises as ``ask``."""
+        return self.ask(lambda store: store.read(ranges, limit))
+
+    def ask(self, read: Callable[[Store], V]) -> V:
+        """Read something from the file.
 
         Raises:
             UnusableError: The file is damaged, and was set aside.
             StorageError: The file cannot be read.
         """
-        return self.ask(lambda store: list(islice(store.read(lo, hi), limit)))
-
-    def ask(self, read: Callable[[Store], V]) -> V:
-        """Read something from the file; raises as ``read``."""
         assert self.disk.locked()
         if self.file.damage is not None:
             raise self.file.damage

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from telemetry_agent.ackqueue.file.rows import stream_from_int
-from telemetry_agent.ackqueue.ranges import RangeMap, Span
+from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span
 from telemetry_agent.ackqueue.row_states import (
     DAMAGED,
     REFUSED,
@@ -47,8 +47,6 @@ _RUNS_MAX = 1000
 """Runs in the file, for an endpoint that never accepts a report."""
 
 _LO = attrgetter("lo")
-NO_END = 1 << 62
-"""Above all row numbers."""
 _NO_ROW = {State.GONE, State.UNUSED}
 _UNCOUNTED = str(UNCOUNTED.reason)
 _DONE = {*_NO_ROW, State.ACKED, State.ACK_FAILED}
@@ -148,7 +146,7 @@ class Streams:
     @property
     def first_row(self) -> int:
         """The rows before it are in no account."""
-        return self._runs[0].lo if self._runs else NO_END
+        return self._runs[0].lo if self._runs else ABOVE_ALL
 
     def bounds(self, row: int) -> tuple[int, int]:
         """The first row of the run that this one is in, and the one after its last."""
@@ -311,7 +309,7 @@ class Streams:
         return bisect_right(self._runs, row, key=_LO) - 1
 
     def _end(self, at: int) -> int:
-        return self._runs[at + 1].lo if at + 1 < len(self._runs) else NO_END
+        return self._runs[at + 1].lo if at + 1 < len(self._runs) else ABOVE_ALL
 
 
 def _account(

@@ -212,7 +212,7 @@ def test_the_numbers_of_what_stays_are_next_to_each_other(path: Path) -> None:
         queue.ack(lease(queue))
         record(queue, range(2 * CAPACITY), driven)
         with queue.shared.disk:
-            rows = queue.shared.read(1, queue.shared.last)
+            rows = queue.shared.read((1, queue.shared.last))
         assert len(runs(row[0] for row in rows)) <= 3  # one is under way
         batch = lease(queue, 100)
         assert batch.live

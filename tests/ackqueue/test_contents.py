@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from telemetry_agent.ackqueue import contents, reading
+from telemetry_agent.ackqueue import contents
 from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.ackqueue.file.schema import UnusableError
@@ -134,13 +134,14 @@ def test_to_change_dead_letters_by_name_or_reason_reads_each_at_most_once(
     scattered: AckQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
+    real = scattered.shared.read
 
-    def counted(*args: Any, **more: Any) -> list[Row]:
-        rows = reading.rows_of(*args, **more)
+    def counted(*ranges: tuple[int, int], limit: int) -> list[Row]:
+        rows = real(*ranges, limit=limit)
         read.append(len(rows))
         return rows
 
-    monkeypatch.setattr(contents, "rows_of", counted)
+    monkeypatch.setattr(scattered.shared, "read", counted)
     assert scattered.retry([(scattered.stream, 7), (scattered.stream, 8)]) == 1
     assert sum(read) == 1
     read.clear()

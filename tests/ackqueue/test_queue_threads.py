@@ -296,7 +296,7 @@ def test_a_batch_of_many_ranges_holds_the_memory_lock_no_longer_before_many_othe
             assert plan is not None
             taken = [lo for lo, _ in plan.ranges]
             began_s = time.thread_time()
-            batch = mock.Mock(lease=ledger.lease(taken, plan.batch))
+            batch = mock.Mock(lease=ledger.lease(taken, plan))
             end(ledger, batch)
             turns_s.append(time.thread_time() - began_s)
             ledger.resume()

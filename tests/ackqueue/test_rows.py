@@ -83,6 +83,8 @@ def test_a_row_at_another_place_is_noticed_unless_it_was_given_it(place: int, ot
     [
         ({"sats": 2**63}, "a"),
         ({"sats": 1.5}, "a"),
+        ({"lat_e9": None}, "a"),
+        ({"extra": 5}, "a"),
         ({"quality": "excellent"}, "a"),
         ({"flags": ("late",)}, "a"),
         ({"extra": ""}, "a"),

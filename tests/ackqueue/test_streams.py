@@ -22,10 +22,10 @@ from judge import audit
 from telemetry_agent.ackqueue.file import store
 from telemetry_agent.ackqueue.limits import thinning
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.ranges import RangeMap, Span
+from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.ackqueue.row_states import RowState
-from telemetry_agent.ackqueue.streams import NO_END, STREAMS_MAX
+from telemetry_agent.ackqueue.streams import STREAMS_MAX
 from telemetry_agent.errors import StorageError
 from telemetry_agent.lab.endpoint.audit import lines
 from telemetry_agent.model import Batch, StreamAccount
@@ -455,7 +455,7 @@ def test_what_became_of_each_row_is_counted_once(
     looks: list[int] = []
 
     class Counted(RangeMap[RowState]):
-        def within(self, lo: int, hi: int = NO_END) -> Iterator[Span[RowState]]:
+        def within(self, lo: int, hi: int = ABOVE_ALL) -> Iterator[Span[RowState]]:
             looks.append(0)
             for span in super().within(lo, hi):
                 looks[-1] += 1
@@ -533,7 +533,7 @@ def test_a_stream_that_was_never_here_is_not_looked_for(
         deliver(queue)
         stream = queue.stream
         with monkeypatch.context() as patch:
-            patch.delattr(store.Store, "read")
+            patch.delattr(store.Store, "_select")
             assert queue.resend_names("0123456789abcdef", 1, 3) == 0
     with closing(sqlite3.connect(path)) as database:
         database.execute("DELETE FROM stream")  # as an older version left it

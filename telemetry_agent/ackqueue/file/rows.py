@@ -12,7 +12,7 @@ with schema version 1 or 2 can be without the number: they prove their content a
 
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, cast, get_args
 
@@ -40,7 +40,6 @@ QUALITIES = cast("tuple[Quality, ...]", get_args(Quality))
 FLAGS = cast("tuple[Flag, ...]", get_args(Flag))
 """A flag is stored as the bit of its place in this tuple: it only ever grows at its end."""
 
-_QUALITY_CODES = {quality: code for code, quality in enumerate(QUALITIES)}
 _FLAG_BITS = {flag: 1 << place for place, flag in enumerate(FLAGS)}
 _FLAG_SETS = tuple(
     tuple(flag for flag in FLAGS if mask & _FLAG_BITS[flag]) for mask in range(1 << len(FLAGS))
@@ -48,17 +47,10 @@ _FLAG_SETS = tuple(
 _STATES = {int(state): state for state in State}
 _DAMAGED_BEFORE_3 = -1
 """A state that files had up to schema version 2, where a damaged row stayed in its place."""
-_ABSENT = -(2**63)
-_32_BITS = 0xFFFF_FFFF
-_CRC = COLUMNS.index("crc")
 STREAM, SEQ, TIME_MS, LAT_E9, LON_E9 = map(
     COLUMNS.index, ("stream", "seq", "time_ms", "lat_e9", "lon_e9")
 )
 """Places in a row."""
-
-_pack = struct.Struct(f"<{len(FIRST)}q").pack
-_crc32 = zlib.crc32
-_QUALITY, _FLAGS = Fix._fields.index("quality"), Fix._fields.index("flags")
 
 
 @lru_cache(maxsize=16)  # a batch asks a thousand times for the same
@@ -72,82 +64,84 @@ def stream_to_int(stream: str) -> int:
     return int.from_bytes(bytes.fromhex(stream), signed=True)
 
 
-def encode(row_id: int, stream: int, seq: int, device: str, fix: Fix) -> Row:
-    """Make the row of a fix.
+# Both ways with every column written out: puts, and batches of a thousand, spend their time here.
+_EVERY_VALUE = ", ".join(_STORED)
+_NUMBERS = ", ".join(
+    name if name in ALWAYS else f"absent if {name} is None else {name}" for name in FIRST
+)
+_LATER = "".join(
+    f"""
+        if {name} is not None:
+            proof = crc32({f"{name}.encode()" if name == "extra" else f"b'%d' % {name}"}, proof)"""
+    for name in LATER  # as text, and so that a value of another type raises
+)
+_PROVE = f"""
+        proof = crc32(device.encode(), crc32(pack({_NUMBERS}))){_LATER}
+        placed = proof ^ (id ^ id >> 32) & {0xFFFF_FFFF}
+"""
+_OF_ANOTHER_TYPE = (struct.error, AttributeError, TypeError, UnicodeError)  # or not UTF-8
+_USES: dict[str, Any] = {
+    "crc32": zlib.crc32,
+    "pack": struct.Struct(f"<{len(FIRST)}q").pack,
+    "absent": -(2**63),
+    "errors": _OF_ANOTHER_TYPE,
+    "not_stored": (KeyError, *_OF_ANOTHER_TYPE),
+    "new": tuple.__new__,  # a named tuple's own constructor takes twice as long
+    "Fix": Fix,
+    "Record": Record,
+    "quality_codes": {quality: code for code, quality in enumerate(QUALITIES)},
+    "qualities": QUALITIES,
+    "flag_bits": _FLAG_BITS,
+    "flag_sets": _FLAG_SETS,
+    "hex_of": stream_from_int,
+}
 
-    Raises:
-        ValueError: A value cannot be stored: it is not an integer of 64 bits, or an unknown word.
-    """
-    if fix.extra == "":
-        raise ValueError(f"this fix cannot be stored (its extra is empty, not None): {fix}")
-    later = fix[_FLAGS + 1 :]
+encode: Callable[[int, int, int, str, Fix], Row] = written_out(
+    "encode",
+    f"""
+def encode(id, stream, seq, device, fix):
+    {_EVERY_VALUE} = fix
     try:
-        numbers: tuple[Any, ...] = (  # what is not an integer does not pack
-            stream,
-            seq,
-            *fix[:_QUALITY],
-            _QUALITY_CODES[fix.quality],
-            *fix[_QUALITY + 1 : _FLAGS],
-            sum(_FLAG_BITS[flag] for flag in set(fix.flags)) if fix.flags else 0,
-        )
-        crc = _checksum(device, numbers, later) ^ _folded(row_id)
-    except (struct.error, KeyError) as error:
-        raise ValueError(f"this fix cannot be stored ({error}): {fix}") from error
-    return (row_id, device, *numbers, crc, *later)
+        quality = quality_codes[quality]
+        flags = sum(flag_bits[flag] for flag in set(flags)) if flags else 0
+{_PROVE}
+    except not_stored as error:
+        raise ValueError(f"this fix cannot be stored ({{error}}): {{fix}}") from error
+    if extra == "":
+        raise ValueError(f"this fix cannot be stored (its extra is empty, not None): {{fix}}")
+    return ({", ".join("placed" if name == "crc" else name for name in COLUMNS)})
+""",
+    _USES,
+)
+"""Make the row of a fix: of the row's number, stream, seq, device and fix.
+
+Raises:
+    ValueError: A value cannot be stored: it is not an integer of 64 bits, or an unknown word.
+"""
+
+decode: Callable[[Row], Record | None] = written_out(
+    "decode",
+    f"""
+def decode(row):
+    {", ".join(COLUMNS)} = row
+    try:
+{_PROVE}
+    except errors:
+        return None
+    if placed != crc and proof != crc or extra == "":
+        return None
+    quality, flags = qualities[quality], flag_sets[flags]
+    return new(Record, (hex_of(stream), seq, device, new(Fix, ({_EVERY_VALUE},))))
+""",
+    _USES,
+)
+"""Make a row a record again; ``None``: it is damaged. Flags come back in the order of ``FLAGS``."""
 
 
 def at_place(row: Row, row_id: int) -> Row:
     """A sound row, with another number."""
-    crc = _checksum(row[1], row[2:_CRC], row[_CRC + 1 :]) ^ _folded(row_id)
-    return (row_id, *row[1:_CRC], crc, *row[_CRC + 1 :])
-
-
-def _as_bytes(name: str) -> str:
-    """What of a later column goes into the checksum, as source: one type raises on another."""
-    return f"{name}.encode()" if name == "extra" else f"b'%d' % {name}"
-
-
-def _decode_source() -> str:
-    """``decode`` with every column written out: a batch of a thousand spends its time here."""
-    numbers = [
-        name if name in ALWAYS else f"absent if {name} is None else {name}" for name in FIRST
-    ]
-    values = {"quality": "qualities[quality]", "flags": "flag_sets[flags]"}
-    later = "".join(
-        f"        if {name} is not None:\n            proof = crc32({_as_bytes(name)}, proof)\n"
-        for name in LATER
-    )
-    return f"""
-def decode(row):
-    {", ".join(COLUMNS)} = row
-    try:
-        proof = crc32(device.encode(), crc32(pack({", ".join(numbers)})))
-{later}        if proof ^ (id ^ id >> 32) & {_32_BITS} != crc and proof != crc or extra == "":
-            return None
-    except (error, AttributeError, TypeError, UnicodeError):  # another type, or not UTF-8
-        return None
-    fix = new(Fix, ({", ".join(values.get(name, name) for name in _STORED)},))
-    return new(Record, (hex_of(stream), seq, device, fix))
-"""
-
-
-decode: Callable[[Row], Record | None] = written_out(
-    "decode",
-    _decode_source(),
-    {
-        "crc32": _crc32,
-        "pack": _pack,
-        "absent": _ABSENT,
-        "error": struct.error,
-        "new": tuple.__new__,  # a named tuple's own constructor takes twice as long
-        "Fix": Fix,
-        "Record": Record,
-        "qualities": QUALITIES,
-        "flag_sets": _FLAG_SETS,
-        "hex_of": stream_from_int,
-    },
-)
-"""Make a row a record again; ``None``: it is damaged. Flags come back in the order of ``FLAGS``."""
+    record = cast("Record", decode(row))
+    return encode(row_id, row[STREAM], *record[1:])
 
 
 def is_sound(row: Row) -> bool:
@@ -160,22 +154,9 @@ def proves_its_number(row: Row) -> bool:
     return is_sound(row) and bool(row == at_place(row, row[0]))
 
 
-def _folded(row_id: int) -> int:
-    return (row_id ^ row_id >> 32) & _32_BITS
-
-
-def _checksum(device: str, numbers: Sequence[int | None], later: Sequence[object]) -> int:
-    packed = _pack(*[_ABSENT if number is None else number for number in numbers])
-    proof = _crc32(device.encode(), _crc32(packed))
-    for value in later:
-        if value is not None:
-            proof = _crc32(str(value).encode(), proof)
-    return proof
-
-
 def with_checksum(*values: object) -> Row:
     """Make the row of a mark, or of a run, of its values."""
-    return (*values, _crc32(" ".join(map(str, values)).encode()))
+    return (*values, zlib.crc32(" ".join(map(str, values)).encode()))
 
 
 def mark_row(mark: Span[RowState]) -> Row:

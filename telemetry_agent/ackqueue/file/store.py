@@ -5,7 +5,7 @@ Not safe for threads: the queue's disk lock guards it.
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from operator import ge
 from pathlib import Path
@@ -36,7 +36,7 @@ from telemetry_agent.ackqueue.file.schema import (
     primary_code,
     refusal,
 )
-from telemetry_agent.ackqueue.ranges import RangeMap, Span
+from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span
 from telemetry_agent.ackqueue.row_states import (
     REASONS_IN_MEMORY,
     Loaded,
@@ -50,8 +50,6 @@ from telemetry_agent.errors import StorageError
 ROWS_PER_READ = 1000
 """An open read keeps the log from being copied back, so no read is longer than this."""
 _READS_THAT_MAY_FAIL = 3
-_MOST = 2**63 - 1
-"""The highest number that a row can have."""
 
 
 class Changes(NamedTuple):
@@ -97,9 +95,7 @@ _SET_STREAM = f"REPLACE {_into('stream', STREAM_COLUMNS)}"
 _SELECT_MARKS = _select(MARK_COLUMNS, "mark WHERE lo > ? ORDER BY lo LIMIT ?")
 _SELECT_MARK_OF = _select(MARK_COLUMNS, "mark WHERE lo <= ? ORDER BY lo DESC LIMIT 1")
 _SELECT_STREAMS = _select(STREAM_COLUMNS, "stream ORDER BY lo")
-_SELECT_ROWS = f"fix WHERE id BETWEEN ? AND ? ORDER BY id LIMIT {ROWS_PER_READ}"
-_SELECT = _select(COLUMNS, _SELECT_ROWS)
-_SELECT_NUMBERS = _select(["id"], _SELECT_ROWS)
+_SELECT = _select(COLUMNS, "fix WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?")
 _SELECT_BEFORE = _select(COLUMNS, "fix WHERE id <= ? ORDER BY id DESC LIMIT ?")
 
 
@@ -141,7 +137,7 @@ class Store:
                 value = mark
                 marks.paint(lo, last, value)
             streams = [read_stream(run) for run in self._connection.execute(_SELECT_STREAMS)]
-            newest = self._connection.execute(_SELECT_BEFORE, (_MOST, 2)).fetchall()
+            newest = self._connection.execute(_SELECT_BEFORE, (ABOVE_ALL, 2)).fetchall()
         except FAILURES as error:
             self.close()
             raise refusal(f"cannot open the queue {self.path}", error, opening=True) from error
@@ -165,27 +161,23 @@ class Store:
         except FAILURES as error:
             raise refusal(f"cannot write the queue {self.path}", error) from error
 
-    def read(self, lo: int, hi: int) -> Iterator[Row]:
-        """The rows with these numbers that are there, in order, damaged or not."""
-        while lo <= hi:
-            rows = self._select(_SELECT, (lo, hi))
-            self._check_order([lo - 1, *(row[0] for row in rows), hi + 1])
-            yield from rows
-            if len(rows) < ROWS_PER_READ:
-                return
-            lo = rows[-1][0] + 1
+    def read(self, ranges: Iterable[tuple[int, int]], limit: int = ABOVE_ALL) -> list[Row]:
+        """The first rows with these numbers that are there, in order, damaged or not."""
+        found: list[Row] = []
+        for lo, hi in ranges:
+            while lo <= hi and len(found) < limit:
+                most = min(limit - len(found), ROWS_PER_READ)
+                rows = self._select(_SELECT, (lo, hi, most))
+                self._check_order([lo - 1, *[row[0] for row in rows], hi + 1])
+                found += rows
+                lo = rows[-1][0] + 1 if len(rows) == most else hi + 1  # noqa: PLW2901
+        return found
 
     def read_back(self, row: int, count: int) -> list[Row]:
         """The last ``count`` rows up to this one, the newest first."""
         rows = self._select(_SELECT_BEFORE, (row, count))
         self._check_order([*(found[0] for found in reversed(rows)), row + 1])
         return rows
-
-    def numbers(self, lo: int, hi: int) -> list[int]:
-        """The first 1,000 numbers of rows in this range."""
-        numbers = [row[0] for row in self._select(_SELECT_NUMBERS, (lo, hi))]
-        self._check_order([lo - 1, *numbers, hi + 1])
-        return numbers
 
     def read_marks(self, after: int) -> list[Row]:
         """The next 1,000 marks behind this row, damaged or not."""
@@ -209,10 +201,10 @@ class Store:
     def time_ms(self, row_id: int) -> int | None:
         """The time of one fix, if it can be read."""
         try:
-            row = next(self.read(row_id, row_id), None)
+            rows = self.read([(row_id, row_id)])
         except StorageError:
             return None
-        return row[TIME_MS] if row is not None and is_sound(row) else None
+        return next((row[TIME_MS] for row in rows if is_sound(row)), None)
 
     def size(self) -> Size:
         """How large the file is."""

@@ -128,8 +128,9 @@ class Writer:
 
     def refusal_now(self) -> StorageError | None:
         """Why the disk refused, until it is time to try again."""
-        early = self._clock.monotonic_s() < self._retry_at_s
-        return self._refusal if early else None
+        if self._refusal is None or self._clock.monotonic_s() >= self._retry_at_s:
+            return None
+        return self._refusal
 
     def due_s(self, commit_every_s: float) -> float | None:
         """When to write next, by the monotonic clock; ``None``: nothing waits."""

@@ -215,7 +215,7 @@ class Bounds:
                 return False
             old = []
             for lo, hi in delivered:
-                kept = next(filter(self._is_kept, shared.read(lo, hi)), None)
+                kept = next(filter(self._is_kept, shared.read((lo, hi))), None)
                 end = min(hi, shared.last - 1) if kept is None else kept[0] - 1
                 if lo <= end:
                     old.append((lo, end))
@@ -263,7 +263,7 @@ class Bounds:
         last_old = none = lo - 1
         most = min(hi, lo + _DOUBTFUL_ROWS)
         while last_old == none and lo <= most:
-            rows = self._shared.read(lo, hi, ROWS_PER_READ)
+            rows = self._shared.read((lo, hi), limit=ROWS_PER_READ)
             for row in rows:
                 record = decode(row)
                 if record is not None and record.fix.time_is_sure:

@@ -109,7 +109,7 @@ class Thinner:
     def _thin(self, window: Window) -> bool:
         """Returns whether it was worth it."""
         shared = self._shared
-        stored = shared.read(window.lo, window.hi)
+        stored = shared.read((window.lo, window.hi))
         if missing := window.hi - window.lo + 1 - len(stored):
             shared.miss(missing)
         rows = [row for row in stored if is_sound(row)]

@@ -10,11 +10,10 @@ What is missing between the rows that were found is lost: it is counted, and rep
 """
 
 import logging
-from functools import partial
 
 from telemetry_agent.ackqueue.away_rows import Arrival
 from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row
-from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import FoundRows
@@ -125,7 +124,7 @@ class Carrier:
             if upto < lo:
                 self._portion = None
                 return
-            there = shared.ask(partial(Store.numbers, lo=lo, hi=upto))
+            there = [row[0] for row in shared.read((lo, upto), limit=ROWS_PER_READ)]
             # After a kill more rows can be here already than one read returns. Then only the part
             # up to the last one that was read is known, and the portion is kept for the rest.
             if len(there) == ROWS_PER_READ:

@@ -226,15 +226,14 @@ class FoundRows:
         for number, known in enumerate(self._known):
             for first, last in runs(row for row, file in self._file_of.items() if file == number):
                 merged.paint(first, last, None)
-            for span in known.within(lo, hi):
-                if span.value.state is State.ACK_FAILED:
-                    merged.paint(span.lo, span.hi, self._with_reason(number, span.lo))
-                    continue
-                if span.value.state is not State.AWAY:
-                    merged.paint(*span)
-                    continue
-                for gap in list(merged.gaps(span.lo, span.hi)):
-                    merged.paint(*gap, span.value)
+            for first, last, mark in known.within(lo, hi):
+                parts = [(first, last)]
+                if mark.state is State.AWAY:  # these numbers belong to older files
+                    parts = list(merged.gaps(first, last))
+                elif mark.state is State.ACK_FAILED:
+                    mark = self._with_reason(number, first)  # noqa: PLW2901
+                for part in parts:
+                    merged.paint(*part, mark)
         return list(merged)
 
     def _with_reason(self, number: int, row: int) -> RowState:

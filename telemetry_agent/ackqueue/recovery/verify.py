@@ -14,13 +14,12 @@ from telemetry_agent.ackqueue.file.rows import Row, decode, is_sound, read_mark
 from telemetry_agent.ackqueue.file.schema import NewerError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.ledger import SPANS_PER_HOLD
-from telemetry_agent.ackqueue.ranges import Span
+from telemetry_agent.ackqueue.ranges import ABOVE_ALL, Span
 from telemetry_agent.ackqueue.reading import QueueReader, QueueSource
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.wal import read_log
 from telemetry_agent.ackqueue.row_states import DAMAGED, RowState
 from telemetry_agent.ackqueue.stats import size_on_disk
-from telemetry_agent.ackqueue.streams import NO_END
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
 
@@ -56,7 +55,7 @@ def losses(source: QueueSource, limit: int) -> list[Loss]:
         {
             "count": span.size,
             "after": _named(source.store.read_back(span.lo - 1, 1)),
-            "before": _named(islice(source.store.read(span.hi + 1, last), 1)),
+            "before": _named(source.store.read([(span.hi + 1, last)], 1)),
         }
         for span in reversed(spans)
     ]
@@ -64,7 +63,7 @@ def losses(source: QueueSource, limit: int) -> list[Loss]:
 
 def _damaged(source: QueueSource) -> Iterator[Span[RowState]]:
     """The newest first. The memory lock is held for some spans at a time."""
-    row = NO_END
+    row = ABOVE_ALL
     while row > 0:
         with source.lock:
             some = list(islice(source.ledger.marks.descending(row), SPANS_PER_HOLD))
@@ -125,7 +124,7 @@ def _check(source: QueueSource, counts: dict[str, int]) -> Iterator[None]:
             source.check_open()
             with source.lock:
                 last = source.committed
-            rows = list(islice(source.store.read(row, last), ROWS_PER_READ))
+            rows = source.store.read([(row, last)], ROWS_PER_READ)
             upto = rows[-1][0] if len(rows) == ROWS_PER_READ else last
             with source.lock:
                 expected = source.ledger.on_disk(row, upto)
