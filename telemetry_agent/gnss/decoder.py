@@ -75,7 +75,7 @@ class Decoder:
         self._in_view = InView()
         self._first_byte_s: float | None = None
         self._last_byte_s = 0.0
-        self._last_sentence_s = 0.0
+        self._first_sentence_s = self._last_sentence_s = 0.0
         self._binary_frames_before = self._unchecked_before = 0
         self._over = False
 
@@ -151,8 +151,8 @@ class Decoder:
 
     def _reason(self) -> Reason | None:
         # Until a whole cycle had time to come, or the recording ended, nothing is judged.
-        sent_s = self._last_byte_s - (self._first_byte_s or 0.0)
-        if self._first_byte_s is None or not (self._over or sent_s >= _STALE_S):
+        since_s = self._first_sentence_s if self.sentences else self._first_byte_s
+        if since_s is None or not (self._over or self._last_byte_s - since_s >= _STALE_S):
             return None
         if not self.sentences or self._last_byte_s - self._last_sentence_s >= _STALE_S:
             return "no-checksum" if self._is_unchecked() else None
@@ -198,6 +198,8 @@ class Decoder:
         fixes: list[Fix] = []
         if not sentences:
             return fixes
+        if not self.sentences:
+            self._first_sentence_s = now_s
         self.sentences += len(sentences)
         self._last_sentence_s = now_s
         self._binary_frames_before = self._framer.binary_frames

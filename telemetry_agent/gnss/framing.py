@@ -38,7 +38,8 @@ _LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n")
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _CHECKSUMS = {bytes((a, b)): int(chr(a) + chr(b), 16) for a in _HEX_DIGITS for b in _HEX_DIGITS}
 _LINE_TAILS = {text + end: value for text, value in _CHECKSUMS.items() for end in _LINE_ENDS}
-_UNCHECKED = re.compile(rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GSA|GSV|GST|ZDA),[ -)+-~]*(?=[\r\n]|$)")
+_BEGIN = re.compile(rb"\$[A-Z][A-Z0-9]{2}")
+_UNCHECKED = re.compile(rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GS[ATV]|ZDA),[ -#%-)+-~]*(?=[\r\n]|$)")
 # How the frames of UBX, SiRF, CASIC, SkyTraq and RTCM 3 begin.
 _BINARY = re.compile(rb"\xb5\x62|\xa0\xa2|\xba\xce|\xa0\xa1|\xd3[\x00-\x03]")
 
@@ -46,7 +47,7 @@ _BINARY = re.compile(rb"\xb5\x62|\xa0\xa2|\xba\xce|\xa0\xa1|\xd3[\x00-\x03]")
 class Framer:
     """Bytes in, sentences out.
 
-    ``rejected`` counts the dropped input by reason: ``aborted`` (cut short by a ``$`` or an
+    ``rejected`` counts the dropped input by reason: ``aborted`` (a tag, cut short by a ``$`` or an
     unprintable byte), ``no-checksum``, ``bad-checksum``, ``too-long``, and ``garbage-bytes`` (bytes
     outside of sentences, without line ends). ``binary_frames`` counts what looks like the beginning
     of a binary frame in that garbage, ``unchecked`` what looks like a receiver's sentence without a
@@ -130,6 +131,9 @@ class Framer:
         if len(run) > MAX_SENTENCE:
             reason = "too-long"
         elif ended_by not in {b"\r", b"\n"}:
+            if not _BEGIN.match(run):  # a `$` in binary data
+                self.rejected["garbage-bytes"] += len(run)
+                return None
             reason = "aborted"
         elif has_checksum:
             reason = "bad-checksum"

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.gnss.diagnosis import Diagnosis, diagnosis
+from telemetry_agent.gnss.diagnosis import Diagnosis
 from telemetry_agent.gnss.framing import MAX_SENTENCE
 from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
 from telemetry_agent.gnss.sources.hotplug import PortBell
@@ -83,7 +83,6 @@ class Reader:
             source that can wait, not for a receiver.
     """
 
-    name = "reader"
     max_step_s = 30.0  # a read ends within a second, but recording may wait for a slow card
 
     def __init__(
@@ -229,8 +228,8 @@ class Reader:
             self._useless("silent", silent_s >= _SILENT_AFTER_S * self._patience)
         elif unreadable_s >= _UNREADABLE_AFTER_S:
             found = unreadable(self._unread)
-            if found == "no-checksum":  # opening it again, at another baud rate, would not help
-                self._diagnosed("no-fix", diagnosis(found), now_s)
+            if isinstance(found, Diagnosis):  # opening it again would not help
+                self._diagnosed("no-fix", found, now_s)
             else:
                 self._useless(found, unreadable_s >= _UNREADABLE_AFTER_S * self._patience)
         else:
