@@ -73,14 +73,14 @@ class Framer:
         if not pieces:
             return sentences
         self._gap_end = b""
-        is_text = not stream.translate(None, TEXT)
+        is_text = _is_text(stream)
         if is_text and _LF not in pieces[-1] and _CR not in pieces[-1]:
             self._tail = b"$" + pieces.pop()[:MAX_SENTENCE]
         last = 0 if self._tail else len(pieces)
         known = self._known
         for number, piece in enumerate(pieces, 1):
             line = known.get(piece)
-            if line is None and is_text and (line := _line(piece)) is not None:
+            if line is None and (is_text or _is_text(piece)) and (line := _line(piece)):
                 known[piece] = line
             if line is not None:
                 sentences.append(line)
@@ -142,6 +142,10 @@ class Framer:
             self.unchecked += has_unchecked(run)
         self.rejected[reason] += 1
         return None
+
+
+def _is_text(data: bytes) -> bool:
+    return not data.translate(None, TEXT)
 
 
 def _line(piece: bytes) -> Sentence | None:

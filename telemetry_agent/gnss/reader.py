@@ -298,7 +298,7 @@ class Reader:
                 self._counts += decoder.counts
 
     def _publish(self, state: ReceiverState, why: Diagnosis | None = None) -> None:
-        before = self.status
+        before, name = self.status, self._source.name
         since_s = before.since_s if state == before.state else self._clock.monotonic_s()
         counts, decoder = self._counts.copy(), self._decoder
         counts.update(self._source.rejected)
@@ -307,15 +307,7 @@ class Reader:
         antenna = (decoder and decoder.antenna) or before.antenna
         notices = decoder.notices if decoder else ()
         self.status = ReceiverStatus(
-            self._source.name,
-            state,
-            since_s,
-            self._fixes,
-            counts,
-            antenna,
-            why,
-            notices,
-            self._advice,
+            name, state, since_s, self._fixes, counts, antenna, why, notices, self._advice
         )
         if (state, antenna) != (before.state, before.antenna):
             self._changed()

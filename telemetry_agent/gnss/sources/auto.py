@@ -106,10 +106,9 @@ class AutoSource:
         """See ``Source.close``."""
         if self._source is not None:
             self._source.close()
-        if self._open_path:
-            self._without_data.pop(self._open_path, None)
-            self._without_data[self._open_path] = None
-            self._open_path = None
+        if path := self._open_path:
+            self._without_data.pop(path, None)
+            self._without_data[path] = self._open_path = None
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:
         """See ``Source.advice``."""
