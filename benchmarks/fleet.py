@@ -42,7 +42,6 @@ from timelines import draw
 
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
-from telemetry_agent.connectivity.probe import Word
 from telemetry_agent.connectivity.routes import Path as Way
 from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
 from telemetry_agent.upload.formats.answers import judge
@@ -272,6 +271,8 @@ class Queue:
 class Agent:
     """Monitor and uploader, joined as in ``daemon/app.py``; the world that its probe looks at."""
 
+    answers = True
+
     def __init__(self, policy: Policy, region: "Region", number: int, backlog: int) -> None:
         rng = random.Random(number) if policy.by_chance else Longest()
         clock = region.clock
@@ -312,10 +313,6 @@ class Agent:
     def way(self) -> Way | None:
         """What the kernel says."""
         return self._region.way
-
-    def judge(self) -> tuple[Word, str]:
-        """How a probe ends."""
-        return ("up", "") if self._region.way else ("no-route", "no route")
 
 
 @dataclass(frozen=True)

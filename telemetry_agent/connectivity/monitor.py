@@ -31,13 +31,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from telemetry_agent.addresses import UnreachableError
 from telemetry_agent.clock import Clock
-from telemetry_agent.connectivity.probe import Probe, Word
+from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.tasks import KernelBell
 
 if TYPE_CHECKING:
     from telemetry_agent.addresses import Address
+    from telemetry_agent.connecting import Connecting
     from telemetry_agent.connectivity.routes import Path
+
+Word = Literal["up", "no-route", "unreachable"]
 
 _log = logging.getLogger(__name__)
 
@@ -71,8 +75,6 @@ class Monitor:
             gone: connections over the old path would hang.
     """
 
-    name = "connectivity"
-
     def __init__(
         self,
         probe: Probe,
@@ -95,6 +97,7 @@ class Monitor:
         self._on_return = on_return
         self._on_change = on_change
         self._rng = rng or random.Random()  # noqa: S311 - spreads a fleet, hides nothing
+        self._running: Connecting | None = None  # the probe
         self._paths: dict[Address, Path | None] = {}
         self._in_doubt = True
         self._failed_probes = 0
@@ -137,12 +140,13 @@ class Monitor:
             self._check_paths(now_s)
         if now_s >= self._probe_due_s:
             self._start_probe(now_s)
-        if self._probe.running:
-            self._follow_probe(now_s)
+        if self._running is not None:
+            self._follow_probe(self._running, now_s)
         elif now_s >= self._return_due_s:
             self._mark_up(now_s)
-        self.bell.watch(self._probe.watched())
-        next_s = self._probe.due_s() if self._probe.running else self._return_due_s
+        running = self._running
+        self.bell.watch(running.watched() if running else [])
+        next_s = running.due_s() if running else self._return_due_s
         due_s = min(self._check_due_s, self._probe_due_s, next_s)
         return None if due_s == math.inf else max(0.0, due_s - now_s)
 
@@ -152,7 +156,7 @@ class Monitor:
 
     def close(self) -> None:
         """Free the sockets."""
-        self._probe.cancel()
+        self._end_probe()
         self.bell.close()
 
     def _process_result(self, now_s: float) -> None:
@@ -186,23 +190,35 @@ class Monitor:
 
     def _start_probe(self, now_s: float) -> None:
         self._probe_due_s = math.inf
-        self._probe.start(now_s)
+        self._end_probe()
+        self._running = self._probe.begin(now_s)
 
-    def _follow_probe(self, now_s: float) -> None:
-        result = self._probe.poll(now_s)
+    def _end_probe(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            self._running = None
+
+    def _follow_probe(self, running: "Connecting", now_s: float) -> None:
+        connected = failure = None
+        try:
+            connected = running.poll(now_s)
+        except UnreachableError as error:
+            failure = error
         # Add new addresses; a changed path of a known one is left to _check_paths.
         self._paths = {
             address: self._paths.get(address, now) for address, now in self._probe.paths().items()
         }
-        if result is None:
+        if connected is None and failure is None:
             return
-        word, error = result
-        if word == "up":
+        self._end_probe()
+        if connected is not None:
+            connected.close()
             if self.state.word != "up" and self._return_due_s == math.inf:
                 self._return_due_s = now_s + self._rng.uniform(0, self._spread_s(now_s))
-        elif self.state.word != "up" or self._in_doubt:  # else an exchange was answered since
+        # Unless an exchange was answered since:
+        elif failure is not None and (self.state.word != "up" or self._in_doubt):
             self._failed_probes += 1
-            self._mark_down(now_s, word, error)
+            self._mark_down(now_s, failure.state, str(failure))
             self._probe_due_s = now_s + self._probe_every_s
         self._in_doubt = False
 

@@ -1,32 +1,19 @@
 """Can the endpoint be reached: its name, its addresses, a TCP connection.
 
-A probe never blocks. ``start`` begins to look up the name and to connect to the addresses that are
-already known and have a route; ``poll`` follows that. Between calls the caller waits for the
-descriptors in ``watched``.
-
-A network can return before its name server does, or after it. So the known addresses do
-not wait for the look-up, and the addresses that it finds are tried as well.
+A network can return before its name server does, or after it. So a probe looks up the name and at
+the same time connects to the addresses that are already known and have a route; the addresses that
+the look-up finds are tried as well. A probe never blocks: see ``Connecting``.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
-from telemetry_agent.addresses import (
-    Address,
-    Resolve,
-    Resolver,
-    UnreachableError,
-    bracketed,
-    resolve,
-)
+from telemetry_agent.addresses import Address, Resolve, Resolver, bracketed, resolve
 from telemetry_agent.connecting import Connecting
 from telemetry_agent.connectivity.routes import Path, path
 
-Word = Literal["up", "no-route", "unreachable"]
-
 
 class Probe:
-    """Tries ``host:port`` any number of times, one try at a time. For one thread.
+    """Makes probes of ``host:port``. For one thread.
 
     Args:
         host: a name, or an address without brackets.
@@ -45,22 +32,10 @@ class Probe:
         self._host, self._port = host, port
         self._resolver = Resolver(resolve)
         self._path = path
-        self._connecting: Connecting | None = None
 
-    @property
-    def addresses(self) -> list[Address]:
-        """The addresses of the last look-up."""
-        return self._resolver.known(self._host, self._port)
-
-    @property
-    def running(self) -> bool:
-        """Whether a try has not ended yet."""
-        return self._connecting is not None
-
-    def start(self, now_s: float) -> None:
-        """Begin a try; end the one that runs."""
-        self.cancel()
-        self._connecting = Connecting(
+    def begin(self, now_s: float) -> Connecting:
+        """Begin a probe. If it is cancelled, its look-up continues, and the result is kept."""
+        return Connecting(
             self._resolver,
             self._host,
             self._port,
@@ -69,35 +44,7 @@ class Probe:
             has_route=lambda address: self._path(address) is not None,
         )
 
-    def poll(self, now_s: float) -> tuple[Word, str] | None:
-        """How the running try ended, and why it failed; ``None`` while it continues."""
-        if self._connecting is None:
-            return None
-        try:
-            connected = self._connecting.poll(now_s)
-        except UnreachableError as error:
-            self.cancel()
-            return error.state, str(error)
-        if connected is None:
-            return None
-        connected.close()
-        self.cancel()
-        return "up", ""
-
-    def due_s(self) -> float:
-        """When to poll a running try if no watched descriptor is ready before."""
-        return float("inf") if self._connecting is None else self._connecting.due_s()
-
-    def watched(self) -> list[tuple[int, int]]:
-        """Descriptors to wait for while a try runs, with their events."""
-        return [] if self._connecting is None else self._connecting.watched()
-
     def paths(self) -> dict[Address, Path | None]:
-        """The kernel's current path to each known address."""
-        return {address: self._path(address) for address in self.addresses}
-
-    def cancel(self) -> None:
-        """End the running try. A look-up continues, and its result is kept. Idempotent."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
+        """The kernel's current path to each address that the last look-up found."""
+        known = self._resolver.known(self._host, self._port)
+        return {address: self._path(address) for address in known}

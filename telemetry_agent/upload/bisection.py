@@ -6,19 +6,9 @@ bad fix and is not tried whole. That is at most 2 * ceil(log2 n) requests more t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from telemetry_agent.model import Batch
 from telemetry_agent.upload.leases import Name, name_of
-
-
-@dataclass(eq=False, slots=True)
-class _Piece:
-    batch: Batch
-    second: "_Piece | None" = None
-    """The other half, if one of the two must hold the bad fix."""
-    holds_bad: bool = False
-    """The other half was accepted, so this one holds the bad fix: do not try it whole."""
 
 
 class Bisection:
@@ -37,34 +27,37 @@ class Bisection:
         self.first_alone: int | None = None
         """The lease of the first fix of it that was refused alone."""
         self._split = split
-        self._pieces: list[_Piece] = []  # the last is the next
-        self._trying: _Piece | None = None
+        self._pieces: list[Batch] = []  # the last is the next
+        self._first_half: Batch | None = None  # of the last piece that was refused
+        self._next_is_bad = False  # the first half was accepted, so the second must be refused
+        self._trying_bad: Batch | None = None
         self._tried_farthest = False
 
     def next(self, limit: int) -> Batch | None:
         """The next piece to try, of at most ``limit`` fixes; ``None``: nothing is left."""
         while self._pieces:
-            piece = self._pieces.pop()
-            count = len(piece.batch.records)
-            if count > 1 and (piece.holds_bad or count > limit):
-                self._halve(piece.batch, one_is_bad=piece.holds_bad)
+            piece, is_bad, self._next_is_bad = self._pieces.pop(), self._next_is_bad, False
+            count = len(piece.records)
+            if count > 1 and (is_bad or count > limit):
+                self._halve(piece, one_is_bad=is_bad)
             else:
-                self._trying = piece
-                return piece.batch
+                self._first_half = piece if piece is self._first_half else None
+                self._trying_bad = piece if is_bad else None
+                return piece
         return None
 
     def farthest(self, limit: int) -> Batch | None:
         """The piece farthest from the next, once, if it has at most ``limit`` fixes."""
-        small = bool(self._pieces) and len(self._pieces[0].batch.records) <= limit
+        small = bool(self._pieces) and len(self._pieces[0].records) <= limit
         if self._tried_farthest or not small:
             return None
         self._tried_farthest = True
-        self._trying = self._pieces.pop(0)
-        return self._trying.batch
+        self._first_half = None
+        return self._pieces.pop(0)
 
     def add(self, batch: Batch) -> None:
         """Try this, too, after all others."""
-        self._pieces.insert(0, _Piece(batch))
+        self._pieces.insert(0, batch)
 
     def refused(self, batch: Batch, *, too_large: bool = False) -> None:
         """The endpoint refused ``batch``, which holds several fixes."""
@@ -73,22 +66,17 @@ class Bisection:
     def accepted(self, batch: Batch) -> bool:
         """The endpoint accepted ``batch``; whether that contradicts what it refused before."""
         self.may_be_run = False
-        trying, self._trying = self._trying, None
-        if trying is None or trying.batch is not batch:
-            return False
-        if trying.second is not None:
-            trying.second.holds_bad = True
-        return trying.holds_bad
+        self._next_is_bad = self._next_is_bad or batch is self._first_half
+        return batch is self._trying_bad
 
     def take_all(self) -> list[Batch]:
         """Take out everything, in the order of recording."""
         pieces, self._pieces = self._pieces, []
-        return sorted((piece.batch for piece in pieces), key=lambda batch: batch.records[0].seq)
+        return sorted(pieces, key=lambda batch: batch.records[0].seq)
 
     def _halve(self, batch: Batch, *, one_is_bad: bool) -> None:
-        first, second = map(_Piece, self._split(batch, len(batch.records) // 2))
-        if one_is_bad:
-            first.second = second
+        first, second = self._split(batch, len(batch.records) // 2)
+        self._first_half = first if one_is_bad else None
         self._pieces += [second, first]
 
 

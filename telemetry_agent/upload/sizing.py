@@ -44,7 +44,6 @@ class Sizing:
         self._timed_out: int | None = None  # the smallest count that did
         self._smaller_answered = False  # since then
         self._path_max: int | None = None
-        self._try_larger_path_s = 0.0
         self._measured = 0, 0  # the fixes and the bytes of the last body
 
     def limit(self) -> int:
@@ -74,12 +73,10 @@ class Sizing:
             grows = full and elapsed_s < self._hold_up_s / 2
         if grows:
             self._count = min(self._max_batch, 2 * self._count)
-        if self._path_max is not None and now_s >= self._try_larger_path_s:
-            self._path_max *= 2
-            self._try_larger_path_s = now_s + _TRY_AGAIN_AFTER_S
-        if now_s >= self._try_larger_s and (self._max_bytes or self._max_count):
+        if now_s >= self._try_larger_s:
             self._max_bytes = self._max_bytes and 2 * self._max_bytes
             self._max_count = self._max_count and 2 * self._max_count
+            self._path_max = self._path_max and 2 * self._path_max
             self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
     def timed_out(self, count: int, now_s: float, *, again: bool = False) -> None:
@@ -92,7 +89,7 @@ class Sizing:
         self._count = min(self._count, smaller if again or self._time_outs > 1 else count)
         if self._timed_out is not None and count >= self._timed_out and self._smaller_answered:
             self._path_max = smaller
-            self._try_larger_path_s = now_s + _TRY_AGAIN_AFTER_S
+            self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
         self._timed_out = min(count, self._timed_out or count)
         self._smaller_answered = False
 

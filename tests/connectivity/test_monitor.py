@@ -9,9 +9,10 @@ from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry_agent.addresses import Address
+from telemetry_agent.addresses import Address, UnreachableError
+from telemetry_agent.connecting import Connecting
 from telemetry_agent.connectivity.monitor import Monitor
-from telemetry_agent.connectivity.probe import Probe, Word
+from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import Path
 from telemetry_agent.tasks import KernelBell
 
@@ -42,38 +43,51 @@ class FakeBell(KernelBell):
         self.closed = True
 
 
-class FakeProbe(Probe):
+class FakeConnecting(Connecting):
     """Ends ``takes_s`` after its start, as the network is then."""
 
-    running = False
+    def __init__(self, probe: "FakeProbe", now_s: float) -> None:
+        self.probe = probe
+        self.began_s = now_s
+
+    def poll(self, now_s: float) -> socket.socket | None:
+        if now_s < self.due_s():
+            return None
+        self.probe.found = [HERE]
+        if self.probe.world.way is None:
+            raise UnreachableError("no route to 10.0.0.9:80", "no-route")
+        if not self.probe.world.answers:
+            raise UnreachableError("connection refused by 10.0.0.9:80", "refused")
+        return socket.socket()
+
+    def due_s(self) -> float:
+        return self.began_s + self.probe.takes_s
+
+    def watched(self) -> list[tuple[int, int]]:
+        return []
+
+    def cancel(self) -> None:
+        self.probe.running = False
+
+
+class FakeProbe(Probe):
+    """Its connections are made in ``takes_s``, without a network."""
 
     def __init__(self, world: "World") -> None:
-        super().__init__("endpoint.test", 80, path=lambda _: world.way)
+        super().__init__("endpoint.test", 80)
         self.found: list[Address] = []
         self.world = world
         self.takes_s = 0.0
         self.starts: list[float] = []
+        self.running = False
 
-    @property
-    def addresses(self) -> list[Address]:
-        return self.found
-
-    def start(self, now_s: float) -> None:
+    def begin(self, now_s: float) -> Connecting:
         self.running = True
         self.starts.append(now_s)
+        return FakeConnecting(self, now_s)
 
-    def poll(self, now_s: float) -> tuple[Word, str] | None:
-        if now_s < self.due_s():
-            return None
-        self.running = False
-        self.found = [HERE]
-        return self.world.judge()
-
-    def due_s(self) -> float:
-        return self.starts[-1] + self.takes_s
-
-    def cancel(self) -> None:
-        self.running = False
+    def paths(self) -> dict[Address, Path | None]:
+        return dict.fromkeys(self.found, self.world.way)
 
 
 class World:
@@ -102,13 +116,6 @@ class World:
     def returned(self, spread_s: float) -> None:
         self.returns.append(self.clock.now_s)
         self.spreads.append(spread_s)
-
-    def judge(self) -> tuple[Word, str]:
-        if self.way is None:
-            return ("no-route", "no route to 10.0.0.9:80")
-        if not self.answers:
-            return ("unreachable", "connection refused by 10.0.0.9:80")
-        return ("up", "")
 
     @property
     def word(self) -> str:

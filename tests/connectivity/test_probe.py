@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 from ports import free_port
 
-from telemetry_agent.addresses import Address
-from telemetry_agent.connectivity.probe import Probe, Word
+from telemetry_agent.addresses import Address, UnreachableError
+from telemetry_agent.connecting import Connecting
+from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import Path
 from telemetry_agent.tasks import Bell
 
@@ -60,34 +61,47 @@ class Names:
         return answer
 
 
-def run(probe: Probe, now_s: float = 0.0) -> tuple[Word, str]:
-    """Begin a try and follow it to its end, without letting its time pass."""
-    probe.start(now_s)
-    return follow(probe, now_s)
+UP = ("up", "")
 
 
-def follow(probe: Probe, now_s: float = 0.0) -> tuple[Word, str]:
-    """Poll a try to its end; time passes where it is waited for, as that is no wait of ours."""
+def poll(running: Connecting, now_s: float) -> tuple[str, str] | None:
+    """How a probe ended; ``None``: it goes on."""
+    try:
+        connected = running.poll(now_s)
+    except UnreachableError as error:
+        return error.state, str(error)
+    if connected is None:
+        return None
+    connected.close()
+    return UP
+
+
+def run(probe: Probe, now_s: float = 0.0) -> tuple[str, str]:
+    """Begin a probe and follow it to its end, without letting its time pass."""
+    return follow(probe.begin(now_s), now_s)
+
+
+def follow(running: Connecting, now_s: float = 0.0) -> tuple[str, str]:
+    """Poll a probe to its end; time passes where it is waited for, as that is no wait of ours."""
     while True:
-        verdict = probe.poll(now_s)
+        verdict = poll(running, now_s)
         if verdict is not None:
-            assert not probe.running
-            assert probe.watched() == [], "a try that ended left sockets"
+            assert running.watched() == [], "a probe that ended left sockets"
             return verdict
-        if not Bell().wait(min(max(0, probe.due_s() - now_s), 0.3), probe.watched()):
+        if not Bell().wait(min(max(0, running.due_s() - now_s), 0.3), running.watched()):
             now_s += 0.3
 
 
-def until_resolved(probe: Probe, now_s: float) -> None:
-    assert Bell().wait(60, probe.watched())
-    assert probe.poll(now_s) is None
+def until_resolved(running: Connecting, now_s: float) -> None:
+    assert Bell().wait(60, running.watched())
+    assert poll(running, now_s) is None
 
 
 def test_a_listening_endpoint_is_up(server: socket.socket) -> None:
     host, port = server.getsockname()
     probe = Probe(host, port)
-    assert run(probe) == ("up", "")
-    assert probe.addresses == [address_of(server)]
+    assert run(probe) == UP
+    assert [*probe.paths()] == [address_of(server)]
 
 
 def test_a_refusal_names_the_address_and_the_reason(refusing: Address) -> None:
@@ -97,17 +111,17 @@ def test_a_refusal_names_the_address_and_the_reason(refusing: Address) -> None:
 
 def test_silence_is_unreachable_after_its_deadline(silent: Address) -> None:
     probe = Probe("endpoint.test", 80, resolve=Names([silent]))
-    probe.start(100.0)
-    until_resolved(probe, 101.0)
-    assert probe.due_s() == 106.0
-    assert probe.poll(105.9) is None
-    assert probe.poll(106.0) == ("unreachable", f"no connection to {silent} within 5 s")
+    running = probe.begin(100.0)
+    until_resolved(running, 101.0)
+    assert running.due_s() == 106.0
+    assert poll(running, 105.9) is None
+    assert poll(running, 106.0) == ("unreachable", f"no connection to {silent} within 5 s")
 
 
 def test_a_silent_address_does_not_hold_up_another(silent: Address, refusing: Address) -> None:
     with socket.create_server(("127.0.0.1", 0)) as living:
         names = Names([refusing, silent, address_of(living)])
-        assert run(Probe("endpoint.test", 80, resolve=names)) == ("up", "")
+        assert run(Probe("endpoint.test", 80, resolve=names)) == UP
 
 
 @pytest.mark.parametrize(
@@ -125,9 +139,9 @@ def test_a_name_that_cannot_be_resolved_is_unreachable(error: Exception, says: s
 def test_known_addresses_serve_while_the_name_cannot_be_resolved(server: socket.socket) -> None:
     names = Names([address_of(server)], socket.gaierror(-3, "Temporary failure"))
     probe = Probe("endpoint.test", 80, resolve=names)
-    assert run(probe) == ("up", "")
-    assert run(probe) == ("up", "")
-    assert run(probe) == ("up", "")
+    assert run(probe) == UP
+    assert run(probe) == UP
+    assert run(probe) == UP
 
 
 def test_one_resolution_at_a_time(refusing: Address) -> None:
@@ -135,10 +149,10 @@ def test_one_resolution_at_a_time(refusing: Address) -> None:
     names.open.clear()
     probe = Probe("endpoint.test", 80, resolve=names)
     for now_s in (0.0, 30.0, 60.0):
-        probe.start(now_s)
-        assert probe.poll(now_s) is None
-        assert probe.due_s() == now_s + 5
-        assert probe.poll(now_s + 5) == (
+        running = probe.begin(now_s)
+        assert poll(running, now_s) is None
+        assert running.due_s() == now_s + 5
+        assert poll(running, now_s + 5) == (
             "unreachable",
             "no name server answered for endpoint.test within 5 s",
         )
@@ -152,22 +166,21 @@ def test_a_resolution_that_failed_in_the_dead_network_is_repeated(server: socket
     names = Names(socket.gaierror(-3, "Temporary failure"), [address_of(server)])
     names.open.clear()
     probe = Probe("endpoint.test", 80, resolve=names)
-    probe.start(0.0)
-    assert probe.poll(5.0) is not None
-    probe.start(30.0)
+    assert poll(probe.begin(0.0), 5.0) is not None
+    running = probe.begin(30.0)
     names.open.set()
-    assert follow(probe, 30.0) == ("up", "")
+    assert follow(running, 30.0) == UP
     assert names.asked == 2
 
 
 def test_a_name_that_moved_is_followed(server: socket.socket, silent: Address) -> None:
     names = Names([silent], [address_of(server)])
     probe = Probe("endpoint.test", 80, resolve=names)
-    probe.start(0.0)
-    until_resolved(probe, 0.0)
-    assert probe.poll(5.0) is not None
-    assert run(probe, 30.0) == ("up", "")
-    assert probe.addresses == [address_of(server)]
+    running = probe.begin(0.0)
+    until_resolved(running, 0.0)
+    assert poll(running, 5.0) is not None
+    assert run(probe, 30.0) == UP
+    assert [*probe.paths()] == [address_of(server)]
 
 
 def test_a_resolution_that_came_after_the_try_is_not_taken_for_news(
@@ -175,12 +188,13 @@ def test_a_resolution_that_came_after_the_try_is_not_taken_for_news(
 ) -> None:
     names = Names([silent], [silent], [address_of(server)])
     probe = Probe("endpoint.test", 80, resolve=names)
-    probe.start(0.0)
-    until_resolved(probe, 0.0)
-    probe.start(1.0)
-    assert Bell().wait(60, probe.watched())  # the second answer lies there, unread
-    probe.cancel()
-    assert run(probe, 3600.0) == ("up", "")
+    first = probe.begin(0.0)
+    until_resolved(first, 0.0)
+    first.cancel()
+    second = probe.begin(1.0)
+    assert Bell().wait(60, second.watched())  # the second answer lies there, unread
+    second.cancel()
+    assert run(probe, 3600.0) == UP
 
 
 def no_way(_: Address) -> Path | None:
@@ -199,8 +213,9 @@ def test_without_a_way_nothing_is_sent(server: socket.socket) -> None:
 def test_a_try_that_is_begun_anew_forgets_the_first(server: socket.socket, silent: Address) -> None:
     ways: dict[Address, Path] = {silent: Path("127.0.0.1")}
     probe = Probe("endpoint.test", 80, resolve=Names([silent]), path=ways.get)
-    probe.start(0.0)
-    until_resolved(probe, 0.0)
+    first = probe.begin(0.0)
+    until_resolved(first, 0.0)
+    first.cancel()
     ways.clear()
     assert run(probe, 1.0) == ("no-route", f"no route to {silent}")
 
@@ -212,8 +227,9 @@ def test_a_name_with_many_addresses_is_no_volley() -> None:
     tried: set[Address] = set()
     for _ in range(200):
         run(probe)
-        ipv4, ipv6 = probe.addresses[::2], probe.addresses[1::2]
+        addresses = [*probe.paths()]
+        ipv4, ipv6 = addresses[::2], addresses[1::2]
         assert (len(ipv4), len(ipv6)) == (8, 8)
         assert (ipv4[:4], ipv6[:4]) == (many[:4], many[29:33])
-        tried |= {*probe.addresses}
+        tried |= {*addresses}
     assert tried == {*many}  # the first may all be dead

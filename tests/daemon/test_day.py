@@ -123,7 +123,7 @@ class Day:
 
     def _probes(self, task: Task) -> bool:
         monitor = self.agent.delivery._monitor.task
-        return task is monitor and monitor._probe.running
+        return task is monitor and monitor._running is not None
 
 
 def live_a_day(folder: Path, interval_s: int) -> None:
