@@ -196,6 +196,8 @@ class Deferred:
     retry_after_s: float | None = None
     answered: bool = True
     """False: the exchange ended without an answer, so the endpoint may have the batch."""
+    sent: bool = True
+    """False: nothing left this machine, so the endpoint has none of it."""
     status: int | None = None
     may_be_a_fix: bool = False
     """Whether a fix in the batch may be the reason."""

@@ -74,7 +74,8 @@ class OutcomeHandler:
                 return self._refusals.refused(batch, reason, too_large=too_large)
             case Deferred():
                 if not outcome.answered:
-                    self._leases.give_back(batch, answered=False)
+                    # What was never sent may be thinned, and costs no write.
+                    self._leases.give_back(batch, answered=not outcome.sent)
                     self._refusals.lost(batch)
                 return outcome
             case Held():

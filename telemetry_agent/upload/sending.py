@@ -133,13 +133,13 @@ class Sender:
         failure, unanswered = self._transport.series(
             payloads, timeout_s, on_answer, pipelined=self._format.pipelined
         )
-        self._exchanged(len(outcomes) + unanswered, answered=failure is None)
+        sent = self._exchanged(len(outcomes) + unanswered, answered=failure is None)
         now_s = self._clock.monotonic_s()
         if failure is not None:
             if failure.voids_earlier:
                 unanswered += len(outcomes)
                 outcomes.clear()
-            outcomes += [self._lost(failure)] * unanswered
+            outcomes += [self._lost(failure, sent=sent)] * unanswered
             if now_s - began_s >= timeout_s:
                 self._sizing.timed_out(len(outcomes), now_s)
         elif outcomes and isinstance(outcomes[-1], Delivered):
@@ -184,10 +184,13 @@ class Sender:
 
     def _exchange(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
         answer = self._transport.exchange(payload, timeout_s)
-        self._exchanged(1, answered=isinstance(answer, Answer))
-        return self._lost(answer) if isinstance(answer, NoAnswer) else self._read(answer, batch)
+        sent = self._exchanged(1, answered=isinstance(answer, Answer))
+        if isinstance(answer, NoAnswer):
+            return self._lost(answer, sent=sent)
+        return self._read(answer, batch)
 
-    def _exchanged(self, requests: int, *, answered: bool) -> None:
+    def _exchanged(self, requests: int, *, answered: bool) -> bool:
+        """Count. Returns whether anything was sent."""
         before = self._counted
         self._counted = self._transport.sent_bytes, self._transport.received_bytes
         sent_bytes, received_bytes = self._counted[0] - before[0], self._counted[1] - before[1]
@@ -196,18 +199,19 @@ class Sender:
         if answered:
             self.unanswered_in_a_row = 0
             self._reachability().answered()
-            return
+            return True
         self.unanswered_in_a_row += sent_bytes > 0
         if not self._route_changed():
             self._reachability().doubt()
+        return sent_bytes > 0
 
     def _read(self, answer: Answer, batch: Batch) -> Outcome:
         outcome = self._format.read(answer, batch)
         self._compression.learn(answer, outcome)
         return masked_outcome(outcome, self._transport.masked)
 
-    def _lost(self, failure: NoAnswer) -> Outcome:
-        outcome = Deferred(failure.reason, state=failure.state, answered=False)
+    def _lost(self, failure: NoAnswer, *, sent: bool) -> Outcome:
+        outcome = Deferred(failure.reason, state=failure.state, answered=False, sent=sent)
         return masked_outcome(outcome, self._transport.masked)
 
 
