@@ -205,7 +205,6 @@ def give_way(lock: threading.Lock) -> None:
 class Task(Protocol):
     """One of the agent's jobs."""
 
-    name: str
     max_step_s: float
     """The longest a step may take; past it the thread counts as stuck."""
 

@@ -109,8 +109,8 @@ class Field:
     def listen(self, *faults: str) -> None:
         """Start the endpoint, on every address."""
         self.endpoint = Noting(f"[::]:{PORT}", self.folder / "received.db", *faults)
-        self._stack.callback(self.endpoint.stop)
-        self.far.inside(self.endpoint.start)
+        self._stack.push(self.endpoint)
+        self.far.inside(self.endpoint.__enter__)
 
     def start(
         self,

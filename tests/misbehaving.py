@@ -174,12 +174,12 @@ def at_most(fixes: int) -> Act:
     return Act(run)
 
 
-def no_gzip(status: int = 400) -> Act:
+def no_gzip(status: int = 400, body: str = "") -> Act:
     """Take plain requests only."""
 
     def run(line: Line, request: Request) -> None:
         if "content-encoding" in request.headers:
-            line.reply(status)
+            line.reply(status, body)
         else:
             line.server.take(request)
             line.reply(200)

@@ -7,6 +7,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -60,6 +61,7 @@ def wait_until_answers(port: int, limit_s: float = 60) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         assert time.monotonic() < deadline_s, f"nothing listens at port {port}"
+        threading.Event().wait(0.02)  # a loop would take the processor from what starts
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -69,6 +69,12 @@ class Running:
             match = found()
         assert match, f"no line with {pattern!r} from {self.args}:\n{self.text()}"
         return match
+
+    def wait_until(self, said: Callable[[], bool], limit_s: float = 60) -> None:
+        """Look at what it has said after each line, until it is so."""
+        with self._news:
+            self._news.wait_for(lambda: said() or not self._alive(), limit_s)
+        assert said(), self.text()
 
     def _alive(self) -> bool:
         return any(reader.is_alive() for reader in self._readers)

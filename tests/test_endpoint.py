@@ -465,24 +465,21 @@ def test_while_it_is_cut_nobody_else_gets_the_port(endpoint: Endpoint, tmp_path:
 
 
 def test_it_ends_while_cut(tmp_path: Path) -> None:
-    endpoint = Endpoint("127.0.0.1:0", tmp_path / "x.db")
-    endpoint.start()
-    endpoint.disconnect()
-    endpoint.stop()
-    endpoint.stop()
+    with Endpoint("127.0.0.1:0", tmp_path / "x.db") as endpoint:
+        endpoint.disconnect()
 
 
 def test_ipv6(tmp_path: Path) -> None:
+    endpoint = Endpoint("[::1]:0", tmp_path / "x.db")
     try:
-        endpoint = Endpoint("[::1]:0", tmp_path / "x.db")
-        endpoint.start()
+        endpoint.__enter__()
     except AgentError as error:
         pytest.skip(str(error))
     assert endpoint.url.startswith("http://[::1]:")
     agent = Agent(endpoint)
     assert agent.send(batch(1))[0] == 200
     agent.close()
-    endpoint.stop()
+    endpoint.__exit__()
 
 
 # ---- what cannot be started
@@ -498,13 +495,13 @@ def test_a_port_in_use(endpoint: Endpoint, tmp_path: Path) -> None:
     port = urlsplit(endpoint.url).port
     second = Endpoint(f"127.0.0.1:{port}", tmp_path / "y.db")
     with pytest.raises(AgentError, match=f"port {port} is in use: choose another"):
-        second.start()
-    second.stop()
+        second.__enter__()
+    second.__exit__()
 
 
 def test_a_host_that_is_not_ours(tmp_path: Path) -> None:
     with pytest.raises(AgentError, match=r"cannot listen on 192\.0\.2\.1"):
-        Endpoint("192.0.2.1:0", tmp_path / "y.db").start()
+        Endpoint("192.0.2.1:0", tmp_path / "y.db").__enter__()
 
 
 def test_a_database_that_cannot_be_written(tmp_path: Path) -> None:

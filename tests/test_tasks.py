@@ -14,7 +14,6 @@ from telemetry_agent.tasks import Beat, Bell, FairLock, KernelBell, run_loop, wi
 class Steps:
     """A task that answers its steps from a list, then stops the loop."""
 
-    name = "steps"
     max_step_s = 1.0
 
     def __init__(self, waits: list[float | None], stop: threading.Event) -> None:

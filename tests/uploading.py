@@ -23,13 +23,20 @@ class Uploading:
     """A queue and an uploader before ``url``; time passes when the test says so."""
 
     def __init__(
-        self, folder: Path, url: str, name: FormatName, credentials: Credentials | None = None
+        self,
+        folder: Path,
+        url: str,
+        name: FormatName,
+        credentials: Credentials | None = None,
+        *,
+        timeout_s: float = 30.0,
     ) -> None:
         self.clock = FakeClock()
         self.database = folder / "queue.db"
         self.queue = AckQueue(self.database, clock=self.clock)
         self._name = name
         self._credentials = credentials
+        self._timeout_s = timeout_s
         self.aim_at(url)
 
     def aim_at(self, url: str) -> None:
@@ -40,7 +47,7 @@ class Uploading:
             self.queue,
             wire_format,
             self.transport,
-            UploadPolicy(timeout_s=30.0, live_first=not wire_format.oldest_first),
+            UploadPolicy(timeout_s=self._timeout_s, live_first=not wire_format.oldest_first),
             reachability=AlwaysReachable,
             clock=self.clock,
             rng=Longest(),

@@ -21,7 +21,6 @@ _LOOK_EVERY_S = 8.0
 class Committer:
     """Commits what is due, tries again what the disk refused, and keeps the queue in its bounds."""
 
-    name = "committer"
     # A commit, a check of the files, room, tidiness: each waits for the disk lock and then syncs up
     # to twice, and a worn card takes 10 s for a sync.
     max_step_s = 150.0

@@ -7,9 +7,9 @@ import click
 
 from telemetry_agent.cli.options import report_options, say, toml_string
 from telemetry_agent.config import last_good, loader
+from telemetry_agent.config.files import STATE_DIRECTORY
 from telemetry_agent.config.settings import shown
 from telemetry_agent.daemon.ownership import become_owner
-from telemetry_agent.doctor.permissions import STATE_DIRECTORY
 from telemetry_agent.errors import StorageError
 
 

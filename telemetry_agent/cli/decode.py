@@ -11,8 +11,9 @@ import click
 from telemetry_agent.errors import SourceError
 from telemetry_agent.fields import fix_json
 from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.diagnosis import diagnosis
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
-from telemetry_agent.gnss.sources.protocols import protocol
+from telemetry_agent.gnss.sources.protocols import has_ais, protocol
 from telemetry_agent.model import Fix
 
 _READ_BYTES = 65536
@@ -85,6 +86,8 @@ def _why_nothing(decoder: Decoder, begin: bytes) -> tuple[str, str] | None:
     for start, (reason, what) in _BEGINNINGS.items():
         if begin.startswith(start):
             return reason, f"no NMEA sentence found, the input is {what}"
+    if has_ais(begin):
+        return "ais", str(diagnosis("ais"))
     if name := protocol(begin):
         return "binary", (
             f"no NMEA sentence found, the receiver sent {name}: switch its NMEA output on "

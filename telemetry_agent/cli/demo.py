@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import duration_callback
+from telemetry_agent.cli.options import duration
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import (
     ConnectivitySettings,
@@ -50,8 +50,7 @@ _WIDTH = 80
 @click.option(
     "--for",
     "length_s",
-    metavar="DURATION",
-    callback=duration_callback,
+    type=duration,
     help="How long it runs. Default: until Ctrl-C with the page and a terminal, else 45s.",
 )
 @click.option("--no-page", is_flag=True, help="Print lines only.")

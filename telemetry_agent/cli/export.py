@@ -6,7 +6,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from telemetry_agent.cli.options import config_option, instant_callback, progress_bar, say
+from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.daemon.client import ask_or_read
 from telemetry_agent.daemon.ownership import root_again
@@ -93,7 +94,8 @@ def command(
         question |= {"trip": trip, "parking": list(map(float, parking))}
     if output is not None and output.is_dir():
         device = settings.device + (f"-trip-{trip}" if trip else "")
-        output /= _name(device, name, since.get("since_ms"), until.get("until_ms"))
+        first_ms = since.get("since_ms", Clock().wall_ms())  # unknown: today's date
+        output /= file_name(device, name, first_ms, until.get("until_ms"))
     fixes = 0
     shows_bar = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
     with (
@@ -109,13 +111,6 @@ def command(
         click.echo(f"{fixes:,} fixes are in {output}")
     elif not fixes:
         click.echo(f"the queue has no fix{' of that time' if since or until else ''}", err=True)
-
-
-def _name(device: str, kind: str, since_ms: int | None, until_ms: int | None) -> str:
-    """A name in a folder; without a time it has the date of today."""
-    if since_ms is None:
-        since_ms = round(datetime.now(tz=UTC).timestamp() * 1000)
-    return file_name(device, kind, since_ms, until_ms)
 
 
 @contextmanager

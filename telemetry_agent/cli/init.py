@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 
 from telemetry_agent.cli import first_fix, service
-from telemetry_agent.cli.options import duration_callback, toml_string
+from telemetry_agent.cli.options import duration, toml_string
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
-from telemetry_agent.config.files import DEFAULT_PATHS
-from telemetry_agent.config.settings import QueueSettings, Settings
-from telemetry_agent.config.values import SHARED_NAMES
+from telemetry_agent.config.files import DEFAULT_PATHS, QUEUE_PATH, queue_path
+from telemetry_agent.config.settings import Settings
+from telemetry_agent.config.values import SERIAL_NUMBER, SHARED_NAMES
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.endpoint import NAMES, EndpointChecks
 from telemetry_agent.doctor.findings import Check, run_checks
@@ -30,7 +30,6 @@ _PATIENCE = Patience(silent_s=5.0, position_s=1.5, none_s=5.0)
 _TRIAL_S = 12.0
 _MODE = 0o640  # users add secrets to it
 _NEEDS_TOKEN = {"dawarich": "API key", "influxdb2": "token"}
-_SERIAL = Path("/sys/firmware/devicetree/base/serial-number")
 
 
 @dataclass(frozen=True)
@@ -120,10 +119,9 @@ class _Answers:
 @click.option(
     "--wait",
     "wait_s",
-    metavar="DURATION",
+    type=duration,
     default="60s",
     show_default=True,
-    callback=duration_callback,
     help="How long to wait for the delivery.",
 )
 def command(
@@ -197,8 +195,8 @@ def _may_write(path: Path, *, asks: bool, force: bool) -> None:
 def _queue_path(config: Path) -> Path:
     """The queue of this config, or the default one if there is none yet."""
     with contextlib.suppress(ConfigError):
-        return loader.load(config).settings.queue.path
-    return QueueSettings().path
+        return queue_path(config)
+    return QUEUE_PATH
 
 
 def _choose_receiver(*, asks: bool) -> str:
@@ -250,7 +248,7 @@ def _ask_device(*, asks: bool) -> str:
     host = os.uname().nodename
     proposal = "{hostname}"
     if host.lower() in {"", *SHARED_NAMES}:
-        proposal += "-{serial}" if _SERIAL.exists() else "-{machine-id}"
+        proposal += "-{serial}" if SERIAL_NUMBER.exists() else "-{machine-id}"
         click.echo(f"many devices are called {host!r}: a serial number makes the name unique")
     while asks:
         answer: str = click.prompt("This device's name", default=proposal)
@@ -326,7 +324,7 @@ def _unreadable(path: Path) -> str | None:
         pass
     except OSError as error:
         return f"cannot read {path}: {error.strerror}"
-    service = AgentChecks(QueueSettings().path, planned=os.geteuid() == 0)
+    service = AgentChecks(QUEUE_PATH, planned=os.geteuid() == 0)
     found = service.unreadable("upload.token_file", path.absolute())
     return None if found is None else str(found)
 

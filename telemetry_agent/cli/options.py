@@ -75,14 +75,10 @@ def progress_bar(
         yield partial(progress.update, progress.add_task(text, total=None))
 
 
-def duration_callback(
-    _context: click.Context, _parameter: click.Parameter, value: str | None
-) -> float | None:
-    """Seconds of an option with a value such as ``30s``."""
+def duration(value: str) -> float:
+    """The type of an option with a value such as ``30s``: seconds."""
     from telemetry_agent.config.values import duration_s  # noqa: PLC0415 - status does not need it
 
-    if value is None:
-        return None
     try:
         return duration_s(value)
     except ValueError as error:

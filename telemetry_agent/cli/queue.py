@@ -85,23 +85,16 @@ def fixes(config_path: Path | None, *, as_json: bool, state: str | None, limit: 
 
 def _named(function: F) -> F:
     """Dead letters by name, or all of them."""
-    names = click.argument("names", nargs=-1, metavar="[NAME…]", callback=_read_names)
+    names = click.argument("names", nargs=-1, metavar="[NAME…]", type=_name)
     return names(
         click.option("--all", "everything", is_flag=True, help="All dead letters.")(function)
     )
 
 
-def _read_names(
-    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
-) -> list[tuple[str, int]]:
-    names = []
-    for value in values:
-        match = _NAME.fullmatch(value)
-        if match is None:
-            said = f"{value!r} is not a name: give STREAM:SEQ, as in `queue list`"
-            raise click.BadParameter(said)
-        names.append((match[1], int(match[2])))
-    return names
+def _name(value: str) -> tuple[str, int]:
+    if (match := _NAME.fullmatch(value)) is None:
+        raise click.BadParameter(f"{value!r} is not a name: give STREAM:SEQ, as in `queue list`")
+    return match[1], int(match[2])
 
 
 @command.command()
@@ -112,7 +105,7 @@ def retry(
     config_path: Path | None,
     *,
     as_json: bool,
-    names: list[tuple[str, int]],
+    names: tuple[tuple[str, int], ...],
     everything: bool,
     reason: str | None,
 ) -> None:
@@ -129,7 +122,7 @@ def discard(
     config_path: Path | None,
     *,
     as_json: bool,
-    names: list[tuple[str, int]],
+    names: tuple[tuple[str, int], ...],
     everything: bool,
     yes: bool,
 ) -> None:
@@ -144,7 +137,7 @@ def discard(
 
 
 def _which(
-    names: list[tuple[str, int]], *, everything: bool, reason: str | None = None
+    names: tuple[tuple[str, int], ...], *, everything: bool, reason: str | None = None
 ) -> dict[str, Any]:
     """The part of a question that names dead letters."""
     ways = {"names": list(map(list, dict.fromkeys(names))), "all": everything, "reason": reason}

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.doctor.permissions import HIDDEN, STATE_DIRECTORY
+from telemetry_agent.config.files import DEFAULT_PATHS, QUEUE_PATH, STATE_DIRECTORY
+from telemetry_agent.doctor.permissions import HIDDEN
 from telemetry_agent.errors import AgentError, UsageError
 
 UNIT = "telemetry-agent.service"
@@ -31,7 +32,7 @@ _FILES = {
     "tmpfiles.d/telemetry-agent.conf": _TMPFILES,
 }
 _LINK = Path("/usr/local/bin", _NAME)
-_CONFIG = Path("/etc", _NAME)
+_CONFIG = DEFAULT_PATHS[0].parent
 _CREDENTIALS = ("token", "password", "client_key", "page_token")
 SERVICE_LOG = f"`sudo journalctl -u {UNIT}`"
 
@@ -47,7 +48,7 @@ def install() -> None:
     _need_root_and_systemd("install")
     install_service()
     click.echo(f"{UNIT} is installed and enabled")
-    if not (_CONFIG / "config.toml").exists():
+    if not DEFAULT_PATHS[0].exists():
         click.echo("Next: sudo telemetry-agent init")
 
 
@@ -176,11 +177,10 @@ def _purge() -> None:
 
 def _undelivered() -> str:
     """How many fixes wait; a process of its own looks, as it becomes the queue's owner for good."""
-    queue_path = STATE_DIRECTORY / "queue.db"
-    if not queue_path.exists():
+    if not QUEUE_PATH.exists():
         return "0"
     argv = [sys.executable, "-P", "-m", "telemetry_agent", "queue", "stats", "--json"]
-    environment = os.environ | {"TELEMETRY_AGENT_QUEUE__PATH": str(queue_path)}
+    environment = os.environ | {"TELEMETRY_AGENT_QUEUE__PATH": str(QUEUE_PATH)}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
     if done.returncode:
         return "an unknown number of"

@@ -66,7 +66,7 @@ def running(path: Path | None) -> Snapshot | None:
         return None
 
 
-def _at_rest(path: Path | None, config_path: Path | None) -> AtRest:
+def _at_rest(path: Path | None, config_path: Path | None) -> Snapshot | AtRest:
     if path is None:
         return AtRest()
     from telemetry_agent.config import loader  # noqa: PLC0415 - takes 0.1 s
@@ -77,6 +77,9 @@ def _at_rest(path: Path | None, config_path: Path | None) -> AtRest:
     try:
         loader.load(config_path)
     except AgentError as error:
+        if (service := running(None)) is not None:  # with the queue of its last good config
+            say_of_service(error, config_path)
+            return service
         say(f"{error}; this is its queue, {path}")
     try:
         at_rest.check(path, os.R_OK)

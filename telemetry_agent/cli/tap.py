@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.options import duration_callback, report_options, say
+from telemetry_agent.cli.options import duration, report_options, say
 from telemetry_agent.config import loader
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError
@@ -18,13 +18,7 @@ _LINE_MAX = 4096  # a binary protocol has no lines
 
 @click.command()
 @report_options
-@click.option(
-    "--for",
-    "for_s",
-    metavar="DURATION",
-    callback=duration_callback,
-    help="How long, such as 60s. Default: until Ctrl-C.",
-)
+@click.option("--for", "for_s", type=duration, help="How long, such as 60s. Default: until Ctrl-C.")
 def command(config_path: Path | None, *, as_json: bool, for_s: float | None) -> None:
     """Show what the receiver sends, line by line.
 

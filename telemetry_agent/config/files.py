@@ -28,7 +28,9 @@ from telemetry_agent.small_files import ANSWER_S, no_answer, read_small_file
 
 ENVIRONMENT_PREFIX = "TELEMETRY_AGENT_"
 DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
-QUEUE_PATH = Path("/var/lib/telemetry-agent/queue.db")
+STATE_DIRECTORY = Path("/var/lib/telemetry-agent")
+"""Of the service."""
+QUEUE_PATH = STATE_DIRECTORY / "queue.db"
 _BACKSLASHES = "write a text with backslashes as '…'"
 _TOML_REMEDIES = {
     "Invalid value": 'write a text as "…", in straight quotation marks; true and false in small '
@@ -61,8 +63,10 @@ def queue_path(path: Path | None) -> Path:
     if not isinstance(queue, dict):
         raise ConfigError("config: queue must be a table, [queue]")
     found = queue.get("path", str(QUEUE_PATH))
-    if not isinstance(found, str) or "\0" in found:
-        raise ConfigError(f"config: queue.path = {found!r}: must be a path in quotes, without NUL")
+    if not isinstance(found, str) or "\0" in found or not Path(found).name:
+        raise ConfigError(
+            f"config: queue.path = {found!r}: must be the path of a file, in quotes, without NUL"
+        )
     return Path(found)
 
 

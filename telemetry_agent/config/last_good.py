@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-_OF_THE_SERVICE = "/var/lib/telemetry-agent"
+from telemetry_agent.config.files import STATE_DIRECTORY
+from telemetry_agent.disks import sync_directory
+
 _GENERATIONS = ("config", "config.before")
 
 
@@ -48,11 +50,7 @@ def keep(texts: Mapping[str, str]) -> None:
     if _read(newest) is not None:
         newest.replace(before)
     new.replace(newest)
-    directory = os.open(copies, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(copies)
 
 
 def kept() -> Iterator[Mapping[str, str]]:
@@ -70,7 +68,7 @@ def forget() -> bool:
     Raises:
         OSError: one cannot be removed.
     """
-    copies = folder() or Path(_OF_THE_SERVICE, "last-good")
+    copies = folder() or STATE_DIRECTORY / "last-good"
     found = False
     for name in (*_GENERATIONS, "config.new"):
         with suppress(FileNotFoundError):

@@ -163,43 +163,39 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
 
     A misspelt key comes before a missing one, because it is often the same key.
     """
-    faults = sorted(error.errors(), key=lambda fault: fault["type"] == "missing")
-    first = faults[0]
-    key = ".".join(
-        part for part in first["loc"] if part and isinstance(part, str)
-    )  # without list positions
-    unknown = f" is not a key of the config{_suggestion(key)}"
-    text = {
-        "missing": f" is missing: set it below [{key.rpartition('.')[0]}]",
-        "extra_forbidden": unknown,
-        "unexpected_keyword_argument": unknown,
-    }.get(first["type"])
+    first, *others = sorted(error.errors(), key=lambda fault: fault["type"] == "missing")
+    kind, value, place = first["type"], first["input"], first["loc"]
+    key = ".".join(part for part in place if part and isinstance(part, str))  # no list positions
     reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    reason = _KINDS.get(first["type"].partition("_")[0], reason)
-    if first["type"] == "dataclass_type":
+    reason = _KINDS.get(kind.partition("_")[0], reason)
+    if kind == "dataclass_type":
         reason = f"must be a table, [{key}]"
     if key == "upload.format":
         reason += "; `sudo telemetry-agent init` knows the format of each kind of server"
-    if text is None and first["loc"][:2] == ("upload", "headers"):
+    if kind == "missing":
+        text = f" is missing: set it below [{key.rpartition('.')[0]}]"
+    elif kind in {"extra_forbidden", "unexpected_keyword_argument"}:
+        text = f" is not a key of the config{_suggestion(key)}"
+    elif place[:2] == ("upload", "headers"):
         text = f": {reason}"  # the value may be a secret
-    elif text is None and isinstance(first["input"], dict):
+    elif isinstance(value, dict):
         key = reason.partition(" ")[0].rstrip(":")  # the reason begins with one of several keys
         text = reason.removeprefix(key)
-    elif text is None:
-        value = first["input"]
+    else:
         text = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
     # An unknown table has no origin of its own, but its keys have.
     origin = next((origins[one] for one in origins if f"{one}.".startswith(f"{key}.")), "")
-    place = f" [{origin}]" if origin else ""
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return ConfigError(f"config: {key}{text}{place}{more}")
+    layer = f" [{origin}]" if origin else ""
+    more = f" (and {len(others)} more)" if others else ""
+    return ConfigError(f"config: {key}{text}{layer}{more}")
 
 
 def _suggestion(key: str) -> str:
     known, name = known_keys(), key.rpartition(".")[2]
     close = [one for one in known if one.endswith(f".{name}")]  # the right key in another table
     if not close and name == key:
-        close = [f"[{table}]" for table in difflib.get_close_matches(key, _MODEL.model_fields, n=1)]
+        near = difflib.get_close_matches(key, _MODEL.model_fields, n=1)
+        close = [one if one in known else f"[{one}]" for one in near]
     close = close or difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 

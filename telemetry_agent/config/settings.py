@@ -93,13 +93,16 @@ class SamplingSettings(_Section):
 _NOT_BELOW_HOME = values.must(
     "be a full path: ~ is not replaced", lambda path: path.parts[:1] != ("~",)
 )
+_NAMES_A_FILE = values.must(
+    f"be the path of a file, such as {QUEUE_PATH}", lambda path: bool(path.name)
+)
 
 
 @dataclass(frozen=True)
 class QueueSettings(_Section):
     """Where fixes are stored."""
 
-    path: Annotated[values.FilePath, _NOT_BELOW_HOME] = QUEUE_PATH
+    path: Annotated[values.FilePath, _NOT_BELOW_HOME, _NAMES_A_FILE] = QUEUE_PATH
     commit_every_s: values.Duration = 1.0
     max_size_bytes: values.QueueSize = 256 << 20
     min_free_bytes: values.Size = 64 << 20

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from telemetry_agent import __version__
 from telemetry_agent.config import last_good
@@ -26,6 +27,23 @@ from telemetry_agent.errors import (
 )
 
 
+def run_module(name: str, *args: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a module of this package in another process; ``options``: of ``subprocess.run``.
+
+    Raises:
+        OSError: it cannot be started.
+        subprocess.TimeoutExpired: see ``subprocess.run``.
+    """
+    return subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-P", "-m", name, *args],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},  # it finds the same modules
+        capture_output=True,
+        process_group=0,  # Ctrl-C ends this process, which ends the other
+        check=False,
+        **options,
+    )
+
+
 def load(path: Path | None, *, fall_back: bool = False) -> LoadedConfig:
     """``loader.load`` in another process.
 
@@ -38,19 +56,9 @@ def load(path: Path | None, *, fall_back: bool = False) -> LoadedConfig:
         ResourceError: as ``loader.load``; or the other process could not be started, was killed, or
             is of another version, installed since this one started.
     """
-    argv = [sys.executable, "-P", "-m", __name__, "last-good" if fall_back else "-"]
-    argv += [] if path is None else [str(path)]
-    # It must find the same modules. Ctrl-C ends this process, which ends the other.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    args = ["last-good" if fall_back else "-", *([] if path is None else [str(path)])]
     try:
-        done = subprocess.run(  # noqa: S603 - our own program
-            argv,
-            env=environment,
-            capture_output=True,
-            process_group=0,
-            close_fds=False,  # the config may be a pipe of the shell
-            check=False,
-        )
+        done = run_module(__name__, *args, close_fds=False)  # the config may be a pipe of the shell
     except OSError as error:
         raise ResourceError(
             f"config: cannot start {sys.executable} to read it: {error.strerror}"

@@ -10,6 +10,7 @@ import math
 import re
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -33,8 +34,8 @@ class Checks:
     Args:
         check: returns the value to use.
         schema: what it adds to the type's JSON Schema.
-        reads: whether it gets the value as it is in the file, and the type checks the result. Then
-            ``schema`` replaces that of the type.
+        reads: whether it gets the value as written in the config, before the type checks it;
+            ``schema`` is then the whole schema.
     """
 
     check: Callable[[Any], object]
@@ -155,20 +156,21 @@ def _structure(value: object) -> object:
 _STRUCTURE = Checks(_structure, reads=True)
 
 
+SERIAL_NUMBER = Path("/sys/firmware/devicetree/base/serial-number")
+
+
 def _machine_fact(name: str) -> str:
     """The value of a placeholder in ``device``."""
     if name == "hostname":
         return socket.gethostname() or "localhost"  # the machine has none
     sources = {
-        "serial": (Path("/sys/firmware/devicetree/base/serial-number"),),
+        "serial": (SERIAL_NUMBER,),
         "machine-id": (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")),
     }
     for path in sources[name]:
-        try:
+        with suppress(OSError):
             if text := path.read_text("ascii", "ignore").strip("\0\n "):
                 return text
-        except OSError:
-            continue
     raise ValueError(f"this machine has no {name}: use another placeholder, or a name")
 
 
@@ -210,11 +212,9 @@ def _url_fault(error: ValueError) -> str:
 def _source(value: str) -> str:
     if value != value.strip():
         raise ValueError("must not have spaces at its ends")
-    kind, scheme, rest = value.partition("://")
-    if value == "auto" or (value.startswith("/") and len(value) > 1):
+    if value == "auto" or re.fullmatch("(file://)?/.+", value):
         return value
-    if kind == "file" and len(rest) > 1 and rest.startswith("/"):
-        return value
+    kind, scheme, _ = value.partition("://")
     if scheme and kind in {"gpsd", "tcp", "udp"}:
         try:
             parts = urlsplit(value)

@@ -75,8 +75,6 @@ class Monitor:
             gone: connections over the old path would hang.
     """
 
-    name = "connectivity"
-
     def __init__(
         self,
         probe: Probe,

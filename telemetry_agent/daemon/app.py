@@ -47,7 +47,7 @@ class Agent:
         secrets: every secret that is read is added to it.
         switch: cuts the network of a demo; the page shows it.
         config: why the last good config is in effect.
-        waiting: rows that the queue of the agent before could not write.
+        waiting: rows that the queue of the previous agent could not write.
         doctor: makes the checks that the page shows.
 
     Raises:
@@ -75,15 +75,15 @@ class Agent:
         self._log_tail = LogTail(self.secrets)
         self._clock = clock
         self._began_s = clock.monotonic_s()
-        self._stays_away = False  # only opening the queue would show that it can be used again
+        self._stays_in_runtime = False  # only to open the queue would show that it is sound again
         placed, self.storage = storage.place(settings.queue)
         try:
             self.queue = storage.open_queue(placed, clock)
         except StorageError as error:
-            if placed.path == storage.runtime_queue() or storage.runtime_queue() is None:
+            if storage.runtime_queue() is None:
                 raise
-            placed, self.storage = storage.away(settings.queue, Advice(error.message))
-            self._stays_away = True
+            placed, self.storage = storage.in_runtime(settings.queue, Advice(error.message))
+            self._stays_in_runtime = True
             self.queue = storage.open_queue(placed, clock)
         try:
             self.queue.adopt(waiting)
@@ -150,15 +150,15 @@ class Agent:
 
     def may_move(self) -> bool:
         """Whether ``must_move`` must look at the disk."""
-        if self._stays_away or storage.runtime_queue() is None:
+        if self._stays_in_runtime or storage.runtime_queue() is None:
             return False
-        return self._is_away() or self.queue.shared.writer.refused
+        return self._is_in_runtime() or self.queue.shared.writer.refused
 
     def must_move(self) -> bool:
         """Whether the queue must change places: its disk refuses files, or accepts them again."""
         # In the state directory, which refuses: away. Away, and it refuses no longer: back.
         refused = storage.refusal(self.settings.queue.path) is not None
-        return refused != self._is_away()
+        return refused != self._is_in_runtime()
 
     def apply(self, settings: Settings) -> None:
         """Continue with other settings; no fix is lost."""
@@ -190,12 +190,12 @@ class Agent:
             storage=self.storage,
         )
 
-    def words(self) -> tuple[str, ...]:
+    def state_words(self) -> tuple[str, ...]:
         """The states whose change is reported to the endpoint at once."""
         receiver = self.recording.receiver()
         return receiver.state, self.delivery.status().state, receiver.antenna or ""
 
-    def now(self) -> str:
+    def status_line(self) -> str:
         """The state in one line for the service manager."""
         receiver, status = self.recording.receiver().state, self.delivery.status()
         untried = status.state == "ok" and not status.requests
@@ -207,7 +207,7 @@ class Agent:
         source = self.settings.gps.source
         return f"{self.settings.device} from {source}: {recording}; uploads {upload}{notes}"
 
-    def _is_away(self) -> bool:
+    def _is_in_runtime(self) -> bool:
         return self.storage is not None and self.storage.state == "runtime"
 
     def _build_leftover(self) -> Delivery | None:
@@ -236,7 +236,7 @@ class Agent:
     def _build_reports(self, encode: EncodeReport) -> AgentReports:
         return AgentReports(
             (self.queue.stream, self.settings.device),
-            self.words,
+            self.state_words,
             lambda: report(self.snapshot()) | self._completeness.report(),
             encode,
             self._clock.monotonic_s(),

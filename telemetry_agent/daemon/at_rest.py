@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest
+from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.reading import QueueReader, copied, readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -86,8 +87,17 @@ def look(path: Path, note: client.Note, answer: Callable[[Readable], Iterator[V]
     note(f"{damage}. What follows is what the agent recovers when it starts; nothing was changed")
     _silence_log()
     with copied(path) as copy, AckQueue(copy) as queue:
-        carry_over(queue)
-        yield from islice(answer(queue), count, None)
+        for is_last in (False, True):
+            carry_over(queue)
+            try:
+                for found in islice(answer(queue), count, None):
+                    count += 1
+                    yield found
+            except UnusableError:  # only now it met the damage, and set the file aside
+                if is_last:
+                    raise
+            else:
+                return
 
 
 @contextmanager

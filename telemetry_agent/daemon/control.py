@@ -142,7 +142,6 @@ class Control:
         commands: the commands by their names.
     """
 
-    name = "control"
     max_step_s = 2 * _STEP_S
 
     def __init__(self, queue_path: Path, commands: Mapping[str, Command]) -> None:

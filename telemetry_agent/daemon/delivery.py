@@ -205,9 +205,9 @@ class Delivery:
             self._monitor.task.close()
 
     def end(self, *, last: bool = True) -> None:
-        """Stop; if ``last``, after one last upload if the one before succeeded.
+        """Stop, after one last upload if the one before succeeded.
 
-        Otherwise close the queue as well.
+        Not ``last``: stop at once, and close the queue, which only this part uses.
         """
         self._monitor.end(_TASK_S)
         self._uploader.end(_REQUEST_S if last else 0)

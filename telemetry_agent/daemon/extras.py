@@ -41,7 +41,9 @@ class Extras:
         self._files = settings.files
         self._supplies = root / "sys/class/power_supply" if settings.power else None
         self._troubles = {name: Trouble(_log, Clock()) for name in self._files}
-        self._own: dict[str, Any] = {f.stored: None for f in LATER_FIELDS if f.name in self._files}
+        self._replaced: dict[str, Any] = {
+            f.stored: None for f in LATER_FIELDS if f.name in self._files
+        }
 
     def added_to(self, fix: Fix) -> Fix:
         """The fix with the current values.
@@ -49,12 +51,12 @@ class Extras:
         If an attribute has the name of a field that was added to fixes later, the attribute is sent
         and not the field: the server has already stored it with the attribute's type.
         """
-        return fix._replace(extra=self.json(), **self._own)
+        if not self._files and self._supplies is None:
+            return fix
+        return fix._replace(extra=self.json(), **self._replaced)
 
     def json(self) -> str | None:
         """The current values as a JSON object; ``None`` without any."""
-        if not self._files and self._supplies is None:
-            return None
         try:
             values = answered(self, self._values, _PATIENCE_S)
         except OSError:  # late, or the system refuses a thread: recording must not depend on it

@@ -139,27 +139,27 @@ class Recording:
         """
         for_s = value(asked, "for_s", is_number, "a number of seconds", None)
         end_s = None if for_s is None else self._clock.monotonic_s() + for_s
-        lock, heard, dropped = threading.Lock(), bytearray(), 0
+        lock, waiting, dropped = threading.Lock(), bytearray(), 0
 
-        def hear(data: bytes) -> None:
+        def take(data: bytes) -> None:
             nonlocal dropped
             with lock:
                 # After a gap, nothing may follow until the gap is reported.
-                if dropped or len(heard) + len(data) > _TAP_BYTES:
+                if dropped or len(waiting) + len(data) > _TAP_BYTES:
                     dropped += len(data)
                 else:
-                    heard.extend(data)
+                    waiting.extend(data)
             bell.ring()
 
         receiver = self.receiver()
-        self._taps.append(hear)
+        self._taps.append(take)
         try:
             yield {"source": receiver.source, "state": receiver.state}
             while True:
                 bell.clear()
                 with lock:
-                    raw, gap = heard.decode("latin-1"), dropped
-                    heard.clear()
+                    raw, gap = waiting.decode("latin-1"), dropped
+                    waiting.clear()
                     dropped = 0
                 if raw:
                     yield {"raw": raw}
@@ -170,7 +170,7 @@ class Recording:
                     return
                 bell.wait(left_s)
         finally:
-            self._taps.remove(hear)
+            self._taps.remove(take)
 
     def apply(self, settings: Settings) -> None:
         """Continue with other settings; no fix is lost."""
@@ -201,14 +201,14 @@ class Recording:
             decoder,
             record=self._record,
             clock=self._clock,
-            heard=self._hear,
+            heard=self._pass_to_taps,
             changed=self._on_change,
             room=lambda: source.live or self._queue.takes_more(self._reader.task.wake),
         )
 
-    def _hear(self, data: bytes) -> None:
-        for hear in list(self._taps):
-            hear(data)
+    def _pass_to_taps(self, data: bytes) -> None:
+        for take in list(self._taps):
+            take(data)
 
     def _record(self, fix: Fix) -> None:
         now_s = self._clock.monotonic_s()

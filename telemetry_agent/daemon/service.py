@@ -90,18 +90,17 @@ class Service:
         # Before any thread starts: all of them inherit the mask, so only this one receives signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, self._every_s, self._every_s)
-        started = self._run_beside("the start", self._start)
+        started = self._run_in_worker("the start", self._start)
         while started and self._end_signal is None:
             if self._reload or (self._must_look and self._look.changed()):
                 self._reload = False
                 notify(RELOADING=1)
-                self._run_beside("the reload", self._apply)
-                self._status_line = self._agent.now() if self._agent else ""
-                notify(READY=1, STATUS=self._status_line)
+                self._run_in_worker("the reload", self._apply)
+                self._notify_ready()
             else:
                 self._receive()
                 if self._end_signal is None and self._agent is not None and self._agent.may_move():
-                    self._run_beside("the move of the queue", self._move)
+                    self._run_in_worker("the move of the queue", self._move)
         return self._end(started=started)
 
     def _start(self) -> None:
@@ -122,8 +121,7 @@ class Service:
             self._must_look = True
         agent = self._start_agent(config.settings, view)
         log.info("telemetry-agent %s %s", __version__, agent)
-        self._status_line = agent.now()
-        notify(READY=1, STATUS=self._status_line)
+        self._notify_ready()
         _keep(config)
 
     def _apply(self) -> None:
@@ -140,6 +138,10 @@ class Service:
         log.info("reloaded: %s", agent)
         self._must_look = False
         _keep(config)
+
+    def _notify_ready(self) -> None:
+        self._status_line = self._agent.status_line() if self._agent else ""
+        notify(READY=1, STATUS=self._status_line)
 
     def _load(self, *, fall_back: bool) -> LoadedConfig:
         self._look.changed()  # from here on a change is noticed
@@ -183,7 +185,7 @@ class Service:
         elif self._end_signal is not None:
             log.info("stopping on %s", self._end_signal.name)
         if agent is not None and started:
-            started = self._run_beside("the stop", agent.stop)
+            started = self._run_in_worker("the stop", agent.stop)
         if agent is not None:
             stats = agent.queue.stats()
             log.info("stopped: %d fixes wait for the next start", stats.ready + stats.unack)
@@ -194,7 +196,7 @@ class Service:
             os._exit(status)  # the interpreter would wait for the thread that hangs
         return status
 
-    def _run_beside(self, name: str, act: Callable[[], object]) -> bool:
+    def _run_in_worker(self, name: str, act: Callable[[], object]) -> bool:
         """Let the worker run ``act`` while this thread receives signals; raises what it raises.
 
         Returns whether it has ended before the deadline of a stop.
@@ -259,7 +261,7 @@ class Service:
         elif names != self._reported_late:
             log.error("stuck: %s", ", ".join(names))
         self._reported_late = names
-        if (line := agent.now()) != self._status_line:
+        if (line := agent.status_line()) != self._status_line:
             self._status_line = line
             notify(STATUS=line)
 

@@ -5,7 +5,6 @@ a state is given in seconds before now, and "the last 24 h" are those in which t
 running.
 """
 
-import threading
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -25,28 +24,25 @@ _WITH_POSITION = {"2d", "3d"}
 class SlidingSum:
     """The sum of what was counted in the last ``window_s`` seconds, to about a twelfth of them.
 
-    Any thread may count and ask.
+    One thread counts; any may ask.
     """
 
     def __init__(self, window_s: float, now_s: float, buckets: int = 12) -> None:
         self._bucket_s = window_s / buckets
         self._began_s = now_s
-        self._lock = threading.Lock()
         self._buckets: deque[list[float]] = deque(maxlen=buckets)  # [number of the bucket, sum]
 
     def add(self, now_s: float, amount: float) -> None:
         """Count ``amount``."""
         number = now_s // self._bucket_s
-        with self._lock:
-            if not self._buckets or self._buckets[-1][0] != number:
-                self._buckets.append([number, 0.0])
-            self._buckets[-1][1] += amount
+        if not self._buckets or self._buckets[-1][0] != number:
+            self._buckets.append([number, 0.0])
+        self._buckets[-1][1] += amount
 
     def total(self, now_s: float) -> float:
         """The sum over the window."""
         oldest = self._oldest(now_s)
-        with self._lock:
-            return sum(amount for number, amount in self._buckets if number > oldest)
+        return sum(amount for number, amount in list(self._buckets) if number > oldest)
 
     def rate(self, now_s: float) -> float:
         """The sum per second, over the part of the window since the start."""

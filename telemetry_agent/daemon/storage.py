@@ -95,7 +95,7 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
             raise
         refused = Advice(error.message)
     if refused is not None:
-        return away(queue, refused)
+        return in_runtime(queue, refused)
     folder = queue.path.parent
     mount = mount_of(folder.resolve())
     if mount is None or (found := trouble(mount)) is None:
@@ -104,8 +104,8 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
     return queue, StorageView("forgets", message, found.remedy)
 
 
-def away(queue: QueueSettings, refused: Advice) -> tuple[QueueSettings, StorageView]:
-    """The same for the runtime directory; ``refused`` is why the queue cannot be used.
+def in_runtime(queue: QueueSettings, refused: Advice) -> tuple[QueueSettings, StorageView]:
+    """The same for the runtime directory; ``refused``: why the state directory cannot be used.
 
     Raises:
         StorageError: there is no runtime directory.

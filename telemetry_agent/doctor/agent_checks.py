@@ -139,8 +139,11 @@ class AgentChecks:
                 if is_forbidden
                 else failed(error.message, RESTART)
             )
-        version, config, storage = self.status.version, self.status.config, self.status.storage
-        said = f"runs for {span(self.status.uptime_s)} (pid {self.status.pid}, version {version})"
+        return self._running(self.status)
+
+    def _running(self, status: Snapshot) -> Finding:
+        version, config, storage, page = status.version, status.config, status.storage, status.page
+        said = f"runs for {span(status.uptime_s)} (pid {status.pid}, version {version})"
         if config is not None:
             said += f", with the last good config: {config.last_error}"
             return failed(said, f"correct the config, then {RELOAD}")
@@ -150,13 +153,21 @@ class AgentChecks:
         if version != __version__:
             said += f", but version {__version__} is installed"
             return warned(said, "`sudo systemctl restart telemetry-agent`")
+        if page is not None and page.state == "held":
+            said += f"; the device page is held: {page.last_error or 'use sudo to see the reason'}"
+            return warned(said, f"correct [page], then {self._again}, or free its address")
         return passed(said)
 
     def delivery(self) -> Finding:
         """``delivery``: the state of its uploads."""
         if self.status is None:
             return skipped("needs agent" if self.is_mute else "no agent runs")
-        return delivery(self.status, RELOAD if self.is_service else "restart the agent")
+        return delivery(self.status, self._again)
+
+    @property
+    def _again(self) -> str:
+        """How the agent reads a corrected config."""
+        return RELOAD if self.is_service else "restart the agent"
 
     def _absent(self) -> Finding:
         try:

@@ -1,19 +1,18 @@
 """The doctor of the device page: what is wrong by the agent's own status, and all checks.
 
-``faults`` reads only the mount table and asks no other program, so the page can look once a second.
+``findings`` reads only the mount table and asks no program, so the page can look once a second.
 The full checks run in a process of their own: they import what the agent does not need, and what
 hangs in them ends with it. That process finds the queue locked by the agent, so it asks the agent
 for the receiver's data and never opens the receiver.
 """
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from telemetry_agent.config.subprocess_loader import run_module
 from telemetry_agent.doctor.agent_checks import RELOAD, delivery, queue
 from telemetry_agent.doctor.findings import Finding, failed
 from telemetry_agent.doctor.reception import antenna, reported
@@ -35,8 +34,28 @@ class PageDoctor:
         self._config_path = config_path
 
     def findings(self, state: Snapshot, queue_path: Path) -> list[dict[str, Any]]:
-        """What is wrong by the agent's status, as ``Finding`` in JSON; empty: no fault."""
-        return [asdict(found) for found in faults(state, queue_path)]
+        """Each warn and fail by the agent's status and its disk, as ``Finding`` in JSON.
+
+        In the order of the data's path; empty: no fault.
+        """
+        place, storage = queue_path.parent.resolve(), state.storage
+        found: list[tuple[str, Finding]] = []
+        if (config := state.config) is not None:
+            said = f"the last good config is in effect: {config.last_error}"
+            found.append(("config", failed(said, f"correct the config, then {RELOAD}")))
+        in_runtime = storage is not None and storage.state == "runtime"
+        if storage is not None and in_runtime:
+            found.append(("state directory", failed(storage.last_error, storage.remedy)))
+        found += [reported(state.receiver), ("antenna", antenna(state.receiver.antenna))]
+        if not in_runtime:  # there a power cut loses everything: that is reported already
+            found.append(("file system", file_system(place, Path("/"))))
+        found.append(("disk space", disk_space(place)))
+        found += [("queue", queue(state.queue)), ("delivery", delivery(state))]
+        return [
+            asdict(replace(one, name=name))
+            for name, one in found
+            if one.verdict in {"warn", "fail"}
+        ]
 
     def check(self) -> dict[str, Any]:
         """What ``doctor --json`` reports.
@@ -45,18 +64,9 @@ class PageDoctor:
             AgentError: the checks could not be run.
         """
         config = [] if self._config_path is None else ["--config", str(self._config_path)]
-        argv = [sys.executable, "-P", "-m", "telemetry_agent", "doctor", "--json", *config]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        args = ["doctor", "--json", *config]
         try:
-            done = subprocess.run(  # noqa: S603 - our own program
-                argv,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                process_group=0,
-                timeout=_LIMIT_S,
-                check=False,
-            )
+            done = run_module("telemetry_agent", *args, stdin=subprocess.DEVNULL, timeout=_LIMIT_S)
             result: dict[str, Any] = json.loads(done.stdout)
         except OSError as error:
             raise AgentError(f"cannot start the checks: {error.strerror}") from None
@@ -66,21 +76,3 @@ class PageDoctor:
             said = done.stderr.decode("utf-8", "replace").strip()[-300:]
             raise AgentError(f"the checks ended with {done.returncode}: {said}") from None
         return result
-
-
-def faults(state: Snapshot, queue_path: Path) -> list[Finding]:
-    """Each warn and fail by the agent's status and its disk, in the order of the data's path."""
-    place, storage = queue_path.parent.resolve(), state.storage
-    found: list[tuple[str, Finding]] = []
-    if (config := state.config) is not None:
-        said = f"the last good config is in effect: {config.last_error}"
-        found.append(("config", failed(said, f"correct the config, then {RELOAD}")))
-    in_runtime = storage is not None and storage.state == "runtime"
-    if storage is not None and in_runtime:
-        found.append(("state directory", failed(storage.last_error, storage.remedy)))
-    found += [reported(state.receiver), ("antenna", antenna(state.receiver.antenna))]
-    if not in_runtime:  # there a power cut loses everything: that is reported already
-        found.append(("file system", file_system(place, Path("/"))))
-    found.append(("disk space", disk_space(place)))
-    found += [("queue", queue(state.queue)), ("delivery", delivery(state))]
-    return [replace(one, name=name) for name, one in found if one.verdict in {"warn", "fail"}]

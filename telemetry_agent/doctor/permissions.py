@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Self
 
 SERVICE_USER = "telemetry-agent"
-STATE_DIRECTORY = Path("/var/lib/telemetry-agent")
-"""Of the unit."""
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 """What the unit's sandbox hides from the service (ProtectHome, PrivateTmp)."""
 

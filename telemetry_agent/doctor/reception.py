@@ -14,7 +14,7 @@ from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, wa
 from telemetry_agent.errors import Advice
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.gnss.diagnosis import diagnosis
+from telemetry_agent.gnss.diagnosis import Diagnosis
 from telemetry_agent.gnss.framing import Framer
 from telemetry_agent.gnss.sources import EndOfSourceError
 from telemetry_agent.gnss.sources.protocols import unreadable
@@ -118,7 +118,7 @@ class Reception:
         """A finding for each of ``LISTENED``; ``advice``: as ``Source.advice``."""
         if not self.bytes_by_type:
             found = unreadable(self._unread) if self._unread else "silent"
-            known = diagnosis(found) if found == "no-checksum" else advice(found, self._unread)
+            known = found if isinstance(found, Diagnosis) else advice(found, self._unread)
             yield failed(known.message, known.remedy)
             return
         yield self._sentences()
@@ -130,7 +130,7 @@ class Reception:
     def _sentences(self) -> Finding:
         count, counts = self.decoder.sentences, self.decoder.counts
         speed = f" at {self._baud} baud" if self._baud else ""
-        damaged = sum(counts[kind] for kind in ("bad-checksum", "aborted", "too-long"))
+        damaged = sum(counts[kind] for kind in ("bad-checksum", "aborted"))
         damaged = max(0, damaged - 1)  # the first one was cut: listening began in it
         if damaged > _DAMAGED_SHARE * (count + damaged):
             return warned(

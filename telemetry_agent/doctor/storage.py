@@ -9,11 +9,12 @@ from pathlib import Path
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
 from telemetry_agent.ackqueue.reading import QueueReader, readable
 from telemetry_agent.ackqueue.recovery.verify import verify
+from telemetry_agent.config.files import STATE_DIRECTORY
 from telemetry_agent.disks import ELSEWHERE, SURVIVES, mount_of, size, trouble
 from telemetry_agent.doctor import agent_checks
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, guarded, passed, skipped, warned
-from telemetry_agent.doctor.permissions import STATE_DIRECTORY, owner_of
+from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.errors import AgentError, QueueLockedError, StorageError, in_shell
 from telemetry_agent.fields import fix_of
 from telemetry_agent.model import Record

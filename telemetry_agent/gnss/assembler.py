@@ -13,7 +13,8 @@ was learned: the cycle is forgotten, or the quiet gap grows.
 If a position sentence comes again with the same time, the cycle repeats while the time does not
 change: some buses step it by 10 s, and some receivers send whole seconds at 5 Hz. The first cycle
 was correct at that time, so only it makes the fix; the others are late and correct nothing. Only a
-position sentence of a type that has not come yet can still belong to the first cycle.
+position sentence of a type that has not come yet can still belong to the first cycle. A cycle that
+reports no fix makes none: the first one after it that has a position does.
 
 Some receivers send one type an instant behind the others: GGA of 12:00:01, then RMC of 12:00:00. To
 wait for it would delay each fix by an instant, so it is late in each cycle, and corrects nothing;
@@ -156,8 +157,7 @@ class Assembler:
             if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of_timed(instant, message, now_s, fixes)
             elif tag in epoch.seen and isinstance(message, Report):
-                self._count_repeated(message, epoch)
-                epoch = None
+                epoch = self._epoch_of_repeated(instant, message, epoch, now_s, fixes)
             # After the epoch before was closed: after a jump of time this is not its date. Before
             # this one counts: a late sentence has a date too.
             if message.day is not None and not message.unsure:
@@ -223,6 +223,7 @@ class Assembler:
         waiting = epoch is not None and epoch.is_waiting
         # A tag that the judged epoch has already, after another time came: time has stepped back.
         late = epoch is None or waiting or tag not in judged.seen
+        late = late and not _has_regained(judged, message)
         if isinstance(message, Report) and self._lags(instant, message):
             self.counts["late"] += 1  # no matter how long its own epoch was open
             return None
@@ -260,12 +261,18 @@ class Assembler:
             self._gst = None
         return epoch
 
-    def _count_repeated(self, report: Report, epoch: Epoch) -> None:
-        """Count a position sentence that came a second time with the time of the open epoch."""
+    def _epoch_of_repeated(
+        self, instant: Instant, report: Report, epoch: Epoch, now_s: float, fixes: list[Fix]
+    ) -> Epoch | None:
+        """The epoch of a sentence that came a second time with the open one's; None: it is late."""
+        if _has_regained(epoch, report):
+            self.close("time", now_s, fixes)
+            return self._begin(instant)
         self.counts["late"] += 1
         self.shared_talker.repeated(report)
         if report != epoch.messages[-1]:  # otherwise the line repeated one sentence
             self._cycle_repeats = True
+        return None
 
     def _late(self, *tags: str) -> None:
         """Count sentences of an instant that is judged, and correct what ended it too early."""
@@ -329,3 +336,10 @@ class Assembler:
         fix = solution.fix(trusted.position_e9, time_ms, flags)
         self.state = "3d" if fix.mode == 3 else "2d"
         fixes.append(fix)
+
+
+def _has_regained(epoch: Epoch, message: Message) -> bool:
+    """Whether a sentence has a position, and reported no fix when it came before in this epoch."""
+    if not isinstance(message, Report) or message.position_e9 is None:
+        return False
+    return any(each.veto and each.tag == message.tag for each in epoch.reports)

@@ -53,8 +53,10 @@ class Decoder:
     ) -> None:
         self.sentences = 0
         """Whole sentences of all types with a correct checksum."""
-        self._framer = Framer()
-        self._parser = Parser()
+        self.counts: Counter[str] = Counter()
+        """Rejected input by reason; the parts document each reason."""
+        self._framer = Framer(self.counts)
+        self._parser = Parser(self.counts)
         self._line = SharedLine(
             lambda other_known_ms, may_follow: Assembler(
                 Dates(
@@ -67,13 +69,13 @@ class Decoder:
                 may_follow,
                 eager=eager,
                 baud=baud,
-            )
+            ),
+            self.counts,
         )
         self._in_view = InView()
-        self._overflows: Counter[str] = Counter()
         self._first_byte_s: float | None = None
         self._last_byte_s = 0.0
-        self._last_sentence_s = 0.0
+        self._first_sentence_s = self._last_sentence_s = 0.0
         self._binary_frames_before = self._unchecked_before = 0
         self._over = False
 
@@ -88,7 +90,8 @@ class Decoder:
 
     def due_s(self) -> float | None:
         """When the line counts as quiet, and ``tick`` is due; None while no epoch is open."""
-        return self._last_byte_s + self._line.quiet_s if self._line.open else None
+        current = self._line.current
+        return self._last_byte_s + current.quiet_s if current and self._line.open else None
 
     def tick(self, now_s: float) -> list[Fix]:
         """The fix that a quiet line completes, if it is due."""
@@ -104,11 +107,6 @@ class Decoder:
         fixes = self._decode(self._framer.finish(), self._last_byte_s)
         self._line.finish(self._last_byte_s, fixes)
         return fixes
-
-    @property
-    def counts(self) -> Counter[str]:
-        """Rejected input by reason; the parts document each reason."""
-        return self._framer.rejected + self._parser.rejected + self._line.counts + self._overflows
 
     @property
     def datum(self) -> str | None:
@@ -153,8 +151,8 @@ class Decoder:
 
     def _reason(self) -> Reason | None:
         # Until a whole cycle had time to come, or the recording ended, nothing is judged.
-        sent_s = self._last_byte_s - (self._first_byte_s or 0.0)
-        if self._first_byte_s is None or not (self._over or sent_s >= _STALE_S):
+        since_s = self._first_sentence_s if self.sentences else self._first_byte_s
+        if since_s is None or not (self._over or self._last_byte_s - since_s >= _STALE_S):
             return None
         if not self.sentences or self._last_byte_s - self._last_sentence_s >= _STALE_S:
             return "no-checksum" if self._is_unchecked() else None
@@ -198,11 +196,14 @@ class Decoder:
 
     def _decode(self, sentences: list[Sentence], now_s: float) -> list[Fix]:
         fixes: list[Fix] = []
-        if sentences:
-            self.sentences += len(sentences)
-            self._last_sentence_s = now_s
-            self._binary_frames_before = self._framer.binary_frames
-            self._unchecked_before = self._framer.unchecked
+        if not sentences:
+            return fixes
+        if not self.sentences:
+            self._first_sentence_s = now_s
+        self.sentences += len(sentences)
+        self._last_sentence_s = now_s
+        self._binary_frames_before = self._framer.binary_frames
+        self._unchecked_before = self._framer.unchecked
         kinds = self._parser.kinds
         adders, keep = self._line.adders, self._in_view.keep
         for sentence in sentences:
@@ -227,4 +228,4 @@ class Decoder:
         if antenna := _ANTENNA.search(text.upper()):
             self.antenna = antenna[1]
         elif _OVERFLOW.search(text):
-            self._overflows["receiver-overflow"] += 1
+            self.counts["receiver-overflow"] += 1

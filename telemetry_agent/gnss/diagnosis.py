@@ -8,7 +8,14 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 Reason = Literal[
-    "no-checksum", "proprietary", "no-position", "no-time", "no-date", "old-date", "future-date"
+    "no-checksum",
+    "ais",
+    "proprietary",
+    "no-position",
+    "no-time",
+    "no-date",
+    "old-date",
+    "future-date",
 ]
 
 
@@ -30,6 +37,7 @@ _CLOCK = (
     "with the system clock synchronised (`sudo timedatectl set-ntp true`) the day is taken from it "
     "after a minute"
 )
+_PORTS = "`ls -l /dev/serial/by-id` shows what is there"
 _WAIT = "wait until it has received satellites for some minutes; if that does not help"
 _DAMAGE = "because a damaged digit could not be detected"
 _THAT_WRITES = (
@@ -40,6 +48,10 @@ _TEXTS: dict[Reason, tuple[str, str]] = {
     "no-checksum": (
         f"sentences without a checksum, which are not used, {_DAMAGE}",
         f"switch the checksum on in the receiver, or in the program or sketch {_THAT_WRITES}",
+    ),
+    "ais": (
+        "AIS messages only, which are not used",
+        f"name the port of a GNSS receiver in gps.source ({_PORTS})",
     ),
     "proprietary": ("proprietary sentences only ({names})", _SWITCH_ON),
     "no-position": ("no sentence with a position", _SWITCH_ON),

@@ -331,7 +331,8 @@ class Solution:
             sats,
             self._err_h_mm,
             self._err_v_mm,
-            flags=flags,
+            None,
+            flags,
         )
 
     def _quality(self) -> Quality:

@@ -28,16 +28,18 @@ MAX_SENTENCE = 130
 _MAX_BODY = MAX_SENTENCE - len("$*00")
 
 _DOLLAR, _LF, _CR = b"$\n\r"
-_TEXT = bytes(range(ord(" "), ord("~") + 1)) + b"\r\n"
+TEXT = bytes(range(ord(" "), ord("~") + 1)) + b"\r\n"
+"""The bytes of sentences and line ends."""
 _KNOWN_AT_MOST = 128
 _from_bytes = int.from_bytes
-_BITS_512, _BITS_256, _BITS_64 = (1 << 512) - 1, (1 << 256) - 1, (1 << 64) - 1
+_BITS_256, _BITS_64 = (1 << 256) - 1, (1 << 64) - 1
 _RUN = re.compile(rb"[$!][ -#%-~]*")
 _LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n")
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _CHECKSUMS = {bytes((a, b)): int(chr(a) + chr(b), 16) for a in _HEX_DIGITS for b in _HEX_DIGITS}
 _LINE_TAILS = {text + end: value for text, value in _CHECKSUMS.items() for end in _LINE_ENDS}
-_UNCHECKED = re.compile(rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GSA|GSV|GST|ZDA),[ -)+-~]*(?=[\r\n]|$)")
+_BEGIN = re.compile(rb"\$[A-Z][A-Z0-9]{2}")
+_UNCHECKED = re.compile(rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GS[ATV]|ZDA),[ -#%-)+-~]*(?=[\r\n]|$)")
 # How the frames of UBX, SiRF, CASIC, SkyTraq and RTCM 3 begin.
 _BINARY = re.compile(rb"\xb5\x62|\xa0\xa2|\xba\xce|\xa0\xa1|\xd3[\x00-\x03]")
 
@@ -45,15 +47,15 @@ _BINARY = re.compile(rb"\xb5\x62|\xa0\xa2|\xba\xce|\xa0\xa1|\xd3[\x00-\x03]")
 class Framer:
     """Bytes in, sentences out.
 
-    ``rejected`` counts the dropped input by reason: ``aborted`` (cut short by a ``$`` or an
+    ``rejected`` counts the dropped input by reason: ``aborted`` (a tag, cut short by a ``$`` or an
     unprintable byte), ``no-checksum``, ``bad-checksum``, ``too-long``, and ``garbage-bytes`` (bytes
     outside of sentences, without line ends). ``binary_frames`` counts what looks like the beginning
     of a binary frame in that garbage, ``unchecked`` what looks like a receiver's sentence without a
     checksum.
     """
 
-    def __init__(self) -> None:
-        self.rejected: Counter[str] = Counter()
+    def __init__(self, rejected: Counter[str] | None = None) -> None:
+        self.rejected: Counter[str] = Counter() if rejected is None else rejected
         self.binary_frames = 0
         self.unchecked = 0
         self._known: dict[bytes, Sentence] = {}  # whole lines: GSA and GSV often repeat
@@ -71,7 +73,7 @@ class Framer:
         if not pieces:
             return sentences
         self._gap_end = b""
-        is_text = not stream.translate(None, _TEXT)
+        is_text = not stream.translate(None, TEXT)
         if is_text and _LF not in pieces[-1] and _CR not in pieces[-1]:
             self._tail = b"$" + pieces.pop()[:MAX_SENTENCE]
         last = 0 if self._tail else len(pieces)
@@ -79,13 +81,13 @@ class Framer:
         for number, piece in enumerate(pieces, 1):
             line = known.get(piece)
             if line is None and is_text and (line := _line(piece)) is not None:
-                if len(known) >= _KNOWN_AT_MOST:
-                    known.clear()
                 known[piece] = line
             if line is not None:
                 sentences.append(line)
             elif piece or number == last:
                 self._scan(b"$" + piece, number != last, sentences)
+        if len(known) > _KNOWN_AT_MOST:
+            known.clear()
         return sentences
 
     def _scan(self, stream: bytes, dollar_follows: bool, sentences: list[Sentence]) -> None:
@@ -129,6 +131,9 @@ class Framer:
         if len(run) > MAX_SENTENCE:
             reason = "too-long"
         elif ended_by not in {b"\r", b"\n"}:
+            if not _BEGIN.match(run):  # a `$` in binary data
+                self.rejected["garbage-bytes"] += len(run)
+                return None
             reason = "aborted"
         elif has_checksum:
             reason = "bad-checksum"
@@ -150,7 +155,7 @@ def _line(piece: bytes) -> Sentence | None:
     if checksum is None or not 0 < len(body) <= _MAX_BODY or _LF in body or _CR in body:
         return None
     bits = _from_bytes(body, "little")
-    bits = (bits & _BITS_512) ^ bits >> 512
+    bits ^= bits >> 512
     bits = (bits & _BITS_256) ^ bits >> 256
     bits ^= bits >> 128
     bits = (bits & _BITS_64) ^ bits >> 64

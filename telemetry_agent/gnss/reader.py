@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.gnss.diagnosis import Diagnosis, diagnosis
+from telemetry_agent.gnss.diagnosis import Diagnosis
 from telemetry_agent.gnss.framing import MAX_SENTENCE
 from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
 from telemetry_agent.gnss.sources.hotplug import PortBell
@@ -83,7 +83,6 @@ class Reader:
             source that can wait, not for a receiver.
     """
 
-    name = "reader"
     max_step_s = 30.0  # a read ends within a second, but recording may wait for a slow card
 
     def __init__(
@@ -136,15 +135,13 @@ class Reader:
             return wait_s
 
     def _step(self, now_s: float) -> float | None:
-        # In each step: a message that is not taken would end every wait at once.
+        if self._decoder and self._room():
+            return self._read(self._decoder, now_s)
+        # Before each wait: a message that is not taken would end it at once.
         if self.bell.port_was_added():
             self._retry_s = float("-inf")
             self._backoff_s = _BACKOFF_S  # udev may need a moment for its name and permissions
-        if self._decoder is None:
-            return self._open(now_s)
-        if not self._room():
-            return None
-        return self._read(self._decoder, now_s)
+        return None if self._decoder else self._open(now_s)
 
     def sky(self) -> Sky:
         """The satellites and the antenna's state. Any thread may call."""
@@ -231,8 +228,8 @@ class Reader:
             self._useless("silent", silent_s >= _SILENT_AFTER_S * self._patience)
         elif unreadable_s >= _UNREADABLE_AFTER_S:
             found = unreadable(self._unread)
-            if found == "no-checksum":  # opening it again, at another baud rate, would not help
-                self._diagnosed("no-fix", diagnosis(found), now_s)
+            if isinstance(found, Diagnosis):  # opening it again would not help
+                self._diagnosed("no-fix", found, now_s)
             else:
                 self._useless(found, unreadable_s >= _UNREADABLE_AFTER_S * self._patience)
         else:
@@ -303,11 +300,12 @@ class Reader:
     def _publish(self, state: ReceiverState, why: Diagnosis | None = None) -> None:
         before = self.status
         since_s = before.since_s if state == before.state else self._clock.monotonic_s()
-        counts = self._counts + Counter(self._source.rejected)
-        if self._decoder:
-            counts += self._decoder.counts
-        antenna = (self._decoder and self._decoder.antenna) or before.antenna
-        notices = self._decoder.notices if self._decoder else ()
+        counts, decoder = self._counts.copy(), self._decoder
+        counts.update(self._source.rejected)
+        if decoder:
+            counts.update(decoder.counts)
+        antenna = (decoder and decoder.antenna) or before.antenna
+        notices = decoder.notices if decoder else ()
         self.status = ReceiverStatus(
             self._source.name,
             state,

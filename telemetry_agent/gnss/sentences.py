@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pynmea2
 
@@ -116,6 +116,7 @@ _TAG = re.compile("[A-Z0-9]{5}")
 _KINDS_AT_MOST = 500
 _NAMES_AT_MOST = 6
 
+T = TypeVar("T")
 Read = Callable[[Sentence], Message | None]
 """Reads the fields of a sentence; None if it is damaged."""
 
@@ -149,8 +150,8 @@ class Parser:
     ``bad-date``, ``bad-position``.
     """
 
-    def __init__(self) -> None:
-        self.rejected: Counter[str] = Counter()
+    def __init__(self, rejected: Counter[str] | None = None) -> None:
+        self.rejected: Counter[str] = Counter() if rejected is None else rejected
         self.proprietary: set[str] = set()
         """The first few names of proprietary sentences."""
         self.only_proprietary = True
@@ -163,7 +164,7 @@ class Parser:
             "GLL": self._reader(7, 8, self._gll),
             "GNS": self._reader(13, 13, self._gns),
             "VTG": self._reader(5, 5, self._vtg),
-            "GSA": self._gsa,
+            "GSA": lambda sentence: self._checked(gsa(sentence), sentence, "short"),
             "GST": self._reader(8, 9, self._gst),
             "ZDA": self._reader(4, 5, self._zda),
             "GBS": self._reader(2, 2, lambda fields: Moment(fields[0], self._instant(fields[1]))),
@@ -211,9 +212,7 @@ class Parser:
         position = day = None
         # The navigational status after the mode is ignored: many receivers always send 'V' there.
         if self._is_valid(status):
-            day = ddmmyy_day(ddmmyy)
-            if day is None and ddmmyy:
-                self.rejected["bad-date"] += 1
+            day = self._checked(ddmmyy_day(ddmmyy), ddmmyy, "bad-date")
             if mode != "N":
                 position = self._position_e9(lat, north, lon, east)
         # D alone does not prove a fix: the mode must, or a GGA of the same instant.
@@ -283,7 +282,9 @@ class Parser:
             fields += _MISSING
             course, knots, kmh, mode = _VTG(fields)
             units = fields[2:9:2]
-            if units != _VTG_UNITS and any(map(_is_other_unit, units, _VTG_UNITS)):
+            if units != _VTG_UNITS and any(
+                a != b for a, b in zip(units, _VTG_UNITS, strict=True) if a
+            ):
                 self.rejected["bad-unit"] += 1
                 mode = "N"
             if mode in {"E", "N"}:
@@ -303,9 +304,7 @@ class Parser:
 
     def _zda(self, fields: list[str]) -> Moment:
         time, *parts = _ZDA(fields)
-        day = calendar_day(*parts)
-        if day is None and any(parts):
-            self.rejected["bad-date"] += 1
+        day = self._checked(calendar_day(*parts), "".join(parts), "bad-date")
         return Moment(fields[0], self._instant(time), day)
 
     def _is_valid(self, status: str) -> bool:
@@ -314,29 +313,19 @@ class Parser:
         return status in {"A", "D"}  # RTK and differential receivers send D
 
     def _height_mm(self, text: str, unit: str) -> int | None:
-        if unit in _METRES:
-            return mm(text)
-        if text:
-            self.rejected["bad-unit"] += 1
-        return None
+        return mm(text) if unit in _METRES else self._checked(None, text, "bad-unit")
+
+    def _checked(self, value: T | None, text: str, reason: str) -> T | None:
+        """The value of a text; if it has none, and is not empty, that is counted."""
+        if value is None and text:
+            self.rejected[reason] += 1
+        return value
 
     def _instant(self, text: str) -> Instant | None:
-        moment = instant(text)
-        if moment is None and text:
-            self.rejected["bad-time"] += 1
-        return moment
+        return self._checked(instant(text), text, "bad-time")
 
     def _position_e9(self, lat: str, north: str, lon: str, east: str) -> tuple[int, int] | None:
-        position = position_e9(lat, north, lon, east)
-        if position is None and (lat or lon):
-            self.rejected["bad-position"] += 1
-        return position
-
-    def _gsa(self, sentence: Sentence) -> Gsa | None:
-        found = gsa(sentence)
-        if found is None:
-            self.rejected["short"] += 1
-        return found
+        return self._checked(position_e9(lat, north, lon, east), lat + lon, "bad-position")
 
 
 @lru_cache(maxsize=32)  # at 10 Hz it is the same for many epochs
@@ -361,7 +350,3 @@ def gsa(sentence: Sentence) -> Gsa | None:
         hdop,
         None if vdop == NO_GEOMETRY else vdop,
     )
-
-
-def _is_other_unit(letter: str, unit: str) -> bool:
-    return letter not in {unit, ""}

@@ -45,9 +45,11 @@ class SharedLine:
     """
 
     def __init__(
-        self, new_assembler: Callable[[Callable[[], int | None], MayFollow], Assembler]
+        self,
+        new_assembler: Callable[[Callable[[], int | None], MayFollow], Assembler],
+        counts: Counter[str],
     ) -> None:
-        self.counts: Counter[str] = Counter()
+        self.counts = counts
         self.followed: str | None = None
         """The owner whose positions become fixes; None while no owner has any."""
         self.ignored: set[str] = set()
@@ -66,11 +68,6 @@ class SharedLine:
     def open(self) -> bool:
         """Whether an epoch is open."""
         return any(assembler.open for assembler in self.assemblers.values())
-
-    @property
-    def quiet_s(self) -> float:
-        """After this many seconds without a byte the followed owner's epoch is complete."""
-        return self.current.quiet_s if self.current else 0.0
 
     @property
     def current(self) -> Assembler | None:

@@ -56,14 +56,10 @@ class SharedTalker:
             return ""
         # Two talkers that share one instant are one receiver, so only epochs without a common one
         # take turns: some receivers send RMC of one second and GGA of the next.
-        swapped = _talkers(epoch).isdisjoint(_talkers(before))
+        swapped = {tag[:2] for tag in epoch.seen}.isdisjoint(tag[:2] for tag in before.seen)
         if first and position:
             return "another talker has the position" if swapped else ""
         return "" if swapped else "the fix comes or goes"
-
-
-def _talkers(epoch: Epoch) -> set[str]:
-    return {tag[:2] for tag in epoch.seen}
 
 
 def _are_two(first: Report | None, second: Report, following: Report | None) -> bool:

@@ -30,8 +30,8 @@ _STEP_M = 4.0
 _FASTEST_M_S = 13.5
 _ACCELERATION_M_S2 = 1.6
 _ACROSS_M_S2 = 2.2
+# Shares of the round: where the stop is, and where the tunnel begins and ends.
 _STOP = 0.16
-"""The shares of the round at which the stop is, and where the tunnel begins and ends."""
 _TUNNEL = (0.52, 0.78)
 _STOP_S = 25.0
 # Talker of GSV, number of the system in GSA, first number, highest, how many.

@@ -94,7 +94,9 @@ class Simulator:
             self._plug()
         except OSError as error:
             self._closing.close()
-            raise AgentError(f"cannot make a simulated receiver: {error}") from error
+            at, remedy = (f" at {link}", "name another --link") if link else ("", "")
+            said = f"cannot make a simulated receiver{at}: {error.strerror}"
+            raise AgentError(said, remedy) from error
 
     def __enter__(self) -> Self:
         self._thread.start()

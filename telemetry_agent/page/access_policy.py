@@ -23,6 +23,7 @@ import hmac
 import ipaddress
 from collections import deque
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -155,7 +156,7 @@ class AccessPolicy:
 
 def guarded(app: ASGIApp, access: AccessPolicy, policy: str) -> ASGIApp:
     """The application behind the access policy; every answer has the page's security headers."""
-    rules = {
+    security = {
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
         # Not no-referrer: then a browser does not send the origin of a form.
@@ -165,10 +166,10 @@ def guarded(app: ASGIApp, access: AccessPolicy, policy: str) -> ASGIApp:
     }
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
-        async def ruled(message: Message) -> None:
+        async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.update(rules)
+                headers.update(security)
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
@@ -178,13 +179,14 @@ def guarded(app: ASGIApp, access: AccessPolicy, policy: str) -> ASGIApp:
             # RFC 9112, 6.3: a part of what a proxy takes for the body may be a request here.
             refusal = PlainTextResponse("One length is enough.", 400, {"Connection": "close"})
         else:
-            refusal = access.refusal(scope["method"], scope["path"], headers, *whence(scope))
-        await (refusal or app)(scope, receive, ruled)
+            refusal = access.refusal(scope["method"], scope["path"], headers, *peer_and_time(scope))
+        with suppress(asyncio.CancelledError):  # the page ends
+            await (refusal or app)(scope, receive, secured)
 
     return answered
 
 
-def whence(scope: Scope) -> tuple[str, float]:
+def peer_and_time(scope: Scope) -> tuple[str, float]:
     """The address of the client, and the time."""
     client = scope.get("client")
     return str(client[0]) if client else "", asyncio.get_running_loop().time()

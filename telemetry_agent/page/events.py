@@ -34,8 +34,7 @@ from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.agent_view import AgentView
-from telemetry_agent.page.points import Point, points_of
-from telemetry_agent.page.track_index import NEWEST, TrackIndex
+from telemetry_agent.page.track import NEWEST, Point, TrackIndex, points_of
 from telemetry_agent.snapshot import as_json
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
 _LOOK_SHARE = 5
 """Until the next look at the places of all rows: so many times what this one took."""
-_RUNS = 4000
+_RUNS_MAX = 4000
 """About 100 kB in an event."""
 _WORST_FIRST: tuple[Place, ...] = ("dead-letter", "stored", "in-flight", "delivered")
 
@@ -189,7 +188,7 @@ class Runs:
     their places.
     """
 
-    def __init__(self, limit: int = _RUNS) -> None:
+    def __init__(self, limit: int = _RUNS_MAX) -> None:
         self.found: list[list[Any]] = []  # first row, last row, place
         self._limit = limit
         self._part = 1  # a power of two; runs that have fewer rows are short

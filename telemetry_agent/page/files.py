@@ -32,7 +32,7 @@ _LEVEL = 6
 class _File(NamedTuple):
     tag: str
     packed: bytes
-    kind: str
+    media_type: str
 
 
 @cache
@@ -45,17 +45,17 @@ def static_files() -> dict[str, _File]:
     }
 
 
-def static_file(name: str, headers: Mapping[str, str]) -> Response:
-    """The file, or that the browser has it already, or that there is none."""
+def static_file(name: str, asked: Mapping[str, str]) -> Response:
+    """The file, or that the browser has it already; ``asked`` are the headers of the request."""
     file = static_files().get(name)
     if file is None:
         raise HTTPException(404, "There is no such file.")
-    rules = {"ETag": file.tag, "Cache-Control": "no-cache"}
-    if file.tag in headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=rules)
-    if _takes_gzip(headers):
-        return Response(file.packed, 200, rules | _PACKED, file.kind)
-    return Response(gzip.decompress(file.packed), 200, rules, file.kind)
+    headers = {"ETag": file.tag, "Cache-Control": "no-cache"}
+    if file.tag in asked.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    if _takes_gzip(asked):
+        return Response(file.packed, 200, headers | _PACKED, file.media_type)
+    return Response(gzip.decompress(file.packed), 200, headers, file.media_type)
 
 
 def static_text(name: str) -> str:
@@ -69,9 +69,9 @@ def _file(path: Path) -> _File:
     return _File(tag, gzip.compress(data, _LEVEL, mtime=0), _TYPES[path.suffix])
 
 
-def _takes_gzip(headers: Mapping[str, str]) -> bool:
+def _takes_gzip(asked: Mapping[str, str]) -> bool:
     """Whether the client unpacks gzip."""
-    for part in headers.get("accept-encoding", "").split(","):
+    for part in asked.get("accept-encoding", "").split(","):
         name, _, rest = part.strip().partition(";")
         if name.strip().lower() == "gzip":
             return rest.replace(" ", "") not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
@@ -79,12 +79,13 @@ def _takes_gzip(headers: Mapping[str, str]) -> bool:
 
 
 def compressed(
-    data: bytes, kind: str, headers: Mapping[str, str], rules: Mapping[str, str] = {}
+    data: bytes, media_type: str, asked: Mapping[str, str], headers: Mapping[str, str] = {}
 ) -> Response:
     """An answer, compressed if that pays. It takes milliseconds: large ones need a thread.
 
-    ``headers`` are those of the request, ``rules`` further ones of the answer.
+    ``asked`` are the headers of the request, ``headers`` further ones of the answer.
     """
-    if len(data) < _SMALL_BYTES or not _takes_gzip(headers):
-        return Response(data, 200, rules, kind)
-    return Response(gzip.compress(data, _LEVEL, mtime=0), 200, {**rules, **_PACKED}, kind)
+    if len(data) < _SMALL_BYTES or not _takes_gzip(asked):
+        return Response(data, 200, headers, media_type)
+    packed = gzip.compress(data, _LEVEL, mtime=0)
+    return Response(packed, 200, {**headers, **_PACKED}, media_type)

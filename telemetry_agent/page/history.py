@@ -6,8 +6,9 @@ in a file, so that they survive a restart. They are appended once in a quarter o
 each write costs a card about 8 kB whatever it holds: 0.8 MB a day. When the file has grown to half
 a megabyte it is replaced, and what is older than a day is kept as means of ten minutes.
 
-The file begins with a line that names its format. Each record has a checksum; after the first wrong
-one, nothing is used. That loses only a part of a chart, so no more is done about it.
+Memory holds the samples as the file does, as records of 48 bytes. The file begins with a line that
+names its format. Each record has a checksum; after the first wrong one, nothing is used. That loses
+only a part of a chart, so no more is done about it.
 
 Time is UTC: GNSS time if it is known, else the system's. If the clock goes back, the samples that
 are "later" are dropped.
@@ -23,6 +24,7 @@ import zlib
 from collections import deque
 from collections.abc import Mapping
 from heapq import nlargest
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +52,7 @@ _RECORD_BYTES = _RECORD.size + 4  # the checksum
 _LARGEST_BYTES = 512 * 1024
 _APPEND_AT = 15  # minutes
 _STRONGEST = 4
-_WARM = Path("/sys/class/thermal/thermal_zone0/temp")
+_THERMAL_ZONE = Path("/sys/class/thermal/thermal_zone0/temp")
 
 
 class Sample(NamedTuple):
@@ -70,11 +72,10 @@ class History:
 
     def __init__(self, file: Path | None) -> None:
         limits = {SHORT_S: _HOUR, MINUTE_S: _DAY, LONG_S: _MONTH}
-        self._series = {step_s: deque[Sample](maxlen=limit) for step_s, limit in limits.items()}
+        self._series = {step_s: deque[bytes](maxlen=limit) for step_s, limit in limits.items()}
         self._coarser = {SHORT_S: MINUTE_S, MINUTE_S: LONG_S}
-        self._gathered: dict[int, list[Sample]] = {MINUTE_S: [], LONG_S: []}  # for the next mean
         self._file = file
-        self._unsaved: list[Sample] = []
+        self._unsaved = deque[bytes](maxlen=_DAY)
         self._sound_bytes = 0  # of the file
         self._saving = threading.Lock()
         if file is not None:
@@ -104,8 +105,8 @@ class History:
         if seconds > _DAY * MINUTE_S and long:
             series = [long]
         found: list[Sample] = []
-        for samples in series:
-            chosen = [sample for sample in samples if sample.time_s >= now_s - seconds]
+        for records in series:
+            chosen = [one for one in map(_unpacked, records) if one.time_s >= now_s - seconds]
             if chosen:
                 found = [sample for sample in found if sample.time_s < chosen[0].time_s] + chosen
         return found
@@ -133,7 +134,7 @@ class History:
         with self._saving, contextlib.suppress(OSError):
             if self._file is None or not self._unsaved:
                 return
-            data = b"".join(map(_packed, self._unsaved))
+            data = b"".join(self._unsaved)
             size = self._file.stat().st_size if self._file.exists() else 0
             if size != self._sound_bytes or size + len(data) > _LARGEST_BYTES:
                 self._replace(self._file)
@@ -146,11 +147,11 @@ class History:
     def _replace(self, target: Path) -> None:
         beside = target.with_name(target.name + ".new")
         _, minutes, long = self._series.values()
-        oldest_s = minutes[0].time_s if minutes else 0
-        samples = [*(sample for sample in long if sample.time_s < oldest_s), *minutes]
+        oldest_s = _time_s(minutes[0]) if minutes else 0
+        records = [*(record for record in long if _time_s(record) < oldest_s), *minutes]
         try:
             with beside.open("wb") as file:
-                self._sound_bytes = file.write(_HEAD + b"".join(map(_packed, samples)))
+                self._sound_bytes = file.write(_HEAD + b"".join(records))
             beside.chmod(0o600)
             beside.replace(target)
         except OSError:
@@ -158,21 +159,21 @@ class History:
             raise
 
     def _keep(self, sample: Sample) -> None:
-        """Add it to its series, and to what becomes a mean of the next coarser one."""
-        self._series[sample.step_s].append(sample)
+        """Add it to its series. If a minute or ten minutes end before it, add their mean."""
+        series, step_s = self._series[sample.step_s], self._coarser.get(sample.step_s)
+        if step_s is not None and series:
+            ended = _time_s(series[-1]) // step_s
+            if sample.time_s // step_s != ended:
+                part = takewhile(lambda one: _time_s(one) // step_s == ended, reversed(series))
+                self._keep(_mean([*map(_unpacked, part)], ended * step_s, step_s))
+        series.append(_packed(sample))
         if sample.step_s == MINUTE_S:
-            self._unsaved.append(sample)
-        if (step_s := self._coarser.get(sample.step_s)) is not None:
-            gathered = self._gathered[step_s]
-            if gathered and sample.time_s // step_s != gathered[0].time_s // step_s:
-                self._keep(_mean(gathered, step_s))
-                gathered.clear()
-            gathered.append(sample)
+            self._unsaved.append(series[-1])
 
     def _forget_after(self, time_s: int) -> None:
         """Drop the samples after this time: the clock went back, so they had a wrong time."""
-        for series in (*self._series.values(), *self._gathered.values()):
-            while series and series[-1].time_s > time_s:
+        for series in self._series.values():
+            while series and _time_s(series[-1]) > time_s:
                 series.pop()
 
 
@@ -198,9 +199,9 @@ def read(file: Path) -> list[Sample]:
     if not data.startswith(_HEAD):
         return found
     for at in range(len(_HEAD), len(data) - _RECORD_BYTES + 1, _RECORD_BYTES):
-        time_s, step_s, *values = _RECORD.unpack_from(data, at)
-        sample = Sample(time_s, step_s, tuple(values))
-        if _packed(sample) != data[at : at + _RECORD_BYTES] or step_s not in {MINUTE_S, LONG_S}:
+        record = data[at : at + _RECORD_BYTES]
+        sample = _unpacked(record)
+        if _packed(sample) != record or sample.step_s not in {MINUTE_S, LONG_S}:
             break
         found.append(sample)
     return found
@@ -244,7 +245,7 @@ class SampleMaker:
 def temperature() -> float | None:
     """Of the processor in °C; ``None``: the kernel does not report it."""
     with contextlib.suppress(OSError, ValueError):
-        return int(_WARM.read_text()) / 1000
+        return int(_THERMAL_ZONE.read_text()) / 1000
     return None
 
 
@@ -253,9 +254,18 @@ def _packed(sample: Sample) -> bytes:
     return record + zlib.crc32(record).to_bytes(4, "little")
 
 
-def _mean(samples: list[Sample], step_s: int) -> Sample:
+def _unpacked(record: bytes) -> Sample:
+    time_s, step_s, *values = _RECORD.unpack_from(record)
+    return Sample(time_s, step_s, tuple(values))
+
+
+def _time_s(record: bytes) -> int:
+    return int.from_bytes(record[:4], "little")
+
+
+def _mean(samples: list[Sample], time_s: int, step_s: int) -> Sample:
     columns = []
     for values in zip(*(sample.values for sample in samples), strict=True):
         known = [value for value in values if not math.isnan(value)]
         columns.append(sum(known) / len(known) if known else math.nan)
-    return Sample(samples[0].time_s // step_s * step_s, step_s, tuple(columns))
+    return Sample(time_s, step_s, tuple(columns))

@@ -128,13 +128,10 @@ class PageServer:
         self._listener.close()
         for connection in self._connections():
             connection.transport.abort()
-        if self._state.tasks:  # each request learns that its viewer has gone
-            await asyncio.wait({*self._state.tasks}, timeout=_END_S)
-        # A cancelled task ends in a few turns: what it waits for in a thread is left behind.
-        for task in (left := asyncio.all_tasks() - {asyncio.current_task()}):
+        tasks = {*self._background, *asyncio.all_tasks()} - {asyncio.current_task()}
+        for task in tasks:  # it ends in a few turns: what it waits for in a thread is left behind
             task.cancel()
-        if left:
-            await asyncio.wait(left, timeout=_CANCELLED_S)
+        await asyncio.wait(tasks, timeout=_CANCELLED_S)
 
     def _connections(self) -> "list[ViewerConnection]":
         return [one for one in self._state.connections if isinstance(one, ViewerConnection)]

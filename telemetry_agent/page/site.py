@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,13 +12,13 @@ from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
-from telemetry_agent.page.access_policy import AccessPolicy, content_policy, guarded, whence
+from telemetry_agent.page.access_policy import AccessPolicy, content_policy, guarded, peer_and_time
 from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.events import EventSource
 from telemetry_agent.page.files import compressed, static_file, static_files
@@ -26,10 +26,9 @@ from telemetry_agent.page.history import History
 from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
-from telemetry_agent.page.points import POINT
-from telemetry_agent.page.query import body_of, json_object, number, row_number, wanted_part
 from telemetry_agent.page.streams import VIEWERS, EventStreams, StreamedAnswer
 from telemetry_agent.page.threads import in_thread
+from telemetry_agent.page.track import POINT, Box, Wanted
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -38,6 +37,10 @@ _DEAD_LETTERS = 200
 _AT_ONCE = 4  # requests that wait for the disk
 _EXPORTS = 2
 _MONTH_H = 720
+_LONGEST_BODY_BYTES = 64 * 1024
+_BODY_S = 10.0
+_LARGEST_ROW_DIGITS = 18
+_LARGEST = 253_402_300_799  # the end of the year 9999, seconds since 1970
 
 T = TypeVar("T")
 
@@ -113,19 +116,19 @@ class Site:
             raise HTTPException(404, "There is no map.")
         part = asked_range(request.headers.get("range", ""), found.size)
         if part is None:
-            rules = {"Content-Range": f"bytes */{found.size}"}
-            raise HTTPException(416, "Ask for a range of up to 8 MiB.", rules)
+            headers = {"Content-Range": f"bytes */{found.size}"}
+            raise HTTPException(416, "Ask for a range of up to 8 MiB.", headers)
         begin, end = part
         try:
             data = await self._from_disk(lambda: found.read(begin, end))
         except OSError as error:
             raise HTTPException(503, f"The map cannot be read: {error.strerror}") from error
-        rules = {
+        headers = {
             "Content-Range": f"bytes {begin}-{end - 1}/{found.size}",
             "ETag": found.tag,
             "Cache-Control": "private, max-age=3600",
         }
-        return Response(data, 206, rules, "application/octet-stream")
+        return Response(data, 206, headers, "application/octet-stream")
 
     async def _events(self, request: Request) -> Response:
         if self.streams.count >= VIEWERS:
@@ -144,13 +147,13 @@ class Site:
         return _json(self._event_source.hello(), request)
 
     async def _trail(self, request: Request) -> Response:
-        after = row_number(request.query_params, "after", "0")
+        after = _row_number(request.query_params, "after", "0")
         await self.streams.refresh()  # before the first viewer nothing was read yet
         index = self._event_source.index
         return await self._from_disk(lambda: _packed(request, *index.behind(after)))
 
     async def _track(self, request: Request) -> Response:
-        wanted = wanted_part(request.query_params)
+        wanted = _wanted_part(request.query_params)
         self.streams.look_back()
         await self.streams.refresh()
         index = self._event_source.index
@@ -165,14 +168,14 @@ class Site:
         return _json(self._event_source.trips(), request)
 
     async def _fix(self, request: Request) -> Response:
-        row = row_number(request.query_params, "row")
+        row = _row_number(request.query_params, "row")
         found = await self._from_disk(lambda: self._event_source.fix(row))
         if found is None:
             raise HTTPException(404, "It is gone.")
         return JSONResponse(found)
 
     async def _history(self, request: Request) -> Response:
-        hours = number(request.query_params, "hours", 1, most=_MONTH_H)
+        hours = _number(request.query_params, "hours", 1, most=_MONTH_H)
         return _json(self.history.as_json(hours, self._agent.utc_ms() // 1000), request)
 
     async def _dead_letters(self, _request: Request) -> Response:
@@ -180,7 +183,7 @@ class Site:
         return JSONResponse(await self._ask("queue list", asked))
 
     async def _act(self, command: str, request: Request) -> Response:
-        answers = await self._ask(command, await json_object(request))
+        answers = await self._ask(command, await _json_object(request))
         self.streams.nudge()
         return JSONResponse(answers[0])
 
@@ -193,7 +196,7 @@ class Site:
             raise HTTPException(404, f"The formats are {', '.join(FORMATS)}.")
         moving_s, standing_s = self._agent.gaps
         asked = {"format": name, "gap_s": moving_s, "standing_gap_s": standing_s}
-        wanted = wanted_part(request.query_params)
+        wanted = _wanted_part(request.query_params)
         period = {"since_ms": wanted.since_s * 1000, "until_ms": wanted.until_s * 1000 + 1}
         asked |= {end: round(ms) for end, ms in period.items() if math.isfinite(ms)}
         device = self._agent.snapshot().device
@@ -235,7 +238,7 @@ class Site:
     async def _network(self, request: Request) -> Response:
         if (switch := self._agent.switch) is None:
             raise HTTPException(404, "This is not a demo.")
-        away = (await json_object(request)).get("away")
+        away = (await _json_object(request)).get("away")
         if not isinstance(away, bool):
             raise HTTPException(400, "away is true or false.")
         await self._from_disk(lambda: switch.set_away(away))
@@ -243,9 +246,9 @@ class Site:
         return JSONResponse({"away": away})
 
     async def _login(self, request: Request) -> Response:
-        form = parse_qs((await body_of(request)).decode("utf-8", "replace"))
+        form = parse_qs((await _body_of(request)).decode("utf-8", "replace"))
         token = form.get("token", [""])[0].strip()
-        return self._access.login(token, request.headers, *whence(request.scope))
+        return self._access.login(token, request.headers, *peer_and_time(request.scope))
 
 
 def _json(text: str, request: Request) -> Response:
@@ -256,10 +259,10 @@ def _packed(request: Request, last: int, points: bytes, exact: int | None = None
     """Points; with ``planes`` all first bytes, all second ones …: gzip packs them twice as well."""
     if "planes" in request.query_params:
         points = b"".join(points[i :: POINT.size] for i in range(POINT.size))
-    rules = {"X-Last-Row": str(last)}
+    headers = {"X-Last-Row": str(last)}
     if exact is not None:
-        rules["X-Tolerance"] = str(exact)
-    return compressed(points, "application/octet-stream", request.headers, rules)
+        headers["X-Tolerance"] = str(exact)
+    return compressed(points, "application/octet-stream", request.headers, headers)
 
 
 def _opened(file: Path | None) -> MapFile | None:
@@ -275,3 +278,70 @@ def _opened(file: Path | None) -> MapFile | None:
 
 async def _refused(_request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 409)
+
+
+# What a request asks is checked before it is used; else the answer is a 400.
+
+
+def _number(query: Mapping[str, str], name: str, default: float, most: float = _LARGEST) -> float:
+    """A parameter from 0 to ``most``."""
+    if name not in query:
+        return default
+    try:
+        value = float(query[name])
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= most:
+        raise HTTPException(400, f"{name} is a number from 0 to {most}.")
+    return value
+
+
+def _wanted_part(query: Mapping[str, str]) -> Wanted:
+    """``since``, ``until`` (seconds since 1970), ``across`` (pixels), ``tolerance`` and ``box``.
+
+    A tolerance and a box, ``south,west,north,east``, are in 1e-7 degrees.
+    """
+    try:
+        box = Box(*map(int, query["box"].split(","))) if "box" in query else None
+    except (ValueError, TypeError):
+        raise HTTPException(400, "box is four whole numbers.") from None
+    return Wanted(
+        _number(query, "since", -math.inf),
+        _number(query, "until", math.inf),
+        min(max(_number(query, "across", 1000), 100), 5000),
+        max(_number(query, "tolerance", 1), 1) if "tolerance" in query else None,
+        box,
+    )
+
+
+async def _json_object(request: Request) -> dict[str, Any]:
+    """The body as a JSON object."""
+    try:
+        value = json.loads(await _body_of(request))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise HTTPException(400, "A JSON object is needed.")
+    return value
+
+
+async def _body_of(request: Request) -> bytes:
+    """The body; it is limited in size and time."""
+    body = b""
+    try:
+        async with asyncio.timeout(_BODY_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > _LONGEST_BODY_BYTES:
+                    raise HTTPException(400, "The body is too long.")
+    except (TimeoutError, ClientDisconnect):
+        raise HTTPException(400, "The body came too slowly, or not whole.") from None
+    return body
+
+
+def _row_number(query: Mapping[str, str], name: str, default: str = "") -> int:
+    """The number of a row in the queue."""
+    text = query.get(name, default)
+    if not (text.isascii() and text.isdecimal()) or len(text) > _LARGEST_ROW_DIGITS:
+        raise HTTPException(400, f"{name} is a row's number.")
+    return int(text)

@@ -22,7 +22,7 @@ VIEWERS = 32
 _EVERY_S = 1.0
 _SOONEST_S = 0.25
 _SCAN_PAUSE_S = 0.03
-_OF_ONE_BROWSER = 4  # it opens six connections to a host, and needs some for the rest
+_STREAMS_PER_BROWSER = 4  # it opens six connections to a host, and needs some for the rest
 
 
 class EventStreams:
@@ -36,7 +36,7 @@ class EventStreams:
         self._nudge = asyncio.Event()
         self._making: asyncio.Task[None] | None = None
         self._made = asyncio.Event()
-        """Set when there is an event after this one, and replaced."""
+        """Set when the next event was made; then another one takes its place."""
         self._number = 0
         self._news = ""
         self._made_s = float("-inf")
@@ -53,7 +53,7 @@ class EventStreams:
             browser: the same in all tabs of one browser. From the fifth tab on they must poll: a
                 browser opens few connections to a host, and a further tab would wait for ever.
         """
-        if browser and self._of_browser[browser] >= _OF_ONE_BROWSER:
+        if browser and self._of_browser[browser] >= _STREAMS_PER_BROWSER:
             yield _event("poll", "{}")
             return
         self._of_browser[browser] += 1

@@ -32,7 +32,6 @@ _SHORTEST_TOKEN = 16  # each peer may guess ten times a minute
 class Page:
     """The task."""
 
-    name = "page"
     max_step_s = 30.0
 
     def __init__(self, agent: AgentView) -> None:
@@ -52,7 +51,11 @@ class Page:
             if self._server is None:
                 self._server = self._listen(*self._agent.listen)
                 return _LISTEN_AGAIN_S if self._server is None else 0
-            self._server.turn(_TURN_S)
+            try:
+                self._server.turn(_TURN_S)
+            finally:
+                if self._closed:  # ``close`` may not have waited for this step
+                    self._close_server()
             return 0
 
     def status(self) -> PageView | None:
@@ -82,13 +85,16 @@ class Page:
         """See ``Task.close``: end every connection."""
         self._closed = True
         self.wake()
-        if self._in_step.acquire(timeout=_CLOSE_S):  # else the step hangs: leave it
+        if self._in_step.acquire(timeout=_CLOSE_S):  # else the step hangs, or closes it at its end
             try:
-                server, self._server = self._server, None
-                if server is not None:
-                    server.close()
+                self._close_server()
             finally:
                 self._in_step.release()
+
+    def _close_server(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
 
     def _listen(self, host: str, port: int) -> "PageServer | None":
         url = f"http://{bracketed(host)}:{port}/"

@@ -87,7 +87,7 @@ class AgentReports:
             self._failures = 0
             self._on_taken()
         else:
-            wait_s = min(_ALONE_EVERY_S * 2**self._failures, self._heartbeat_s)
+            wait_s = min(_ALONE_EVERY_S * 2 ** min(self._failures, 30), self._heartbeat_s)
             self._failures += 1
             retry_after_s = outcome.retry_after_s if isinstance(outcome, Deferred) else None
             self._retry_after_until_s = now_s + (retry_after_s or 0.0)

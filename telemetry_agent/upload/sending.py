@@ -105,7 +105,8 @@ class Sender:
             return outcome
         if isinstance(outcome, Delivered):
             self._compression.accepted()
-        if isinstance(outcome, Delivered) or outcome.status not in _NO_GZIP_THERE:
+        is_unclear = isinstance(outcome, Deferred) and outcome.may_be_a_fix
+        if isinstance(outcome, Delivered) or not (is_unclear or outcome.status in _NO_GZIP_THERE):
             return outcome
         again = self._send_fixes(batch, self._format.encode(batch, "none"), timeout_s)
         if isinstance(again, Delivered | Refused):

@@ -61,8 +61,6 @@ _SERIES_MAX = 200  # that many arrive twice if the agent is killed before it not
 class Uploader:
     """The task."""
 
-    name = "upload"
-
     def __init__(
         self,
         queue: BatchQueue,

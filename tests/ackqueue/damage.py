@@ -40,6 +40,12 @@ def five_pages(data: bytearray, draw: random.Random) -> None:
         _overwrite(data, draw.randrange(1, len(data) // PAGE_BYTES + 1), draw)
 
 
+def late_page(data: bytearray, draw: random.Random) -> None:
+    pages = range(1, len(data) // PAGE_BYTES + 1)
+    leaves = [page for page in pages if data[(page - 1) * PAGE_BYTES] == LEAF_OF_TABLE]
+    _overwrite(data, leaves[len(leaves) * 3 // 4], draw)
+
+
 def middle_pages(data: bytearray, draw: random.Random) -> None:
     half = len(data) // PAGE_BYTES // 2
     for page in range(half, half + 3):

@@ -196,6 +196,7 @@ def test_a_waiter_tries_a_disk_again_that_refused(path: Path) -> None:
 @pytest.mark.skipif(
     find_spec("gevent") is None and not os.environ.get("CI"), reason="gevent is not installed"
 )
+@pytest.mark.timeout(600)
 def test_all_of_this_holds_in_greenlets_too() -> None:
     program = (
         "from gevent import monkey; monkey.patch_all()\n"
@@ -207,7 +208,7 @@ def test_all_of_this_holds_in_greenlets_too() -> None:
         [sys.executable, "-c", program, __file__],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=500,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

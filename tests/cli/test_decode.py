@@ -120,6 +120,7 @@ def test_a_recording_without_a_date_can_be_given_one() -> None:
 
 
 BARE = b"$GPRMC,120000.00,A,5000.00000,N,01100.00000,E,5.00,090.0,201126,,,A\r\n"
+AIS = b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n"
 PUBX = line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3,2.1,2.0,0.007,77.52,0.007")
 
 
@@ -134,6 +135,7 @@ PUBX = line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3,2.1,2.0,0
         (rmc("120000", date="060180"), ("--fix-rollover",), "old-date", "too far in the past"),
         (rmc("120000", date="060155"), (), "future-date", "more than ten years ahead"),
         (UBX * 3, (), "binary", "switch its NMEA output on"),
+        (AIS * 3, (), "ais", "name the port of a GNSS receiver"),
     ],
 )
 def test_what_makes_a_receiver_useless_is_said_in_its_own_words(

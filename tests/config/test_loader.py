@@ -50,6 +50,12 @@ def test_the_example_file_shows_the_defaults(tmp_path: Path) -> None:
     assert differing == {"gps.source", "upload.url"}
 
 
+def test_a_misspelt_key_at_the_top_is_no_table(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL.replace("device =", "devic ="))
+    with pytest.raises(ConfigError, match=r"devic is not a key .* did you mean device\?"):
+        loader.load(path)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [('"250ms"', 0.25), ('"30s"', 30), ('"5min"', 300), ('"2h"', 7200), ('"7d"', 604800), ("3", 3)],
@@ -75,6 +81,8 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ('format = "Traccar"', "telemetry-agent init` knows the format of each kind of server"),
         ("[sampling]\ndrop_quality = 'pps'", "sampling.drop_quality = 'pps': must be a list, "),
         ("[queue]\npath = '~/queue.db'", "queue.path = '~/queue.db': must be a full path"),
+        ("[queue]\npath = ''", "queue.path = '': must be the path of a file, such as /var/lib/"),
+        ("[queue]\npath = '/'", "queue.path = '/': must be the path of a file, such as /var/lib/"),
         ("timeout = 0", "upload.timeout = 0: must be longer than 0"),
         ("timeout = true", "upload.timeout = True: must be a duration"),
         ("max_batch = 0", "upload.max_batch = 0: must be at least 1"),

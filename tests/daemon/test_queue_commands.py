@@ -350,7 +350,7 @@ def test_drain_of_a_held_queue_says_why(queue: AckQueue) -> None:
 
 def test_a_tap_that_reads_too_slowly_misses_the_middle_and_is_told(tmp_path: Path) -> None:
     puppet = Puppet(tmp_path)
-    recording, heard = puppet.agent.recording, puppet.agent.recording._hear
+    recording, heard = puppet.agent.recording, puppet.agent.recording._pass_to_taps
     with puppet.queue:
         answers = recording.tap({}, Bell())
         assert next(answers) == {"source": "/dev/gps", "state": "absent"}

@@ -174,15 +174,15 @@ def test_no_satellites_are_told_of_a_fix_that_is_over(bench: Bench) -> None:
 
 
 def test_words_change_with_states_and_antenna_and_with_nothing_else(bench: Bench) -> None:
-    before = bench.agent.words()
+    before = bench.agent.state_words()
     bench.record()
     bench.clock.advance(100)
     bench.upload = UploadStatus(delivered=7, sent_bytes=9)
-    assert bench.agent.words() == before
+    assert bench.agent.state_words() == before
     bench.receiver = ReceiverStatus("/dev/gps", "absent", 0.0, antenna="OPEN")
-    opened = bench.agent.words()
+    opened = bench.agent.state_words()
     bench.upload = UploadStatus(state="portal")
-    assert len({before, opened, bench.agent.words()}) == 3
+    assert len({before, opened, bench.agent.state_words()}) == 3
 
 
 # Meters

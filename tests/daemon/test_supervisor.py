@@ -15,7 +15,6 @@ from telemetry_agent.tasks import Bell
 class Work:
     """A task that crashes so many times, then idles."""
 
-    name = "work"
     max_step_s = 1.0
 
     def __init__(self, crashes: list[Exception], idle: threading.Event) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -187,7 +188,8 @@ def test_a_stuck_thread_is_ended_by_the_watchdog_and_the_agent_started_again(tas
         machine.systemctl("start", UNIT)
         stuck = machine.main_pid(UNIT)
         machine.path("/etc/telemetry-agent/stuck").write_text(task)
-        machine.run("/usr/bin/telemetry-agent", "drain")  # else an idle uploader makes no step
+        # Else an idle uploader makes no step. The watchdog may be the first to end it.
+        machine.run("/usr/bin/telemetry-agent", "drain", check=False)
         machine.wait_for(lambda: f"stuck: {task}" in machine.messages(UNIT), "noticed")
         machine.path("/etc/telemetry-agent/stuck").unlink()
         machine.wait_for(lambda: machine.show(UNIT, "NRestarts") != "0", "restarted")
@@ -392,7 +394,8 @@ def test_a_read_only_state_directory_does_not_keep_it_from_recording() -> None:
 def test_the_last_good_config_serves_and_the_status_line_says_so(machine: Machine) -> None:
     machine.systemctl("start", UNIT)
     line = machine.show(UNIT, "StatusText")
-    assert line.startswith("van-07 from /dev/none: no receiver; uploads not tried yet")
+    # After 10 s the first report was tried.
+    assert re.match("van-07 from /dev/none: no receiver; uploads (not tried yet|unreachable)", line)
     machine.systemctl("stop", UNIT)
     machine.path("/etc/telemetry-agent/config.toml").write_bytes(bytes(400))
     machine.systemctl("start", UNIT)

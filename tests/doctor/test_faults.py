@@ -284,6 +284,11 @@ def a_receiver_without_checksums(bench: Bench) -> None:
     bench.plug_in(b"$GPRMC,120000.00,A,4807.038,N,01131.000,E,022.4,084.4,231126,,,A\r\n")
 
 
+@fault("sentences", "fail", "AIS messages only", "the port of a GNSS receiver in gps.source")
+def a_port_of_an_ais_receiver(bench: Bench) -> None:
+    bench.plug_in(b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n")
+
+
 @fault("fix", "fail", "sends proprietary sentences only", "RMC and GGA sentences on")
 def a_receiver_with_proprietary_sentences(bench: Bench) -> None:
     bench.plug_in(line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3"))
@@ -751,6 +756,11 @@ def an_agent_from_before_the_upgrade(bench: Bench) -> None:
     runs(bench, version="0.0.1")
 
 
+@fault("agent", "warn", "the device page is held: Address already in use", r"correct \[page\]")
+def a_page_that_cannot_listen(bench: Bench) -> None:
+    runs(bench, page={"state": "held", "last_error": "Address already in use"})
+
+
 @fault("antenna", "fail", "sees no antenna", "plug the antenna in")
 def a_cut_antenna_of_which_only_the_agent_heard(bench: Bench) -> None:
     runs(bench, receiver={"source": "/dev/ttyACM0", "state": "3d", "antenna": "OPEN"})
@@ -876,6 +886,12 @@ def test_every_remedy_is_there(bench: Bench) -> None:
 def test_a_pty_has_no_line_load(bench: Bench) -> None:
     crowded(bench)
     assert bench.told()["line load"].verdict == "skip"
+
+
+def test_binary_data_and_long_proprietary_sentences_are_no_damage(bench: Bench) -> None:
+    long = line("PMTKCHN," + ",".join(["14001"] * 32))
+    bench.plug_in(*(epoch + b"\xb5b\x01$z\x00" + long for epoch in driving()))
+    assert bench.told()["sentences"].verdict == "pass"
 
 
 def test_the_table_is_long_enough() -> None:

@@ -16,6 +16,7 @@ from processes import run_agent
 
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.gnss.decoder import Decoder
+from telemetry_agent.gnss.diagnosis import diagnosis
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.gnss.sources.gpsd import Reports
 from telemetry_agent.gnss.sources.protocols import unreadable
@@ -78,7 +79,7 @@ def test_no_date_that_is_none_is_recorded(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in _CASES if _CASES[name]["how"] == "run"])
 def test_what_is_wrong_is_told_as_that(name: str) -> None:
     assert _CASES[name]["state"] == "not wrong-baud"
-    assert unreadable((FOLDER / name).read_bytes()) == "no-checksum"
+    assert unreadable((FOLDER / name).read_bytes()) == diagnosis("no-checksum")
 
 
 @pytest.mark.parametrize("name", of_kind("served on a TCP port"))

@@ -38,6 +38,7 @@ def frame(data: bytes, size: int) -> tuple[list[str], Counter[str], int]:
         (A[:-2] + B, [BODY_A, BODY_B], {}),
         (A[:20] + b"\xff" + A[20:] + B, [BODY_B], {"aborted": 1, "garbage-bytes": len(A[20:]) - 1}),
         (A[:20] + b"\x00" + B, [BODY_B], {"aborted": 1, "garbage-bytes": 1}),
+        (b"\xb5b$Z1\x00\x00$GP\xff" + B, [BODY_B], {"garbage-bytes": 11}),  # binary, not damage
         (A[:-5] + b"\r\n" + B, [BODY_B], {"no-checksum": 1}),
         (A[:-4] + b"Z0\r\n" + B, [BODY_B], {"no-checksum": 1}),
         (A[:-4] + b"7\r\n" + B, [BODY_B], {"no-checksum": 1}),

@@ -441,11 +441,21 @@ def test_positions_without_a_date_are_told_once(caplog: pytest.LogCaptureFixture
 BARE = b"$GPRMC,120000.00,A,5000.00000,N,01100.00000,E,5.00,090.0,201126,,,A\r\n"
 
 
-def test_a_receiver_without_checksums_is_told_as_that_and_not_opened_again(
-    caplog: pytest.LogCaptureFixture,
+AIS = b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n"
+
+
+@pytest.mark.parametrize(
+    ("unused", "reason", "sends", "remedy"),
+    [
+        (BARE, "no-checksum", "sentences without a checksum", "switch the checksum on"),
+        (AIS * 2, "ais", "AIS messages only", "name the port of a GNSS receiver"),
+    ],
+)
+def test_a_receiver_of_unused_sentences_is_told_as_that_and_not_opened_again(
+    caplog: pytest.LogCaptureFixture, unused: bytes, reason: str, sends: str, remedy: str
 ) -> None:
     caplog.set_level(logging.INFO)
-    said_bare: list[bytes | float] = [BARE, 1.0]
+    said_bare: list[bytes | float] = [unused, 1.0]
     does: list[bytes | float] = [OK, *said_bare * 30, line(40), line(41)]
     reader, source, step = script(*does)
     for _ in does[:30]:
@@ -453,14 +463,14 @@ def test_a_receiver_without_checksums_is_told_as_that_and_not_opened_again(
     status = reader.status
     assert status.state == "no-fix"
     assert status.diagnosis is not None
-    assert status.diagnosis.reason == "no-checksum"
+    assert status.diagnosis.reason == reason
     while source.more():
         step()
     status = reader.status
     assert (source.closed, status.state, status.diagnosis) == (0, "2d", None)
     said, back = caplog.messages
-    assert said.startswith("gps: the receiver sends sentences without a checksum")
-    assert "switch the checksum on" in said
+    assert said.startswith(f"gps: the receiver sends {sends}")
+    assert remedy in said
     assert back.startswith("gps works again after")
 
 

@@ -1,8 +1,11 @@
 """Binary protocols by their frames, and why bytes have no sentence."""
 
+import time
+
 import pytest
 from nmea import line, rmc
 
+from telemetry_agent.gnss.diagnosis import Diagnosis, diagnosis
 from telemetry_agent.gnss.sources.protocols import (
     Trial,
     may_be_binary,
@@ -22,6 +25,7 @@ FRAMES = {
     "CASIC": bytes.fromhex("BACE 0400 06 00 E8030000 EC030600"),
     "SBF": bytes.fromhex("2440 F8CD A70F 0C00 01020304"),
 }
+AIS = b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n"
 LOGS = "NovAtel or Unicore logs"
 NOVATEL = bytes.fromhex(
     "AA4412 1C 2A00 02 20 0400 0000 00 B4 3808 80841300 00004002 0000 0000 01020304 DD059BDD"
@@ -47,6 +51,17 @@ def test_a_protocol_is_named_by_a_whole_frame(name: str, frame: bytes) -> None:
         assert protocol(bytes(broken)) is None
 
 
+@pytest.mark.parametrize(
+    "begin", [*(frame[:2] for frame in FRAMES.values()), b"#AA,", b"!AIVDM,", b"$GPRMC,"]
+)
+def test_beginnings_without_an_end_take_no_time(begin: bytes) -> None:
+    data = begin * (65536 // len(begin)) + b"*"
+    started_s = time.process_time()
+    assert protocol(data) is None
+    assert unreadable(data) == "wrong-baud"
+    assert time.process_time() - started_s < 2
+
+
 @pytest.mark.parametrize("frame", FRAMES.values())
 def test_the_beginning_of_a_frame_may_be_one(frame: bytes) -> None:
     assert may_be_binary(b"\x00" + frame[:2])
@@ -58,12 +73,14 @@ def test_the_beginning_of_a_frame_may_be_one(frame: bytes) -> None:
     [
         (FRAMES["UBX"], "binary"),
         (TEXT_LOG + b"\r\n", "binary"),  # another text than NMEA: the same remedy
-        (rmc("120000").partition(b"*")[0] + b"\r\n", "no-checksum"),
+        (rmc("120000").partition(b"*")[0] + b"\r\n", diagnosis("no-checksum")),
+        (AIS, diagnosis("ais")),
+        (AIS[:-4] + b"\r\n", "wrong-baud"),
         (b"\x80\xf3\x0f" * 30, "wrong-baud"),
         (b"", "wrong-baud"),
     ],
 )
-def test_why_bytes_have_no_sentence(data: bytes, why: str) -> None:
+def test_why_bytes_have_no_sentence(data: bytes, why: str | Diagnosis) -> None:
     assert unreadable(data) == why
 
 
@@ -75,6 +92,12 @@ def test_a_sentence_proves_the_speed() -> None:
     assert trial.feed(b"038,N,01131.000,E,022.4,084.4,231126,,,A*6C\r\n") is None
     assert trial.feed(EPOCH[:40]) is None
     assert trial.feed(EPOCH[40:]) is True
+
+
+def test_an_ais_message_proves_the_speed() -> None:
+    trial = Trial()
+    assert trial.feed(AIS[10:] + AIS[:10]) is None
+    assert trial.feed(AIS[10:]) is True
 
 
 def test_a_binary_frame_proves_the_speed_however_it_is_cut() -> None:

@@ -203,6 +203,10 @@ def test_the_command_ends_quietly_when_asked(number: signal.Signals, tmp_path: P
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "gps").write_text("mine")
-    ended = run_agent("simulate", "--link", str(tmp_path / "gps"))
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
-    assert "cannot make a simulated receiver" in ended.stderr
+    for link, why in (("gps", "exists and is not a link"), ("no/gps", "No such file or directory")):
+        ended = run_agent("simulate", "--link", str(tmp_path / link))
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr == (
+            f"telemetry-agent: cannot make a simulated receiver at {tmp_path / link}: {why}: "
+            "name another --link\n"
+        )

@@ -224,6 +224,10 @@ def test_a_fresh_fix_passes_the_backlog_on_a_slow_link(tmp_path: Path) -> None:
             streams = [{stream for stream, _ in each.names} for each in list(server.requests)]
             return ["old" if old in each else "fresh" for each in streams if each]
 
+        def both_came(_: Server) -> bool:
+            backlog = sum(stream == old for stream, _ in server.ledger)
+            return backlog > 1000 and order().count("fresh") >= 8
+
         with Link(server.port, 200_000) as link:
             config = write_config(
                 tmp_path,
@@ -232,14 +236,12 @@ def test_a_fresh_fix_passes_the_backlog_on_a_slow_link(tmp_path: Path) -> None:
                 upload={"flush_every": "500ms", "timeout": "30s"},
             )
             with started(config) as agent:
-                server.wait_for(lambda _: order().count("fresh") == 8, 60)
+                server.wait_for(both_came, 120)
                 came = order()
                 assert agent.end() == 0
-    backlog = sum(stream == old for stream, _ in server.ledger)
-    assert 1000 < backlog < 20_000, "the link carried both, and the backlog was not through"
-    # Held up, the fresh fixes would come after the whole backlog. They came between it.
-    runs = [len(list(run)) for whose, run in groupby(came) if whose == "old"]
-    assert max(runs) <= came.count("old") / 2, came
+    assert sum(stream == old for stream, _ in server.ledger) < 20_000, "all of it was through"
+    # Held up, the fresh fixes would come after the whole backlog. They came between its parts.
+    assert sum(whose == "old" for whose, _ in groupby(came)) > 3, came
     assert set(server.ledger.values()) == {1}
 
 

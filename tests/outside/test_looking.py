@@ -61,6 +61,11 @@ def pages(path: Path) -> None:
     damage.damage(path, damage.five_pages)
 
 
+def late_page(path: Path) -> None:
+    """Opening the file does not meet it, reading all fixes does."""
+    damage.damage(path, damage.late_page)
+
+
 def torn_log(path: Path) -> None:
     with_log(path)
     log = path.with_name(path.name + "-wal")
@@ -85,7 +90,7 @@ def emptied(path: Path) -> None:
     path.write_bytes(b"")
 
 
-STATES = [clean, with_log, header, pages, torn_log, mark, foreign, emptied]
+STATES = [clean, with_log, header, pages, late_page, torn_log, mark, foreign, emptied]
 
 
 @pytest.fixture
@@ -193,13 +198,21 @@ def test_a_damaged_mark_is_reported(folder: Path) -> None:
     assert "queue.db is damaged: the mark of the rows from 1 on" in stats.stderr
 
 
-def test_of_a_file_with_damaged_pages_the_rest_is_exported(folder: Path) -> None:
-    config = queue_in(folder, pages)
-    result = look(config, ["export", "--format", "csv"])
-    assert result.returncode == 0, result.stderr
-    rows = result.stdout.splitlines()[1:]
-    assert FIXES - 100 < len(rows) <= FIXES
-    assert len(set(rows)) == len(rows)
+@pytest.mark.parametrize("state", [pages, late_page])
+def test_of_a_file_with_damaged_pages_the_rest_is_shown(
+    state: Callable[[Path], None], folder: Path
+) -> None:
+    config = queue_in(folder, state)
+    for command, header_rows in (
+        (["export", "--format", "csv"], 1),
+        (["queue", "list", "--limit", "0"], 0),
+    ):
+        result = look(config, command)
+        assert result.returncode == 0, result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        rows = result.stdout.splitlines()[header_rows:]
+        assert FIXES - 100 < len(rows) <= FIXES
+        assert len(set(rows)) == len(rows)
 
 
 def test_a_log_at_rest_needs_no_copy_of_the_queue(folder: Path) -> None:

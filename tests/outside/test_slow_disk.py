@@ -4,6 +4,7 @@ import json
 import socket
 import sys
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -70,8 +71,8 @@ def test_what_one_read_brought_is_one_commit(tmp_path: Path) -> None:
                 drive = iter(Drive(START_MS))
                 for number in range(1, 21):
                     connection.sendall(b"".join(islice(drive, 30)))
-                    while written(daemon) < 30 * number - 1:  # the last waits for the next epoch
-                        daemon.process.poll()
+                    # The last one may wait for the next epoch.
+                    daemon.wait_until(partial(has_written, daemon, 30 * number - 1))
                     if largest(daemon) >= 20:
                         break
                 assert largest(daemon) >= 20, daemon.text()
@@ -82,8 +83,8 @@ def commits(daemon: Running) -> list[int]:
     return [int(line.removeprefix("wrote ")) for line in daemon.out if line.startswith("wrote ")]
 
 
-def written(daemon: Running) -> int:
-    return sum(commits(daemon))
+def has_written(daemon: Running, fixes: int) -> bool:
+    return sum(commits(daemon)) >= fixes
 
 
 def largest(daemon: Running) -> int:

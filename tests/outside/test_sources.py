@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import threading
 from datetime import datetime
 from itertools import islice, pairwise
 from pathlib import Path
@@ -38,8 +39,8 @@ def test_by_way_of_gpsd(tmp_path: Path, endpoint: Endpoint) -> None:
 def test_auto_takes_the_gpsd_of_this_machine(tmp_path: Path, endpoint: Endpoint) -> None:
     with network() as net, simulated(tmp_path) as receiver, contextlib.ExitStack() as stack:
         machine = net.namespace("gpsd")
-        machine.inside(endpoint.start)
-        stack.callback(endpoint.stop)
+        stack.push(endpoint)
+        machine.inside(endpoint.__enter__)
         config = write_config(tmp_path, "auto", endpoint.url, gps={"baud": "auto"})
         serves = gpsd_command(2947, receiver.device)
         runs = (*AGENT, "run", "--config", str(config))
@@ -84,7 +85,7 @@ def test_over_udp(tmp_path: Path, endpoint: Endpoint) -> None:
         with started(config) as daemon:
             sender.connect(("127.0.0.1", port))
             while not _listens(sender):
-                pass
+                threading.Event().wait(0.02)
             for epoch in EPOCHS:
                 sender.send(epoch)
             assert endpoint.wait_for(FIXES, LIMIT_S), daemon.text()

@@ -20,8 +20,11 @@ def test_status_at_rest_names_the_fault_and_the_queue(tmp_path: Path) -> None:
 
 def test_status_does_not_show_the_default_queue_for_a_wrong_path(tmp_path: Path) -> None:
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    of_a_file = "must be the path of a file, in quotes, without NUL"
     for queue, said in (
-        ("[queue]\npath = 3", "queue.path = 3: must be a path in quotes, without NUL"),
+        ("[queue]\npath = 3", f"queue.path = 3: {of_a_file}"),
+        ("[queue]\npath = ''", f"queue.path = '': {of_a_file}"),
+        ("[queue]\npath = '/'", f"queue.path = '/': {of_a_file}"),
         ("queue = 3", "queue must be a table, [queue]"),
     ):
         config.write_text(queue)
@@ -34,11 +37,13 @@ def test_the_answer_of_the_service_is_named_as_such(tmp_path: Path) -> None:
     service = {"RUNTIME_DIRECTORY": str(tmp_path)}
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
     with started(config, service):
-        config.write_text("device = ")
-        for command in (["status"], ["status", "--json"], ["queue", "stats"]):
-            result = run_agent(*command, "--config", str(config), env=service)
-            assert result.returncode == 0
-            assert result.stdout
-            (said,) = result.stderr.splitlines()
-            assert f"the config {config} is not valid TOML: " in said
-            assert said.endswith("; this is the service, which may use another config")
+        for text, fault in (("device = ", "is not valid TOML: "), ("", "is empty: ")):
+            config.write_text(text)  # the second one seems to name the default queue
+            for command in (["status"], ["status", "--json"], ["queue", "stats"]):
+                result = run_agent(*command, "--config", str(config), env=service)
+                assert result.returncode == 0
+                assert "no agent runs" not in result.stdout
+                assert '"running": false' not in result.stdout
+                (said,) = result.stderr.splitlines()
+                assert f"the config {config} {fault}" in said
+                assert said.endswith("; this is the service, which may use another config")

@@ -131,6 +131,15 @@ def test_a_damaged_file_is_given_up_from_the_damage_on(tmp_path: Path, damage: s
     assert len(read(file)) >= left + 115  # and it is sound again
 
 
+def test_a_disk_that_refuses_for_days_costs_no_more_memory_than_a_day(tmp_path: Path) -> None:
+    file = tmp_path / "not mounted yet" / "queue.history"
+    kept = lived(History(file), 3 * 86_400, step_s=20)
+    assert len(kept._unsaved) == 1440
+    file.parent.mkdir()
+    kept.save()
+    assert len(read(file)) >= 1440
+
+
 def test_a_clock_that_was_set_back_takes_its_future_with_it() -> None:
     kept = lived(History(None), 3600, START_S + 10 * 86_400)
     lived(kept, 600)

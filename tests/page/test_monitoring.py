@@ -54,7 +54,7 @@ def test_every_query_of_the_dashboard_gives_series(tmp_path: Path) -> None:
 
     def ask(path: str, **asked: str) -> Any:
         with urllib.request.urlopen(
-            f"{base}/{path}?{urllib.parse.urlencode(asked)}", timeout=5
+            f"{base}/{path}?{urllib.parse.urlencode(asked)}", timeout=60
         ) as answer:
             return json.load(answer)["data"]
 

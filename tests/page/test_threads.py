@@ -41,7 +41,7 @@ class SlowSource:
     def news(self) -> str:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
-        assert self.disk_answers.wait(30)
+        assert self.disk_answers.wait(60)
         self.under_way -= 1
         self.made += 1
         return "{}"

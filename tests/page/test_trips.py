@@ -12,7 +12,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule, Trips
 from telemetry_agent.model import Fix, Record
-from telemetry_agent.page.points import (
+from telemetry_agent.page.track import (
     BEGINS,
     GLITCH,
     POINT,
@@ -20,11 +20,12 @@ from telemetry_agent.page.points import (
     Box,
     Overview,
     Point,
+    TrackIndex,
+    Wanted,
     fitting,
     pack,
     thinned,
 )
-from telemetry_agent.page.track_index import TrackIndex, Wanted
 
 START_MS = 1_795_435_200_000
 FLAGS = (0,) * 60 + (BEGINS, GLITCH)

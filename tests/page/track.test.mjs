@@ -66,7 +66,7 @@ test("many are no trouble, and the oldest are dropped together", () => {
   track.forgetBefore(10_001);
   assert.equal(track.size, 50_000);
   assert.equal(track.rows[0], 10_001);
-  assert.equal(track.place(10_003), 2);
+  assert.equal(track.indexOf(10_003), 2);
 });
 
 test("each position is where its run says, and what belongs to none is on the disk", () => {

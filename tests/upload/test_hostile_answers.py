@@ -87,7 +87,7 @@ NO = {
 def test_a_hostile_answer_acknowledges_nothing(tmp_path: Path, name: FormatName, what: str) -> None:
     with (
         Server(*[says(NO[what])] * 4) as server,
-        contextlib.closing(Uploading(tmp_path, server.url, name)) as u,
+        contextlib.closing(Uploading(tmp_path, server.url, name, timeout_s=3)) as u,
     ):
         u.put(3)
         u.uploader.step(u.clock.monotonic_s())

@@ -169,6 +169,25 @@ def test_an_answer_that_is_too_long_is_only_read_for_one_fix() -> None:
 
 
 @pytest.mark.parametrize(
+    ("beginning", "says_no"),
+    [
+        ("Error: the disk is full", True),
+        ('{"error": "the disk is full", "trace": "', True),
+        ('{"errors":[{"row":1,', True),
+        ('{"success" : false,"trace":"', True),
+        ('{"status":"ERROR","trace":"', True),
+        ('{"errors":[],"stored":["', False),
+        ('{"error":null,"stored":["', False),
+        ('{"success":true,"stored":["', False),
+        ('["', False),
+    ],
+)
+def test_of_an_answer_that_is_too_long_the_beginning_counts(beginning: str, says_no: bool) -> None:
+    long = Answer(200, {}, f"\n {beginning}".encode().ljust(1000, b"x"), False, too_long_bytes=4000)
+    assert isinstance(read(long, batch_of(17)), Deferred if says_no else Delivered)
+
+
+@pytest.mark.parametrize(
     ("body", "outcome"),
     [
         ('{"rejected":[{"seq":17,"reason":"no such lane"}]}', Delivered({17: "no such lane"})),

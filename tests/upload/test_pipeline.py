@@ -75,11 +75,11 @@ def test_each_request_has_its_own_answer_and_they_do_not_wait_for_each_other(
     echo: Server, seen: list[int]
 ) -> None:
     transport, heard = Transport(echo.url), Heard()
-    assert series(transport, payloads(500), 10, heard) == (None, 0)
+    assert series(transport, payloads(500), 60, heard) == (None, 0)
     assert heard.bodies == seen == list(range(500))
     assert echo.connections == 1
     assert 32 < echo.most_under_way <= 128
-    assert series(transport, payloads(20, 500), 10, heard) == (None, 0)
+    assert series(transport, payloads(20, 500), 60, heard) == (None, 0)
     assert echo.connections == 1
     transport.close()
 
@@ -88,7 +88,7 @@ def test_where_that_is_not_allowed_each_waits_for_the_answer_before(
     echo: Server, seen: list[int]
 ) -> None:
     transport, heard = Transport(echo.url), Heard(lambda answer: answer.body != b"29")
-    assert transport.series(payloads(50), 10, heard, pipelined=False) == (None, 0)
+    assert transport.series(payloads(50), 60, heard, pipelined=False) == (None, 0)
     transport.close()
     assert heard.bodies == seen == list(range(30))
     assert (echo.connections, echo.most_under_way) == (1, 1)
@@ -106,10 +106,10 @@ def test_the_query_of_the_url_stays_and_the_body_is_sent() -> None:
         series(
             transport,
             [Payload(b"{}", {"X-Limit-D": "van"}), Payload(b"", {}, query="a=1")],
-            5,
+            60,
             Heard(),
         )
-        transport.exchange(Payload(b"", {}, query="a=1"), 5)
+        transport.exchange(Payload(b"", {}, query="a=1"), 60)
         transport.close()
     assert [request.target for request in asked] == ["/pub?u=jane", *["/pub?u=jane&a=1"] * 2]
     assert (asked[0].body, asked[0].headers["x-limit-d"]) == (b"{}", "van")
@@ -123,7 +123,7 @@ def test_a_server_that_closes_after_each_answer_gets_one_at_a_time(seen: list[in
 
     with Server(said) as server:
         transport = Transport(server.url)
-        assert series(transport, payloads(20), 10, Heard()) == (None, 0)
+        assert series(transport, payloads(20), 60, Heard()) == (None, 0)
         transport.close()
     assert seen == list(range(20))
     assert (server.connections, server.most_under_way) == (20, 1)
@@ -140,7 +140,7 @@ def test_what_came_behind_an_announced_end_is_sent_anew(
 
     with Server(said, latency_s=0.001) as server:
         transport = Transport(server.url)
-        assert series(transport, payloads(180), 10, Heard()) == (None, 0)
+        assert series(transport, payloads(180), 60, Heard()) == (None, 0)
         transport.close()
     assert seen == list(range(180))
     assert server.connections == 4
@@ -153,7 +153,7 @@ def test_what_had_its_answer_is_told_before_the_connection_broke() -> None:
 
     with Server(said, latency_s=0.002) as server:
         transport, heard = Transport(server.url), Heard()
-        failure, unanswered = series(transport, payloads(200), 10, heard)
+        failure, unanswered = series(transport, payloads(200), 60, heard)
         transport.close()
     assert failure is not None
     # A server that has not read all of it closes by a reset.
@@ -171,7 +171,7 @@ def test_no_more_is_sent_once_an_answer_makes_it_pointless(seen: list[int]) -> N
 
     with Server(said, latency_s=0.005) as server:
         transport, heard = Transport(server.url), Heard(lambda answer: answer.status == 200)
-        assert series(transport, payloads(200), 10, heard) == (None, 0)
+        assert series(transport, payloads(200), 60, heard) == (None, 0)
         transport.close()
     assert len(heard.answers) == len(seen) < 20  # those under way are heard to their end
 
@@ -179,9 +179,9 @@ def test_no_more_is_sent_once_an_answer_makes_it_pointless(seen: list[int]) -> N
 def test_a_connection_that_was_closed_meanwhile_is_repeated_on_a_fresh_one(seen: list[int]) -> None:
     with Misbehaving(answer(200), answer(200)) as server:
         transport, heard = Transport(server.url), Heard()
-        assert series(transport, payloads(2), 5, heard) == (None, 0)
+        assert series(transport, payloads(2), 60, heard) == (None, 0)
         server.close_idle()
-        assert series(transport, payloads(3), 5, heard) == (None, 0)
+        assert series(transport, payloads(3), 60, heard) == (None, 0)
         transport.close()
         assert len(heard.answers) == 5
         assert server.connections == 2
@@ -210,7 +210,7 @@ def test_no_answer_is_taken_for_that_to_a_request_that_was_thrown_away(
             failure, unanswered = series(transport, sent, 2, heard)
             assert failure == NoAnswer("no answer within 2 s")
             assert unanswered == 1
-        assert series(transport, payloads(4, len(heard.answers)), 20, heard) == (None, 0)
+        assert series(transport, payloads(4, len(heard.answers)), 60, heard) == (None, 0)
         transport.close()
     assert heard.bodies == one_body.taken == list(range(8))
     assert caplog.text.count("sending one request at a time for 10 min") == 1
@@ -358,13 +358,13 @@ def test_one_broken_round_is_forgotten_after_a_whole_one_of_its_size() -> None:
     [
         (b"SSH-2.0-dropbear\r\n\r\n", "what came back is not HTTP"),
         (b"HTTP/1.1 103 X\r\nLink: %s\r\n\r\n" % (b"a" * 9000) * 300, "the answer is too long"),
-        (b"", "no answer within 0.3 s"),
+        (b"", "no answer within 2 s"),
     ],
 )
 def test_what_is_no_answer_is_said(bytes_: bytes, reason: str) -> None:
     with Server(lambda _: bytes_) as server:
         transport = Transport(server.url)
-        failure, unanswered = series(transport, payloads(3), 0.3, Heard())
+        failure, unanswered = series(transport, payloads(3), 2, Heard())
         transport.close()
     assert failure is not None
     assert failure.reason.startswith(reason)
@@ -377,7 +377,7 @@ def test_an_answer_that_is_too_long_is_one_without_its_end(first: bytes) -> None
     said = b"HTTP/1.1 200 OK\r\n%s\r\n%s" % (first, b"x" * 3_000_000)
     with Server(lambda _: said) as server:
         transport, heard = Transport(server.url), Heard()
-        assert series(transport, payloads(3), 5, heard) == (None, 0)
+        assert series(transport, payloads(3), 60, heard) == (None, 0)
         transport.close()
     assert server.connections == 3
     assert {len(answer.body) for answer in heard.answers} == {1024 * 1024}
@@ -388,8 +388,8 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
     one = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     with Server(lambda _: one + one) as server:
         transport, heard = Transport(server.url), Heard()
-        series(transport, payloads(1), 5, heard)
-        series(transport, payloads(1), 5, heard)
+        series(transport, payloads(1), 60, heard)
+        series(transport, payloads(1), 60, heard)
         transport.close()
     assert (len(heard.answers), server.connections) == (2, 2)
 
@@ -404,12 +404,12 @@ def test_with_several_under_way_an_answer_too_many_counts_for_nothing() -> None:
     with Server(said, latency_s=0.01) as server:
         transport = Transport(server.url)
         for _ in range(2):
-            failure, _ = series(transport, payloads(20), 5, Heard())
+            failure, _ = series(transport, payloads(20), 60, Heard())
             assert failure == NoAnswer(
                 "the server answers more often than it is asked", voids_earlier=True
             )
         # One by one each answer is told from the next.
-        assert series(transport, payloads(20), 5, Heard()) == (None, 0)
+        assert series(transport, payloads(20), 60, Heard()) == (None, 0)
         transport.close()
 
 
@@ -420,7 +420,7 @@ def test_chunks_and_interim_answers_are_understood() -> None:
     )
     with Server(lambda _: said) as server:
         transport, heard = Transport(server.url), Heard()
-        assert series(transport, payloads(30), 5, heard) == (None, 0)
+        assert series(transport, payloads(30), 60, heard) == (None, 0)
         transport.close()
     assert [answer.body for answer in heard.answers] == [b"[]"] * 30
 
@@ -428,7 +428,7 @@ def test_chunks_and_interim_answers_are_understood() -> None:
 def test_over_tls_the_answers_are_verified() -> None:
     with Misbehaving(tls=tls_server_context()) as server:
         transport, heard = Transport(server.url, credentials=trusting()), Heard()
-        assert series(transport, payloads(50), 5, heard) == (None, 0)
+        assert series(transport, payloads(50), 60, heard) == (None, 0)
         transport.close()
     assert all(answer.verified_tls for answer in heard.answers)
     assert server.connections == 1
@@ -436,12 +436,12 @@ def test_over_tls_the_answers_are_verified() -> None:
 
 def test_nobody_there_and_an_abort_are_no_answer(echo: Server) -> None:
     transport = Transport("http://127.0.0.1:9/")
-    failure, unanswered = series(transport, payloads(3), 5, Heard())
+    failure, unanswered = series(transport, payloads(3), 60, Heard())
     assert failure == NoAnswer("connection refused by 127.0.0.1:9")
     assert unanswered == 1
     transport = Transport(echo.url)
     transport.abort()
-    assert series(transport, payloads(3), 5, Heard()) == (NoAnswer("stopped"), 1)
+    assert series(transport, payloads(3), 60, Heard()) == (NoAnswer("stopped"), 1)
     transport.close()
 
 
@@ -450,10 +450,10 @@ def test_a_bug_in_the_listener_leaves_no_answer_for_the_next_series(echo: Server
         raise RuntimeError("a bug")
 
     transport, heard = Transport(echo.url), Heard()
-    series(transport, payloads(40), 5, Heard())  # so that several are under way
+    series(transport, payloads(40), 60, Heard())  # so that several are under way
     with pytest.raises(RuntimeError):
-        series(transport, payloads(40), 5, broken)
-    series(transport, payloads(3, 100), 5, heard)
+        series(transport, payloads(40), 60, broken)
+    series(transport, payloads(3, 100), 60, heard)
     assert heard.bodies == [100, 101, 102]
     transport.close()
 
@@ -468,7 +468,7 @@ def test_a_proxy_gets_them_one_by_one() -> None:
     with Server(said) as proxy:
         transport, heard = Transport("http://far.test:5055/", proxy=proxy.url), Heard()
         heard._go_on = lambda answer: answer.status == 200
-        assert series(transport, payloads(5), 5, heard) == (None, 0)
+        assert series(transport, payloads(5), 60, heard) == (None, 0)
         transport.close()
     assert targets == [f"http://far.test:5055/?n={n}" for n in range(3)]
     assert len(heard.answers) == 3

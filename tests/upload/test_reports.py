@@ -102,6 +102,9 @@ def test_after_failures_the_wait_grows_up_to_the_heartbeat() -> None:
         assert waits[-1] == next_s - now_s
         now_s = next_s
     assert waits == [60, 120, 240, 480, 900, 900]
+    for _ in range(2000):  # three weeks without the network
+        next_s = tell(schedule, now_s, taken=False)
+    assert next_s == now_s + 900
 
 
 def test_the_return_of_the_network_ends_a_wait_but_none_that_was_asked_for() -> None:

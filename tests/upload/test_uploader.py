@@ -727,9 +727,16 @@ def test_what_is_compressed(
         assert ("content-encoding" in b.server.requests[0].headers) == packed
 
 
-@pytest.mark.parametrize("status", [400, 415, 422, 500])
-def test_an_endpoint_without_gzip_is_served_plain(tmp_path: Path, status: int) -> None:
-    with bench(tmp_path, then=no_gzip(status), max_batch=10, compression="gzip") as b:
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        *((status, "") for status in (400, 415, 422, 500)),
+        (200, '{"received":0}'),
+        (200, '{"error":"no JSON"}'),
+    ],
+)
+def test_an_endpoint_without_gzip_is_served_plain(tmp_path: Path, status: int, body: str) -> None:
+    with bench(tmp_path, then=no_gzip(status, body), max_batch=10, compression="gzip") as b:
         b.put_backlog(30)
         assert b.work() is None
         assert b.counts == (0, 0, 30, 0)

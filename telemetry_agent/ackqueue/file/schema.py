@@ -20,6 +20,7 @@ from pathlib import Path
 
 from telemetry_agent.ackqueue.file.rows import ALWAYS, FIRST, FLAGS, QUALITIES
 from telemetry_agent.ackqueue.row_states import State
+from telemetry_agent.disks import sync_directory
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import FIELDS, Field, outside
 
@@ -320,12 +321,3 @@ def _stand_in(connection: sqlite3.Connection, path: Path) -> None:
 def create_file(path: Path) -> None:
     """Make an empty file that not every user can read."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
-
-
-def sync_directory(folder: Path) -> None:
-    """Have the names in it, as they are now, outlast a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

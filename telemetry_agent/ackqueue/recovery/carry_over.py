@@ -43,7 +43,6 @@ def carry_over(queue: AckQueue) -> None:
 class Carrier:
     """Carries over, and waits for the next time."""
 
-    name = "carry-over"
     max_step_s = 60.0  # a worn card can take long over one fsync
 
     def __init__(self, queue: AckQueue) -> None:

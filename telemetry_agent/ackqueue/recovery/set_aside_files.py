@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from telemetry_agent.ackqueue.file.schema import create_file, sync_directory
+from telemetry_agent.ackqueue.file.schema import create_file
+from telemetry_agent.disks import sync_directory
 from telemetry_agent.errors import StorageError
 
 Kind = Literal["damaged", "kept", "foreign"]

@@ -37,6 +37,9 @@ class AutoSource:
         gpsd_source: reads from that gpsd.
     """
 
+    name = "the receiver"
+    """That of the last one that was tried."""
+    baud: int | None = None
     live = True
 
     def __init__(
@@ -51,25 +54,11 @@ class AutoSource:
         self._find = find
         self._gpsd_devices = gpsd_devices
         self._gpsd = gpsd_source or gpsd.GpsdSource("localhost")
+        self.rejected = self._gpsd.rejected  # only its reports are checked before the decoder
         self._source: Source | None = None
         self._open_path: Path | None = None  # until data comes from it
         self._without_data: dict[Path, None] = {}  # a set in order: the last opened comes last
         self._logged: set[str] = set()
-
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
-        return self._source.name if self._source else "the receiver"
-
-    @property
-    def baud(self) -> int | None:
-        """See ``Source.baud``: of the open source."""
-        return self._source.baud if self._source else None
-
-    @property
-    def rejected(self) -> Mapping[str, int]:
-        """See ``Source.rejected``: only gpsd's reports are checked before the decoder."""
-        return self._gpsd.rejected
 
     def open(self) -> None:
         """See ``Source.open``."""
@@ -81,13 +70,14 @@ class AutoSource:
         candidates += [path for path, port in found.items() if port.safe]
         failed: dict[Path, SourceError] = {}
         for path in sorted(candidates, key=self._turn):
-            self._source = self._gpsd if path == _GPSD else self._open_port(path)
+            source = self._source = self._gpsd if path == _GPSD else self._open_port(path)
+            self.name = source.name
             try:
-                self._source.open()
+                source.open()
             except SourceError as error:
                 failed[path] = error
                 continue
-            self._open_path = path
+            self._open_path, self.baud = path, source.baud
             if path == _GPSD:
                 self._log_once(f"gpsd has {', '.join(of_gpsd)}: using {self.name}")
                 return
@@ -123,9 +113,8 @@ class AutoSource:
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:
         """See ``Source.advice``."""
-        return (
-            self._source.advice(state, heard) if self._source else Advice(f"{self.name} is {state}")
-        )
+        source = self._source
+        return source.advice(state, heard) if source else Advice(f"{self.name} is {state}")
 
     def _turn(self, path: Path) -> int:
         """The key of the order: those that sent no data come last, the last opened at the end."""

@@ -1,28 +1,31 @@
-"""What a receiver's bytes show: its binary protocol, and whether the line has the right speed.
+"""What a receiver's bytes show: its protocol, and whether the line has the right speed.
 
 The first bytes of a frame prove nothing: text that is read at a wrong speed contains them too. So a
 protocol is recognized by a whole frame with the right checksum, and a speed is right when a whole
-sentence or frame arrives. It is wrong as soon as most bytes are not text. A pause shows nothing,
-because most receivers send once a second and are silent in between.
+sentence or frame arrives, of an AIS receiver too. It is wrong as soon as most bytes are not text. A
+pause shows nothing, because most receivers send once a second and are silent in between.
 """
 
 import re
 from binascii import crc32, crc_hqx
 from collections.abc import Callable
 from functools import reduce
+from itertools import islice
 from operator import xor
 from typing import Literal
 
-from telemetry_agent.gnss.framing import Framer, has_unchecked
+from telemetry_agent.gnss.diagnosis import Diagnosis, diagnosis
+from telemetry_agent.gnss.framing import TEXT, Framer, has_unchecked
 
 BAUD_RATES = (9600, 38400, 115200, 4800, 57600, 19200, 230400, 460800, 921600)
 """The most likely first."""
 
 _ENOUGH_BYTES = 64
 _TOO_MANY_BYTES = 2048
-_TEXT = bytes(range(0x20, 0x7F)) + b"\r\n"
 _LOGS = "NovAtel or Unicore logs"
-_LOG = re.compile(rb"#([A-Z0-9]+A,[ -)+-~]+)\*([0-9a-fA-F]{8})")
+_HEADERS_AT_MOST = 50  # that are tried: the first whole frame comes early
+_AIS = re.compile(rb"![A-Z]{2}VD[MO],[ \"-)+-~]+\*[0-9A-F]{2}")
+_LOG = re.compile(rb"#([A-Z0-9]+A,[ -\"$-)+-~]+)\*([0-9a-fA-F]{8})")
 
 
 class Trial:
@@ -35,11 +38,13 @@ class Trial:
     def feed(self, data: bytes) -> bool | None:
         """Whether the speed is right; ``None`` while that is not decided."""
         self.received += data
-        if self._framer.feed(data) or self._framer.unchecked or protocol(self.received):
+        if self._framer.feed(data) or self._framer.unchecked:
+            return True
+        if has_ais(self.received) or protocol(self.received):
             return True
         if len(self.received) < _ENOUGH_BYTES:
             return None
-        noise = len(self.received.translate(None, _TEXT))
+        noise = len(self.received.translate(None, TEXT))
         if noise * 4 > len(self.received) and not may_be_binary(self.received):
             return False
         return False if len(self.received) > _TOO_MANY_BYTES else None
@@ -48,21 +53,26 @@ class Trial:
 def protocol(data: bytes) -> str | None:
     """The name of the protocol of which ``data`` contains a whole frame; else None."""
     for name, (header, is_frame) in _PROTOCOLS.items():
-        at = data.find(header)
-        while at >= 0:
-            if is_frame(data[at:]):
-                return name
-            at = data.find(header, at + 1)
+        found = islice(re.finditer(re.escape(header), data), _HEADERS_AT_MOST)
+        if any(is_frame(data[each.start() :]) for each in found):
+            return name
     if any(_crc(text) == int(crc, 16) for text, crc in _LOG.findall(data)):
         return _LOGS
     return None
 
 
-def unreadable(data: bytes) -> Literal["binary", "no-checksum", "wrong-baud"]:
-    """Why ``data`` has no valid sentence."""
+def has_ais(data: bytes) -> bool:
+    """Whether ``data`` has a message of an AIS receiver."""
+    return _AIS.search(data) is not None
+
+
+def unreadable(data: bytes) -> Literal["binary", "wrong-baud"] | Diagnosis:
+    """Why ``data`` has no valid sentence; a diagnosis: at any speed."""
     if protocol(data) is not None:
         return "binary"
-    return "no-checksum" if has_unchecked(data) else "wrong-baud"
+    if has_unchecked(data):
+        return diagnosis("no-checksum")
+    return diagnosis("ais") if has_ais(data) else "wrong-baud"
 
 
 def may_be_binary(data: bytes) -> bool:

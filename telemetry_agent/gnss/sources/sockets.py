@@ -78,17 +78,21 @@ class SocketSource:
 
     def _receive(self, timeout_s: float) -> tuple[bytes, Any] | None:
         """Bytes and their sender; None: no bytes came in time, or the wait was cancelled."""
-        if self._socket is None:
-            raise SourceError(f"{self.name} is not open")
-        ready = self._cancelled.wait(timeout_s, [(self._socket.fileno(), select.POLLIN)])
+        opened = self._opened()
+        ready = self._cancelled.wait(timeout_s, [(opened.fileno(), select.POLLIN)])
         if self._cancelled.clear() or not ready:
             return None
         try:
-            return self._socket.recvfrom(_READ_BYTES)
+            return opened.recvfrom(_READ_BYTES)
         except BlockingIOError:
             return None
         except OSError as error:
             raise SourceError(f"{self.name} failed: {error.strerror}") from error
+
+    def _opened(self) -> socket.socket:
+        if self._socket is None:
+            raise SourceError(f"{self.name} is not open")
+        return self._socket
 
     def _wait_or_stop(self, timeout_s: float, watched: list[tuple[int, int]]) -> None:
         self._cancelled.wait(timeout_s, watched)
@@ -157,10 +161,8 @@ class TcpSource(SocketSource):
         Raises:
             SourceError: the connection failed.
         """
-        if self._socket is None:
-            raise SourceError(f"{self.name} is not open")
         try:
-            self._socket.sendall(data)
+            self._opened().sendall(data)
         except OSError as error:
             raise SourceError(f"{self.name} failed: {error.strerror}") from error
 

@@ -56,7 +56,7 @@ class Fault:
 
 
 class Endpoint:
-    """The reference endpoint: ``start`` it, ``stop`` it, and cut its network in between.
+    """The reference endpoint. It listens in a ``with`` block; meanwhile its network can be cut.
 
     Args:
         listen: ``HOST:PORT``, ``[HOST]:PORT`` for IPv6; port 0 takes a free one.
@@ -98,7 +98,7 @@ class Endpoint:
         self._server: HttpServer | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         """Listen.
 
         Raises:
@@ -106,22 +106,15 @@ class Endpoint:
         """
         self._bind()
         self.reconnect()
+        return self
 
-    def stop(self) -> None:
-        """End all connections; requests that were read reach the disk. Idempotent."""
+    def __exit__(self, *_: object) -> None:
+        """End all connections; requests that were read reach the disk."""
         if self._thread:
             self._hang_up()
         elif self._server:
             self._server.server_close()
-        self._server = None
         self._store.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     @property
     def url(self) -> str:

@@ -66,9 +66,9 @@ async function start() {
     track,
     (state) => {
       if (last && state.version !== last.version) return location.reload(); // so is the page
-      const says = headline(state);
-      story.tell(says);
-      labels(state, says.title);
+      const words = headline(state);
+      story.show(words);
+      labels(state, words.title);
       for (const part of parts) part.show(state);
       playback.update();
       last = state;
@@ -78,7 +78,7 @@ async function start() {
       if (lostMs === null) return;
       put($("contact").lastElementChild, "No contact");
       document.title = `no contact · ${$("device").textContent}`;
-      story.tell(lostContact(lostMs, last !== null));
+      story.show(lostContact(lostMs, last !== null));
     },
   );
   feed.changed = () => last && map.show(last);
@@ -103,7 +103,7 @@ async function setup() {
 
 /** The headline; a screen reader reads it when its meaning changes, not when a number grows. */
 class Story {
-  tell({ kind, tone, leadTone, lead, rest, more }) {
+  show({ kind, tone, leadTone, lead, rest, more }) {
     $("story").dataset.tone = tone;
     $("lead").dataset.tone = leadTone;
     put($("lead"), lead);

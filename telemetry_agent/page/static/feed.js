@@ -15,18 +15,19 @@ const GROWS_TO = 5000; // then it is fetched again, thinned
 export class Feed {
   /**
    * @param {import("./track.js").Track} track
-   * @param {(state: object) => void} told called after each event, when the track is up to date
-   * @param {(lostMs: number | null) => void} contact called when contact is lost, each second
+   * @param {(state: object) => void} onState called after each event, when the track is up to date
+   * @param {(lostMs: number | null) => void} onContact called when contact is lost, each second
    *   while it is, and with null when it is back
    */
-  constructor(track, told, contact) {
+  constructor(track, onState, onContact) {
     this.track = track;
-    this.told = told;
-    this.contact = contact;
+    this.onState = onState;
+    this.onContact = onContact;
     this.stream = null;
-    this.heard = performance.now();
+    this.receivedAt = performance.now();
     this.lost = false;
-    this.fetching = false;
+    /** @type {string | null} the URL that is fetched now */
+    this.fetching = null;
     this.opened = 0;
     /** @type {{since: number, until?: number} | null} the time of the track to show */
     this.range = null;
@@ -59,7 +60,7 @@ export class Feed {
   }
 
   #seen() {
-    this.heard = performance.now(); // while the tab was hidden it could not hear anything
+    this.receivedAt = performance.now(); // while the tab was hidden it could not receive anything
     this.#open();
   }
 
@@ -77,9 +78,9 @@ export class Feed {
     this.source.addEventListener("poll", () => this.#poll());
     this.source.addEventListener("hello", (event) => {
       this.#outdated(); // what was missed is not known
-      this.#hear(JSON.parse(event.data));
+      this.#receive(JSON.parse(event.data));
     });
-    this.source.addEventListener("news", (event) => this.#hear(JSON.parse(event.data)));
+    this.source.addEventListener("news", (event) => this.#receive(JSON.parse(event.data)));
   }
 
   #poll() {
@@ -88,7 +89,7 @@ export class Feed {
       try {
         const answer = await fetch("state");
         const state = await answer.json();
-        if (this.polling) this.#hear(state);
+        if (this.polling) this.#receive(state);
       } catch {
         // Silence is judged by the clock.
       }
@@ -101,10 +102,10 @@ export class Feed {
   async #watch() {
     if (document.hidden) return;
     const now = performance.now();
-    const silentMs = now - this.heard;
+    const silentMs = now - this.receivedAt;
     if (silentMs < LOST_AFTER_MS) return;
     this.lost = true;
-    this.contact(silentMs);
+    this.onContact(silentMs);
     const closed = this.source?.readyState === EventSource.CLOSED;
     if (now - this.opened < (closed ? AGAIN_MS : 3 * LOST_AFTER_MS)) return;
     this.opened = now;
@@ -113,11 +114,11 @@ export class Feed {
     else this.#open();
   }
 
-  #hear(state) {
-    this.heard = performance.now();
+  #receive(state) {
+    this.receivedAt = performance.now();
     if (this.lost) {
       this.lost = false;
-      this.contact(null);
+      this.onContact(null);
     }
     if (state.stream !== this.stream) {
       this.stream = state.stream;
@@ -137,7 +138,7 @@ export class Feed {
     this.track.forgetBefore(state.first);
     if (this.stale || this.grown > GROWS_TO) this.#fetchAll();
     else if (this.track.last < state.last) this.#fetch();
-    this.told(state);
+    this.onState(state);
   }
 
   #outdated() {

@@ -55,14 +55,14 @@ export class History {
     this.#draw(true);
   }
 
-  #draw(anew = false) {
+  #draw(again = false) {
     if (!this.data) return;
     const { lines } = CHARTS[this.what.value];
     const data = [this.data.time];
     for (const [column, , , convert] of lines) {
       data.push(this.data[column].map((value) => (value === null ? null : convert(value))));
     }
-    if (anew || this.drawn !== this.what.value + this.hours.value) {
+    if (again || this.drawn !== this.what.value + this.hours.value) {
       this.plot?.destroy();
       this.plot = null;
     }
@@ -74,13 +74,13 @@ export class History {
 
   /** The same for screen readers. */
   #words(lines, data) {
-    const told = lines.map(([, name], i) => {
+    const texts = lines.map(([, name], i) => {
       const known = data[i + 1].filter((value) => value !== null);
       if (!known.length) return `${name}: not known`;
       return `${name}: now ${NUMBER.format(known.at(-1))}, at most ${NUMBER.format(Math.max(...known))}`;
     });
     const over = this.hours.selectedOptions[0].textContent;
-    this.box.setAttribute("aria-label", `${over}: ${told.join("; ")}.`);
+    this.box.setAttribute("aria-label", `${over}: ${texts.join("; ")}.`);
     const nothing = data.slice(1).every((line) => line.every((value) => value === null));
     $("chart-empty").hidden = Boolean(this.plot) && !nothing;
   }

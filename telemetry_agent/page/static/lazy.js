@@ -27,11 +27,11 @@ export function whenSeen(element, load) {
   );
   observer.observe(element);
   return {
-    show(told) {
-      state = told;
+    show(newState) {
+      state = newState;
       if (failed) observer.observe(element); // there is contact again
       failed = false;
-      part?.show(told);
+      part?.show(state);
     },
     recolour: () => part?.recolour?.(),
   };

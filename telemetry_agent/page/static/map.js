@@ -61,7 +61,7 @@ export class TrackMap {
     this.nowhere = $("nowhere");
     this.#buttons();
     this.map.on("dragstart", () => this.#look("free"));
-    this.map.on("click", (event) => this.#tell(event.containerPoint));
+    this.map.on("click", (event) => this.#showFix(event.containerPoint));
     this.map.on("moveend", () => {
       clearTimeout(this.settling);
       this.settling = setTimeout(() => this.#refine(), 250);
@@ -240,7 +240,7 @@ export class TrackMap {
   }
 
   /** A popup with all fields of that position. */
-  async #tell(point) {
+  async #showFix(point) {
     const near = this.#nearest(point);
     if (near === null) return;
     const { track } = this;

@@ -11,7 +11,17 @@ export const POINT_BYTES = 24;
 const TURN = 3.6e9;
 const ARRIVAL_MS = 1400;
 const LIT_FROM = 4;
-const COLUMNS = ["rows", "lat", "lon", "time", "begins", "glitch", "x", "y"];
+/** What is known of each position. */
+const COLUMNS = {
+  rows: Float64Array,
+  lat: Int32Array,
+  lon: Float64Array, // beyond 180 degrees after the track has crossed the antimeridian
+  time: Uint32Array,
+  begins: Uint8Array,
+  glitch: Uint8Array, // where the device cannot have been: it is drawn, but the view does not follow it
+  x: Float64Array, // in Web Mercator: the world is 1 x 1, north and west are 0
+  y: Float64Array,
+};
 
 export class Track {
   constructor() {
@@ -22,17 +32,7 @@ export class Track {
     this.size = 0;
     /** The row up to which all are known. */
     this.last = 0;
-    this.rows = new Float64Array(1024);
-    this.lat = new Int32Array(1024);
-    /** Beyond 180 degrees after the track has crossed the antimeridian. */
-    this.lon = new Float64Array(1024);
-    this.time = new Uint32Array(1024);
-    this.begins = new Uint8Array(1024);
-    /** Where the device cannot have been: it is drawn, but the view does not follow it. */
-    this.glitch = new Uint8Array(1024);
-    /** Web Mercator, the world is 1 x 1, north and west are 0. */
-    this.x = new Float64Array(1024);
-    this.y = new Float64Array(1024);
+    for (const name in COLUMNS) this[name] = new COLUMNS[name](1024);
     /** @type {Run[]} */
     this.runs = [];
     /** @type {Arrival[]} */
@@ -88,9 +88,9 @@ export class Track {
 
   /** Drop the positions that are older than the agent's oldest row. */
   forgetBefore(row) {
-    const gone = this.place(row);
+    const gone = this.indexOf(row);
     if (gone < 1000 && !(gone && gone === this.size)) return; // moving everything has its price
-    for (const name of COLUMNS) {
+    for (const name in COLUMNS) {
       this[name].copyWithin(0, gone, this.size);
     }
     this.size -= gone;
@@ -106,7 +106,7 @@ export class Track {
       begins |= this.begins[i];
       while (next < gone.length && gone[next][1] < this.rows[i]) next++;
       if (next < gone.length && gone[next][0] <= this.rows[i]) continue;
-      for (const name of COLUMNS) this[name][to] = this[name][i];
+      for (const name in COLUMNS) this[name][to] = this[name][i];
       this.begins[to++] = begins;
       begins = 0;
     }
@@ -143,7 +143,7 @@ export class Track {
   }
 
   /** The index of the first position of that row or a later one. */
-  place(row) {
+  indexOf(row) {
     return this.#first((i) => this.rows[i] >= row);
   }
 
@@ -171,8 +171,8 @@ export class Track {
   }
 
   #grow() {
-    for (const name of COLUMNS) {
-      const larger = new this[name].constructor(this[name].length * 2);
+    for (const name in COLUMNS) {
+      const larger = new COLUMNS[name](this[name].length * 2);
       larger.set(this[name]);
       this[name] = larger;
     }

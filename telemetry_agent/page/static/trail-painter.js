@@ -37,8 +37,8 @@ function stretches(track) {
   };
   let from = 0;
   for (const [lo, hi, place] of track.runs) {
-    const start = track.place(lo);
-    const end = track.place(hi + 1);
+    const start = track.indexOf(lo);
+    const end = track.indexOf(hi + 1);
     add(from, start, "stored");
     add(start, end, place);
     from = Math.max(from, end);
@@ -74,8 +74,8 @@ function drawArrivals(view, colour, now, calm) {
   const arrivals = view.track.justArrived(now);
   if (!arrivals.length || calm) return false;
   for (const arrival of arrivals) {
-    const from = view.track.place(arrival.lo);
-    const end = view.track.place(arrival.hi + 1);
+    const from = view.track.indexOf(arrival.lo);
+    const end = view.track.indexOf(arrival.hi + 1);
     const light = Track.freshness(arrival, now);
     const line = new Path2D();
     trace(view, from, end, line, new Path2D());

@@ -26,6 +26,12 @@ _LATER = {408, 409, 423, 424, 425, 429}
 _WORDS_MAX = 200
 _QUOTED = 1000  # characters
 _STREAM = re.compile("[0-9a-f]{16}", re.ASCII)
+_BEGINS_WITH_NO = re.compile(
+    rb'error|\{\s*"(?:errors?"\s*:\s*(?:true|[1-9]|"[^"]|\[\s*[^]\s]|\{\s*[^}\s])'
+    rb'|(?:success|ok)"\s*:\s*false|status"\s*:\s*"error")',
+    re.IGNORECASE,
+)
+"""Of a body that was not read to its end."""
 
 
 def judge(answer: Answer, batch: Batch, *, array_is_yes: bool = False) -> Outcome:
@@ -109,7 +115,8 @@ def _judge_taken(answer: Answer, batch: Batch, *, array_is_yes: bool) -> Outcome
     if answer.too_long_bytes is None:
         return _judge_body(answer, text, batch, array_is_yes=array_is_yes)
     if len(batch.records) <= 1:
-        return Delivered(status=status)
+        no = unclear(answer, f"{status}, but it says: {quoted(text)}")
+        return no if _BEGINS_WITH_NO.match(text) else Delivered(status=status)
     # The part that was not read may refuse one of the fixes.
     fitting = max(1, len(batch.records) * len(answer.body) // (2 * answer.too_long_bytes))
     reason = f"{status} with a body larger than {len(answer.body)} bytes"

@@ -91,8 +91,10 @@ class Transport:
 
         The body of the answer is cut at 1 MiB.
         """
+        # Without a Host, httpx decodes a name in Punycode, and raises if it cannot be decoded.
+        host = {"Host": self._url.netloc.decode("ascii")}
         # As bytes: httpx refuses a str that is not ASCII.
-        headers = _raw({**self._headers(), **payload.headers})
+        headers = _raw({**host, **self._headers(), **payload.headers})
         target = self._target(payload.query)
         request = httpx.Request(method, target, headers=headers, content=payload.body)
         self._dialer.begin(timeout_s)

@@ -9,13 +9,13 @@ OURS = {"host": "127.0.0.1:8077"}
 SAME = OURS | {"sec-fetch-site": "same-origin", "origin": "http://127.0.0.1:8077"}
 
 
-def status(door: AccessPolicy, method: str, path: str, headers: dict[str, str]) -> int:
-    refusal = door.refusal(method, path, headers)
+def status(policy: AccessPolicy, method: str, path: str, headers: dict[str, str]) -> int:
+    refusal = policy.refusal(method, path, headers)
     return 200 if refusal is None else refusal.status_code
 
 
-def cookie_of(door: AccessPolicy, token: str, headers: dict[str, str]) -> str | None:
-    return door.login(token, headers).headers.get("Set-Cookie")
+def cookie_of(policy: AccessPolicy, token: str, headers: dict[str, str]) -> str | None:
+    return policy.login(token, headers).headers.get("Set-Cookie")
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def cookie_of(door: AccessPolicy, token: str, headers: dict[str, str]) -> str | 
     ],
 )
 def test_only_names_of_this_device_are_answered(host: str, expected: int) -> None:
-    door = AccessPolicy({"van-07", "van-07.local"}, None)
-    assert status(door, "GET", "/", {"host": host}) == expected
+    policy = AccessPolicy({"van-07", "van-07.local"}, None)
+    assert status(policy, "GET", "/", {"host": host}) == expected
 
 
 @pytest.mark.parametrize(
@@ -88,22 +88,22 @@ def test_other_sites_may_only_link_here(
 
 
 def test_where_there_is_a_token_it_is_needed() -> None:
-    door = AccessPolicy(set(), TOKEN)
+    policy = AccessPolicy(set(), TOKEN)
     for path in ("/", "/events", "/trail", "/metrics", "/export/gpx", "/staticx", "/setup"):
-        assert status(door, "GET", path, OURS) == 401
-    assert status(door, "POST", "/retry", SAME) == 401
+        assert status(policy, "GET", path, OURS) == 401
+    assert status(policy, "POST", "/retry", SAME) == 401
     for path in ("/static/base.css", "/login"):
-        assert status(door, "GET", path, OURS) == 200
+        assert status(policy, "GET", path, OURS) == 200
 
 
 def test_a_script_shows_the_token_and_needs_no_origin() -> None:
-    door = AccessPolicy(set(), TOKEN)
+    policy = AccessPolicy(set(), TOKEN)
     for word in ("Bearer", "bearer"):
         headers = OURS | {"authorization": f"{word} {TOKEN}"}
-        assert status(door, "GET", "/metrics", headers) == 200
-        assert status(door, "POST", "/retry", headers) == 200
+        assert status(policy, "GET", "/metrics", headers) == 200
+        assert status(policy, "POST", "/retry", headers) == 200
     for wrong in (f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer ", "Bearer ünïcödé"):
-        assert status(door, "GET", "/metrics", OURS | {"authorization": wrong}) == 401
+        assert status(policy, "GET", "/metrics", OURS | {"authorization": wrong}) == 401
     assert (
         status(AccessPolicy(set(), None), "POST", "/retry", OURS | {"authorization": "Bearer "})
         == 403
@@ -111,19 +111,19 @@ def test_a_script_shows_the_token_and_needs_no_origin() -> None:
 
 
 def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
-    door = AccessPolicy(set(), TOKEN)
-    assert cookie_of(door, "wrong", SAME) is None
-    cookie = cookie_of(door, TOKEN, SAME)
+    policy = AccessPolicy(set(), TOKEN)
+    assert cookie_of(policy, "wrong", SAME) is None
+    cookie = cookie_of(policy, TOKEN, SAME)
     assert cookie is not None
     assert "Secure" not in cookie
     assert "Path" not in cookie
     assert TOKEN not in cookie
     assert "; HttpOnly; SameSite=Strict" in cookie
     pair = cookie.partition(";")[0]
-    assert status(door, "GET", "/events", OURS | {"cookie": f"a=b; {pair}"}) == 200
-    assert status(door, "POST", "/retry", SAME | {"cookie": pair}) == 200
-    assert status(door, "POST", "/retry", OURS | {"cookie": pair}) == 403
-    assert status(door, "GET", "/events", OURS | {"cookie": f"{pair}0"}) == 401
+    assert status(policy, "GET", "/events", OURS | {"cookie": f"a=b; {pair}"}) == 200
+    assert status(policy, "POST", "/retry", SAME | {"cookie": pair}) == 200
+    assert status(policy, "POST", "/retry", OURS | {"cookie": pair}) == 403
+    assert status(policy, "GET", "/events", OURS | {"cookie": f"{pair}0"}) == 401
     # Another token makes it worthless.
     assert (
         status(AccessPolicy(set(), TOKEN + "2"), "GET", "/events", OURS | {"cookie": pair}) == 401
@@ -131,12 +131,12 @@ def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
 
 
 def test_the_password_that_a_proxy_asked_for_is_no_wrong_token() -> None:
-    door = AccessPolicy(set(), TOKEN)
-    pair = str(cookie_of(door, TOKEN, SAME)).partition(";")[0]
+    policy = AccessPolicy(set(), TOKEN)
+    pair = str(cookie_of(policy, TOKEN, SAME)).partition(";")[0]
     headers = OURS | {"authorization": "Basic dmFuOnNlY3JldA=="}
     for _ in range(20):
-        assert status(door, "GET", "/events", headers) == 401
-    assert status(door, "GET", "/events", headers | {"cookie": pair}) == 200
+        assert status(policy, "GET", "/events", headers) == 401
+    assert status(policy, "GET", "/events", headers | {"cookie": pair}) == 200
 
 
 def test_without_a_token_no_cookie_can_be_had() -> None:
@@ -162,18 +162,18 @@ def test_without_a_token_no_cookie_can_be_had() -> None:
 def test_behind_a_proxy_the_names_of_the_config_are_its_own(
     host: str, origin: str, expected: int
 ) -> None:
-    door = AccessPolicy(set(), TOKEN, ("van.example.com", "fleet.example.com:9000"))
+    policy = AccessPolicy(set(), TOKEN, ("van.example.com", "fleet.example.com:9000"))
     headers = {"host": host, "origin": origin, "sec-fetch-site": "same-origin"}
-    assert status(door, "POST", "/login", headers) == expected
+    assert status(policy, "POST", "/login", headers) == expected
 
 
 def test_the_cookie_is_secure_where_the_browser_came_by_tls_and_not_where_a_header_says_so() -> (
     None
 ):
-    door = AccessPolicy(set(), TOKEN, ("van.example.com",))
+    policy = AccessPolicy(set(), TOKEN, ("van.example.com",))
     tls = {"host": "127.0.0.1:8077", "origin": "https://van.example.com"}
-    assert (cookie_of(door, TOKEN, tls) or "").endswith("; Secure")
-    assert "Secure" not in (cookie_of(door, TOKEN, SAME | {"x-forwarded-proto": "https"}) or "")
+    assert (cookie_of(policy, TOKEN, tls) or "").endswith("; Secure")
+    assert "Secure" not in (cookie_of(policy, TOKEN, SAME | {"x-forwarded-proto": "https"}) or "")
 
 
 def test_ten_wrong_tokens_a_minute_from_one_peer() -> None:

@@ -29,7 +29,7 @@ def queue(tmp_path: Path) -> Iterator[AckQueue]:
         yield queue
 
 
-def newsroom_of(queue: AckQueue) -> EventSource:
+def event_source_of(queue: AckQueue) -> EventSource:
     def snapshot() -> Snapshot:
         return Snapshot(pid=1)
 
@@ -47,7 +47,7 @@ def curve(second: int) -> Fix:
 
 
 def test_the_trail_is_read_again_when_thinning_has_come_to_rest(queue: AckQueue) -> None:
-    event_source = newsroom_of(queue)
+    event_source = event_source_of(queue)
     streams = []
     seconds = count()
     while not queue.stats().lost.get("thinned"):
@@ -75,7 +75,7 @@ def test_the_first_new_position_may_begin_a_segment(queue: AckQueue) -> None:
     for second in (0, 1):
         queue.put(curve(second), "van-07")
     queue.commit()
-    event_source = newsroom_of(queue)
+    event_source = event_source_of(queue)
     assert json.loads(event_source.news())["last"] == 2
     queue.put(curve(3600), "van-07")
     queue.commit()
@@ -94,7 +94,7 @@ def test_an_event_stays_small_if_the_endpoint_refused_every_other_position(
     while batch := queue.lease(1000):
         odd = {record.seq: "400: no" for record in batch.records if record.seq % 2}
         queue.ack(batch, rejected=odd)
-    event_source = newsroom_of(queue)
+    event_source = event_source_of(queue)
     places = json.loads(event_source.news())["places"]
     assert len(places) <= 4000
     assert {place for *_, place in places} == {"dead-letter"}
@@ -139,7 +139,7 @@ def everything(queue: AckQueue) -> Iterator[tuple[int, Any]]:
 
 def test_a_trip_goes_on_now_only_where_its_last_position_is_of_now(queue: AckQueue) -> None:
     """Not while the track is read, and not where the device was switched off on its way."""
-    event_source = newsroom_of(queue)
+    event_source = event_source_of(queue)
     now_ms = Clock().wall_ms()
 
     def trips(age_s: int) -> list[bool]:
