@@ -85,10 +85,9 @@ class WireFormat:
     """Why a fix cannot be sent in this format."""
     one_by_one: bool = False
     """A request holds one fix."""
-    unpacks: bool = False
-    """The servers that take it unpack gzip, or refuse it: it is safe to send it unasked."""
-    may_be_packed: bool = False
-    """A server may unpack gzip; its answers show it."""
+    gzip: Literal["never", "proven", "always"] = "never"
+    """When ``auto`` compresses: "proven" is once an answer shows that the server unpacks gzip,
+    "always" is safe because the servers unpack it or refuse it."""
     pipelined: bool = False
     """Several requests may be sent before the first is answered."""
     oldest_first: bool = False

@@ -221,9 +221,9 @@ class CompressionChoice:
     def __init__(self, setting: CompressionSetting, wire_format: WireFormat) -> None:
         self.proven = False
         """Whether a compressed request was accepted."""
-        self._may_earn = setting == "auto" and wire_format.may_be_packed
+        self._may_earn = setting == "auto" and wire_format.gzip == "proven"
         self._wanted: Compression = "none"
-        if setting == "gzip" or (setting == "auto" and wire_format.unpacks):
+        if setting == "gzip" or (setting == "auto" and wire_format.gzip == "always"):
             self._wanted = "gzip"
         self._plain_until_s = float("-inf")
         self._is_refused = False

@@ -61,7 +61,7 @@ def format_for(url: str) -> WireFormat:
         query = f"{ours}&insert_deduplication_token={digest(batch)}"
         return packed("".join(rows).encode(), {}, compression, len(rows), query.lstrip("&"))
 
-    return WireFormat(encode, read, unpacks=True)
+    return WireFormat(encode, read, gzip="always")
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:

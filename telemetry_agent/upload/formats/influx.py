@@ -76,4 +76,4 @@ def _fields(fix: Fix) -> str:
     return _known(fix) + "".join(own)
 
 
-FORMAT = WireFormat(encode, read, unfit, unpacks=True)
+FORMAT = WireFormat(encode, read, unfit, gzip="always")

@@ -33,4 +33,4 @@ def encode(
     return packed(body, headers, compression, len(batch.records))
 
 
-FORMAT = WireFormat(encode, judge, may_be_packed=True, encode_report=encode)
+FORMAT = WireFormat(encode, judge, gzip="proven", encode_report=encode)

@@ -66,4 +66,4 @@ def _feature(fix: Fix, device: str) -> dict[str, Any]:
     }
 
 
-FORMAT = WireFormat(encode, read, unsure_time, may_be_packed=True)
+FORMAT = WireFormat(encode, read, unsure_time, gzip="proven")

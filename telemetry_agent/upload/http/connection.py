@@ -1,7 +1,7 @@
 """One connection to the endpoint, with or without TLS.
 
-TLS runs over memory buffers, so that the socket is read and written in one place, which waits (with
-``dialer``) and counts the bytes on the wire.
+TLS runs over memory buffers, so that the socket is read and written in one place. There each wait
+ends as ``dialer`` says, and the bytes on the wire are counted.
 """
 
 import contextlib

@@ -45,7 +45,7 @@ class BrokenError(NetworkError):
 
 
 class Dialer:
-    """Opens connections to one endpoint, and ends each wait on them by deadline or abort.
+    """Opens connections to one endpoint, and ends each wait on them: by the deadline or an abort.
 
     One thread exchanges; any thread may abort.
 
