@@ -129,11 +129,11 @@ class Connecting:
     def due_s(self) -> float:
         """When to poll if no watched descriptor is ready before."""
         due_s = self._until_s if self._sockets else math.inf
-        if self._waiting:
+        if self._waiting or not self.watched():  # without either there is nothing to wait for
             due_s = min(due_s, self._next_s)
         if self._look_up is not None:
             due_s = min(due_s, self._known_due_s, self._look_up_until_s)
-        return due_s if due_s < math.inf else self._next_s  # else there is nothing to wait for
+        return due_s
 
     def watched(self) -> list[tuple[int, int]]:
         """What to wait for: descriptors with events, as ``Bell.wait`` takes them."""

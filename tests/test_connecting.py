@@ -1,6 +1,7 @@
 """Looking up and connecting: real sockets, and addresses that never answer."""
 
 import contextlib
+import math
 import resource
 import socket
 import threading
@@ -274,6 +275,20 @@ def test_a_look_up_for_which_no_descriptor_is_left_fails_and_the_next_one_works(
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     connecting[1].run(clock, Bell().wait).close()
+
+
+def test_a_look_up_without_a_limit_is_waited_for_without_polling() -> None:
+    go_on = threading.Event()
+
+    def ask(_host: str, _port: int) -> list[Address]:
+        go_on.wait()
+        return []
+
+    connecting = Connecting(Resolver(ask), "far.example", 80, 0.0, look_up_s=math.inf)
+    assert connecting.poll(1.0) is None
+    assert connecting.due_s() == math.inf
+    assert connecting.watched()
+    go_on.set()
 
 
 def test_an_address_reads_as_users_write_it() -> None:

@@ -77,6 +77,7 @@ class Bisection:
     def _halve(self, batch: Batch, *, one_is_bad: bool) -> None:
         first, second = self._split(batch, len(batch.records) // 2)
         self._first_half = first if one_is_bad else None
+        self._next_is_bad = False  # that was another piece
         self._pieces += [second, first]
 
 

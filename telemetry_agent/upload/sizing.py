@@ -89,7 +89,8 @@ class Sizing:
         self._count = min(self._count, smaller if again or self._time_outs > 1 else count)
         if self._timed_out is not None and count >= self._timed_out and self._smaller_answered:
             self._path_max = smaller
-            self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
+            if not (self._max_bytes or self._max_count):  # paths may change more than once an hour
+                self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
         self._timed_out = min(count, self._timed_out or count)
         self._smaller_answered = False
 

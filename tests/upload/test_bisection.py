@@ -119,6 +119,18 @@ def test_both_halves_of_what_was_refused_contradict_it() -> None:
     assert searching.accepted(second)
 
 
+def test_a_live_batch_that_is_refused_meanwhile_is_searched_for_itself() -> None:
+    searching = begun(batch_of(1, 2))
+    first = searching.next(100)
+    assert first is not None
+    assert not searching.accepted(first)
+    searching.refused(batch_of(7, 8))
+    live = searching.next(100)
+    assert live is not None
+    assert seqs(live) == {7}
+    assert not searching.accepted(live)
+
+
 def test_the_farthest_piece_is_tried_once() -> None:
     searching = begun(batch_of(1, 2, 3, 4))
     assert searching.farthest(1) is None

@@ -362,15 +362,21 @@ def test_a_new_password_for_the_proxy_is_sent_on_the_kept_connection(tmp_path: P
         assert proxy.connections == 1
 
 
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("http://far.example/v1?a=1", "http://far.example/v1?a=1"),
+        ("http://far.example:80/v1?a=1#part", "http://far.example/v1?a=1"),
+        ("http://far.example", "http://far.example/"),
+    ],
+)
 @pytest.mark.usefixtures("no_other_proxy")
-def test_plain_http_tells_the_proxy_the_whole_url() -> None:
+def test_plain_http_tells_the_proxy_the_whole_url(url: str, target: str) -> None:
     with Server() as proxy:
-        got = exchange(
-            "http://far.example/v1?a=1", Credentials(), proxy=f"http://127.0.0.1:{proxy.port}"
-        )
+        got = exchange(url, Credentials(), proxy=f"http://127.0.0.1:{proxy.port}")
         assert isinstance(got, Answer)
     (request,) = proxy.requests
-    assert request.target == "http://far.example/v1?a=1"
+    assert request.target == target
     assert request.headers["host"] == "far.example"
 
 

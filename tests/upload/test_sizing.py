@@ -95,6 +95,20 @@ def test_once_an_hour_twice_of_what_was_too_large_is_tried() -> None:
     assert limits == [400, 800, 400, 800, 800, 1000]
 
 
+def test_paths_that_lose_large_packets_do_not_put_off_what_the_endpoint_may_take() -> None:
+    sizing = grown()
+    sizing.too_large(800, 80_000, 0)
+    for now_s in (900, 1800, 2700):
+        sizing.path_changed()
+        sizing.timed_out(400, now_s)
+        sizing.took(40, 4_000, 0.1, now_s)
+        sizing.timed_out(400, now_s)
+    sizing.path_changed()
+    for _ in range(10):
+        sizing.took(sizing.limit(), 100 * sizing.limit(), 0.1, 3600)
+    assert sizing.limit() == 800
+
+
 def test_one_giant_does_not_shrink_the_batches_of_the_others() -> None:
     sizing = grown()
     sizing.too_large(1000, 1_050_000, 0)

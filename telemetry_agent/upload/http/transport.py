@@ -176,7 +176,7 @@ class Transport:
         target = request.url.raw_path
         headers = request.headers.raw
         if self._proxy is not None and request.url.scheme == "http":
-            target = str(request.url).encode("ascii")
+            target = b"http://" + request.url.netloc + target
             headers = [*_raw(self._credentials.proxy_headers()), *headers]
         response = stream.http.handle_request(
             httpcore.Request(request.method, _at(target), headers=headers, content=request.stream)
