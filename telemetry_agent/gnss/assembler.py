@@ -339,7 +339,8 @@ class Assembler:
 
 
 def _has_regained(epoch: Epoch, message: Message) -> bool:
-    """Whether a sentence has a position, and reported no fix when it came before in this epoch."""
+    """Whether a sentence has a position, and reported no fix before, in this epoch without one."""
     if not isinstance(message, Report) or message.position_e9 is None:
         return False
-    return any(each.veto and each.tag == message.tag for each in epoch.reports)
+    had_none = any(each.veto and each.tag == message.tag for each in epoch.reports)
+    return had_none and Solution(epoch).trusted is None
