@@ -273,8 +273,8 @@ class Store:
         execute = self._connection.execute
         # Before the file changes: some reasons are in the file only.
         marks = {lo: span and self._with_reason(span) for lo, span in changes.marks.items()}
-        execute("BEGIN IMMEDIATE")
         try:
+            execute("BEGIN IMMEDIATE")
             self._write_marks(marks)  # first: what goes makes room for what comes
             for lo, run in changes.streams.items():
                 if run is None:
