@@ -15,12 +15,12 @@ test: debian check packaged lint
 
 # Four at a time: most tests wait for a network, a disk or a receiver, not for a processor.
 check: node_modules/.installed-test tests/apps/node_modules/.installed $(VENV)/.installed-test
-	$(call run_tests,-n 4 --dist worksteal,tests --ignore tests/packages)
+	@$(call run_tests,-n 4 --dist worksteal,tests --ignore tests/packages)
 
 # The packages, installed in Debians that boot. The first time it makes their root file systems,
 # which takes 3 minutes, and keeps them (tests/packages/roots.py).
 packaged: node_modules/.installed-test $(VENV)/.installed-test
-	$(call run_tests,-n 2 --durations 5,tests/packages)
+	@$(call run_tests,-n 2 --durations 5,tests/packages)
 
 # run_tests OPTIONS,TESTS: hundreds of tests start real servers, browsers and networks, which share
 # this machine. What failed beside others runs once more, by itself; it is named at the end, as a
