@@ -133,7 +133,7 @@ class Wire:
         self._endpoint = region.endpoint
         self._clock = region.clock
 
-    def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:  # noqa: ARG002 - the seam's
+    def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:  # noqa: ARG002 - the interface's
         """Takes its time."""
         if self._region.way is None:
             return NoAnswer("no route", "no-route")
@@ -163,7 +163,7 @@ def _sized(count: int) -> Payload:
     return Payload(body, {}, compressed=True)
 
 
-def _encode(batch: Batch, compression: str) -> Payload:  # noqa: ARG001 - the seam's
+def _encode(batch: Batch, compression: str) -> Payload:  # noqa: ARG001 - the interface's
     return _sized(len(batch.records))
 
 
@@ -237,8 +237,8 @@ class Queue:
         self,
         batch: Batch,
         *,
-        rejected: Mapping[int, str] = MappingProxyType({}),  # noqa: ARG002 - the seam's
-        retry: Collection[int] = (),  # noqa: ARG002 - the seam's
+        rejected: Mapping[int, str] = MappingProxyType({}),  # noqa: ARG002 - the interface's
+        retry: Collection[int] = (),  # noqa: ARG002 - the interface's
     ) -> None:
         """Delivered."""
         if not batch.live:
@@ -248,7 +248,7 @@ class Queue:
         if batch.live or not self._old + self._left_live:
             self.current_s = min(self.current_s, self._clock.now_s)
 
-    def release(self, batch: Batch, *, answered: bool = True) -> None:  # noqa: ARG002 - the seam's
+    def release(self, batch: Batch, *, answered: bool = True) -> None:  # noqa: ARG002 - the interface's
         """Back; what was live is backlog from now on."""
         if batch.live:
             self._left_live += len(batch.records)

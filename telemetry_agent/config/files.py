@@ -51,23 +51,28 @@ def queue_path(path: Path | None) -> Path:
     """The path of the queue. Other keys are not checked.
 
     Raises:
-        ConfigError: there is no config, it is not valid TOML, or queue.path is not a string.
+        ConfigError: there is no config, it is not valid TOML, or queue.path cannot be a file.
         ResourceError: a file cannot be read.
     """
-    if from_environment := os.environ.get(f"{ENVIRONMENT_PREFIX}QUEUE__PATH"):
-        return Path(from_environment)
-    values: dict[str, Any] = {}
-    for file, text in texts(path).items():
-        merge(parsed(file, text), into=values)
-    queue = values.get("queue", {})
-    if not isinstance(queue, dict):
-        raise ConfigError("config: queue must be a table, [queue]")
-    found = queue.get("path", str(QUEUE_PATH))
-    if not isinstance(found, str) or "\0" in found or not Path(found).name:
+    found: Any = os.environ.get(f"{ENVIRONMENT_PREFIX}QUEUE__PATH")
+    if not found:
+        values: dict[str, Any] = {}
+        for file, text in texts(path).items():
+            merge(parsed(file, text), into=values)
+        queue = values.get("queue", {})
+        if not isinstance(queue, dict):
+            raise ConfigError("config: queue must be a table, [queue]")
+        found = queue.get("path", str(QUEUE_PATH))
+    if not isinstance(found, str) or "\0" in found or not names_a_file(Path(found)):
         raise ConfigError(
             f"config: queue.path = {found!r}: must be the path of a file, in quotes, without NUL"
         )
     return Path(found)
+
+
+def names_a_file(path: Path) -> bool:
+    """Whether a file can have this path: ``/``, ``.`` and ``..`` are always directories."""
+    return path.name not in {"", ".."}
 
 
 def _files(path: Path | None) -> Iterator[Path]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from telemetry_agent.config import values
-from telemetry_agent.config.files import QUEUE_PATH
+from telemetry_agent.config.files import QUEUE_PATH, names_a_file
 from telemetry_agent.errors import Advice
 from telemetry_agent.fields import FIELDS
 from telemetry_agent.secrecy import (
@@ -93,9 +93,7 @@ class SamplingSettings(_Section):
 _NOT_BELOW_HOME = values.must(
     "be a full path: ~ is not replaced", lambda path: path.parts[:1] != ("~",)
 )
-_NAMES_A_FILE = values.must(
-    f"be the path of a file, such as {QUEUE_PATH}", lambda path: bool(path.name)
-)
+_NAMES_A_FILE = values.must(f"be the path of a file, such as {QUEUE_PATH}", names_a_file)
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ("[queue]\npath = '~/queue.db'", "queue.path = '~/queue.db': must be a full path"),
         ("[queue]\npath = ''", "queue.path = '': must be the path of a file, such as /var/lib/"),
         ("[queue]\npath = '/'", "queue.path = '/': must be the path of a file, such as /var/lib/"),
+        ("[queue]\npath = 'a/..'", "queue.path = 'a/..': must be the path of a file, such as"),
         ("timeout = 0", "upload.timeout = 0: must be longer than 0"),
         ("timeout = true", "upload.timeout = True: must be a duration"),
         ("max_batch = 0", "upload.max_batch = 0: must be at least 1"),

@@ -82,7 +82,7 @@ def run(probe: Probe, now_s: float = 0.0) -> tuple[str, str]:
 
 
 def follow(running: Connecting, now_s: float = 0.0) -> tuple[str, str]:
-    """Poll a probe to its end; time passes where it is waited for, as that is no wait of ours."""
+    """Poll a probe to its end. The fake clock advances by each wait."""
     while True:
         verdict = poll(running, now_s)
         if verdict is not None:

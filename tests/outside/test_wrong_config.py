@@ -25,12 +25,25 @@ def test_status_does_not_show_the_default_queue_for_a_wrong_path(tmp_path: Path)
         ("[queue]\npath = 3", f"queue.path = 3: {of_a_file}"),
         ("[queue]\npath = ''", f"queue.path = '': {of_a_file}"),
         ("[queue]\npath = '/'", f"queue.path = '/': {of_a_file}"),
+        ("[queue]\npath = '..'", f"queue.path = '..': {of_a_file}"),
         ("queue = 3", "queue must be a table, [queue]"),
     ):
         config.write_text(queue)
         result = run_agent("status", "--config", str(config))
         assert (result.returncode, result.stdout) == (78, "")
         assert result.stderr == f"telemetry-agent: config: {said}\n"
+
+
+def test_a_wrong_path_in_the_environment_is_named(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    for path in ("/", ".", "/tmp/.."):
+        for command in (["status"], ["queue", "stats"], ["run"], ["doctor"]):
+            variable = {"TELEMETRY_AGENT_QUEUE__PATH": path}
+            result = run_agent(*command, "--config", str(config), env=variable)
+            said = f"config: queue.path = {path!r}: must be the path of a file"
+            assert said in result.stdout + result.stderr
+            assert "Traceback" not in result.stderr
+            assert result.returncode == (1 if command == ["doctor"] else 78)
 
 
 def test_the_answer_of_the_service_is_named_as_such(tmp_path: Path) -> None:

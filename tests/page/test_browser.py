@@ -78,7 +78,7 @@ def test_it_can_be_seen_by_everyone_on_everything_with_50_000_positions(
     with watched(config), browsing("look", f"http://127.0.0.1:{port}/") as browser:
         comes_true(browser)
         frames = json.loads(browser.out[0])
-    assert frames["quick_draw_ms"] < 100  # a quarter is quicker: what else runs slows the others
+    assert frames["quick_draw_ms"] < 100  # of the quickest quarter: other programs slow the rest
 
 
 def test_it_says_when_contact_is_lost_and_goes_on_after_a_restart(
