@@ -264,7 +264,7 @@ class Assembler:
     def _epoch_of_repeated(
         self, instant: Instant, report: Report, epoch: Epoch, now_s: float, fixes: list[Fix]
     ) -> Epoch | None:
-        """The epoch of a sentence that came a second time with the open one's; None: it is late."""
+        """The epoch of a sentence whose type came with this time before; ``None``: it is late."""
         if _has_regained(epoch, report):
             self.close("time", now_s, fixes)
             return self._begin(instant)
@@ -339,7 +339,7 @@ class Assembler:
 
 
 def _has_regained(epoch: Epoch, message: Message) -> bool:
-    """Whether a sentence has a position, and reported no fix before, in this epoch without one."""
+    """Whether the epoch has no fix yet, because this type of sentence reported none before."""
     if not isinstance(message, Report) or message.position_e9 is None:
         return False
     had_none = any(each.veto and each.tag == message.tag for each in epoch.reports)

@@ -136,11 +136,11 @@ class Dialer:
             raise NetworkError(str(error), error.state) from error
 
     def count_sent(self, count: int) -> None:
-        """So many bytes went out."""
+        """Count bytes that were sent."""
         self.sent_bytes += count
 
     def count_received(self, count: int) -> None:
-        """So many bytes came in; 0: the connection ended, from the other side."""
+        """Count bytes that were received; 0: the other side ended the connection."""
         self.received_bytes += count
         self._ended = not count
 
