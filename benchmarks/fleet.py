@@ -350,6 +350,7 @@ class Region:
         agents: int,
         backlog: int,
     ) -> None:
+        gc.collect()  # the fleet before: each of its agents has a descriptor
         self.clock = FakeClock()
         self.way: Way | None = None
         self.endpoint = Endpoint(self.clock, agents / AGENTS_PER_BATCH_A_S, policy.retry_after_s)
@@ -441,8 +442,8 @@ def print_return(agents: int, backlog: int, svg: Path | None) -> None:
             ("the defaults", DEFAULTS),
             ("the defaults, Retry-After: 10", replace(DEFAULTS, retry_after_s=10)),
         ):
-            region = Region(policy.but(flush_every_s=flush_every_s), agents=agents, backlog=backlog)
-            told[what] = region.live()
+            flushed = policy.but(flush_every_s=flush_every_s)
+            told[what] = Region(flushed, agents=agents, backlog=backlog).live()
             print(told[what].row(what), flush=True)
         if svg is not None:
             lines = {what: told[what].requests_each_s for what in ("naive", "the defaults")}
