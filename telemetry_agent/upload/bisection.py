@@ -84,34 +84,34 @@ class Bisection:
 class CrashCount:
     """Distinguishes a batch that the endpoint cannot take from an endpoint that is down.
 
-    Both can show as status 500, or as an answer that says no without saying to what. A batch is
-    known by its first fix, because what follows it changes while it waits.
+    Both can show as status 500, as an answer that says no without saying to what, or as no answer.
+    A batch is known by its first fix, because what follows it changes while it waits.
     """
 
     _ENOUGH = 5
+    _BATCHES_AT_MOST = 64
 
     def __init__(self) -> None:
-        self._first: Name | None = None
-        self._count = 0
-        self._others_accepted = False
-
-    @property
-    def wants_another(self) -> bool:
+        self.wants_another = False
         """Whether another fix must be tried before the batch itself is worth a try."""
-        return self._count >= self._ENOUGH and not self._others_accepted
+        self._acceptances = 0
+        # First fix -> how often, and the acceptances before the first time; the latest last.
+        self._crashes: dict[Name, tuple[int, int]] = {}
 
-    def crashed(self, batch: Batch) -> bool:
-        """Count such an answer to ``batch``; true once it is the batch and not the endpoint."""
+    def crashed(self, batch: Batch, *, answered: bool) -> bool:
+        """Count such an outcome of ``batch``; true once it is the batch and not the endpoint."""
         first = name_of(batch.records[0])
-        if first == self._first:
-            self._count += 1
-        elif not self.wants_another:
-            self._first, self._count, self._others_accepted = first, 1, False
-        return first == self._first and self._count >= self._ENOUGH and self._others_accepted
+        count, before = self._crashes.pop(first, (0, self._acceptances))
+        self._crashes[first] = count + 1, before
+        if len(self._crashes) > self._BATCHES_AT_MOST:
+            del self._crashes[next(iter(self._crashes))]
+        often, others_accepted = count + 1 >= self._ENOUGH, self._acceptances > before
+        if answered and often and not others_accepted:
+            self.wants_another = True
+        return often and others_accepted
 
     def accepted(self, batch: Batch) -> None:
         """The endpoint took ``batch``."""
-        if name_of(batch.records[0]) == self._first:
-            self._first, self._count = None, 0
-        else:
-            self._others_accepted = True
+        self._crashes.pop(name_of(batch.records[0]), None)
+        self._acceptances += 1
+        self.wants_another = False

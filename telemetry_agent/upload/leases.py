@@ -96,6 +96,11 @@ class Leases:
         self.unanswered = self.unanswered or not answered
         self._queue.release(batch, answered=answered)
 
+    def put_off(self, batch: Batch) -> None:
+        """Back to the queue as unanswered, to be sent again later than the others."""
+        del self._out[batch.lease]
+        self._queue.release(batch, answered=False)
+
     def resume_unanswered(self) -> None:
         """Make fixes ready again that got no answer."""
         if self.unanswered:

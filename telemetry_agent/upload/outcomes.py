@@ -49,14 +49,17 @@ class OutcomeHandler:
 
         The one place where an outcome is matched.
         """
-        # A 500 may be the endpoint's fault or that of a fix: the count of them decides.
+        # A 500, or no answer, may be the endpoint's fault or that of a fix: the count of them
+        # decides.
+        deferred = outcome if isinstance(outcome, Deferred) else None
+        answered = deferred is None or deferred.answered
         if (
-            isinstance(outcome, Deferred)
-            and outcome.answered
-            and outcome.may_be_a_fix
-            and self._refusals.crashed(batch)
+            deferred is not None
+            and deferred.may_be_a_fix
+            and (answered or not probing)
+            and self._refusals.crashed(batch, answered=answered)
         ):
-            outcome = Refused(outcome.reason, status=outcome.status)
+            outcome = Refused(deferred.reason, status=deferred.status)
         self.went_well = isinstance(outcome, Delivered)
         if not self.went_well:
             self._keeper.count(failed_requests=1)
@@ -71,7 +74,8 @@ class OutcomeHandler:
             case Refused(reason, too_large):
                 if probing:  # everything is refused, so this shows nothing about this fix
                     return Held(reason)
-                return self._refusals.refused(batch, reason, too_large=too_large)
+                stop = self._refusals.refused(batch, reason, too_large=too_large, answered=answered)
+                return deferred if deferred and isinstance(stop, Deferred) else stop
             case Deferred():
                 if not outcome.answered:
                     # What was never sent may be thinned, and costs no write.

@@ -8,6 +8,10 @@ behind it joins, and single fixes of the whole run are tried.
 *Cost when everything is refused.* The way down to a single fix takes 1 + ceil(log2 n) requests.
 After two more without an acceptance the search gives up: it may be the set-up that is wrong.
 
+*A fix that crashes the server.* It shows as 500, or as no answer. A batch to which that happens five
+times, while others are accepted, counts as refused. But a single fix without an answer is never a
+suspect, because it may be the network: it stays unacknowledged, and is sent again much later.
+
 An acceptance counts for fixes of the same device only. A server may know one device and not
 another, and then the set-up is wrong, not the fixes of the device that it does not know.
 """
@@ -142,7 +146,8 @@ class Refusals:
         self._acceptances[batch.device] += 1
         self._in_a_row = 0
         self.live_refused = self.in_doubt = False
-        if self._search is not None and self._search.accepted(batch):
+        search = self._search
+        if search is not None and search.accepted(batch) and not search.is_crash:
             self._keeper.found_inconsistent(self.reason, 2 * _REFUSALS)
         if self._suspects.pop(batch.lease, None) is not None:
             self._keeper.found_inconsistent(self.reason, 2 * _REFUSALS)
@@ -160,9 +165,12 @@ class Refusals:
             self._dissolve(self._run)
 
     def refused(
-        self, batch: Batch, reason: str, *, too_large: bool = False
+        self, batch: Batch, reason: str, *, too_large: bool = False, answered: bool = True
     ) -> AllRefused | Deferred | None:
-        """The endpoint refused ``batch``; returns why to stop, ``None`` to continue."""
+        """The endpoint refused ``batch``; returns why to stop, ``None`` to continue.
+
+        ``answered``: false if it took the batch and gave no answer; see ``crashed``.
+        """
         self.reason = reason
         self.live_refused = self.live_refused or batch.live
         acceptances = self._acceptances[batch.device]
@@ -181,12 +189,14 @@ class Refusals:
         else:
             self._in_a_row += 1
             search = self._begin_search(batch)
-            if len(batch.records) == 1:
+            if len(batch.records) > 1:
+                search.refused(batch, too_large=too_large)
+            elif not answered:  # it may be the network after all: never a dead letter
+                self._leases.put_off(batch)
+            else:
                 suspect = Suspect(batch, reason, acceptances, search.is_crash)
                 self._suspects[batch.lease] = suspect
                 search.first_alone = search.first_alone or batch.lease
-            else:
-                search.refused(batch, too_large=too_large)
         # From the whole batch down to a single fix there are 1 + ceil(log2 size) refusals. If two
         # more follow without an acceptance, it may be the set-up.
         size = self._search.size if self._search else 1
@@ -200,17 +210,17 @@ class Refusals:
         self.in_doubt = True
         return AllRefused(self.reason, only_backlog=not self.live_refused)
 
-    def crashed(self, batch: Batch) -> bool:
-        """Whether an answer that names no cause, such as a 500, is a refusal of this batch.
+    def crashed(self, batch: Batch, *, answered: bool) -> bool:
+        """Whether an outcome that names no cause, such as a 500, is a refusal of this batch.
 
-        It is if it is the fifth to the same batch while others are accepted.
+        It is if it is the fifth of the same batch while others are accepted.
         """
         suspect = self._suspects.get(batch.lease)
         if suspect is not None:
-            return suspect.crash
+            return suspect.crash and answered
         if self._search is not None:
             return self._search.is_crash
-        if not self.crashes.crashed(batch):
+        if not self.crashes.crashed(batch, answered=answered):
             return False
         search = self._begin_search(batch)
         search.is_crash = True

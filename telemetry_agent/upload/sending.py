@@ -5,10 +5,10 @@ fixes in a compressed body, may answer 200 all the same, and the fixes are lost.
 gzip is earned: by a format whose servers are known to unpack it, by an answer that names gzip in
 ``Accept-Encoding``, or by one that counts what it received, because that would show the loss.
 
-A compressed request that is refused before any was accepted is worth repeating plain. If that is
-accepted, requests stay plain for an hour: an endpoint may learn gzip, and bytes cost money. If it
-is refused too, they stay plain for a minute: the search for the bad fix must not send each part
-twice.
+A compressed request that is refused, or gets no answer twice, before any was accepted is worth
+repeating plain. If that is accepted, requests stay plain for an hour: an endpoint may learn gzip,
+and bytes cost money. If it is refused too, they stay plain for a minute: the search for the bad fix
+must not send each part twice.
 """
 
 import logging
@@ -106,11 +106,14 @@ class Sender:
         if isinstance(outcome, Delivered):
             self._compression.accepted()
         is_unclear = isinstance(outcome, Deferred) and outcome.may_be_a_fix
+        # No answer at first is the network. The second in a row may be a server that gzip crashes;
+        # to repeat each one would double the bytes of an outage.
+        is_unclear = is_unclear and self.unanswered_in_a_row in {0, 2}
         if isinstance(outcome, Delivered) or not (is_unclear or outcome.status in _NO_GZIP_THERE):
             return outcome
         again = self._send_fixes(batch, self._format.encode(batch, "none"), timeout_s)
         if isinstance(again, Delivered | Refused):
-            self._compression.refused(now_s, outcome.status, plain=again)
+            self._compression.refused(now_s, outcome.status or "no answer", plain=again)
         return again
 
     def send_each(self, batch: Batch, timeout_s: float) -> list[Outcome]:
@@ -211,7 +214,10 @@ class Sender:
         return masked_outcome(outcome, self._transport.masked)
 
     def _lost(self, failure: NoAnswer, *, sent: bool) -> Outcome:
-        outcome = Deferred(failure.reason, state=failure.state, answered=False, sent=sent)
+        may_be_a_fix = sent and not self._route_changed()
+        outcome = Deferred(
+            failure.reason, failure.state, answered=False, sent=sent, may_be_a_fix=may_be_a_fix
+        )
         return masked_outcome(outcome, self._transport.masked)
 
 
@@ -254,7 +260,7 @@ class CompressionChoice:
         self.proven = True
         self._is_refused = False
 
-    def refused(self, now_s: float, status: int | None, *, plain: Delivered | Refused) -> None:
+    def refused(self, now_s: float, status: int | str, *, plain: Delivered | Refused) -> None:
         """A compressed request was refused with ``status``; then ``plain`` was the outcome."""
         if isinstance(plain, Refused):
             self._plain_until_s = now_s + _SEARCH_S

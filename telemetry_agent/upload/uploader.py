@@ -55,6 +55,7 @@ _MISSING_AGAIN_S = 10.0
 _STORAGE_AGAIN_S = 1.0
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
 _UNANSWERED_MAX = 5  # in a row; then it may be the fixes that the server cannot take
+_RESUME_EVERY_S = 3600.0  # fixes that got no answer while others were accepted
 _SERIES_MAX = 200  # that many arrive twice if the agent is killed before it notes the answers
 
 
@@ -130,6 +131,7 @@ class Uploader:
         self._outcomes = OutcomeHandler(self._leases, self._refusals, self._keeper, self._clock)
         queue.resume_unack()  # the uploader before this one may have left some
         self._attempted_s = float("-inf")
+        self._resume_s = float("-inf")
         self._not_before_s = 0.0
         self._endpoint_named_the_time = False
 
@@ -227,6 +229,7 @@ class Uploader:
         if hurried:
             self._pace.hurry()
         self._sender.network_returned()
+        self._resume_s = float("-inf")
         self._attempted_s = float("-inf")
         # A ``Retry-After`` is obeyed whatever the network does.
         if not self._endpoint_named_the_time:
@@ -250,6 +253,8 @@ class Uploader:
         in_order = (
             not self._policy.live_first and self._sender.unanswered_in_a_row < _UNANSWERED_MAX
         )
+        if now_s >= self._resume_s:
+            self._leases.unanswered, self._resume_s = True, now_s + _RESUME_EVERY_S
         if self._sender.answered or in_order or not pending:
             self._leases.resume_unanswered()
         chosen = self._selection.next(now_s, self._attempted_s)

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from math import ceil, log2
 from pathlib import Path
 from typing import Any
@@ -684,6 +684,46 @@ def test_five_times_500_with_nothing_else_pending_tries_single_fixes(tmp_path: P
         assert b.counts == (0, 0, 12, 1)
 
 
+def unanswered(bad: Collection[int], ends: Callable[[Line], None]) -> Act:
+    """A server whose process ends at these fixes, without an answer."""
+
+    def run(line: Line, request: Request) -> bool:
+        if any(seq in bad for _, seq in request.names):
+            ends(line)
+            return False
+        line.server.take(request)
+        line.reply(200)
+        return True
+
+    return Act(run)
+
+
+@pytest.mark.parametrize("live_first", [True, False])
+@pytest.mark.parametrize("ends", [Line.reset, Line.hang])
+def test_a_fix_that_gets_no_answer_does_not_hold_up_its_batch(
+    tmp_path: Path, ends: Callable[[Line], None], live_first: bool
+) -> None:
+    then = unanswered({3}, ends)
+    options = {"max_batch": 8, "compression": "none", "live_first": live_first}
+    with bench(tmp_path, then=then, timeout_s=0.5, **options) as b:
+        b.put_backlog(8)
+        for _ in range(20):
+            b.put(1)
+            b.work_for(200)
+        # As far as anyone knows it is the network, so it is no dead letter.
+        stats = b.queue.stats()
+        assert (stats.acked, stats.ack_failed, stats.unack) == (27, 0, 1)
+        before = len(b.server.requests)
+        b.work_for(600)
+        assert len(b.server.requests) - before < 10
+        assert b.counts == (0, 1, 27, 0)
+        b.server.then = answer()
+        b.clock.advance(3600)
+        b.put(1)
+        b.work_for(60)
+        assert b.counts == (0, 0, 29, 0)
+
+
 @pytest.mark.parametrize("status", [400, 500])
 def test_one_fix_per_request_and_the_first_is_bad(tmp_path: Path, status: int) -> None:
     with bench(tmp_path, then=refusing({1}, status), max_batch=1, live_first=False) as b:
@@ -755,6 +795,24 @@ def test_an_endpoint_without_gzip_is_served_plain(tmp_path: Path, status: int, b
         assert b.counts == (0, 0, 30, 0)
         packed = ["content-encoding" in request.headers for request in b.server.requests]
         assert packed == [True, False, False, False]
+
+
+def test_an_endpoint_that_gzip_crashes_is_served_plain(tmp_path: Path) -> None:
+    def run(line: Line, request: Request) -> bool:
+        if "content-encoding" in request.headers:
+            return False
+        line.server.take(request)
+        line.reply(200)
+        return True
+
+    with bench(tmp_path, then=Act(run), max_batch=10, compression="gzip") as b:
+        b.put_backlog(10)
+        b.work_for(10)
+        assert b.counts == (0, 0, 10, 0)
+        before = len(b.server.requests)
+        b.put(10)
+        b.work_for(60)
+        assert len(b.server.requests) == before + 1
 
 
 def test_once_gzip_was_taken_nothing_is_repeated_plain(tmp_path: Path) -> None:
