@@ -147,8 +147,6 @@ class Ledger:
         """The last free rows before ``below``, at most ``limit``, that lie next to each other."""
         newest = self.ready_rows.newest
         for span in self.ready_rows.free.descending(below - 1):
-            if span.value != NO_BATCH:
-                continue
             hi = min(span.hi, below - 1)
             # Rows stay within the run of their stream, which derives their seq from their number.
             first, end = self.streams.bounds(hi)

@@ -24,10 +24,8 @@ class QueueFile:
         """Take the lock, and open the file; see ``AckQueue``."""
         self._path = path
         self._connect = connect
-        self._is_aside = self._is_written_again = False
+        self._is_aside = False
         self._limits: tuple[int, int] | None = None
-        self._inodes: dict[Path, int] = {}
-        self._copy_inode: int | None = None
         make_directories(path)
         self.lock = QueueLock(path)
         try:
@@ -37,7 +35,7 @@ class QueueFile:
             raise
         self.damage: StorageError | None = None
         """Why the file is to be set aside: the disk has refused that so far."""
-        self._is_in_place()
+        self._inodes = self._inodes_now
 
     def limit(self, size: int, log_size: int) -> None:
         """Limit the file, and each that takes its place; see ``Store.limit``."""
@@ -61,20 +59,48 @@ class QueueFile:
         self._open()
         self.damage, self._is_aside = None, False
 
-    def stay_in_place(self) -> bool:
-        """Make again what somebody deleted, moved or replaced. Returns whether the lock was.
+    def retake_lock(self) -> bool:
+        """Take the lock again if its file was deleted, moved or replaced. Returns whether it was.
 
         Raises:
             QueueLockedError: Another process uses the queue meanwhile.
-            StorageError: The disk refuses. The open files stay in use.
+            StorageError: The disk refuses.
         """
         make_directories(self._path)
         if retaken := self.lock.retake():
             _say_moved(lock_path(self._path))
-        if self.damage is None and not self._is_in_place():
-            self._move_in()
-            _say_moved(self._path)
         return retaken
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file, its log and its index are still where they were made."""
+        now = self._inodes_now
+        if self.damage is None and not self._inodes.items() <= now.items():
+            return False
+        self._inodes = now
+        return True
+
+    def copy_aside(self) -> UnusableError:
+        """Copy what is still open to where it would be if it had been set aside.
+
+        What is in its place now and not ours is renamed, not deleted.
+
+        Returns:
+            Why ``set_aside`` is to be called now.
+
+        Raises:
+            StorageError: The disk refuses. The open file stays in use.
+        """
+        now = self._inodes_now.items()
+        if theirs := [file for file, inode in now if self._inodes.get(file) != inode]:
+            foreign = set_aside_files.put_by(self._path, theirs)
+            log.error("what was in the place of %s is %s now", theirs[-1], foreign)
+        self.store.copy_to(set_aside_files.next_to_wait(self._path))
+        self._is_aside = True
+        with suppress(OSError):  # what stays is carried over into
+            set_aside_files.delete_empty(self._path)
+        _say_moved(self._path)
+        return UnusableError(f"the queue {self._path} is not in its place")
 
     @property
     def _inodes_now(self) -> dict[Path, int]:
@@ -82,60 +108,15 @@ class QueueFile:
         path = self._path
         inodes: dict[Path, int] = {}
         for file in (set_aside_files.log_of(path), set_aside_files.index_of(path), path):
-            if (inode := _inode(file)) is not None:
-                inodes[file] = inode
+            with suppress(OSError):
+                inodes[file] = file.stat().st_ino
         return inodes
-
-    def _is_in_place(self) -> bool:
-        """Whether the file, its log and its index are still where they were made."""
-        now = self._inodes_now
-        if not self._inodes.items() <= now.items():
-            return False
-        self._inodes = now
-        return True
-
-    def _move_in(self) -> None:
-        """Make the file again from what is still open.
-
-        What is at its place now is not ours: it is renamed, not deleted.
-        """
-        if not self._is_written_again:
-            ours = self._copy_inode  # its rename was refused; it can be in either place
-            # Before there is a copy: after a kill it is carried over into the file that is here.
-            now = self._inodes_now.items()
-            self._put_by([file for file, i in now if i not in {self._inodes.get(file), ours}])
-            copy = set_aside_files.copy_of(self._path)
-            if _inode(copy) not in {None, ours}:
-                self._put_by([copy])
-            self.store.copy_to(copy)
-            self._copy_inode = _inode(copy)
-            set_aside_files.put_in_place(self._path)
-            self._copy_inode = None
-            self._is_written_again = True
-        # What is closed cannot be copied again. So it stays open until the copy is in its place,
-        # and if that cannot be opened, only this is tried again.
-        with suppress(StorageError):
-            self.store.close()
-        self._open()
-        self._is_written_again = False
-
-    def _put_by(self, others: list[Path]) -> None:
-        if others:
-            foreign = set_aside_files.put_by(self._path, others)
-            log.error("what was in the place of %s is %s now", others[-1], foreign)
 
     def _open(self) -> None:
         self.store = Store(self._path, self._connect)
         if self._limits is not None:
             self.store.limit(*self._limits)
-        self._inodes.clear()
-        self._is_in_place()
-
-
-def _inode(file: Path) -> int | None:
-    with suppress(OSError):
-        return file.stat().st_ino
-    return None
+        self._inodes = self._inodes_now
 
 
 def _say_moved(file: Path) -> None:

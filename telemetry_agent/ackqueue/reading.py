@@ -156,7 +156,7 @@ def copied(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: it cannot be read, or the disk has too little room for the copy.
     """
-    databases = [path, *set_aside_files.waiting_at_rest(path)]
+    databases = [path, *set_aside_files.waiting(path)]
     files = [*databases, *map(set_aside_files.log_of, databases), lock_path(path)]
     with TemporaryDirectory(prefix="telemetry-agent-") as folder:
         for file in files:

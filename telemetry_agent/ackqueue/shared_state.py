@@ -138,7 +138,7 @@ class SharedState:
             return self.writer.due_s(0 if self._waiting_for_room else self.commit_every_s)
 
     def stay_in_place(self) -> None:
-        """Write the files again if somebody deleted, moved or replaced them.
+        """Continue in new files if somebody deleted, moved or replaced those in use.
 
         Raises:
             QueueLockedError: Another process uses the queue meanwhile.
@@ -146,8 +146,11 @@ class SharedState:
         """
         with self.disk:
             self.check_open()
-            if self.file.stay_in_place():
-                self.write_summary()
+            if not self.file.retake_lock() and self.file.is_in_place:
+                return
+            self.write_summary()  # for the case that a kill leaves only a part of the copy
+            if not self.file.is_in_place:
+                self.writer.report(self.replace(self.file.copy_aside()))
 
     # For the holder of the memory lock
 

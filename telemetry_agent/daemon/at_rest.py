@@ -103,7 +103,7 @@ def look(path: Path, note: client.Note, answer: Callable[[Readable], Iterator[V]
 @contextmanager
 def _in_place(path: Path) -> Iterator[QueueReader]:
     """A reader of the queue; raises StorageError if the file is damaged."""
-    if waiting := set_aside_files.waiting_at_rest(path):
+    if waiting := set_aside_files.waiting(path):
         raise StorageError(f"{waiting[0]} is still to be carried over")
     with readable(path) as file:
         try:
@@ -154,5 +154,5 @@ def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
 def _was_set_aside(path: Path) -> bool:
     """Whether the agent ended before there was a new file in the place of a damaged one."""
     with suppress(OSError, StorageError):
-        return not path.exists() and bool(set_aside_files.waiting_at_rest(path))
+        return not path.exists() and bool(set_aside_files.waiting(path))
     return False

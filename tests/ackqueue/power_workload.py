@@ -188,8 +188,6 @@ class Workload:
         self._give_up(self._thinner.step)
 
     def _drop(self) -> None:
-        for seal in self._promises.seals:
-            seal.until = min(seal.until, self._moment)
         self._give_up(Bounds(self.queue.shared, Limits(), 0)._drop)
 
     def _give_up(self, act: Callable[[], bool]) -> None:
@@ -200,6 +198,8 @@ class Workload:
             act()
             shared.write()
         gone = before.difference(self._stored())
+        for seal in self._promises.seals if gone else ():
+            seal.until = min(seal.until, begun)
         self._promises.changed(dict.fromkeys(gone, State.GONE), begun)
 
     def _stored(self) -> list[Name]:

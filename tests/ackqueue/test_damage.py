@@ -1,6 +1,8 @@
 """A queue file in any state: the queue opens, records, and carries over what can be read."""
 
+import errno
 import logging
+import os
 import random
 import resource
 import shutil
@@ -9,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from zlib import crc32
@@ -27,7 +29,7 @@ from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.reading import QueueReader
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
-from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile
+from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile, FoundRows
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.row_states import PURGED, Loaded, State
 from telemetry_agent.errors import StorageError
@@ -249,6 +251,34 @@ def test_a_misplaced_sector_ends_no_start(folder: Path, state: str, seed: int) -
     assert set(outcome.delivered) <= {*records, *new}
     assert set(new) <= set(outcome.delivered)
     assert outcome.lost <= len(records)
+
+
+@pytest.mark.parametrize(("readings", "lost"), [(3, 0), (4, 200)])
+def test_a_page_that_cannot_be_read_for_a_while_is_not_lost(
+    path: Path, readings: int, lost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = damage.fill(path, 200)
+    damage.damage(path, damage.header)
+    begun, pread = 0, os.pread
+
+    class Reading(FoundRows):
+        def __init__(self, paths: Sequence[Path]) -> None:
+            nonlocal begun
+            begun += 1
+            super().__init__(paths)
+
+    def refused(file: int, size: int, offset: int) -> bytes:
+        if offset and begun <= readings:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(file, size, offset)
+
+    monkeypatch.setattr("telemetry_agent.ackqueue.recovery.carry_over.FoundRows", Reading)
+    monkeypatch.setattr(os, "pread", refused)
+    with AckQueue(path) as queue:
+        carry_over(queue)
+        assert queue.stats().lost.get("damaged", 0) == lost
+        assert queue.stats().ready == len(records) - lost
+    assert files(path) == ([".foreign-1"] if lost else [])
 
 
 # Emptied and missing files

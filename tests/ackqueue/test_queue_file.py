@@ -18,6 +18,7 @@ from telemetry_agent.ackqueue.file.lock import QueueLock, lock_path
 from telemetry_agent.ackqueue.file.schema import connect
 from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.queue_file import QueueFile
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
@@ -99,6 +100,7 @@ def test_a_file_that_goes_while_it_is_used_is_written_again_within_10_s(
         committer.step(clock.advance(wait_s))
         with pytest.raises(QueueLockedError, match=f"pid {os.getpid()}"):
             AckQueue(path)
+        carry_over(queue)
         put(queue, 1, start=2000)
         queue.commit()
         killed = tmp_path / "killed.db"
@@ -121,12 +123,14 @@ def test_a_queue_that_is_put_in_the_place_keeps_its_log(tmp_path: Path) -> None:
             shutil.copy(file, file.with_name("copy"))
             file.with_name("copy").rename(path.with_name(file.name.replace("other", "queue")))
         replaced.stay_in_place()
+        carry_over(replaced)
         assert replaced.stats().ready == 2
     assert damage.recover(tmp_path / "queue.db.foreign-1").delivered == records
 
 
 @pytest.mark.parametrize(
-    ("theirs", "name"), [("queue.db.new", "queue.db.foreign-1"), ("queue.db-wal", "foreign-1-wal")]
+    ("theirs", "name"),
+    [("queue.db.damaged-1", "queue.db.foreign-1"), ("queue.db-wal", "foreign-1-wal")],
 )
 def test_what_others_put_in_the_place_of_any_file_of_the_queue_is_not_deleted(
     tmp_path: Path, theirs: str, name: str
@@ -137,37 +141,35 @@ def test_what_others_put_in_the_place_of_any_file_of_the_queue_is_not_deleted(
         all_deleted(path)
         path.with_name(theirs).write_bytes(b"not ours")
         queue.stay_in_place()
+        carry_over(queue)
         assert queue.stats().ready == 2
     (left,) = tmp_path.glob(f"*{name}")
     assert left.read_bytes() == b"not ours"
 
 
-@pytest.mark.parametrize("is_renamed", [True, False])
-def test_a_copy_whose_rename_was_refused_and_that_went_is_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_renamed: bool
+def test_a_copy_whose_folder_was_not_synced_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "queue.db"
-    rename = set_aside_files.rename
 
-    def refused(old: Path, new: Path) -> None:
-        if is_renamed:
-            rename(old, new)
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    def refused(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), folder)
 
     with AckQueue(path, commit_every_s=0) as queue:
         records = damage.record(queue, 7)
         all_deleted(path)
         with monkeypatch.context() as patch:
-            patch.setattr(set_aside_files, "rename", refused)
+            patch.setattr("telemetry_agent.ackqueue.file.store.sync_directory", refused)
             with pytest.raises(StorageError):
                 queue.stay_in_place()
-        set_aside_files.copy_of(path).unlink(missing_ok=True)
+        assert not list(tmp_path.glob("*damaged*"))
         queue.stay_in_place()
+        carry_over(queue)
         assert not list(tmp_path.glob("*foreign*"))
-    assert damage.recover(path).delivered == records
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
 
 
-@pytest.mark.parametrize("moment", ["copied", "unlinked", "placed"])
+@pytest.mark.parametrize("moment", ["copied", "deleted", "opened"])
 @pytest.mark.parametrize(
     "how", [deleted, log_deleted, index_deleted, all_deleted, moved, replaced, copied_back]
 )
@@ -179,20 +181,15 @@ def test_a_kill_while_it_is_written_again_costs_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, path, killed = FakeClock(), tmp_path / "queue" / "queue.db", tmp_path / "killed"
-    steps = {
-        "copied": (Store, "copy_to", True),
-        "unlinked": (set_aside_files, "rename", False),
-        "placed": (set_aside_files, "put_in_place", True),
-    }
-    owner, name, is_after = steps[moment]
+    owner, name = {
+        "copied": (Store, "copy_to"),
+        "deleted": (set_aside_files, "delete_empty"),
+        "opened": (QueueFile, "_open"),
+    }[moment]
     step = getattr(owner, name)
 
     def killed_here(*arguments: object) -> None:
-        is_meant = moment != "unlinked" or set_aside_files.copy_of(path) in arguments
-        if is_after or not is_meant:
-            step(*arguments)
-        if not is_meant:
-            return
+        step(*arguments)
         shutil.copytree(path.parent, killed)
         raise StorageError("killed")
 
@@ -209,9 +206,9 @@ def test_a_kill_while_it_is_written_again_costs_nothing(
         outcome = damage.recover(killed / path.name)
     assert outcome.delivered == records[100:]
     assert outcome.lost == 0
-    assert ("waits to be carried over" in caplog.text) == (moment != "placed")
+    assert "none is missing" in caplog.text
     left = {file.name.removeprefix("queue.db") for file in killed.iterdir()}
-    assert left <= {"", "-wal", "-shm", ".lock", ".foreign-1", ".foreign-2", "elsewhere.db"}
+    assert left <= {"", "-wal", "-shm", ".lock", ".foreign-1", "elsewhere.db"}
 
 
 @pytest.mark.parametrize("size", [0, 100, 512, 5120, 20_000])
@@ -221,19 +218,32 @@ def test_a_part_of_a_copy_takes_nothing_from_the_queue(tmp_path: Path, size: int
         records = damage.record(queue, 300)
         queue.ack(lease(queue, 100, live_first=False))
     assert path.stat().st_size > 20_000
-    set_aside_files.copy_of(path).write_bytes(path.read_bytes()[:size])
+    set_aside_files.next_to_wait(path).write_bytes(path.read_bytes()[:size])
     assert damage.recover(path) == damage.Outcome(records[100:], lost=0)
 
 
-def test_a_copy_that_was_only_begun_does_not_hide_what_is_lost(tmp_path: Path) -> None:
-    path, killed = tmp_path / "queue.db", tmp_path / "killed.db"
+def test_a_copy_that_was_only_begun_does_not_hide_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, killed = tmp_path / "queue.db", tmp_path / "killed" / "queue.db"
+
+    def begin_only(_: Store, copy: Path) -> None:
+        copy.touch()
+        killed.parent.mkdir()
+        for file in (lock_path(path), copy):
+            shutil.copy(file, killed.with_name(file.name))
+        copy.unlink()
+        raise StorageError("killed")
+
     with AckQueue(path, commit_every_s=0) as queue:
         put(queue, 3)
-        shutil.copy(lock_path(path), lock_path(killed))
-        set_aside_files.copy_of(killed).touch()
+        path.unlink()
+        with monkeypatch.context() as patch, suppress(StorageError):
+            patch.setattr(Store, "copy_to", begin_only)
+            queue.stay_in_place()
     with AckQueue(killed) as queue:
         carry_over(queue)
-        assert queue.stats().lost == {"uncounted": 1}
+        assert queue.stats().lost == {"damaged": 3}
 
 
 @pytest.mark.parametrize("how", [deleted, log_deleted, all_deleted, moved, copied_back])
@@ -264,6 +274,7 @@ def test_a_disk_that_refuses_a_step_of_it_costs_nothing(
             committer.step(clock.advance(8))
         refused.clear()
         committer.step(clock.advance(8))
+        carry_over(queue)
         records.append(queue.put(fix_at(2000), "van-07"))
     assert damage.recover(path) == damage.Outcome(records, lost=0)
 
@@ -283,7 +294,7 @@ def test_a_copy_that_finds_no_room_leaves_nothing_behind(
                 committer.step(clock.advance(8))
         assert "database or disk is full" in caplog.text
         assert len(caplog.records) == 1
-        assert not list(tmp_path.glob("*.new*"))
+        assert not list(tmp_path.glob("*damaged*"))
         committer.step(clock.advance(8))
         assert path.exists()
 

@@ -213,10 +213,10 @@ def test_a_copy_that_is_not_in_its_place_is_shown_as_the_agent_will_carry_it_ove
     """As a kill leaves it, after the queue file was deleted in use."""
     path = tmp_path / "queue.db"
     damage.fill(path, 30)
-    path.rename(tmp_path / "queue.db.new")
+    path.rename(tmp_path / "queue.db.damaged-1")
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
     before = contents(tmp_path)
     status = run_agent("status", "--json", "--config", str(config))
     assert json.loads(status.stdout)["queue"]["pending"] == 30
-    assert "queue.db.new is still to be carried over" in status.stdout
+    assert "queue.db.damaged-1 is still to be carried over" in status.stdout
     assert contents(tmp_path) == before

@@ -45,6 +45,7 @@ from telemetry_agent.ackqueue.row_states import (
     StreamRun,
     without_reason,
 )
+from telemetry_agent.disks import sync_directory
 from telemetry_agent.errors import StorageError
 
 ROWS_PER_READ = 1000
@@ -229,7 +230,6 @@ class Store:
     def copy_to(self, path: Path) -> None:
         """Write all that is committed to a new file, synced."""
         with self._refusing("copy"), ExitStack() as stack:
-            path.unlink(missing_ok=True)
             create_file(path)
             stack.callback(path.unlink, missing_ok=True)  # on a full disk it takes what is left
             with closing(connect(path)) as copy:
@@ -238,6 +238,7 @@ class Store:
                 self._connection.backup(copy)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+            sync_directory(path.parent)
             stack.pop_all()
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ Without a limit nothing is deleted. If the disk is short of space, damaged files
 first. Then delivered fixes are deleted, then dead letters, then ``when_full`` decides: ``thin``
 deletes fixes that the shape of the track does not need, from the older half of what waits, coarser
 with each pass; ``drop-oldest`` deletes the oldest; ``stop`` records no new ones. Batches that are
-leased, or that got no answer, stay whole. Each fix that is deleted undelivered is counted.
+leased stay whole. Each fix that is deleted undelivered is counted.
 
 There are two limits. Above the lower one each step deletes some rows. The upper one is SQLite's
 ``max_page_count``: at it the file does not grow, but rows can still be deleted. If the disk is full
@@ -242,7 +242,7 @@ class Bounds:
         more = False
         with shared.lock:
             waiting = next(iter(shared.ledger.ready_rows.free), None)
-        for lo, hi in self._first(State.ACK_FAILED):
+        for lo, hi in self._first(State.ACK_FAILED) + self._first(State.UNACK):
             last_old, ends = self._old(lo, hi, oldest_ms)
             if last_old >= lo:
                 self._lose([(lo, last_old)], EXPIRED)
@@ -352,6 +352,10 @@ class Bounds:
         if self._limits.when_full == "stop":
             self.stopped = True
             return False
+        with self._shared.lock:
+            # An endpoint that takes every request and answers none makes all of it UNACK, and then
+            # only the newest could go.
+            self._shared.ledger.resume()
         return (self._limits.when_full == "thin" and self._thinner.step()) or self._drop()
 
     def _give_up_delivered(self) -> bool:

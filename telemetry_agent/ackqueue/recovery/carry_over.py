@@ -27,14 +27,17 @@ log = logging.getLogger(__name__)
 _REFUSED_WAIT_S = 1.0
 _WAIT_S = 60.0
 _LOSSES_MAX = 3
+_READINGS = 3
+"""A sector that could not be read so often counts as lost."""
 
 
 def carry_over(queue: AckQueue) -> None:
     """Carry over all that can be now. For programs without that thread."""
     carrier = Carrier(queue)
     try:
-        while carrier.step(0) == 0:
-            pass
+        for _ in range(1 + _READINGS):
+            while carrier.step(0) == 0:
+                pass
     finally:
         carrier.close()
 
@@ -50,7 +53,7 @@ class Carrier:
         self._shared = queue.shared
         self._found: FoundRows | None = None
         self._portion: tuple[int, list[Row]] | None = None
-        self._carried = 0
+        self._carried = self._failed_readings = 0
         self._trouble = Trouble(log, queue.shared.clock)
         queue.watch(self._look_again)
 
@@ -67,7 +70,7 @@ class Carrier:
             if self._found is not None:
                 self._end(self._found)
         except OSError as error:
-            self._cannot(f"{error.filename}: {error.strerror}")
+            self._cannot(f"{error.filename or shared.path}: {error.strerror}")
         except StorageError as error:
             self._cannot(str(error))
         else:
@@ -107,12 +110,18 @@ class Carrier:
         if not self._queue.has_room():
             self._cannot("the queue is full")
             return _WAIT_S
+        self._portion = self._portion or found.portion()
+        refused = sum(file.refused for file in found.files)
+        if refused and self._failed_readings < _READINGS:
+            self._failed_readings += 1
+            self.close()
+            self._cannot(f"the disk refused to read {refused} pages")
+            return _WAIT_S
         self._arrive(found)
         return 0
 
     def _arrive(self, found: FoundRows) -> None:
         shared = self._shared
-        self._portion = self._portion or found.portion()
         with shared.disk:
             if not self._is_current(found):
                 return
@@ -191,7 +200,7 @@ class Carrier:
             )
         if uncounted:
             log.error("other fixes may be missing: no file is left that counts them")
-        self._carried = 0
+        self._carried = self._failed_readings = 0
 
     def _cannot(self, why: str) -> None:
         self._trouble.failed(f"what was set aside cannot be carried over yet: {why}")

@@ -71,6 +71,8 @@ class DamagedFile:
         """A newer version has written it."""
         self.has_rows = False
         """Whether a row or a mark of ours was found so far."""
+        self.refused = 0
+        """How often the disk refused to read a page."""
 
     def close(self) -> None:
         """Close it."""
@@ -131,7 +133,8 @@ class DamagedFile:
         try:
             return page_of(self._log_file, place - self._pages)
         except OSError:
-            return 0  # a sector that cannot be read any more
+            self.refused += 1
+            return 0
 
     def _content(self, place: int) -> bytes:
         try:
@@ -139,7 +142,8 @@ class DamagedFile:
                 return os.pread(self._file.fileno(), PAGE_BYTES, place * PAGE_BYTES)
             return content_of(self._log_file, place - self._pages)
         except OSError:
-            return b""  # as above
+            self.refused += 1
+            return b""
 
 
 def sample(paths: Sequence[Path]) -> tuple[list[Row], int]:

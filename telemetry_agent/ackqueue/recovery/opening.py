@@ -43,13 +43,10 @@ def open_queue(path: Path, connect: Connect, summary: QueueSummary) -> tuple[Sto
     Raises:
         StorageError: The disk refuses. For that no file is set aside.
     """
-    copy = set_aside_files.finish(path)
-    if copy is not None:
-        log.error("the queue was being written again: the copy %s waits to be carried over", copy)
+    set_aside_files.finish(path)
     try:
         log_of_it = read_log(path)
         end_is_lost = _lacks_its_end(path, log_of_it, summary)
-        end_is_lost = end_is_lost and not (copy is not None and _is_whole(copy))
     except OSError as error:
         raise StorageError(f"cannot read the log of the queue {path}: {error.strerror}") from error
     reason = log_of_it.damage  # before SQLite drops its end from the first wrong frame
@@ -69,15 +66,10 @@ def _lacks_its_end(path: Path, found: Log, summary: QueueSummary) -> bool:
         return found.end_is_lost
     # A queue that was not closed has a file and a log, unless the last one was just set aside: its
     # summary is there then, with rows of its own.
-    was_set_aside = is_empty and set_aside_files.waiting(path) and not is_border(summary.last)
-    return not (summary.clean or was_set_aside)
-
-
-def _is_whole(copy: Path) -> bool:
-    """Whether it has as many pages as it says: the copying came to its end."""
-    with copy.open("rb") as file:
-        pages = int.from_bytes(file.read(32)[28:])
-    return 0 < pages * PAGE_BYTES == copy.stat().st_size
+    waiting = set_aside_files.waiting(path)
+    was_set_aside = is_empty and waiting and not is_border(summary.last)
+    # Or all of it was copied when somebody deleted one of its files (``QueueFile.copy_aside``).
+    return not (summary.clean or was_set_aside or 0 < summary.last <= _last_of(waiting))
 
 
 def say_set_aside(reason: str, name: Path) -> None:
@@ -104,7 +96,7 @@ def _completed(
             log.error("the queue %s is empty: the fixes that waited in it are lost", path)
             last = summary.last
         if (waiting or is_emptied) and not _is_carrying(loaded):
-            loaded = _begin(store, loaded, summary, waiting)
+            loaded = _begin(store, loaded, summary, _last_of(waiting))
         if end_is_lost or 0 < loaded.last < summary.last:
             loaded = _enter_lost_end(store, loaded, summary, None if waiting else last + 1)
     except BaseException:
@@ -154,17 +146,27 @@ def _is_carrying(loaded: Loaded) -> bool:
     return any(mark.state is State.AWAY for mark, _ in loaded.marks.totals())
 
 
-def _begin(store: Store, loaded: Loaded, summary: QueueSummary, waiting: list[Path]) -> Loaded:
+def _last_of(waiting: list[Path]) -> int:
+    """The highest number that is used in these files, as far as a look at their ends shows."""
+    try:
+        return sample(waiting)[1]
+    except OSError as error:
+        log.warning("cannot read %s: %s", waiting[-1], error.strerror)
+        return 0
+
+
+def _begin(store: Store, loaded: Loaded, summary: QueueSummary, last: int) -> Loaded:
     """Have the rows of the files that wait, or of one that was emptied, come below those of this.
 
     This one is new. Or the end of carrying over was cut off, or it began in another version: then
     it is a new generation already, and to go through the files again changes nothing.
+
+    Args:
+        store: The file.
+        loaded: What is in it.
+        summary: Of the last holder of the lock.
+        last: The highest number that is known of the files that wait.
     """
-    try:
-        _, last = sample(waiting)
-    except OSError as error:
-        log.warning("cannot read %s: %s", error.filename, error.strerror)
-        last = 0
     oldest = None
     before = 0
     if loaded.last == 0 and summary is not UNKNOWN:

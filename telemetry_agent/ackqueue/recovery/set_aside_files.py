@@ -5,8 +5,6 @@ When all of its rows are there it is deleted. If rows are missing it is renamed 
 for a person to look at; only the last of these is kept. A file in which no row of ours was found
 is renamed to ``PATH.foreign-N``, which only the user deletes.
 
-``PATH.new`` is the queue while it is written again; found at a start, it waits as well.
-
 A power cut can come after each step, so ``finish`` is called before a queue is opened. What cannot
 be renamed or listed is a StorageError, and what was renamed is synced.
 """
@@ -34,19 +32,9 @@ def index_of(path: Path) -> Path:
     return path.with_name(path.name + "-shm")
 
 
-def copy_of(path: Path) -> Path:
-    """Where the queue is written again that was deleted, moved or replaced while it was in use."""
-    return path.with_name(path.name + ".new")
-
-
 def waiting(path: Path) -> list[Path]:
     """The files to be carried over into the queue at ``path``, the oldest first."""
     return of_kind(path, "damaged")
-
-
-def waiting_at_rest(path: Path) -> list[Path]:
-    """Those that ``waiting`` will have once an agent has called ``finish``."""
-    return waiting(path) + [file for file in [copy_of(path)] if file.exists()]
 
 
 def of_kind(path: Path, kind: Kind) -> list[Path]:
@@ -54,12 +42,17 @@ def of_kind(path: Path, kind: Kind) -> list[Path]:
     return [_named(path, kind, number) for number in _numbers(path, kind)]
 
 
+def next_to_wait(path: Path) -> Path:
+    """The name for the next file to be carried over."""
+    return _next(path, "damaged")
+
+
 def move_away(path: Path) -> Path:
     """Rename the queue file and its log. Returns the new name.
 
     No connection may have it open: SQLite deletes a log by its name.
     """
-    aside = _next(path, "damaged")
+    aside = next_to_wait(path)
     _move(path, aside)
     return aside
 
@@ -69,45 +62,24 @@ def put_by(path: Path, files: Sequence[Path]) -> Path:
 
     Args:
         path: Of the queue.
-        files: What is theirs of its log, its index, and the file itself, in this order; or in the
-            place of the copy.
+        files: What is theirs of its log, its index, and the file itself, in this order.
     """
     foreign = _next(path, "foreign")
     for file in files:
         # Each by itself: their log without their file would be taken for that of the queue.
-        end = "" if file == copy_of(path) else file.name.removeprefix(path.name)
         with _renaming(path):
-            rename(file, foreign.with_name(foreign.name + end))
+            rename(file, foreign.with_name(foreign.name + file.name.removeprefix(path.name)))
     return foreign
 
 
-def put_in_place(path: Path) -> None:
-    """Rename the copy of the queue to the queue."""
-    with _renaming(path):
-        for old in (log_of(path), index_of(path)):  # of the file that was here
-            old.unlink(missing_ok=True)
-        rename(copy_of(path), path)
-
-
-def finish(path: Path) -> Path | None:
-    """Complete what a power cut or a kill interrupted.
-
-    Returns:
-        What a copy of the queue is called now that did not get into its place, if there is one.
-    """
+def finish(path: Path) -> None:
+    """Complete what a power cut or a kill interrupted."""
     if files := waiting(path):
         here = path.exists(), log_of(path).exists()
         there = files[-1].exists(), log_of(files[-1]).exists()
         # The log was renamed and the file was not, or the other way round.
         if there == (False, True) or (there == (True, False) and here == (False, True)):
             _move(path, files[-1])
-    if not copy_of(path).exists():
-        return None
-    # It holds what the file in its place may lack: that was deleted or replaced, or lost its log.
-    aside = _next(path, "damaged")
-    with _renaming(path):
-        rename(copy_of(path), aside)
-    return aside
 
 
 def retire(path: Path, file: Path, kind: Kind | None) -> None:
@@ -125,7 +97,7 @@ def retire(path: Path, file: Path, kind: Kind | None) -> None:
 
 
 def delete_empty(path: Path) -> None:
-    """Delete the files of a closed queue of which nothing is needed. Its lock file stays."""
+    """Delete the files of a queue of which nothing is needed. Its lock file stays."""
     for file in (path.with_name(path.name + ".ballast"), log_of(path), index_of(path), path):
         file.unlink(missing_ok=True)
 
