@@ -13,7 +13,7 @@ first report waits a little until the receiver has been heard, and for fixes.
 
 from collections.abc import Callable, Mapping
 
-from telemetry_agent.model import Batch, Deferred, Delivered, Outcome, Payload
+from telemetry_agent.model import Batch, Delivered, Outcome, Payload
 from telemetry_agent.upload.interfaces import Compression, EncodeReport
 
 _ALONE_EVERY_S = 60.0
@@ -54,7 +54,6 @@ class AgentReports:
         self._reported: tuple[str, ...] | None = None
         self._reported_s = now_s  # the start, at first
         self._not_before_s = 0.0
-        self._retry_after_until_s = 0.0
         self._failures = 0  # in a row
         self._sending: tuple[str, ...] = ()
 
@@ -89,11 +88,9 @@ class AgentReports:
         else:
             wait_s = min(_ALONE_EVERY_S * 2 ** min(self._failures, 30), self._heartbeat_s)
             self._failures += 1
-            retry_after_s = outcome.retry_after_s if isinstance(outcome, Deferred) else None
-            self._retry_after_until_s = now_s + (retry_after_s or 0.0)
-            self._not_before_s = max(now_s + wait_s, self._retry_after_until_s)
+            self._not_before_s = now_s + wait_s
         return self._not_before_s
 
     def network_returned(self, now_s: float) -> None:
-        """Send what is due at once, unless the endpoint asked to wait longer."""
-        self._not_before_s = max(self._retry_after_until_s, min(self._not_before_s, now_s))
+        """Send what is due at once."""
+        self._not_before_s = min(self._not_before_s, now_s)

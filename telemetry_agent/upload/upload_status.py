@@ -49,6 +49,8 @@ class StatusKeeper:
 
     def __init__(self, clock: Clock) -> None:
         self.status = UploadStatus(since_s=clock.monotonic_s())
+        self.asked_until_s = 0.0
+        """Until when the endpoint asked not to be asked, by ``Retry-After``; monotonic."""
         self._trouble = Trouble(_log, clock)
         self._report_refused = False
 
@@ -72,8 +74,11 @@ class StatusKeeper:
 
     def reloaded(self, *, changed: bool) -> None:
         """The config was read again. Log once more what is wrong: all of it if it ``changed``."""
+        if changed:  # perhaps another endpoint
+            self.asked_until_s = 0.0
         inconsistent = self.status.inconsistent and not changed
-        self.status = replace(self.status, next_attempt_s=None, inconsistent=inconsistent)
+        next_s = self.asked_until_s or None
+        self.status = replace(self.status, next_attempt_s=next_s, inconsistent=inconsistent)
         for kind in ("held", "portal", "outage") if changed else ("held",):
             self._trouble.forget(kind)
 
@@ -108,6 +113,7 @@ class StatusKeeper:
 
     def delivered(self, count: int, unknown_names: int, now_s: float) -> None:
         """The endpoint took ``count`` fixes, so any trouble is over."""
+        self.asked_until_s = 0.0
         self._enter(
             "ok",
             now_s,

@@ -132,8 +132,7 @@ class Uploader:
         queue.resume_unack()  # the uploader before this one may have left some
         self._attempted_s = float("-inf")
         self._resume_s = float("-inf")
-        self._not_before_s = 0.0
-        self._endpoint_named_the_time = False
+        self._not_before_s = self._keeper.asked_until_s
 
     def step(self, now_s: float) -> float | None:
         """Make one attempt, if it is time."""
@@ -232,9 +231,8 @@ class Uploader:
         self._resume_s = float("-inf")
         self._attempted_s = float("-inf")
         # A ``Retry-After`` is obeyed whatever the network does.
-        if not self._endpoint_named_the_time:
-            self._not_before_s = now_s
-            self._keeper.wait_cut_short(now_s)
+        self._not_before_s = max(now_s, self._keeper.asked_until_s)
+        self._keeper.wait_cut_short(self._not_before_s)
         self._keeper.count(hurries=hurried)  # last: ``drain`` reads the wait once it sees this
 
     def _send_next(self, now_s: float) -> float | None:
@@ -290,7 +288,6 @@ class Uploader:
         if self._outcomes.deliveries > deliveries:
             self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
             self._selection.delivered()
-            self._endpoint_named_the_time = False
         return self._stop_for(stop)
 
     def _report(self, reports: AgentReports, now_s: float) -> float:
@@ -306,6 +303,9 @@ class Uploader:
             return 0  # the agent ended it, which shows nothing about the endpoint
         now_s = self._clock.monotonic_s()
         next_s = reports.ended(now_s, outcome)
+        if isinstance(outcome, Deferred) and outcome.retry_after_s is not None:
+            self._failed(outcome)  # fixes wait too: it is the endpoint that has no time
+            next_s = max(next_s, self._not_before_s)
         self._keeper.reported(outcome, now_s, next_s, held=self._selection.probing)
         self._resending.asked(outcome, now_s)
         return 0
@@ -322,17 +322,23 @@ class Uploader:
                 return self._hold(reason)
             case Held(reason):
                 return self._hold(reason)
-            case Deferred(reason, state, retry_after_s, answered):
-                if not answered and self._network_changed:
+            case Deferred() as deferred:
+                if not deferred.answered and self._network_changed:
                     # The old route ended it, which shows nothing about the new one.
                     self._release()
                     return 0
-                self._endpoint_named_the_time = retry_after_s is not None
-                crowded = answered and state == "waiting"
-                wait_s = self._pace.failed(crowded=crowded, retry_after_s=retry_after_s)
-                return self._pause(state, reason, wait_s)
+                return self._pause(deferred.state, deferred.reason, self._failed(deferred))
             case None:
                 return 0
+
+    def _failed(self, outcome: Deferred) -> float:
+        """How long to wait. A ``Retry-After`` is kept also by the next uploader."""
+        crowded = outcome.answered and outcome.state == "waiting"
+        wait_s = self._pace.failed(crowded=crowded, retry_after_s=outcome.retry_after_s)
+        if outcome.retry_after_s is not None:
+            self._not_before_s = self._clock.monotonic_s() + wait_s
+            self._keeper.asked_until_s = self._not_before_s
+        return wait_s
 
     def _pause_backlog(self, reason: str) -> float:
         now_s = self._clock.monotonic_s()
@@ -347,7 +353,6 @@ class Uploader:
 
     def _hold(self, reason: str) -> float | None:
         self._selection.hold()
-        self._endpoint_named_the_time = False
         return self._pause("held", reason, self._policy.backoff_max_s)
 
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:

@@ -268,13 +268,17 @@ def test_drain_of_a_held_queue_ends_with_1(with_daemon: bool, tmp_path: Path) ->
             assert asked.run("drain").returncode == 0
 
 
-def test_drain_keeps_what_the_endpoint_asked_for(tmp_path: Path) -> None:
+def test_drain_and_a_reload_keep_what_the_endpoint_asked_for(tmp_path: Path) -> None:
     record_backlog(tmp_path, 5)
     with Server(answer(503, headers={"Retry-After": "600"})) as server:
         asked = Asked(write_config(tmp_path, "/dev/none", server.url))
         with started(asked.config) as daemon:
             daemon.wait_for_line("cannot deliver")
             assert asked.refused("drain")[0] == 69
+            daemon.send(signal.SIGHUP)
+            daemon.wait_for_line("reloaded")
+            assert asked.refused("drain")[0] == 69
+            assert 0 < asked.json("status")["upload"]["next_attempt_s"] <= 601
         assert len(server.requests) == 1
 
 

@@ -32,12 +32,9 @@ def reports(said: Said, now_s: float = 0.0, heartbeat_s: float = 900.0) -> Agent
     return AgentReports(name, lambda: said.words, said.fields, native.encode, now_s, heartbeat_s)
 
 
-def tell(
-    schedule: AgentReports, now_s: float, *, taken: bool = True, asked_wait_s: float = 0.0
-) -> float:
+def tell(schedule: AgentReports, now_s: float, *, taken: bool = True) -> float:
     schedule.encode(BATCH, "none")
-    outcome = Delivered() if taken else Deferred("503", retry_after_s=asked_wait_s or None)
-    return schedule.ended(now_s, outcome)
+    return schedule.ended(now_s, Delivered() if taken else Deferred("503"))
 
 
 # The schedule
@@ -107,14 +104,11 @@ def test_after_failures_the_wait_grows_up_to_the_heartbeat() -> None:
     assert next_s == now_s + 900
 
 
-def test_the_return_of_the_network_ends_a_wait_but_none_that_was_asked_for() -> None:
+def test_the_return_of_the_network_ends_a_wait() -> None:
     schedule = reports(Said())
     tell(schedule, 10.0, taken=False)
     schedule.network_returned(20.0)
     assert schedule.alone_in_s(20.0) == 0.0
-    tell(schedule, 20.0, taken=False, asked_wait_s=500.0)
-    schedule.network_returned(30.0)
-    assert schedule.alone_in_s(30.0) == 490.0
 
 
 # Through the uploader
@@ -262,6 +256,23 @@ def test_an_imposed_wait_is_kept_by_reports_too(tmp_path: Path) -> None:
     with Server(answer(429, headers={"Retry-After": "1000"})) as server:
         made, _ = report_bench(server, tmp_path)
         made.put_backlog(1)
+        made.work_for(900)
+        assert len(server.requests) == 1
+        made.work_for(200)
+        assert made.counts == (0, 0, 1, 0)
+        made.close()
+
+
+def test_a_wait_that_was_imposed_on_a_report_is_kept_by_fixes_whatever_the_network_does(
+    tmp_path: Path,
+) -> None:
+    with Server(answer(429, headers={"Retry-After": "1000"})) as server:
+        made, _ = report_bench(server, tmp_path)
+        made.clock.advance(10)
+        assert made.work() == 1001
+        assert (len(server.requests), made.state) == (1, "waiting")
+        made.put(1)
+        made.uploader.network_returned(0)
         made.work_for(900)
         assert len(server.requests) == 1
         made.work_for(200)
