@@ -198,9 +198,9 @@ class Assembler:
         """
         before, self._vtg = self._vtg, vtg
         rmc_mm_s = epoch.rmc_speed_mm_s
-        if rmc_mm_s is None:
+        if before is None or epoch.instant is None:
             return False
-        if before is None or before.speed_mm_s is None or vtg.speed_mm_s is None:
+        if rmc_mm_s is None or before.speed_mm_s is None or vtg.speed_mm_s is None:
             return self._vtg_leads
         before_apart, apart = abs(before.speed_mm_s - rmc_mm_s), abs(vtg.speed_mm_s - rmc_mm_s)
         # Only an RMC whose speed fits one of the two VTG, and not the other, shows the order.
