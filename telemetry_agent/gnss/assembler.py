@@ -193,18 +193,20 @@ class Assembler:
     def _is_of_next(self, vtg: Vtg, epoch: Epoch) -> bool:
         """Whether a VTG belongs to the next instant, where no quiet gap shows it.
 
-        VTG repeats the speed of the RMC of its instant: the RMC after it or the one before it.
+        VTG repeats the speed of the RMC of its instant: the RMC after it or the one before it. Of
+        two with one RMC, the second one is of the next instant, whose RMC was lost.
         """
         before, self._vtg = self._vtg, vtg
         rmc_mm_s = epoch.rmc_speed_mm_s
-        if rmc_mm_s is None:
+        if before is None or epoch.instant is None:
             return False
+        if rmc_mm_s is None or before.speed_mm_s is None or vtg.speed_mm_s is None:
+            return self._vtg_leads
+        before_apart, apart = abs(before.speed_mm_s - rmc_mm_s), abs(vtg.speed_mm_s - rmc_mm_s)
         # Only an RMC whose speed fits one of the two VTG, and not the other, shows the order.
-        if before is not None and before.speed_mm_s is not None and vtg.speed_mm_s is not None:
-            led = abs(before.speed_mm_s - rmc_mm_s) <= _SAME_SPEED_MM_S
-            if led != (abs(vtg.speed_mm_s - rmc_mm_s) <= _SAME_SPEED_MM_S):
-                self._vtg_leads = led
-        return self._vtg_leads
+        if (before_apart <= _SAME_SPEED_MM_S) != (apart <= _SAME_SPEED_MM_S):
+            self._vtg_leads = before_apart < apart
+        return self._vtg_leads or (vtg.tag in epoch.seen and before_apart <= apart)
 
     def _epoch_of_timed(
         self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]

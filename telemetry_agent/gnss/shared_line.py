@@ -4,8 +4,9 @@ Theory of operation. Each owner (see ``sentences``) has its own assembler, dates
 sentence of one device (a plotter without a fix, an AIS transponder, a clock) cannot silence, date
 or flag another. The first owner with a position is followed, and only its positions become fixes.
 Another owner with positions, such as a plotter that repeats them a second late, is ignored until
-the followed one has had none for 5 s by the other one's time; only a satellite receiver with five
-positions takes over from another owner without that wait. The system clock is not used, so a
+the followed one has had none for 5 s by the other one's time; only a satellite receiver takes over
+from another owner without that wait: with its first position if it was followed before, or if the
+other owner has no date, and otherwise with its fifth. The system clock is not used, so a
 recording is read like a live line.
 
 An owner that never sent a date gets its day from another, with a flag.
@@ -60,7 +61,7 @@ class SharedLine:
         """Owner -> what appends the fixes that a sentence of it completes."""
         self._position_ms: dict[str, int] = {}  # ignored owner -> the time of its last position
         self._ignored_since_ms: dict[str, int] = {}  # owner -> when it was first ignored
-        self._epochs_of_gnss = 0  # that were ignored
+        self._epochs_of_gnss = 0  # that were ignored, or enough of them
         # Owner -> the first times of the others since its last sentence.
         self._overtaken_ms: dict[str, dict[str, int]] = {}
 
@@ -161,9 +162,11 @@ class SharedLine:
             if owner != GNSS:
                 return False
             # A plotter is often the first on the line, but its positions come from the receiver. A
-            # few epochs of that are awaited, because damaged tags look like one too.
+            # few epochs of a new one are awaited, because damaged tags look like one too. Without a
+            # date the followed device makes no fixes that could be lost.
             self._epochs_of_gnss += 1
-            if self._epochs_of_gnss < _EPOCHS_TO_TAKE_OVER:
+            dated = self.assemblers[self.followed].state != "no-date"
+            if dated and self._epochs_of_gnss < _EPOCHS_TO_TAKE_OVER:
                 return False
         self._follow(owner)
         return True
@@ -172,7 +175,8 @@ class SharedLine:
         self.followed = owner
         self.ignored.discard(owner)
         self._ignored_since_ms.clear()
-        self._epochs_of_gnss = 0
+        if owner == GNSS:
+            self._epochs_of_gnss = _EPOCHS_TO_TAKE_OVER  # it takes its line back at once
         for name, assembler in self.assemblers.items():
             assembler.followed = name == owner
             assembler.count_in(self.counts if assembler.followed else Counter())
