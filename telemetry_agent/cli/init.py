@@ -46,8 +46,8 @@ class _Answers:
     def text(self) -> str:
         """The config."""
         lines = [
-            "# Written by telemetry-agent init. Every key is described in config.example.toml, which",
-            "# the Debian package has as /usr/share/doc/telemetry-agent/examples/config.toml.",
+            "# Written by telemetry-agent init. Every key is described in config.example.toml",
+            "# (Debian package: /usr/share/doc/telemetry-agent/examples/config.toml).",
             f"device = {toml_string(self.device)}",
             "",
             "[gps]",
