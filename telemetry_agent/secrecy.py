@@ -69,7 +69,7 @@ def or_credential(name: str) -> str:
     if "CREDENTIALS_DIRECTORY" not in os.environ and "INVOCATION_ID" not in os.environ:
         return ""
     return (
-        f"; or put it into /etc/credstore/telemetry-agent.{name} and "
+        f"; or put the secret into /etc/credstore/telemetry-agent.{name} and "
         "`sudo systemctl restart telemetry-agent`: a reload does not read it"
     )
 

@@ -46,7 +46,8 @@ class _Answers:
     def text(self) -> str:
         """The config."""
         lines = [
-            "# Written by telemetry-agent init. Every key is described in config.example.toml.",
+            "# Written by telemetry-agent init. Every key is described in config.example.toml",
+            "# (Debian package: /usr/share/doc/telemetry-agent/examples/config.toml).",
             f"device = {toml_string(self.device)}",
             "",
             "[gps]",
@@ -251,7 +252,8 @@ def _ask_device(*, asks: bool) -> str:
         proposal += "-{serial}" if SERIAL_NUMBER.exists() else "-{machine-id}"
         click.echo(f"many devices are called {host!r}: a serial number makes the name unique")
     while asks:
-        answer: str = click.prompt("This device's name", default=proposal)
+        question = f"This device's name ({{hostname}} stands for {host!r})"
+        answer: str = click.prompt(question, default=proposal)
         try:
             _Answers(answer).settings()
         except UsageError as error:

@@ -3,7 +3,6 @@
 The checks run as root most of the time, and root may do everything: so they judge by this user.
 """
 
-import grp
 import os
 import pwd
 import stat
@@ -90,13 +89,8 @@ def owner_of(path: Path) -> str:
         OSError: it cannot be looked at.
     """
     status = path.stat()
-    group = group_name(status.st_gid)
-    return f"{SystemUser.of(status.st_uid).name}:{group}, {stat.filemode(status.st_mode)}"
-
-
-def group_name(gid: int) -> str:
-    """Its name, or its number if it has none."""
     try:
-        return grp.getgrgid(gid).gr_name
+        group = path.group()
     except KeyError:
-        return str(gid)
+        group = str(status.st_gid)
+    return f"{SystemUser.of(status.st_uid).name}:{group}, {stat.filemode(status.st_mode)}"

@@ -10,12 +10,18 @@ from telemetry_agent.config.settings import GpsSettings
 from telemetry_agent.daemon.recording import source_of
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, in_turn, passed, skipped, warned
-from telemetry_agent.doctor.permissions import group_name, owner_of
+from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.doctor.reception import LISTENED, Reception, reported
 from telemetry_agent.errors import Advice, AgentError, SourceError
 from telemetry_agent.gnss.sources import EndOfSourceError, gpsd
 from telemetry_agent.gnss.sources.auto import NO_RECEIVER
-from telemetry_agent.gnss.sources.machine import candidate, explain, find_receivers, holder
+from telemetry_agent.gnss.sources.machine import (
+    candidate,
+    explain,
+    find_receivers,
+    holder,
+    how_to_permit,
+)
 from telemetry_agent.model import ReceiverState
 from telemetry_agent.snapshot import ReceiverView
 
@@ -161,15 +167,9 @@ class ReceiverChecks:
             return passed(f"{account.name} may read {path}")
         if by := holder(device, self._root):
             return failed(*explain(device, by, self._root))
-        if (group := group_name(path.stat().st_gid)) == "root":
-            remedy = (
-                'no group may read it: add a udev rule: SUBSYSTEM=="tty", '
-                f'KERNEL=="{device.name}", GROUP="dialout", MODE="0660"'
-            )
-        else:
-            is_self = account.uid == os.geteuid()
-            again = "log in again" if is_self else "`sudo systemctl restart telemetry-agent`"
-            remedy = f"`sudo usermod -aG {group} {account.name}`, then {again}"
+        is_self = account.uid == os.geteuid()
+        again = "log in again" if is_self else "`sudo systemctl restart telemetry-agent`"
+        remedy = how_to_permit(path, account.name, again)
         return failed(f"{account.name} may not read {path} ({owner_of(path)})", remedy)
 
     def _in_use(self) -> Finding:

@@ -9,9 +9,9 @@ Four things are checked, in this order:
 - *Origin*: only the page itself may change something. A reverse proxy may send another ``Host``
   than the browser did, so an origin in ``page.names`` counts as the page's own.
 - *Token*: if one is set, it is needed. Scripts send it as ``Authorization: Bearer``. Browsers get
-  a cookie for it that no script can read and no other site can use. The cookie is derived from
-  the token and does not reveal it. It is ``Secure`` if the form came from an https origin, as the
-  browser itself reports.
+  a cookie for it that no script can read and another site can use for a link only. It is derived
+  from the token and does not reveal it. It is ``Secure`` if the form came from an https origin, as
+  the browser itself reports.
 
 The headers in which a proxy names its client (``X-Forwarded-*``, ``Forwarded``) are not read:
 every client can send them.
@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from telemetry_agent.addresses import is_literal
 from telemetry_agent.page.files import static_text
 
-COOKIE = "telemetry-agent"
+_COOKIE = "telemetry-agent"
 _COOKIE_S = 30 * 86400
 _OPEN_PATHS = ("/login", "/static/")
 _WRONG_TOKENS = 10
@@ -120,7 +120,11 @@ class AccessPolicy:
         secure = "; Secure" if _origin(headers).scheme == "https" else ""
         # Without a path the browser uses it for the folder of the form, which may have any name
         # behind a proxy. So the place to go to is relative, too.
-        cookie = f"{COOKIE}={self._pass}; Max-Age={_COOKIE_S}; HttpOnly; SameSite=Strict{secure}"
+        # Each token has a cookie of its own: a browser sends those of one host to all its ports,
+        # and several devices may be at ports of this machine (ssh -L). Not Strict: the browser
+        # would show the form again to a viewer who follows a link.
+        name = f"{_COOKIE}-{self._pass[:8]}"
+        cookie = f"{name}={self._pass}; Max-Age={_COOKIE_S}; HttpOnly; SameSite=Lax{secure}"
         return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
 
     def _check(self, token: str, peer: str, now_s: float) -> Response | None:
@@ -151,7 +155,9 @@ class AccessPolicy:
 
     def _has_pass(self, headers: Headers) -> bool:
         cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
-        return any(name == COOKIE and _same(value, self._pass) for name, _, value in cookies)
+        return any(
+            name.startswith(_COOKIE) and _same(value, self._pass) for name, _, value in cookies
+        )
 
 
 def guarded(app: ASGIApp, access: AccessPolicy, policy: str) -> ASGIApp:

@@ -134,11 +134,11 @@ class Page:
         if agent.names:
             raise ConfigError(
                 "page.names: everyone who reaches the proxy could see where this device is",
-                "set page.token_file",
+                f"set page.token_file{or_credential('page_token')}",
             )
         if not is_loopback(host):
             raise ConfigError(
                 f"page.listen: everyone who reaches {host} could see where this device is",
-                f"set page.token_file, or listen on 127.0.0.1{or_credential('page_token')}",
+                f"listen on 127.0.0.1, or set page.token_file{or_credential('page_token')}",
             )
         return None

@@ -318,7 +318,9 @@ def _extent_e7(points: Iterable[Point]) -> float:
     boxes: dict[int, tuple[int, int, int, int]] = {}
     for _, lat, lon, _, flags in points:
         south, north, west, east = boxes.get(flags & GLITCH, (lat, lat, lon, lon))
-        boxes[flags & GLITCH] = min(south, lat), max(north, lat), min(west, lon), max(east, lon)
+        # As a browser draws it: a track over the antimeridian continues beyond 180 degrees.
+        x = lon + _TURN_E7 * round(((west + east) / 2 - lon) / _TURN_E7)
+        boxes[flags & GLITCH] = min(south, lat), max(north, lat), min(west, x), max(east, x)
     south, north, west, east = boxes.get(0) or boxes.get(GLITCH) or (0, 0, 0, 0)
     return max(north - south, east - west, 1)
 

@@ -150,7 +150,7 @@ def a_file_for_a_port(bench: Bench) -> None:
 def a_port_that_the_agent_may_not_read(bench: Bench) -> None:
     device = bench.plug_in()
     os.fchown(device, 0, 5)
-    os.fchmod(device, 0o620)
+    os.fchmod(device, 0o660)
     bench.user = "nobody"
     bench.state.chmod(0o777)
     bench.folder.chmod(0o755)

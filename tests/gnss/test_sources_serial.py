@@ -182,15 +182,26 @@ def test_programs_that_ask_for_no_lock_are_kept_off_until_the_close(
         os.seteuid(user)
 
 
-def test_a_forbidden_device_names_the_group_to_join(line: Line, source: SerialSource) -> None:
+@pytest.mark.parametrize(
+    ("group", "mode", "remedy"),
+    [
+        ("uucp", 0o660, r"`sudo usermod -aG uucp \w+`, then log in again"),
+        ("uucp", 0o600, r'put .*KERNEL=="\d+", GROUP="dialout"'),
+        ("root", 0o600, 'put .*GROUP="dialout"'),
+        ("nogroup", 0o660, "`sudo telemetry-agent doctor` shows what to do"),  # PrivateUsers=
+    ],
+)
+def test_a_forbidden_device_names_how_to_permit_it(
+    line: Line, source: SerialSource, group: str, mode: int, remedy: str
+) -> None:
     user = os.geteuid()
-    if user == 0:
-        os.chown(line.device, -1, grp.getgrnam("uucp").gr_gid)
-    group = line.device.group()
-    line.device.chmod(0)
+    if user != 0:
+        pytest.skip("only root can give a device to a group")
+    os.chown(line.device, -1, grp.getgrnam(group).gr_gid)
+    line.device.chmod(mode)
     try:
         as_nobody()
-        with pytest.raises(SourceError, match=rf"no permission .* `sudo usermod -aG {group} \w+`"):
+        with pytest.raises(SourceError, match=f"no permission to read .*: {remedy}"):
             source.open()
     finally:
         os.seteuid(user)

@@ -401,8 +401,14 @@ const stories = {
     await page.keyboard.press("Enter");
     await until(page, () => window.page?.track.size > 0);
     const [cookie] = await page.context().cookies();
-    assert.ok(cookie.httpOnly && cookie.sameSite === "Strict" && !cookie.value.includes(token));
+    assert.ok(cookie.httpOnly && cookie.sameSite === "Lax" && !cookie.value.includes(token));
     assert.ok(!(await page.content()).includes(token));
+    // A link on another site leads to the page, not to the form again.
+    await page.route("http://wiki.example/", (route) =>
+      route.fulfill({ contentType: "text/html", body: `<a href="${url}">van-07</a>` }));
+    await page.goto("http://wiki.example/");
+    await page.click("a");
+    await until(page, () => window.page?.track.size > 0);
   },
 
   /** Tiles of a server: with the origin as Referer, sharp on a sharp screen, turned in the dark. */
@@ -660,7 +666,7 @@ const stories = {
     assert.equal(page.url(), url);
     const [cookie, ...others] = await page.context().cookies();
     assert.deepEqual(others, []);
-    assert.ok(cookie.secure && cookie.httpOnly && cookie.sameSite === "Strict");
+    assert.ok(cookie.secure && cookie.httpOnly && cookie.sameSite === "Lax");
     assert.equal(cookie.path, new URL(url).pathname.replace(/\/$/, ""));
     const [file] = await Promise.all([
       page.waitForEvent("download"),

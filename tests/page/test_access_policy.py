@@ -118,7 +118,7 @@ def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
     assert "Secure" not in cookie
     assert "Path" not in cookie
     assert TOKEN not in cookie
-    assert "; HttpOnly; SameSite=Strict" in cookie
+    assert "; HttpOnly; SameSite=Lax" in cookie
     pair = cookie.partition(";")[0]
     assert status(policy, "GET", "/events", OURS | {"cookie": f"a=b; {pair}"}) == 200
     assert status(policy, "POST", "/retry", SAME | {"cookie": pair}) == 200
@@ -128,6 +128,18 @@ def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
     assert (
         status(AccessPolicy(set(), TOKEN + "2"), "GET", "/events", OURS | {"cookie": pair}) == 401
     )
+
+
+def test_two_devices_at_ports_of_one_host_keep_their_viewers() -> None:
+    policies = [AccessPolicy(set(), token) for token in (TOKEN, f"{TOKEN}2")]
+    pairs = [
+        str(cookie_of(p, t, SAME)).partition(";")[0]
+        for p, t in zip(policies, (TOKEN, f"{TOKEN}2"), strict=True)
+    ]
+    # Of one name the browser keeps the last one.
+    kept = {pair.partition("=")[0]: pair for pair in pairs}
+    for policy in policies:
+        assert status(policy, "GET", "/", OURS | {"cookie": "; ".join(kept.values())}) == 200
 
 
 def test_the_password_that_a_proxy_asked_for_is_no_wrong_token() -> None:

@@ -97,6 +97,18 @@ def test_rows_that_were_not_read_yet_are_shown_from_the_disk(queue: AckQueue) ->
     assert [row for row, *_, begins in found if begins] == [1001]
 
 
+@pytest.mark.parametrize("west_e7", [115_000_000, 1_798_000_000])
+def test_a_track_over_the_antimeridian_is_shown_as_exactly_as_elsewhere(
+    queue: AckQueue, west_e7: int
+) -> None:
+    for number in range(4000):
+        lon_e9 = 100 * ((west_e7 + 1000 * number + 1_800_000_000) % 3_600_000_000 - 1_800_000_000)
+        queue.put(fix(number)._replace(lon_e9=lon_e9), "van-07")
+    queue.commit()
+    _, packed, exact_e7 = TrackIndex(queue, never, ParkingRule()).shown(Wanted(across_px=1000))
+    assert (len(rows(packed)), exact_e7) == (1001, 3999)
+
+
 def test_of_too_many_rows_the_newest_are_read_from_the_disk(
     queue: AckQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -478,8 +478,8 @@ def test_no_secret_of_the_config_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "token", "says"),
     [
-        ({"listen": ("0.0.0.0", 8077)}, None, "set page.token_file, or listen on 127.0.0.1"),
-        ({"listen": ("van-07.local", 8077)}, None, "set page.token_file, or listen on 127.0.0.1"),
+        ({"listen": ("0.0.0.0", 8077)}, None, "listen on 127.0.0.1, or set page.token_file"),
+        ({"listen": ("van-07.local", 8077)}, None, "listen on 127.0.0.1, or set page.token_file"),
         ({"listen": ("127.0.0.1", 8077)}, "short", "at least 16 characters"),
         ({"listen": ("127.0.0.1", 8077)}, "", "is empty"),
         ({"names": ("van.example.com",)}, None, "set page.token_file"),

@@ -37,6 +37,14 @@ test("the world is a square from north-west to south-east", () => {
   assert.ok(Math.abs(track.x[1]) < 1e-9 && Math.abs(track.y[1]) < 1e-6);
 });
 
+test("what is nearer to a pole than the map reaches is at its edge", () => {
+  const track = new Track();
+  track.add(1, 899_990_000, 0, 0, 0);
+  track.add(2, 900_000_000, 0, 0, 0);
+  track.add(3, -900_000_000, 0, 0, 0);
+  assert.deepEqual([...track.y.slice(0, 3)].map((y) => Math.round(y * 1e6)), [0, 0, 1e6]);
+});
+
 test("a track over the antimeridian is one", () => {
   const track = new Track();
   for (const [row, lon] of [[1, 179.9], [2, -179.9], [3, -179.8], [4, 179.95]]) {

@@ -5,6 +5,7 @@ import {
   accuracy, coordinates, disk, endpoint, headline, lostContact, motion, network, receiver, size, span,
 } from "../../telemetry_agent/page/static/words.js";
 import { angle } from "../../telemetry_agent/page/static/graticule.js";
+import { end } from "../../telemetry_agent/page/static/times.js";
 
 const plain = (text) => text.replaceAll("\u00a0", " ");
 
@@ -145,4 +146,10 @@ test("numbers are said as one says them", () => {
   assert.equal(angle(-0.5, 1, "E", "W"), "0°30′W");
   assert.equal(angle(0, 0, "N", "S"), "0°");
   assert.equal(angle(-180, 0, "E", "W"), "180°");
+});
+
+test("the end of a trip has its day, unless that is the day of the beginning", () => {
+  const noon = new Date(2026, 10, 23, 12).getTime();
+  assert.equal(end(noon, noon + 3_600_000), "13:00");
+  assert.equal(end(noon, noon + 27 * 3_600_000), "Tue, 24 Nov 2026, 15:00");
 });

@@ -13,6 +13,7 @@ locks and systemd's units still show some users of a port.
 All files are read below ``root``, so that tests can provide a machine.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -190,6 +191,10 @@ def _target(root: Path, link: Path) -> str | None:
         return None
 
 
+_NOT_SHOWN = 65534
+"""The group of every file of a group that is not ours, inside the service's PrivateUsers=."""
+
+
 class Holder(NamedTuple):
     """A process that uses a port."""
 
@@ -271,6 +276,20 @@ def explain(device: Path, by: Holder, root: Path = Path("/")) -> Advice:
         return Advice(f"another telemetry-agent (pid {by.pid}) has {device}", "stop it")
     remedy = _REMEDIES.get(by.program, f"stop that program (`sudo kill {by.pid}`)")
     return Advice(f"{who} has {device}", remedy)
+
+
+def how_to_permit(device: Path, user: str, then: str = "log in again") -> str:
+    """How ``user`` gets the right to read and write a port, and what makes that effective."""
+    with contextlib.suppress(OSError, KeyError):  # it has just gone, or its group has no name
+        status = device.stat()
+        if status.st_gid == _NOT_SHOWN:
+            return "`sudo telemetry-agent doctor` shows what to do"
+        if status.st_gid and status.st_mode & 0o060 == 0o060:
+            return f"`sudo usermod -aG {device.group()} {user}`, then {then}"
+    return (
+        f'put SUBSYSTEM=="tty", KERNEL=="{device.resolve().name}", GROUP="dialout", '
+        'MODE="0660" into a .rules file in /etc/udev/rules.d, then reboot'
+    )
 
 
 def getty_remedy(tty: str, root: Path = Path("/")) -> str:

@@ -7,7 +7,6 @@ may point to another node after the cable was unplugged, so each open follows th
 import contextlib
 import errno
 import fcntl
-import grp
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ import serial
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, SourceError, in_shell
 from telemetry_agent.gnss.sources import BusyError
-from telemetry_agent.gnss.sources.machine import candidate, explain, holder
+from telemetry_agent.gnss.sources.machine import candidate, explain, holder, how_to_permit
 from telemetry_agent.gnss.sources.on_connect import OnConnect
 from telemetry_agent.gnss.sources.protocols import BAUD_RATES, Trial, protocol
 from telemetry_agent.model import ReceiverState
@@ -288,8 +287,7 @@ class SerialSource:
                 )
             case errno.EACCES | errno.EPERM:
                 return SourceError(
-                    f"no permission to read {self.name}",
-                    f"`sudo usermod -aG {self._group()} {_user()}`, then log in again",
+                    f"no permission to read {self.name}", how_to_permit(self._path, _user())
                 )
             case errno.ENOTTY:
                 return SourceError(
@@ -297,14 +295,6 @@ class SerialSource:
                     "name the receiver's device, such as /dev/ttyACM0",
                 )
         return SourceError(f"{self.name} cannot be opened: {error}")
-
-    def _group(self) -> str:
-        """The group that may read it: ``dialout`` on Debian, ``uucp`` elsewhere."""
-        try:
-            group = self._path.stat().st_gid
-            return grp.getgrgid(group).gr_name if group else "dialout"
-        except (OSError, KeyError):
-            return "dialout"
 
 
 def detect_baud(path: Path, root: Path = Path("/")) -> int | None:

@@ -12,6 +12,8 @@ export const day = (ms) => DAY.format(ms);
 export const minute = (ms) => MINUTE.format(ms);
 /** With the day, unless that is today. */
 export const moment = (ms) => (day(ms) === day(Date.now()) ? minute(ms) : `${DATE.format(ms)}, ${minute(ms)}`);
+/** With the day, unless that is the day of the beginning. */
+export const end = (from, ms) => (day(ms) === day(from) ? minute(ms) : `${day(ms)}, ${minute(ms)}`);
 export const local = (ms) => `${DAY.format(ms)}, ${SECOND.format(ms)}`;
 export const utc = (ms) => `${UTC.format(ms)} UTC`;
 

@@ -9,6 +9,7 @@
 
 export const POINT_BYTES = 24;
 const TURN = 3.6e9;
+const NORTHMOST = 85.0511287798; // where a map in Web Mercator ends, as for Leaflet
 const ARRIVAL_MS = 1400;
 const LIT_FROM = 4;
 /** What is known of each position. */
@@ -73,7 +74,8 @@ export class Track {
     this.time[i] = time;
     this.begins[i] = flags & 1;
     this.glitch[i] = (flags >> 1) & 1;
-    const sine = Math.sin((lat / 1e7) * (Math.PI / 180));
+    const seen = Math.max(-NORTHMOST, Math.min(NORTHMOST, lat / 1e7)); // beyond it: at the edge
+    const sine = Math.sin(seen * (Math.PI / 180));
     this.x[i] = this.lon[i] / TURN + 0.5;
     this.y[i] = 0.5 - Math.log((1 + sine) / (1 - sine)) / (4 * Math.PI);
     if (row > this.last) this.last = row;

@@ -2,7 +2,7 @@
 
 import { $, make } from "./dom.js";
 import { many, span } from "./words.js";
-import { day, inputValue, minute } from "./times.js";
+import { day, end, inputValue, minute } from "./times.js";
 import { distance, speed } from "./units.js";
 
 const AGAIN_MS = 15_000;
@@ -75,7 +75,7 @@ export class TripList {
   }
 
   #trip(trip) {
-    const until = trip.open ? "now" : minute(trip.end_ms);
+    const until = trip.open ? "now" : end(trip.start_ms, trip.end_ms);
     const name = `${minute(trip.start_ms)} – ${until}`;
     const range = {
       since: trip.start_ms / 1000,
