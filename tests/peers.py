@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from ports import free_port
-from processes import Running, running
+from processes import running
 
 
 def program(name: str, *folders: str) -> str:
@@ -130,31 +130,21 @@ def postgresql(folder: Path) -> Iterator[str]:
     folders = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin")]
     initdb, server = program("initdb", *folders), program("postgres", *folders)
     data, port = folder / "data", free_port()
-    demoted: dict[str, Any] = {}
+    demoted: tuple[str, ...] = ()
     if os.geteuid() == 0:
         user = pwd.getpwnam("postgres")
-        demoted = {"user": user.pw_uid, "group": user.pw_gid}
-        for part in (folder, *folder.parents):
-            if part == Path("/tmp"):
-                break
-            part.chmod(part.stat().st_mode | 0o011)
         os.chown(folder, user.pw_uid, user.pw_gid)
+        # The folders above are root's alone, and another run of the tests closes them again.
+        may = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
+        who = (f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
+        demoted = ("setpriv", *who, *may)
     made = ["-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
     if not data.exists():
-        subprocess.run(
-            [initdb, *made], check=True, stdout=subprocess.DEVNULL, cwd=folder, **demoted
-        )
+        subprocess.run([*demoted, initdb, *made], check=True, stdout=subprocess.DEVNULL, cwd=folder)
     args = ["-D", str(data), "-p", str(port), "-k", str(folder), "-c", "listen_addresses="]
-    with _demoted(server, *args, cwd=folder, **demoted) as started:
+    with running(*demoted, server, *args, cwd=folder) as started:
         started.wait_for_line("ready to accept connections")
         yield f"host={folder} port={port} user=postgres dbname=postgres"
-
-
-@contextlib.contextmanager
-def _demoted(*args: str, cwd: Path, **who: Any) -> Iterator[Running]:
-    prefix = ["setpriv", f"--reuid={who['user']}", f"--regid={who['group']}", "--clear-groups"]
-    with running(*(prefix if who else []), *args, cwd=cwd) as started:
-        yield started
 
 
 @contextlib.contextmanager

@@ -307,7 +307,8 @@ def test_other_methods_and_paths(agent: Agent) -> None:
     assert agent.ask("POST", agent.path + "?token=1", json.dumps(batch(1)).encode())[0] == 200
 
 
-def test_gzip_is_taken(endpoint: Endpoint, agent: Agent) -> None:
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip"])
+def test_gzip_is_taken(encoding: str, endpoint: Endpoint, agent: Agent) -> None:
     body = gzip.compress(json.dumps(batch(*range(1, 1001))).encode())
     assert agent.post(body, **{"Content-Encoding": "gzip"}) == (
         200,
@@ -345,6 +346,7 @@ def test_a_body_that_is_too_large_is_heard_out_and_refused(agent: Agent) -> None
         ("Transfer-Encoding: chunked\r\n", 411),
         ("Content-Length: 1x\r\n", 400),
         ("Content-Length: -1\r\n", 400),
+        ("Content-Length: 1\r\nContent-Length: 2\r\n", 400),
         ("Content-Length: 99999999999999999999999\r\n", 400),
     ],
 )
@@ -352,6 +354,14 @@ def test_a_request_must_say_its_length(head: str, status: int, endpoint: Endpoin
     answer = raw(endpoint, f"POST /v1/fixes HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     assert b'{"error": "' in answer
+
+
+def test_a_body_where_none_is_read_is_not_the_next_request(endpoint: Endpoint) -> None:
+    inner = json.dumps(batch(1)).encode()
+    post = b"POST /v1/fixes HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(inner), inner)
+    head = f"GET /v1/agents HTTP/1.1\r\nContent-Length: {len(post)}\r\n\r\n".encode()
+    assert raw(endpoint, head + post).count(b"HTTP/1.1 200") == 1
+    assert endpoint.count() == 0
 
 
 def test_what_is_not_http_is_no_trouble(endpoint: Endpoint, agent: Agent) -> None:
@@ -518,6 +528,24 @@ def test_a_full_disk_is_answered_with_later(endpoint: Endpoint, agent: Agent) ->
     assert (status, answer) == (503, {"error": "cannot store: database or disk is full"})
     endpoint._store._db.execute("PRAGMA max_page_count = 100000")
     assert agent.send(body) == (200, {"received": 999, "stored": 999, "known": 0})
+
+
+@pytest.mark.parametrize("end", ["", "-wal"])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_nothing_is_acknowledged_into_a_file_that_nobody_finds(
+    end: str, *, is_replaced: bool, tmp_path: Path, endpoint: Endpoint, agent: Agent
+) -> None:
+    assert agent.send(batch(1))[0] == 200
+    file = tmp_path / f"received.db{end}"
+    backup = tmp_path / "backup"
+    backup.write_bytes(file.read_bytes())
+    if is_replaced:
+        backup.replace(file)
+    else:
+        file.unlink()
+    said = f"{file} was moved, deleted or replaced: start `receive` again"
+    assert agent.send(batch(2)) == (503, {"error": said})
+    assert agent.ask("GET", "/v1/audit") == (503, {"error": said})
 
 
 # ---- the command

@@ -100,7 +100,7 @@ def _audit(db: Path, *, as_json: bool) -> int:
         raise StorageError(
             f"the database {db} does not exist: name the database of `receive` with --db"
         )
-    with closing(FixDatabase(db)) as database:
+    with closing(FixDatabase(db, read_only=True)) as database:
         audits = database.audits()
     if as_json:
         click.echo(json.dumps(audits))
@@ -108,4 +108,4 @@ def _audit(db: Path, *, as_json: bool) -> int:
         click.echo("no agent has sent an account of its streams yet")
     else:
         click.echo("\n".join(line for each in audits for line in lines(each)))
-    return 0 if all(each["complete"] for each in audits) else 1
+    return 0 if audits and all(each["complete"] for each in audits) else 1

@@ -137,9 +137,9 @@ def parse(body: bytes, encoding: str) -> NativeRequest:
 
 
 def _unpack(body: bytes, encoding: str) -> bytes:
-    if encoding == "identity":
+    if encoding.lower() == "identity":
         return body
-    if encoding != "gzip":
+    if encoding.lower() not in {"gzip", "x-gzip"}:  # RFC 9110, 8.4.1
         raise RefusedError(415, "Content-Encoding must be gzip or absent")
     stream = zlib.decompressobj(wbits=31)
     try:

@@ -1,15 +1,18 @@
 """The endpoint's audit: what it can prove from its rows and the agents' accounts."""
 
 import json
+import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import run_agent
 
 from telemetry_agent.errors import StorageError
 from telemetry_agent.lab.endpoint import Endpoint
@@ -234,6 +237,32 @@ def test_a_database_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             urllib.request.urlopen(endpoint.url.replace("/v1/fixes", "/v1/audit"))
         with pytest.raises(StorageError, match=r"cannot read .*received\.db: no such table"):
             endpoint.audits()
+
+
+def test_the_command_changes_nothing_and_waits_for_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "received.db"
+    fixes = [{"seq": 1, "time": time_of(1), "lat": 48.1, "lon": 11.5}]
+    said = {"streams": [{"stream": STREAM, "through": 1, "recorded": 1}]}
+    with Endpoint("127.0.0.1:0", path) as endpoint:
+        send(endpoint.url, fixes, said)
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            assert audit_of(path) == (0, f"van-07: complete until {time_of(1)}\n")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert audit_of(path)[0] == 0
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_database_that_knows_of_nothing_is_not_complete(tmp_path: Path) -> None:
+    path = tmp_path / "received.db"
+    with Endpoint("127.0.0.1:0", path):
+        pass
+    assert audit_of(path) == (1, "no agent has sent an account of its streams yet\n")
+
+
+def audit_of(path: Path) -> tuple[int, str]:
+    done = run_agent("receive", "--audit", "--db", str(path))
+    return done.returncode, done.stdout
 
 
 def send(url: str, fixes: list[dict[str, Any]], agent: dict[str, Any] | None) -> Any:

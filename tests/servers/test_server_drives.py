@@ -91,5 +91,7 @@ def test_what_a_server_cannot_take_is_held_and_nothing_is_lost(tmp_path: Path) -
         unknown.put(5)
         assert unknown.work() is not None
         assert unknown.counts == (5, 0, 0, 0)
-        assert "a webhook that it does not know" in str(unknown.uploader.status().last_error)
+        assert "Home Assistant does not know the webhook" in str(
+            unknown.uploader.status().last_error
+        )
         unknown.close()

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import threading
+from os.path import samestat
 from pathlib import Path
 from typing import Any
 
@@ -40,29 +41,42 @@ _UNACCOUNTED = """SELECT device, count(*), max(time) FROM fixes
 class FixDatabase:
     """One connection to the database, under a lock."""
 
-    def __init__(self, path: Path) -> None:
-        """Open it.
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open it; ``read_only``: as it is, also beside a running endpoint.
 
         Raises:
-            StorageError: it cannot be written, or is a database of another program.
+            StorageError: it cannot be opened, or is a database of another program.
         """
         self._lock = threading.Lock()
         self._path = path
+        log = Path(f"{path}-wal")
+        # Without a log nobody writes to it, and a disk that is read-only has no place for locks.
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable={int(not log.exists())}"
         try:
-            self._db = sqlite3.connect(path, check_same_thread=False)
+            self._db = sqlite3.connect(
+                uri if read_only else path, uri=read_only, check_same_thread=False
+            )
             kinds = dict(self._db.execute("SELECT name, type FROM sqlite_master"))
             if kinds and kinds.get("fixes") != "table":  # such as the queue of an agent
                 self._db.close()
                 raise StorageError(f"{path} is a database of another program: choose another --db")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("BEGIN IMMEDIATE")  # fails now if the file cannot be written
-            self._db.execute(_FIXES)
-            self._db.execute(_REPORTS)
-            self._db.execute(_ACCOUNTS)
-            self._db.commit()
-        except sqlite3.Error as error:
-            raise StorageError(f"cannot write {path}: {error}: choose another --db") from error
+            if not read_only:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.execute("BEGIN IMMEDIATE")  # fails now if the file cannot be written
+                for table in (_FIXES, _REPORTS, _ACCOUNTS):
+                    self._db.execute(table)
+                self._db.commit()
+            self._opened = {file: file.stat() for file in (path, log) if file.exists()}
+        except (sqlite3.Error, OSError) as error:
+            verb = "read" if read_only else "write"
+            raise StorageError(f"cannot {verb} {path}: {error}: choose another --db") from error
+
+    def _check_files(self) -> None:
+        """SQLite would go on with a deleted or replaced file, and nobody would find the fixes."""
+        for file, then in self._opened.items():
+            if not file.exists() or not samestat(file.stat(), then):
+                raise StorageError(f"{file} was moved, deleted or replaced: start `receive` again")
 
     def put(self, request: NativeRequest) -> int:
         """Commit; return how many fixes were new.
@@ -83,7 +97,8 @@ class FixDatabase:
                 ).rowcount
                 if request.agent is not None:
                     self._put_report(name, request.agent)
-        except sqlite3.Error as error:
+            self._check_files()
+        except (sqlite3.Error, OSError) as error:
             raise StorageError(f"cannot store: {error}") from error
         return max(0, stored)
 
@@ -133,8 +148,9 @@ class FixDatabase:
         """
         try:
             with self._lock:
+                self._check_files()
                 return self._db.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StorageError(f"cannot read {self._path}: {error}") from error
 
     def close(self) -> None:

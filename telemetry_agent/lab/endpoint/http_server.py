@@ -47,6 +47,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if look := self._look():
+            # A body is not read, and would be the next request.
+            if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+                self.close_connection = True
             self._answer_with(look)
         else:
             self.send_error(HTTPStatus.NOT_IMPLEMENTED)
@@ -99,20 +102,20 @@ class _Handler(BaseHTTPRequestHandler):
         return None if fault == "drop" else answer
 
     def _body(self) -> bytes:
-        length = self.headers.get("Content-Length")
-        if length is None or "Transfer-Encoding" in self.headers:
-            self.close_connection = True
+        lengths = self.headers.get_all("Content-Length", [])
+        closes, self.close_connection = self.close_connection, True  # until the body was read
+        if not lengths or "Transfer-Encoding" in self.headers:
             raise RefusedError(411, "Content-Length is needed")
-        if not re.fullmatch(r"\d{1,18}", length, re.ASCII):
-            self.close_connection = True
+        if len(lengths) > 1 or not re.fullmatch(r"\d{1,18}", lengths[0], re.ASCII):
             raise RefusedError(400, "Content-Length is not a number")
-        if int(length) > BODY_MAX_BYTES:
-            self.close_connection = True
-            self._drain(int(length))
+        length = int(lengths[0])
+        if length > BODY_MAX_BYTES:
+            self._drain(length)
             raise RefusedError(413, f"more than {BODY_MAX_BYTES} bytes")
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):
+        body = self.rfile.read(length)
+        if len(body) < length:
             raise ConnectionResetError
+        self.close_connection = closes
         return body
 
     def _drain(self, length: int) -> None:
