@@ -344,7 +344,7 @@ Headers = Annotated[dict[str, str], _STRUCTURE, Checks(_headers)]
 
 def _host_and_port(value: object) -> tuple[str, int] | None:
     """``"host:port"`` or ``"[::1]:port"``; None for an empty text."""
-    if not value:
+    if value is None or value == "":
         return None
     host, _, port = str(value).rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
@@ -355,5 +355,7 @@ def _host_and_port(value: object) -> tuple[str, int] | None:
 _TEXT_SCHEMA = {"type": "string"}
 HostAndPort = Annotated[tuple[str, int] | None, Checks(_host_and_port, _TEXT_SCHEMA, reads=True)]
 OptionalPath = Annotated[
-    Path | None, _NO_NUL, Checks(lambda value: value or None, _TEXT_SCHEMA, reads=True)
+    Path | None,
+    _NO_NUL,
+    Checks(lambda value: None if value == "" else value, _TEXT_SCHEMA, reads=True),
 ]
