@@ -88,9 +88,10 @@ def duration_s(value: object) -> float:
         ValueError: it is not a duration.
     """
     match = _DURATION.fullmatch(str(value).strip())
-    if isinstance(value, bool) or match is None:
+    seconds = float(match[1]) * _DURATION_UNITS_S[match[2] or "s"] if match else math.inf
+    if isinstance(value, bool) or math.isinf(seconds):  # of 309 digits
         raise ValueError(f"must be {_DURATION_ALLOWED}")
-    return float(match[1]) * _DURATION_UNITS_S[match[2] or "s"]
+    return seconds
 
 
 def duration_text(seconds: float) -> str:

@@ -71,6 +71,7 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ("timout = 3", "upload.timout is not a key of the config; did you mean upload.timeout?"),
         ("[quue]\nmax_size = 1", "quue is not a key of the config; did you mean [queue]?"),
         ('timeout = "soon"', "upload.timeout = 'soon': must be a duration such as"),
+        (f'timeout = "{"9" * 309}d"', "must be a duration such as"),
         ('interval = "1s"', "upload.interval is not a key of the config; did you mean sampling.i"),
         ("[uploads]\ntimeout = 3", "uploads is not a key of the config; did you mean [upload]?"),
         ('token = "x"', "upload.token is not a key of the config; did you mean upload.token_file"),
