@@ -167,12 +167,13 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class AtRest:
-    """The answer where no agent runs."""
+    """The answer where no agent answers."""
 
     protocol: Annotated[int, "version of this JSON"] = PROTOCOL
     running: Annotated[bool, "whether an agent answered"] = False
     queue: QueueView | None = None
     note: Annotated[str | None, "why the queue cannot be read"] = None
+    busy: Annotated[bool, "whether a process holds the queue: an agent that starts or ends"] = False
 
 
 def as_json(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,8 @@ def _run(args: list[str]) -> Any:
 
 def run_daemon(config_path: Path | None) -> int:
     """Run the daemon. Returns the exit status. Without click, which would keep 1.2 MB of memory."""
+    # A small board imports for a second: a signal waits for the service, which blocks them as well.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     from telemetry_agent.clock import Clock  # noqa: PLC0415 - no other command needs all this
     from telemetry_agent.daemon import logs  # noqa: PLC0415
     from telemetry_agent.daemon.service import Service  # noqa: PLC0415

@@ -8,6 +8,7 @@ from io import FileIO
 
 import click
 
+from telemetry_agent.cli.options import day
 from telemetry_agent.errors import SourceError
 from telemetry_agent.fields import fix_json
 from telemetry_agent.gnss.decoder import Decoder
@@ -39,7 +40,7 @@ _DATE = "`--date YYYY-MM-DD` gives this recording a day"
 )
 @click.option(
     "--date",
-    type=click.DateTime(["%Y-%m-%d"]),
+    type=day,
     metavar="YYYY-MM-DD",
     help="The day of the first position, for a recording that carries no date.",
 )
@@ -49,8 +50,8 @@ def command(*, file: str, stats: bool, fix_rollover: bool, date: datetime | None
     FILE is a recording of a receiver. Without FILE, or with -, standard input is decoded as it
     arrives.
     """
-    day = (date - _EPOCH).days if date else None
-    decoder = Decoder(fix_rollover=fix_rollover, prove_rollover=False, day=day, eager=False)
+    days = (date - _EPOCH).days if date else None
+    decoder = Decoder(fix_rollover=fix_rollover, prove_rollover=False, day=days, eager=False)
     sampler = Sampler(SamplingPolicy(interval_s=0))  # for metres and jumps; it keeps all fixes
     fixes, begin = 0, b""
     for data in _read(file):

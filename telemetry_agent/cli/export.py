@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.options import config_option, instant_callback, progress_bar, say
+from telemetry_agent.cli.options import config_option, day, instant_callback, progress_bar, say
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.daemon.client import ask_or_read
@@ -35,10 +35,7 @@ from telemetry_agent.export.trips import ParkingRule
 @click.option("--since", metavar="TIME", callback=instant_callback, help="Default: the oldest fix.")
 @click.option("--until", metavar="TIME", callback=instant_callback, help="Default: the newest fix.")
 @click.option(
-    "--day",
-    metavar="YYYY-MM-DD",
-    type=click.DateTime(["%Y-%m-%d"]),
-    help="One day in this machine's time zone.",
+    "--day", "of", metavar="YYYY-MM-DD", type=day, help="One day in this machine's time zone."
 )
 @click.option(
     "--trip",
@@ -49,7 +46,7 @@ from telemetry_agent.export.trips import ParkingRule
 @click.option(
     "--output",
     metavar="PATH",
-    type=click.Path(path_type=Path),
+    type=lambda value: None if value == "-" else Path(value),
     help="A file, or a folder, where the name is device and date. Default: standard output.",
 )
 def command(
@@ -58,7 +55,7 @@ def command(
     name: str | None,
     since: dict[str, Any],
     until: dict[str, Any],
-    day: datetime | None,
+    of: datetime | None,
     trip: int | None,
     output: Path | None,
 ) -> None:
@@ -67,12 +64,12 @@ def command(
     TIME is a fix's own time such as 2026-11-23T12:35:19Z, or a time before the newest fix: 2h.
     A file gets its name when it is complete.
     """
-    chosen = bool(since or until) + (day is not None) + (trip is not None)
+    chosen = bool(since or until) + (of is not None) + (trip is not None)
     if chosen > 1:
         raise click.UsageError("--day, --trip and --since with --until exclude each other.")
-    if day is not None:
-        since = {"since_ms": round(day.timestamp() * 1000)}
-        until = {"until_ms": round((day + timedelta(days=1)).timestamp() * 1000)}
+    if of is not None:
+        since = {"since_ms": round(of.timestamp() * 1000)}
+        until = {"until_ms": round((of + timedelta(days=1)).timestamp() * 1000)}
     if name is None:
         name = output.suffix[1:].lower() if output else ""
         if name not in FORMATS:

@@ -25,6 +25,7 @@ from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer,
 from telemetry_agent.errors import AgentError, ConfigError, SourceError, UsageError, in_shell
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
+from telemetry_agent.small_files import read_small_file
 
 _PATIENCE = Patience(silent_s=5.0, position_s=1.5, none_s=5.0)
 _TRIAL_S = 12.0
@@ -321,7 +322,7 @@ def _ask_token(kind: str, given: Path | None, *, asks: bool) -> Path | None:
 def _unreadable(path: Path) -> str | None:
     """Why the service could not read a file, and the remedy; that root can read it is no proof."""
     try:
-        path.stat()
+        read_small_file(path)
     except PermissionError:
         pass
     except OSError as error:

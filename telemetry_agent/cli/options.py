@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, time
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,6 +83,15 @@ def duration(value: str) -> float:
         return duration_s(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: {error}") from None
+
+
+def day(value: str) -> datetime:
+    """The type of an option with a value such as ``2026-11-23``: its beginning, without a zone."""
+    with suppress(ValueError):
+        found = datetime.fromisoformat(value)
+        if 1970 <= found.year < 9999 and found.time() == time():  # so that zones cannot overflow
+            return found
+    raise click.BadParameter(f"{value!r}: a day such as 2026-11-23")
 
 
 def instant_callback(

@@ -15,7 +15,7 @@ from telemetry_agent.clock import span
 from telemetry_agent.config.files import queue_path
 from telemetry_agent.daemon import client
 from telemetry_agent.disks import size
-from telemetry_agent.errors import AgentError
+from telemetry_agent.errors import AgentError, QueueLockedError
 from telemetry_agent.snapshot import (
     AtRest,
     Counts,
@@ -86,7 +86,7 @@ def _at_rest(path: Path | None, config_path: Path | None) -> Snapshot | AtRest:
         (stats,) = at_rest.look(path, notes.append, lambda queue: iter([queue.stats()]))
         view = queue_view(stats, path.parent)
     except AgentError as error:
-        return AtRest(note=str(error))
+        return AtRest(note=str(error), busy=isinstance(error, QueueLockedError))
     return AtRest(queue=view, note=notes[0] if notes else None)
 
 
@@ -95,18 +95,30 @@ def _text(view: Snapshot | AtRest, end: str = "\n", *, in_json: bool) -> str:
 
 
 def _watch(path: Path | None, *, as_json: bool) -> None:
-    """It never opens the queue: that would keep an agent from starting."""
+    """It never opens the queue, but looks whether an agent that starts or ends holds it."""
+    from telemetry_agent.ackqueue.file.lock import check_at_rest  # noqa: PLC0415 - imports SQLite
+
+    def view() -> Snapshot | AtRest:
+        if (found := running(path)) is not None:
+            return found
+        try:
+            if path is not None:
+                check_at_rest(path)
+        except QueueLockedError as error:
+            return AtRest(note=str(error), busy=True)
+        return AtRest()
+
     tick = threading.Event()
     if as_json or not sys.stdout.isatty():
         while True:
-            click.echo(_text(running(path) or AtRest(), "; ", in_json=as_json))
+            click.echo(_text(view(), "; ", in_json=as_json))
             tick.wait(_WATCH_EVERY_S)
     from rich.live import Live  # noqa: PLC0415 - slow to import, and not needed elsewhere
     from rich.text import Text  # noqa: PLC0415 - the same
 
     with Live(auto_refresh=False, screen=False) as live:
         while True:
-            live.update(Text("\n".join(lines(running(path) or AtRest()))), refresh=True)
+            live.update(Text("\n".join(lines(view()))), refresh=True)
             tick.wait(_WATCH_EVERY_S)
 
 
@@ -126,7 +138,7 @@ def lines(view: Snapshot | AtRest) -> Iterator[str]:
         if view.page is not None and view.page.state == "held":
             yield f"page:      held: {view.page.last_error or _ASK_WITH_SUDO}"
     else:
-        yield "no agent runs"
+        yield "no agent answers" if view.busy else "no agent runs"
         if view.note is not None:
             yield view.note
     if view.queue is not None:

@@ -55,7 +55,7 @@ def queue_path(path: Path | None) -> Path:
         ResourceError: a file cannot be read.
     """
     found: Any = os.environ.get(f"{ENVIRONMENT_PREFIX}QUEUE__PATH")
-    if not found:
+    if found is None:
         values: dict[str, Any] = {}
         for file, text in texts(path).items():
             merge(parsed(file, text), into=values)

@@ -6,9 +6,10 @@ is a ConfigError that names the full path of the key, the value, what is allowed
 """
 
 import difflib
+import json
 import os
-import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -16,9 +17,9 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import ValidationError, create_model
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
 )
 
 from telemetry_agent.config.files import ENVIRONMENT_PREFIX, merge, parsed, texts
@@ -37,21 +38,16 @@ def _attributes_below(section: object) -> object:
 
 
 class _Layers(BaseSettings):
-    model_config = SettingsConfigDict(
-        title="Settings",
-        extra="forbid",
-        validate_default=True,
-        env_prefix=ENVIRONMENT_PREFIX,
-        env_nested_delimiter="__",
-    )
+    model_config = SettingsConfigDict(title="Settings", extra="forbid", validate_default=True)
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]  # by their names
         cls, settings_cls: type[BaseSettings], **known: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        del settings_cls
-        # The environment wins over the files.
-        return known["env_settings"], known["init_settings"]
+        # The environment wins over the files. Its own source would also take lower case, and parts
+        # of keys.
+        environment, _, _ = _environment()
+        return InitSettingsSource(settings_cls, environment), known["init_settings"]
 
 
 def _model() -> type[BaseSettings]:
@@ -110,7 +106,7 @@ def load_texts(files: Mapping[str, str]) -> LoadedConfig:
         layer = parsed(file, text)
         origins |= dict.fromkeys(_leaves(layer), file)
         merge(layer, into=values)
-    from_environment, notes = _environment()
+    _, from_environment, notes = _environment()
     origins |= from_environment
     if not origins:
         raise UnreadableConfigError(
@@ -120,10 +116,6 @@ def load_texts(files: Mapping[str, str]) -> LoadedConfig:
         settings = Settings(**dict(_MODEL(**values)))
     except ValidationError as error:
         raise _explained(error, origins) from None
-    except (SettingsError, RecursionError) as error:
-        field = re.search(r'"(\w+)"', str(error))
-        name = f"{ENVIRONMENT_PREFIX}{field[1].upper() if field else ''}__…"
-        raise ConfigError(f"config: an environment variable {name} must hold JSON") from None
     if settings.device.lower() in SHARED_NAMES:
         notes.append(
             f"the device is called {settings.device}, as many others are, and an endpoint cannot "
@@ -137,25 +129,30 @@ def _leaves(layer: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{table}.{key}" for key in value) if isinstance(value, dict) else (table,)
 
 
-def _environment() -> tuple[dict[str, str], list[str]]:
-    """The origin of each key that a variable sets, and notes on variables without effect."""
+def _environment() -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """The layer of the environment, the origins of its keys, and notes on unknown variables."""
+    layer: dict[str, Any] = {}
     origins, notes = {}, []
     known = [ENVIRONMENT_PREFIX + key.upper().replace(".", "__") for key in known_keys()]
-    for name in sorted(os.environ):
+    for name, value in sorted(os.environ.items()):
         section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-        if not name.startswith(ENVIRONMENT_PREFIX):
+        if not name.upper().startswith(ENVIRONMENT_PREFIX):
             continue
-        if not nested and section != "device":
-            close = difflib.get_close_matches(name, known, n=1)
+        if not name.isupper() or not (key or section == "device"):
+            close = difflib.get_close_matches(name.upper(), known, n=1)
             suggestion = f"; did you mean {close[0]}?" if close else ""
             notes.append(
                 f"the environment variable {name} is unknown and has no effect{suggestion}"
             )
-        elif section not in _MODEL.model_fields:
+        elif section not in _MODEL.model_fields or (nested and section == "device"):
             raise ConfigError(f"the environment variable {name} is not a key of the config")
         else:
             origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
-    return origins, notes
+            found: object = value
+            with suppress(ValueError, RecursionError):  # a table is merged, as that of a file
+                found = table if isinstance(table := json.loads(value), dict) else value
+            merge({section: {key: found} if nested else found}, into=layer)
+    return layer, origins, notes
 
 
 def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
@@ -176,7 +173,7 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
         text = f" is missing: set it below [{key.rpartition('.')[0]}]"
     elif kind in {"extra_forbidden", "unexpected_keyword_argument"}:
         text = f" is not a key of the config{_suggestion(key)}"
-    elif place[:2] == ("upload", "headers"):
+    elif place[:2] == ("upload", "headers") or (isinstance(value, dict) and key in known_keys()):
         text = f": {reason}"  # the value may be a secret
     elif isinstance(value, dict):
         key = reason.partition(" ")[0].rstrip(":")  # the reason begins with one of several keys
@@ -201,5 +198,5 @@ def _suggestion(key: str) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of the config."""
-    return _MODEL.model_json_schema()
+    """The JSON Schema of the config. Only [upload] has a key without a default."""
+    return _MODEL.model_json_schema() | {"required": ["upload"]}

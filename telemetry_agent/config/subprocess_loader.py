@@ -147,12 +147,7 @@ def _load(path: Path | None, *, fall_back: bool) -> LoadedConfig:
 def _last_good(path: Path | None) -> Settings | None:
     from telemetry_agent.config import loader  # noqa: PLC0415 - as above
 
-    # Lower case, too, as pydantic-settings reads it.
-    own = {
-        name: value
-        for name, value in os.environ.items()
-        if name.upper().startswith(ENVIRONMENT_PREFIX)
-    }
+    own = {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT_PREFIX)}
     for texts in last_good.kept():
         if path is not None and str(path) not in texts:
             continue  # of another config

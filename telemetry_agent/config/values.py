@@ -88,9 +88,10 @@ def duration_s(value: object) -> float:
         ValueError: it is not a duration.
     """
     match = _DURATION.fullmatch(str(value).strip())
-    if isinstance(value, bool) or match is None:
+    seconds = float(match[1]) * _DURATION_UNITS_S[match[2] or "s"] if match else math.inf
+    if isinstance(value, bool) or math.isinf(seconds):  # of 309 digits
         raise ValueError(f"must be {_DURATION_ALLOWED}")
-    return float(match[1]) * _DURATION_UNITS_S[match[2] or "s"]
+    return seconds
 
 
 def duration_text(seconds: float) -> str:
@@ -344,7 +345,7 @@ Headers = Annotated[dict[str, str], _STRUCTURE, Checks(_headers)]
 
 def _host_and_port(value: object) -> tuple[str, int] | None:
     """``"host:port"`` or ``"[::1]:port"``; None for an empty text."""
-    if not value:
+    if value is None or value == "":
         return None
     host, _, port = str(value).rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
@@ -355,5 +356,7 @@ def _host_and_port(value: object) -> tuple[str, int] | None:
 _TEXT_SCHEMA = {"type": "string"}
 HostAndPort = Annotated[tuple[str, int] | None, Checks(_host_and_port, _TEXT_SCHEMA, reads=True)]
 OptionalPath = Annotated[
-    Path | None, _NO_NUL, Checks(lambda value: value or None, _TEXT_SCHEMA, reads=True)
+    Path | None,
+    _NO_NUL,
+    Checks(lambda value: None if value == "" else value, _TEXT_SCHEMA, reads=True),
 ]

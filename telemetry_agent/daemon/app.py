@@ -82,8 +82,9 @@ class Agent:
         except StorageError as error:
             if storage.runtime_queue() is None:
                 raise
-            placed, self.storage = storage.in_runtime(settings.queue, Advice(error.message))
-            self._stays_in_runtime = True
+            if not self._is_in_runtime():  # there it may work at the second try
+                placed, self.storage = storage.in_runtime(settings.queue, Advice(error.message))
+                self._stays_in_runtime = True
             self.queue = storage.open_queue(placed, clock)
         try:
             self.queue.adopt(waiting)

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.cli import decode
 from telemetry_agent.cli.export import _opened, command
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
@@ -51,6 +52,23 @@ def test_a_day_into_a_folder(config: Path, tmp_path: Path) -> None:
     done = export(config, "--format", "kml", "--day", "2026-11-23", "--output", str(tmp_path))
     assert "1,000 fixes are in" in done.output
     assert (tmp_path / "van-07-2026-11-23.kml").read_text().count("<when>") == 1000
+
+
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "23.11.2026", "2026-13-01", ""])
+def test_what_is_not_a_day_is_refused(config: Path, day: str) -> None:
+    done = export(config, "--format", "csv", "--day", day)
+    assert (done.exit_code, "a day such as 2026-11-23" in done.output) == (2, True)
+    done = CliRunner().invoke(decode.command, ["--date", day, os.devnull])
+    assert (done.exit_code, "a day such as 2026-11-23" in done.output) == (2, True)
+
+
+def test_a_dash_is_standard_output(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = export(config, "--format", "csv", "--output", "-")
+    assert len(done.output.splitlines()) == 1002
+    assert not (tmp_path / "-").exists()
 
 
 def test_one_choice_only(config: Path) -> None:

@@ -71,6 +71,7 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ("timout = 3", "upload.timout is not a key of the config; did you mean upload.timeout?"),
         ("[quue]\nmax_size = 1", "quue is not a key of the config; did you mean [queue]?"),
         ('timeout = "soon"', "upload.timeout = 'soon': must be a duration such as"),
+        (f'timeout = "{"9" * 309}d"', "must be a duration such as"),
         ('interval = "1s"', "upload.interval is not a key of the config; did you mean sampling.i"),
         ("[uploads]\ntimeout = 3", "uploads is not a key of the config; did you mean [upload]?"),
         ('token = "x"', "upload.token is not a key of the config; did you mean upload.token_file"),
@@ -362,6 +363,8 @@ def test_the_schema_holds_every_key() -> None:
         keys += [f"{name}.{key}" for key in section["properties"]] if section else [name]
     assert sorted(keys) == sorted(known_keys())
     assert json.dumps(schema)
+    assert schema["required"] == ["upload"]
+    assert schema["$defs"]["UploadSettings"]["required"] == ["url"]
     sampling = schema["$defs"]["SamplingSettings"]["properties"]
     assert (sampling["turn_deg"]["minimum"], sampling["turn_deg"]["maximum"]) == (0, 180)
     extra = schema["$defs"]["ExtraSettings"]
@@ -475,13 +478,54 @@ def test_headers_from_the_environment(tmp_path: Path, monkeypatch: pytest.Monkey
             upload(tmp_path, "")
 
 
-def test_a_section_from_the_environment_that_is_no_json(
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("TELEMETRY_AGENT_UPLOAD", ""),  # a section as JSON is not documented
+        ("TELEMETRY_AGENT_UPLOAD__", "; did you mean TELEMETRY_AGENT_UPLOAD__"),
+        ("telemetry_agent_upload__url", "; did you mean TELEMETRY_AGENT_UPLOAD__URL?"),
+        ("TELEMETRY_AGENT_upload__url", "; did you mean TELEMETRY_AGENT_UPLOAD__URL?"),
+    ],
+)
+@pytest.mark.parametrize("value", ["x", '{"url": "https://elsewhere/"}', "[" * 100_000])
+def test_a_variable_that_is_reported_as_unknown_has_no_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    loaded = upload(tmp_path, "")
+    assert loaded.settings == upload(tmp_path, "").settings
+    assert loaded.settings.upload.url == "https://example.com/v1"
+    assert any(f"{name} is unknown and has no effect{hint}" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize("key", ["DEVICE__X", "UPLOAD__HEADERS__X"])
+def test_a_variable_below_a_single_key_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv(f"TELEMETRY_AGENT_{key}", "x")
+    with pytest.raises(ConfigError, match="not a key"):
+        upload(tmp_path, "")
+
+
+def test_a_table_from_the_environment_is_merged_as_that_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for value in ("south", "[" * 100_000):
-        monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD", value)
-        with pytest.raises(ConfigError, match=r"variable TELEMETRY_AGENT_.* must hold JSON"):
-            upload(tmp_path, "")
+    monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__HEADERS", '{"X-Fleet": "south"}')
+    monkeypatch.setenv("TELEMETRY_AGENT_EXTRA__DOOR", '{"file": "/run/door", "unit": "cm"}')
+    settings = upload(tmp_path, 'headers = {X-Van = "7"}').settings
+    assert settings.upload.headers == {"X-Fleet": "south", "X-Van": "7"}
+    assert settings.extra.files["door_cm"].file == Path("/run/door")
+
+
+@pytest.mark.parametrize("key", ["upload.ca_file", "page.token_file", "page.listen"])
+@pytest.mark.parametrize("value", ["0", "false", "[]", "{}", "{user = 3}"])
+def test_only_an_empty_text_stands_for_no_file_and_no_address(
+    tmp_path: Path, key: str, value: str
+) -> None:
+    section, _, name = key.partition(".")
+    line = f"{name} = {value}" if section == "upload" else f"[{section}]\n{name} = {value}"
+    with pytest.raises(ConfigError, match=rf"config: {key}.* must be .*c\.toml"):
+        upload(tmp_path, line)
 
 
 def test_connections_are_made_to_the_proxy(tmp_path: Path) -> None:

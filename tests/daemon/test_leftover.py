@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ackqueue import damage
@@ -12,7 +13,9 @@ from rig import write_config
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.config import loader
+from telemetry_agent.daemon import storage
 from telemetry_agent.daemon.app import Agent
+from telemetry_agent.errors import StorageError
 
 
 @pytest.fixture
@@ -68,3 +71,26 @@ def test_one_that_is_damaged_is_carried_over(
             pass
         with closing(agent._leftover._queue) as queue:
             assert [stored.record for stored in queue.stored()] == records
+
+
+def test_one_that_failed_once_does_not_keep_the_agent_there(
+    tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = tmp_path / "queue.db"
+    refusing.mkdir()
+    opens, faults = storage.open_queue, [StorageError("cannot open the queue: Input/output error")]
+
+    def fails_once(*args: Any) -> AckQueue:
+        if faults:
+            raise faults.pop()
+        return opens(*args)
+
+    monkeypatch.setattr(storage, "open_queue", fails_once)
+    agent = start(tmp_path)
+    with closing(agent.queue):
+        assert agent.queue.path == runtime / "queue.db"
+        assert f"{refusing}: not a regular file" in str(agent.storage)
+        assert agent.may_move()
+        assert not agent.must_move()
+        refusing.rmdir()
+        assert agent.must_move()

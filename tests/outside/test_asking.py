@@ -20,6 +20,7 @@ from processes import AGENT, Running, agent, environment, run_agent, running
 from rig import START_MS, record_backlog, simulated, started, stats, write_config
 from strangers import NOBODY, as_another
 
+from telemetry_agent.ackqueue.file.lock import QueueLock
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint
@@ -110,6 +111,27 @@ def test_watch_follows_the_agent_over_its_restart(tmp_path: Path) -> None:
         watch.wait_for_line("^no agent runs$")
         assert watch.end(by=signal.SIGINT) == 130
         assert not any(watch.err)
+
+
+def test_an_agent_that_starts_is_not_called_stopped(tmp_path: Path) -> None:
+    asked = Asked(config := write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/"))
+    record_backlog(tmp_path, 1)
+    lock = QueueLock(tmp_path / "queue.db")  # the agent's first act; its socket comes later
+    holds = f"with pid {os.getpid()}, which holds .*: it may be an agent that starts or ends"
+    status = asked.run("status").stdout
+    assert re.match(f"no agent answers\nthe queue .* {holds}", status)
+    told = asked.json("status")
+    assert re.search(holds, told.pop("note"))
+    assert told == {"protocol": 1, "running": False, "busy": True}
+    for command in ("queue stats", "queue list", "queue verify", "export --format csv"):
+        result = asked.run(*command.split())
+        assert result.returncode == 75
+        assert re.search(holds, result.stderr)
+    with agent("status", "--watch", "--config", str(config)) as watch:
+        watch.wait_for_line(f"^no agent answers; .* {holds}")
+        lock.release()
+        watch.wait_for_line("^no agent runs$")
+    assert asked.json("status")["queue"]["pending"] == 1
 
 
 def test_the_socket_of_a_killed_daemon_misleads_nobody(tmp_path: Path) -> None:

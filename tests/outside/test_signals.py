@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from ackqueue import damage
 from processes import Running, agent, run_agent, running
 from rig import simulated, write_config
@@ -16,6 +17,29 @@ HANGING = Path(__file__).parent.parent / "daemon/hanging_disk.py"
 HANGING_STATE = Path(__file__).parent.parent / "daemon/hanging_state.py"
 SLOW_CARRIER = Path(__file__).parent.parent / "daemon/slow_carrier.py"
 NO_THREAD_LEFT = Path(__file__).parent.parent / "daemon/no_thread_left.py"
+
+
+SIGNAL_AT_IMPORT = """
+import builtins, os, sys
+from telemetry_agent.cli import main
+imports = builtins.__import__
+def signals(name, *others):
+    if name == "telemetry_agent.daemon.service":
+        builtins.__import__ = imports
+        for number in map(int, sys.argv[2:]):
+            os.kill(os.getpid(), number)
+    return imports(name, *others)
+builtins.__import__ = signals
+main(["run", "--config", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("last", [signal.SIGTERM, signal.SIGINT])
+def test_signals_while_the_modules_are_loaded(tmp_path: Path, last: int) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    command = (sys.executable, "-c", SIGNAL_AT_IMPORT, str(config))
+    with running(*command, str(int(signal.SIGHUP)), str(int(last))) as daemon:
+        ends_in_time(daemon)
 
 
 def ends_in_time(daemon: Running) -> None:

@@ -104,7 +104,9 @@ def check_at_rest(queue_path: Path) -> None:
     except OSError:
         return
     try:
-        raise _in_use(queue_path, fd)
+        raise _in_use(
+            queue_path, fd, "it may be an agent that starts or ends: try again in some seconds"
+        )
     finally:
         os.close(fd)
 
@@ -123,18 +125,18 @@ def _take(queue_path: Path) -> int:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        held = _in_use(queue_path, fd)
+        held = _in_use(queue_path, fd, "stop it first")
         os.close(fd)
         raise held from error
     return fd
 
 
-def _in_use(queue_path: Path, fd: int) -> QueueLockedError:
+def _in_use(queue_path: Path, fd: int, remedy: str) -> QueueLockedError:
     pid = (_lines(fd) or ["unknown"])[0]
     return QueueLockedError(
         f"the queue {queue_path} is in use by the process with pid {pid}, "
         f"which holds {lock_path(queue_path)}",
-        "stop it first",
+        remedy,
     )
 
 
