@@ -155,10 +155,6 @@ class Resolver:
             return look_up.result
         raise look_up_error(host, look_up.result or TimeoutError(0, "no name server answered"))
 
-    def prefer(self, family: int) -> None:
-        """Note the family of an address that was reached."""
-        self.preferred_family = family
-
     def _run(self, host: str, port: int, look_up: LookUp) -> None:
         result: list[Address] | Exception
         try:
