@@ -255,6 +255,16 @@ def run_loop(task: Task, stop: threading.Event, beat: Beat, clock: Clock) -> Non
             task.bell.wait(wait_s)
 
 
+def started(target: Callable[[], object], name: str) -> threading.Thread | None:
+    """Start a daemon thread; ``None``: the system refuses one."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
 def within(timeout_s: float, act: Callable[[], object]) -> None:
     """Call ``act`` in a thread; return when it has ended, or after ``timeout_s``.
 
@@ -268,10 +278,7 @@ def within(timeout_s: float, act: Callable[[], object]) -> None:
         except StorageError as error:
             _log.error("%s", error)
 
-    thread = threading.Thread(target=perform, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
+    if (thread := started(perform, "within")) is None:
         perform()
     else:
         thread.join(timeout_s)
