@@ -31,6 +31,7 @@ from telemetry_agent.daemon.client import Answers, address, service_socket, sock
 from telemetry_agent.errors import JOIN, AgentError, UsageError
 from telemetry_agent.snapshot import PROTOCOL
 from telemetry_agent.tasks import Bell, started
+from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ class Control:
         self._closed = False
         self._listener: socket.socket | None = None
         self._clients: set[Client] = set()
-        self._failed = False
+        self._trouble = Trouble(log, Clock())
 
     def listen(self) -> bool:
         """Listen. Returns whether that worked; if not, ``step`` tries again."""
@@ -173,13 +174,10 @@ class Control:
             listener.listen(_CLIENTS)
         except OSError as error:
             listener.close()
-            if not self._failed:
-                self._failed = True
-                log.warning(
-                    "the commands cannot reach this agent: cannot listen on %s: %s",
-                    self._path,
-                    error.strerror or error,
-                )
+            self._trouble.failed(
+                "the commands cannot reach this agent: cannot listen on "
+                f"{self._path}: {error.strerror or error}"
+            )
             return False
         self._listener = listener
         return True
