@@ -13,11 +13,12 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain, zip_longest
 from typing import Any, Literal, NamedTuple
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.tasks import Bell
+from telemetry_agent.tasks import Bell, started
 
 LOOK_UP_S = 5.0
 """How long a name server may be silent before that counts as a failure."""
@@ -135,11 +136,7 @@ class Resolver:
             except OSError as error:  # no descriptor is left
                 raise look_up_error(host, error) from error
             running.append(look_up)
-        args = (host, port, look_up)
-        thread = threading.Thread(target=self._run, args=args, name=f"resolve {host}", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # the system has no thread left: this look-up has failed
+        if started(partial(self._run, host, port, look_up), f"resolve {host}") is None:
             self._end(host, port, look_up, OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
         return look_up, False
 
@@ -154,10 +151,6 @@ class Resolver:
         if isinstance(look_up.result, list):
             return look_up.result
         raise look_up_error(host, look_up.result or TimeoutError(0, "no name server answered"))
-
-    def prefer(self, family: int) -> None:
-        """Note the family of an address that was reached."""
-        self.preferred_family = family
 
     def _run(self, host: str, port: int, look_up: LookUp) -> None:
         result: list[Address] | Exception

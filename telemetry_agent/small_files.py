@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from telemetry_agent.tasks import started
+
 _MOST_BYTES = 1 << 20
 ANSWER_S = 10.0
 """How long a file system may take to answer: a disk of a server may have to spin up."""
@@ -49,11 +51,9 @@ def answered(key: object, act: Callable[[], T], limit_s: float = ANSWER_S) -> T:
         except BaseException as error:  # noqa: BLE001 - raised again below
             raised.append(error)
 
-    thread = threading.Thread(target=call, name="file", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        raise OSError(errno.EAGAIN, "the system refuses a thread") from None
+    thread = started(call, "file")
+    if thread is None:
+        raise OSError(errno.EAGAIN, "the system refuses a thread")
     thread.join(limit_s)
     if raised:
         raise raised[0]

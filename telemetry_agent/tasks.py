@@ -230,11 +230,7 @@ class Task(Protocol):
 class Beat:
     """The monotonic time by which a loop must report again, so that it does not count as stuck."""
 
-    due_s: float = float("inf")
-
-    def stamp(self, due_s: float) -> None:
-        """Promise the next report by ``due_s``."""
-        self.due_s = due_s
+    due_s: float = math.inf
 
     def is_late(self, now_s: float) -> bool:
         """Whether the promise is broken."""
@@ -251,13 +247,22 @@ def run_loop(task: Task, stop: threading.Event, beat: Beat, clock: Clock) -> Non
         if stop.is_set():
             return
         now_s = clock.monotonic_s()
-        beat.stamp(now_s + task.max_step_s)
+        beat.due_s = now_s + task.max_step_s
         wait_s = task.step(now_s)
         if wait_s != 0:
-            beat.stamp(
-                float("inf") if wait_s is None else clock.monotonic_s() + wait_s + _WAKE_UP_SLACK_S
-            )
+            slack_s = math.inf if wait_s is None else wait_s + _WAKE_UP_SLACK_S
+            beat.due_s = clock.monotonic_s() + slack_s
             task.bell.wait(wait_s)
+
+
+def started(target: Callable[[], object], name: str) -> threading.Thread | None:
+    """Start a daemon thread; ``None``: the system refuses one."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
 
 
 def within(timeout_s: float, act: Callable[[], object]) -> None:
@@ -273,10 +278,7 @@ def within(timeout_s: float, act: Callable[[], object]) -> None:
         except StorageError as error:
             _log.error("%s", error)
 
-    thread = threading.Thread(target=perform, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
+    if (thread := started(perform, "within")) is None:
         perform()
     else:
         thread.join(timeout_s)

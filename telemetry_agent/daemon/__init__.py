@@ -1,1 +1,1 @@
-"""Lifecycle: threads, signals, the service manager. Knows nothing of GNSS."""
+"""The running agent: its parts and threads, its signals, and its answers to commands."""

@@ -22,6 +22,7 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers, address, service_socket, socket_path
 from telemetry_agent.errors import JOIN, AgentError, UsageError
 from telemetry_agent.snapshot import PROTOCOL
-from telemetry_agent.tasks import Bell
+from telemetry_agent.tasks import Bell, started
+from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +157,7 @@ class Control:
         self._closed = False
         self._listener: socket.socket | None = None
         self._clients: set[Client] = set()
-        self._failed = False
+        self._trouble = Trouble(log, Clock())
 
     def listen(self) -> bool:
         """Listen. Returns whether that worked; if not, ``step`` tries again."""
@@ -172,13 +174,10 @@ class Control:
             listener.listen(_CLIENTS)
         except OSError as error:
             listener.close()
-            if not self._failed:
-                self._failed = True
-                log.warning(
-                    "the commands cannot reach this agent: cannot listen on %s: %s",
-                    self._path,
-                    error.strerror or error,
-                )
+            self._trouble.failed(
+                "the commands cannot reach this agent: cannot listen on "
+                f"{self._path}: {error.strerror or error}"
+            )
             return False
         self._listener = listener
         return True
@@ -223,15 +222,9 @@ class Control:
                 self._clients.add(client)
         why = "too many clients at once"
         if is_accepted:
-            serve = threading.Thread(
-                target=self._serve, args=(client,), name="control client", daemon=True
-            )
-            try:
-                serve.start()
-            except RuntimeError:
-                why = "the system refuses the agent a thread"
-            else:
+            if started(partial(self._serve, client), "control client"):
                 return
+            why = "the system refuses the agent a thread"
         with contextlib.suppress(GoneError):
             client.send({"error": f"{why}: try again later", "exit_status": 1})
         self._forget(client)

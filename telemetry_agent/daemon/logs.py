@@ -37,7 +37,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import out_of_memory
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.secrecy import masked
-from telemetry_agent.tasks import Bell
+from telemetry_agent.tasks import Bell, started
 
 PROGRAM = "telemetry-agent"
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
@@ -307,14 +307,8 @@ class StandardError(io.RawIOBase):
 
     def _has_thread(self) -> bool:
         """Start the thread if necessary. Returns whether the system allows it."""
-        if self._thread is None:
-            thread = threading.Thread(target=self._run, name="standard error", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:
-                return False
-            self._thread = thread
-        return True
+        self._thread = self._thread or started(self._run, "standard error")
+        return self._thread is not None
 
     def _run(self) -> None:
         while self._write_waiting():

@@ -54,13 +54,7 @@ class SlidingSum:
 
 
 def report(snapshot: Snapshot) -> dict[str, object]:
-    """The agent's report about itself to the endpoint: ``agent`` of the native format.
-
-    ``version``; ``uptime`` in seconds; ``receiver`` and ``upload``, the state words; ``antenna``;
-    ``sats``, while there is a position; ``pending`` fixes and the time of the ``oldest_pending``;
-    ``dead_letters``; ``lost`` by reason; ``disk_free`` in bytes; ``config``: "last-good" if the
-    config does not work; ``storage``: "forgets" or "runtime" if a power cut loses everything.
-    """
+    """The agent's report about itself to the endpoint: ``agent`` in docs/protocol.md."""
     receiver, queue = snapshot.receiver, snapshot.queue
     age_s = receiver.fix_age_s
     is_fresh = receiver.state in _WITH_POSITION and age_s is not None and age_s < _FRESH_S

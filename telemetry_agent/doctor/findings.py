@@ -7,7 +7,6 @@ hung network file system) may never return and cannot be interrupted: so each ch
 thread, which is left behind when its time is over.
 """
 
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
@@ -15,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, refused_thread
+from telemetry_agent.tasks import started
 
 Verdict = Literal["pass", "warn", "fail", "skip"]
 OVERDUE = Advice("no answer", "try again; if it stays so, restart the machine")
@@ -102,9 +102,7 @@ def _start(check: Check) -> "SimpleQueue[Finding | None]":
             found.put(_error(error))
         found.put(None)
 
-    try:
-        threading.Thread(target=run, daemon=True).start()
-    except RuntimeError:
+    if started(run, check.names[0]) is None:
         found.put(failed(*refused_thread("this check").args))
         found.put(None)
     return found

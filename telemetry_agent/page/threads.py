@@ -5,11 +5,12 @@ card must not delay the end.
 """
 
 import asyncio
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar, TypeVarTuple
+
+from telemetry_agent.tasks import started
 
 _THREAD_AGAIN_S = 1.0
 
@@ -33,10 +34,6 @@ async def in_thread(work: Callable[[*Ts], T], *args: *Ts) -> T:
         with suppress(RuntimeError):  # the loop has ended in the meantime
             loop.call_soon_threadsafe(lambda: done.cancelled() or end())
 
-    while True:
-        try:
-            threading.Thread(target=run, name="page work", daemon=True).start()
-        except RuntimeError:
-            await asyncio.sleep(_THREAD_AGAIN_S)
-        else:
-            return await done
+    while started(run, "page work") is None:
+        await asyncio.sleep(_THREAD_AGAIN_S)
+    return await done

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from ackqueue.queue_parts import fix_at
 
-from telemetry_agent.ackqueue.file.rows import encode
+from telemetry_agent.ackqueue.file.rows import COLUMNS, encode
 from telemetry_agent.ackqueue.file.schema import _MIGRATIONS, APPLICATION_ID, connect
 
 OLDER = range(1, len(_MIGRATIONS))
 """The versions of the schema before this one."""
+_COLUMNS = COLUMNS.index("extra") + 1
+"""Of the schema versions 2 to 5. What a later version adds follows."""
 
 
 def make_older(path: Path, version: int) -> None:
@@ -18,7 +20,8 @@ def make_older(path: Path, version: int) -> None:
     extra = None if version == 1 else '{"door":0}'
     rows = []
     for number in range(1, 7):
-        *row, crc, extra = encode(number, 7, number, "van", fix_at(number, extra=extra))
+        values = encode(number, 7, number, "van", fix_at(number, extra=extra))
+        *row, crc, extra = values[:_COLUMNS]
         rows.append([*row, crc ^ number, extra] if version > 1 else [*row, crc ^ number])
     path.touch()
     with closing(connect(path)) as file:

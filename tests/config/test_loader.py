@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -14,6 +14,7 @@ from telemetry_agent.config import last_good, loader, subprocess_loader
 from telemetry_agent.config.settings import LoadedConfig, known_keys, shown
 from telemetry_agent.daemon.delivery import build_credentials
 from telemetry_agent.errors import ConfigError, ResourceError
+from telemetry_agent.upload.interfaces import FormatName
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = """
@@ -48,6 +49,12 @@ def test_the_example_file_shows_the_defaults(tmp_path: Path) -> None:
     example = shown(loader.load(ROOT / "config.example.toml").settings)
     differing = {key for key in minimal if minimal[key] != example[key]}
     assert differing == {"gps.source", "upload.url"}
+
+
+def test_the_example_file_names_every_format() -> None:
+    text = (ROOT / "config.example.toml").read_text("utf-8")
+    (named,) = re.findall(r"^format = \"native\" +# (.*):", text, re.MULTILINE)
+    assert named.split(" | ") == list(get_args(FormatName))
 
 
 def test_a_misspelt_key_at_the_top_is_no_table(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,18 @@ from puppet import Puppet
 
 from telemetry_agent.cli.status import lines
 from telemetry_agent.clock import span
-from telemetry_agent.daemon.status import SlidingSum
+from telemetry_agent.daemon.status import SlidingSum, report
 from telemetry_agent.disks import size
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix
-from telemetry_agent.snapshot import as_json
+from telemetry_agent.snapshot import (
+    ConfigView,
+    QueueView,
+    ReceiverView,
+    Snapshot,
+    StorageView,
+    as_json,
+)
 from telemetry_agent.upload.upload_status import UploadStatus
 
 FIX = Fix(1_795_435_200_000, 48_117300000, 11_516667000, mode=3, sats=8, hdop_e2=90)
@@ -241,3 +249,15 @@ def test_spans_read_as_people_say_them(seconds: float, said: str) -> None:
 )
 def test_sizes_read_as_people_say_them(count: float, said: str) -> None:
     assert size(count) == said
+
+
+def test_the_protocol_lists_every_field_of_a_report() -> None:
+    receiver = ReceiverView(state="3d", antenna="OK", sats=8, fix_age_s=0.1)
+    queue = QueueView(oldest_pending="2026-11-23T12:00:00.000Z")
+    whole = Snapshot(
+        receiver=receiver, queue=queue, config=ConfigView(), storage=StorageView("forgets")
+    )
+    page = (Path(__file__).parents[2] / "docs/protocol.md").read_text("utf-8")
+    section = page.split("## The agent about itself")[1].split("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert set(listed) == {*report(whole), "streams"}

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -892,6 +893,20 @@ def test_binary_data_and_long_proprietary_sentences_are_no_damage(bench: Bench) 
     long = line("PMTKCHN," + ",".join(["14001"] * 32))
     bench.plug_in(*(epoch + b"\xb5b\x01$z\x00" + long for epoch in driving()))
     assert bench.told()["sentences"].verdict == "pass"
+
+
+def test_a_certificate_is_told_with_its_end_and_warned_of_two_weeks_before(bench: Bench) -> None:
+    bench.upload["ca_file"] = str(ca_file())
+    bench.serve(tls=tls_server_context())
+    found = bench.told()["tls"]
+    told = re.fullmatch(r"TLSv1\.[23], certificate trusted until (\d{4}-\d\d-\d\d)", found.said)
+    assert told is not None, found
+    assert (found.verdict, found.remedy) == ("pass", "")
+    end = datetime.fromisoformat(f"{told[1]}T00:00:00Z") - timedelta(days=5)
+    bench.clock = Calendar(round(end.timestamp() * 1000))
+    found = bench.told()["tls"]
+    assert re.fullmatch(rf".* until {told[1]}, [56] days left", found.said)
+    assert (found.verdict, found.remedy) == ("warn", "renew the server's certificate")
 
 
 def test_the_table_is_long_enough() -> None:

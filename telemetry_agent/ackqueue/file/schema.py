@@ -18,7 +18,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from telemetry_agent.ackqueue.file.rows import ALWAYS, FIRST, FLAGS, QUALITIES
+from telemetry_agent.ackqueue.file.rows import (
+    ALWAYS,
+    FIRST,
+    FLAGS,
+    LATER,
+    QUALITIES,
+    STREAM_COLUMNS,
+)
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.disks import sync_directory
 from telemetry_agent.errors import StorageError
@@ -122,14 +129,7 @@ _STREAMS = """
 _MIGRATIONS = (_CREATE, _EXTRA, (), ("DROP TABLE IF EXISTS away",), (_STREAMS,))
 """The statements at place n bring a file from schema version n to n + 1."""
 
-_STAND_INS = (
-    (2, "CREATE TEMP VIEW fix AS SELECT *, NULL AS extra FROM main.fix"),
-    (
-        5,
-        "CREATE TEMP VIEW stream AS SELECT 0 lo, 0 stream, 0 first_seq, 0 reported, 0 crc WHERE 0",
-    ),
-)
-"""For a file that is older than this version, and must not change."""
+_WITH_STREAMS = 5
 
 
 def is_newer(header: bytes) -> bool:
@@ -312,10 +312,15 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _stand_in(connection: sqlite3.Connection, path: Path) -> None:
+    """Show an older file, which must not change, with all columns and tables of this version."""
     version = _check_kind(connection, path)
-    for since, statement in _STAND_INS:
-        if version < since:
-            connection.execute(statement)
+    there = {column for _, column, *_ in connection.execute("PRAGMA table_info(fix)")}
+    absent = "".join(f", NULL AS {name}" for name in LATER if name not in there)
+    if absent:
+        connection.execute(f"CREATE TEMP VIEW fix AS SELECT *{absent} FROM main.fix")  # noqa: S608 - words of ours
+    if version < _WITH_STREAMS:
+        columns = ", ".join(f"0 AS {name}" for name in STREAM_COLUMNS)
+        connection.execute(f"CREATE TEMP VIEW stream AS SELECT {columns} WHERE 0")
 
 
 def create_file(path: Path) -> None:
