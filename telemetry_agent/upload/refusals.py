@@ -8,9 +8,9 @@ behind it joins, and single fixes of the whole run are tried.
 *Cost when everything is refused.* The way down to a single fix takes 1 + ceil(log2 n) requests.
 After two more without an acceptance the search gives up: it may be the set-up that is wrong.
 
-*A fix that crashes the server.* It shows as 500, or as no answer. A batch to which that happens five
-times, while others are accepted, counts as refused. But a single fix without an answer is never a
-suspect, because it may be the network: it stays unacknowledged, and is sent again much later.
+*A fix that crashes the server.* It shows as 500, or as no answer. A batch to which that happens
+five times, while others are accepted, counts as refused. But a single fix without an answer is
+never a suspect, because it may be the network: it is sent again much later.
 
 An acceptance counts for fixes of the same device only. A server may know one device and not
 another, and then the set-up is wrong, not the fixes of the device that it does not know.
