@@ -704,8 +704,9 @@ def test_a_fix_that_gets_no_answer_does_not_hold_up_its_batch(
     tmp_path: Path, ends: Callable[[Line], None], live_first: bool
 ) -> None:
     then = unanswered({3}, ends)
-    options = {"max_batch": 8, "compression": "none", "live_first": live_first}
-    with bench(tmp_path, then=then, timeout_s=0.5, **options) as b:
+    with bench(
+        tmp_path, then=then, max_batch=8, compression="none", timeout_s=0.5, live_first=live_first
+    ) as b:
         b.put_backlog(8)
         for _ in range(20):
             b.put(1)
