@@ -353,10 +353,11 @@ class SharedState:
 
     def close(self) -> None:
         """Close the file, and let the next process in."""
+        # Before the log goes: a queue without a log that was not closed has lost its end.
+        self.write_summary(clean=True)
         try:
             self.store.close()
         finally:
-            self.write_summary(clean=True)
             self.file.lock.release()
 
     def _draw_stream(self) -> None:

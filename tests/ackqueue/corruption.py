@@ -252,8 +252,9 @@ def prove_queue(stocks: dict[str, Stock], seed: int, limit_s: float = 2.0) -> Fo
         what = f"seed {seed}, {state}: {' and '.join(done)}"
         # Nothing else shows how long a log was than its index.
         is_blind = _hit(done, "-wal", "-shm")
-        # Nor what was delivered than the file and the note: the audit names what is missing.
-        is_unknown = _hit(done, NAME, ".lock")
+        # Nor what was delivered than the note and the file, whose newest part is in the log: the
+        # audit names what is missing.
+        is_unknown = _hit(done, NAME, ".lock") or _hit(done, "-wal", ".lock")
         try:
             found = use(stocks[state], folder)
         except Exception as error:

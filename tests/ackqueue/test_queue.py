@@ -1,3 +1,4 @@
+import shutil
 import sqlite3
 import threading
 from contextlib import closing
@@ -8,6 +9,7 @@ import pytest
 from ackqueue.queue_parts import Disk, fix_at, lease, put, seqs
 from fakes import FakeClock
 
+from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.row_states import State
 
@@ -439,3 +441,22 @@ def test_a_retry_that_names_nothing_writes_what_was_resumed_at_the_start(path: P
         assert queue.retry({("0" * 16, 1)}) == 0
     with closing(sqlite3.connect(path)) as reader:
         assert reader.execute("SELECT state FROM fixes").fetchall() == [(State.READY,)]
+
+
+def test_a_kill_between_the_last_steps_of_a_close_is_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, killed = tmp_path / "queue" / "queue.db", tmp_path / "killed"
+    close = Store.close
+
+    def killed_here(store: Store) -> None:
+        close(store)
+        shutil.copytree(path.parent, killed)
+
+    queue = AckQueue(path)
+    put(queue, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "close", killed_here)
+        queue.close()
+    with AckQueue(killed / path.name) as queue:
+        assert (queue.stats().ready, queue.stats().lost) == (3, {})

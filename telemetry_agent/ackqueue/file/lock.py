@@ -54,7 +54,7 @@ class QueueLock:
         self.write_summary(self.last_summary)
 
     def write_summary(self, summary: QueueSummary) -> None:
-        """Write it below the pid. A power cut may undo that."""
+        """Write it below the pid. A power cut may undo that, unless it is ``clean``."""
         text = f"{os.getpid()}\n"
         if summary is not UNKNOWN:
             numbers = " ".join(map(str, (summary.oldest, summary.last, *(summary.run or ()))))
@@ -63,6 +63,8 @@ class QueueLock:
         with suppress(OSError):  # it only helps: a full disk does not keep the agent from starting
             os.pwrite(self._fd, text.encode(), 0)
             os.ftruncate(self._fd, len(text))
+            if summary.clean:
+                os.fsync(self._fd)
 
     def retake(self) -> bool:
         """Take it again if the file was deleted, moved or replaced. Returns whether it was.

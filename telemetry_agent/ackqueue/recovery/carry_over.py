@@ -35,8 +35,8 @@ def carry_over(queue: AckQueue) -> None:
     """Carry over all that can be now. For programs without that thread."""
     carrier = Carrier(queue)
     try:
-        for _ in range(1 + _READINGS):
-            while carrier.step(0) == 0:
+        for reading in range(1 + _READINGS):
+            while carrier.step(reading * _WAIT_S) == 0:
                 pass
     finally:
         carrier.close()
@@ -54,10 +54,11 @@ class Carrier:
         self._found: FoundRows | None = None
         self._portion: tuple[int, list[Row]] | None = None
         self._carried = self._failed_readings = 0
+        self._read_again_s = 0.0
         self._trouble = Trouble(log, queue.shared.clock)
         queue.watch(self._look_again)
 
-    def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
+    def step(self, now_s: float) -> float | None:
         """Look at some pages, or carry some rows over."""
         shared = self._shared
         with shared.lock:
@@ -66,7 +67,7 @@ class Carrier:
             return _REFUSED_WAIT_S
         try:
             if carrying:
-                return self._carry()
+                return self._carry(now_s)
             if self._found is not None:
                 self._end(self._found)
         except OSError as error:
@@ -93,7 +94,9 @@ class Carrier:
         if self._shared.ledger.away.any:
             self.bell.ring()
 
-    def _carry(self) -> float | None:
+    def _carry(self, now_s: float) -> float | None:
+        if now_s < self._read_again_s:
+            return self._read_again_s - now_s
         paths = set_aside_files.waiting(self._shared.path)
         if self._found is None or self._found.paths != paths:
             self.close()
@@ -114,6 +117,7 @@ class Carrier:
         refused = sum(file.refused for file in found.files)
         if refused and self._failed_readings < _READINGS:
             self._failed_readings += 1
+            self._read_again_s = now_s + _WAIT_S
             self.close()
             self._cannot(f"the disk refused to read {refused} pages")
             return _WAIT_S
