@@ -65,7 +65,7 @@ class Bisection:
 
     def accepted(self, batch: Batch) -> bool:
         """The endpoint accepted ``batch``; whether that contradicts what it refused before."""
-        self.may_be_run = False
+        self.may_be_run = self.may_be_run and batch.live  # live fixes are sent between its pieces
         self._next_is_bad = self._next_is_bad or batch is self._first_half
         return batch is self._trying_bad
 

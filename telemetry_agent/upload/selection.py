@@ -67,8 +67,7 @@ class Selection:
         The last attempt was made at ``attempted_s``.
         """
         refusals = self.refusals
-        # One fix: the set-up may be wrong, or a witness is needed before the batch that gets 500.
-        if self.probing or refusals.crashes.wants_another:
+        if self.probing:
             return self._single()
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
@@ -81,6 +80,8 @@ class Selection:
         # Refused fixes wait too: only an acceptance ends the pause early.
         if now_s < self._paused_until_s:
             return min([*waits_s, self._paused_until_s - now_s])
+        if refusals.crashes.wants_another and backlog.ready:
+            return self._single()
         batch = refusals.next(limit)
         if batch is not None:
             return batch

@@ -35,6 +35,7 @@ class Journey:
         self.transport = Transport(server.url)
         self.policy = UploadPolicy(**{"timeout_s": 5.0, "compression": "none", **policy})  # type: ignore[arg-type]
         self.seed = seed
+        self.exchange_s = 0.01
         self.keeper = StatusKeeper(self.clock)
         self.uploader = self.start()
         self.recorded_s: dict[Name, float] = {}
@@ -84,7 +85,7 @@ class Journey:
                 self.note_arrivals()
                 next_s = end_s + 1e-3 if wait_s is None else self.clock.now_s + wait_s
                 if wait_s == 0:
-                    self.clock.advance(0.01)  # one exchange
+                    self.clock.advance(self.exchange_s)
                     next_s = self.clock.now_s
             self.clock.now_s = end_s
             next_s = end_s
@@ -123,21 +124,24 @@ def times(request: Request) -> list[dict[str, int]]:
     ]
 
 
+@pytest.mark.parametrize(("flush_s", "exchange_s"), [(FLUSH_S, 0.01), (1.0, 0.2)])
 def test_a_backlog_that_is_too_old_delays_no_live_fix_and_costs_few_refusals(
-    tmp_path: Path,
+    tmp_path: Path, flush_s: float, exchange_s: float
 ) -> None:
+    """Also where live fixes are accepted between the requests of a search."""
     refused: list[Request] = []
     with (
         Server(then=accepts_from(NOW_MS, refused)) as server,
-        closing(Journey(server, tmp_path)) as journey,
+        closing(Journey(server, tmp_path, flush_every_s=flush_s)) as journey,
     ):
+        journey.exchange_s = exchange_s
         old = journey.put_backlog([NOW_MS - DAY_MS + 1000 * n for n in range(1000)])
         journey.drive(120)
         live = set(journey.recorded_s) - set(old)
         late = {name for name in live if journey.recorded_s[name] < journey.clock.now_s - 11}
         assert late <= set(journey.arrived_s)
         waits_s = [journey.arrived_s[name] - journey.recorded_s[name] for name in late]
-        assert max(waits_s) <= FLUSH_S + 1
+        assert max(waits_s) <= flush_s + 1
         assert journey.names(State.ACK_FAILED) == set(old)
         assert len(refused) <= 80
         reasons = {stored.reason for stored in journey.queue.stored(State.ACK_FAILED)}

@@ -749,6 +749,22 @@ def test_an_endpoint_that_is_down_with_500_costs_no_fix_and_no_storm(tmp_path: P
         assert b.counts == (0, 0, 16, 0)
 
 
+@pytest.mark.parametrize("count", [1, 16])
+@pytest.mark.parametrize("status", [400, 413])
+def test_an_endpoint_that_is_down_with_500_and_then_refuses_everything_sees_no_storm(
+    tmp_path: Path, count: int, status: int
+) -> None:
+    with bench(tmp_path, *[answer(500)] * 5, then=answer(status), compression="none") as b:
+        b.put_backlog(count)
+        b.work_for(3600)
+        assert b.counts == (count, 0, 0, 0)
+        assert b.state == "held"
+        assert len(b.server.requests) < 20 + 3600 / BACKOFF_MAX_S
+        b.server.then = answer()
+        b.work_for(3600)
+        assert b.counts == (0, 0, count, 0)
+
+
 # Compression
 
 
