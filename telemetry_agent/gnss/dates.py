@@ -40,6 +40,7 @@ _DATELESS_S = 60.0
 _PROOF_S = 60.0
 _STEP_AT_MOST_S = 10.0  # between two fixes; some receivers take 8 s
 _AROUND_MIDNIGHT_MS = 60_000
+_ZDA_AHEAD_MS = 5_000  # 2 s were seen
 
 
 class Dates:
@@ -107,11 +108,11 @@ class Dates:
     def _around_midnight_ms(self, reported_ms: int, time_ms: int, known_ms: int) -> int:
         """The continuous day, if the date turned too late or too early by less than a minute."""
         continuous_ms = _nearest_ms(time_ms, known_ms)
-        if continuous_ms < known_ms:
-            return reported_ms  # time stepped back: nothing shows which day is right
+        # Where time stepped back, nothing shows which day is right; but a ZDA may run ahead.
+        back_ms = known_ms - continuous_ms
         late = reported_ms == continuous_ms - DAY_MS and time_ms < _AROUND_MIDNIGHT_MS
         early = reported_ms == continuous_ms + DAY_MS and time_ms >= DAY_MS - _AROUND_MIDNIGHT_MS
-        if not (late or early):
+        if not ((late and back_ms < _ZDA_AHEAD_MS) or (early and back_ms <= 0)):
             return reported_ms  # the receiver corrected its date
         self.counts["late-date"] += 1
         return continuous_ms
