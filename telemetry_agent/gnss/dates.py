@@ -74,12 +74,11 @@ class Dates:
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.known_ms: int | None = None
-        """The last instant with a date of the receiver, in milliseconds since 1970."""
+        """The last instant whose day is known, in milliseconds since 1970."""
         self._wall_clock = wall_clock
         self._fix_rollover = fix_rollover
         self._prove_rollover = prove_rollover
         self._day = day
-        self._dated_ms: int | None = None  # the last instant that was dated by ``day``
         self._other_known_ms = other_known_ms
         self._corrected_ms: int | None = None  # the last instant with a corrected date
         self._agrees_since_s: float | None = None  # in ``_valid_s``; None: from the next fix on
@@ -107,11 +106,11 @@ class Dates:
     def _around_midnight_ms(self, reported_ms: int, time_ms: int, known_ms: int) -> int:
         """The continuous day, if the date turned too late or too early by less than a minute."""
         continuous_ms = _nearest_ms(time_ms, known_ms)
-        if continuous_ms < known_ms:
-            return reported_ms  # time stepped back: nothing shows which day is right
+        # Where time stepped back, nothing shows which day is right; but a ZDA may run ahead.
+        back_ms = known_ms - continuous_ms
         late = reported_ms == continuous_ms - DAY_MS and time_ms < _AROUND_MIDNIGHT_MS
         early = reported_ms == continuous_ms + DAY_MS and time_ms >= DAY_MS - _AROUND_MIDNIGHT_MS
-        if not (late or early):
+        if not ((late and back_ms < _AROUND_MIDNIGHT_MS) or (early and back_ms <= 0)):
             return reported_ms  # the receiver corrected its date
         self.counts["late-date"] += 1
         return continuous_ms
@@ -129,12 +128,10 @@ class Dates:
             self._count_valid_time(time_ms, now_s)
             if self.known_ms is None and self._corrected_ms is not None and self._is_proven():
                 self.known_ms = self._corrected_ms
+        if self.known_ms is None and self._day is not None:
+            self.known_ms = self._day * DAY_MS + time_ms  # later fixes continue from the first
         if self.known_ms is not None:
             fix_ms = self.known_ms = _nearest_ms(time_ms, self.known_ms)
-        elif self._day is not None:
-            # The first fix is on that day, however late: later ones continue from it.
-            base_ms = self._day * DAY_MS + time_ms if self._dated_ms is None else self._dated_ms
-            fix_ms = self._dated_ms = _nearest_ms(time_ms, base_ms)
         else:
             near_ms = self._other_known_ms()
             if near_ms is None and self._valid_s >= _DATELESS_S:
