@@ -10,8 +10,8 @@ Memory holds the samples as the file does, as records of 48 bytes. The file begi
 names its format. Each record has a checksum; after the first wrong one, nothing is used. That loses
 only a part of a chart, so no more is done about it.
 
-Time is UTC: GNSS time if it is known, else the system's. If the clock goes back, the samples that
-are "later" are dropped.
+Time is UTC: GNSS time if it is known, else the system's. If GNSS time goes back, the samples that
+are "later" are dropped; with the system's time the series continues after its newest sample.
 """
 
 import asyncio
@@ -91,8 +91,11 @@ class History:
         """Whether there are enough new minutes to save."""
         return len(self._unsaved) >= _APPEND_AT
 
-    def add(self, time_s: int, values: Mapping[str, float | None]) -> None:
-        """Add one moment."""
+    def add(self, time_s: int, values: Mapping[str, float | None], *, sure: bool = True) -> None:
+        """Add one moment. If its time is not ``sure``, no other is dropped for it."""
+        if not sure:  # until its first fix, a device without a battery clock is behind
+            newest = (_time_s(series[-1]) for series in self._series.values() if series)
+            time_s = max(time_s, max(newest, default=0) + SHORT_S)
         self._forget_after(time_s)
         row = (values.get(name) for name in COLUMNS)
         known = tuple(math.nan if value is None else float(value) for value in row)
@@ -183,7 +186,7 @@ async def take_samples(agent: AgentView, history: History) -> None:
     while True:
         now_s = agent.clock.monotonic_s()
         values = maker.values(agent.snapshot(), agent.position(), now_s)
-        history.add(agent.utc_ms() // 1000, values)
+        history.add(agent.utc_ms() // 1000, values, sure=agent.gnss_ms() is not None)
         if history.is_due:
             await in_thread(history.save)
         await asyncio.sleep(SHORT_S)

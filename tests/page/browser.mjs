@@ -361,6 +361,15 @@ const stories = {
       assert.equal(/.{0,50}(NaN|undefined|Infinity|Invalid|\[object).{0,50}/.exec(shown)?.[0], undefined);
       assert.equal(await page.locator("main img[src=x]").count(), 0);
       await wide(page, SIZES.desk.width);
+      const narrow = { width: 320, height: 568 };
+      await page.setViewportSize(narrow);
+      await wide(page, narrow.width);
+      const sticksOut = () =>
+        page.evaluate(() => ["#story", "#receiver", "#endpoint", "#chart"].filter((name) => {
+          const box = document.querySelector(name);
+          return box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight;
+        }).join());
+      await comes(sticksOut, (names) => names === "");
       assert.deepEqual(page.faults, []);
       await page.close();
     }

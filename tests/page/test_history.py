@@ -146,6 +146,21 @@ def test_a_clock_that_was_set_back_takes_its_future_with_it() -> None:
     assert all(sample.time_s < START_S + 600 for sample in kept.last(3600, START_S + 600))
 
 
+def test_a_clock_that_is_behind_until_the_first_fix_drops_nothing(tmp_path: Path) -> None:
+    lived(History(tmp_path / "history"), 7200).save()
+    now_s = START_S + 9000
+    before = History(tmp_path / "history").last(86_400, now_s)
+    after = History(tmp_path / "history")
+    for second in range(0, 60, 5):  # the system's clock, of 1970
+        after.add(second, {"sats": 0}, sure=False)
+    after.add(now_s, {"sats": 8})
+    found = [one.time_s for one in after.last(86_400, now_s)]
+    assert len(before) > 100
+    assert found[: len(before)] == [one.time_s for one in before]
+    assert after.last(3600, now_s)[-1].time_s == now_s
+    assert found == sorted(found)
+
+
 def test_a_steady_stream_in_batches_is_a_steady_rate() -> None:
     meter = SampleMaker()
     rates = []

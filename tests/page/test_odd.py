@@ -12,6 +12,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.model import Fix
 
 POLE_E9, TURN_E9 = 90_000_000_000, 360_000_000_000
+LONG = "/dev/serial/by-id/usb-Silicon_Labs_CP2102_USB_to_UART_Bridge_Controller_0001-if00-port0"
 HTML = "<img src=x onerror='alert(1)'><b>400</b> & "
 
 
@@ -52,7 +53,7 @@ def test_an_odd_queue_makes_sense_in_every_browser(
         fill(queue)
     port = free_port()
     page = {"listen": f"127.0.0.1:{port}"}
-    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", page=page)
+    config = write_config(tmp_path, LONG, "http://127.0.0.1:9/", page=page)
     with started(config) as daemon:
         daemon.wait_for_line("the page is at")
         with browsing("odd", f"http://127.0.0.1:{port}/") as browser:

@@ -27,7 +27,8 @@ export class History {
     this.hours = $("chart-hours");
     this.asked = -Infinity;
     this.inSight = true;
-    new ResizeObserver(() => this.plot?.setSize(this.#size())).observe(this.box);
+    this.sizes = new ResizeObserver(() => this.plot?.setSize(this.#size()));
+    this.sizes.observe(this.box);
     new IntersectionObserver((entries) => (this.inSight = entries.at(-1).isIntersecting)).observe(this.box);
     this.what.addEventListener("change", () => this.#draw(true));
     this.hours.addEventListener("change", () => {
@@ -68,7 +69,10 @@ export class History {
     }
     this.drawn = this.what.value + this.hours.value;
     if (this.plot) this.plot.setData(data);
-    else if (data[0].length > 1) this.plot = new uPlot(this.#options(), data, this.box);
+    else if (data[0].length > 1) {
+      this.plot = new uPlot(this.#options(), data, this.box);
+      this.sizes.observe(this.plot.root.querySelector(".u-legend")); // on a phone it is higher
+    }
     this.#words(lines, data);
   }
 
@@ -86,7 +90,8 @@ export class History {
   }
 
   #size() {
-    return { width: this.box.clientWidth, height: this.box.clientHeight - 34 };
+    const legend = this.box.querySelector(".u-legend")?.offsetHeight ?? 0;
+    return { width: this.box.clientWidth, height: this.box.clientHeight - legend - 8 };
   }
 
   #options() {
