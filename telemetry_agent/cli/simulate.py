@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import sys
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -36,12 +35,7 @@ from telemetry_agent.lab.simulator import Simulator, replay
     show_default=True,
     help="Epochs per second, 0.001 to 100; 0: as fast as the reader takes them.",
 )
-@click.option(
-    "--count",
-    metavar="N",
-    type=click.IntRange(1, sys.maxsize),
-    help="End after N epochs were read.",
-)
+@click.option("--count", metavar="N", type=click.IntRange(1, 2**62), help="End after N epochs.")
 def command(link: Path | None, recording: Path | None, rate: float, count: int | None) -> None:
     """A GNSS receiver on a pty.
 
