@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import SourceError, UsageError
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator, replay
 
@@ -31,18 +31,19 @@ from telemetry_agent.lab.simulator import Simulator, replay
 @click.option(
     "--rate",
     metavar="HZ",
-    type=click.FloatRange(0, 100),
     default=1.0,
     show_default=True,
-    help="Epochs per second; 0: as fast as the reader takes them.",
+    help="Epochs per second, 0.001 to 100; 0: as fast as the reader takes them.",
 )
-@click.option("--count", metavar="N", type=click.IntRange(1), help="End after N epochs were read.")
+@click.option("--count", metavar="N", type=click.IntRange(1, 2**62), help="End after N epochs.")
 def command(link: Path | None, recording: Path | None, rate: float, count: int | None) -> None:
     """A GNSS receiver on a pty.
 
     Prints the device's path. It begins when a program opens the device, and ends with Ctrl-C or
     when all bytes were sent and read.
     """
+    if rate and not 0.001 <= rate <= 100:
+        raise UsageError(f"--rate {rate}: must be 0, or 0.001 to 100")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         contextlib.suppress(KeyboardInterrupt),

@@ -17,10 +17,9 @@ BODY_MAX_BYTES = 8 << 20
 class RefusedError(Exception):
     """A request that is answered with ``status`` and a reason."""
 
-    def __init__(self, status: int, reason: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
-        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)

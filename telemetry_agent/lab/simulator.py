@@ -46,6 +46,7 @@ def replay(lines: Iterable[bytes]) -> Iterator[bytes]:
 _IN_ACCESS, _IN_CLOSE, _IN_OPEN = 0x01, 0x18, 0x20  # inotify(7)
 _EVENT = struct.Struct("iIII")
 _SETTLE_S = 0.1
+_END_S = 2.0
 
 
 class _StoppedError(Exception):
@@ -105,7 +106,7 @@ class Simulator:
     def __exit__(self, *_: object) -> None:
         self._stopping = True
         self._bell.ring()
-        self._thread.join()
+        self._thread.join(_END_S)  # the recording may be a pipe that says nothing
         self._closing.close()
 
     @property

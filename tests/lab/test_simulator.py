@@ -201,6 +201,29 @@ def test_the_command_ends_quietly_when_asked(number: signal.Signals, tmp_path: P
     port.close()
 
 
+def test_the_command_ends_while_its_recording_says_nothing(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with agent("simulate", "--replay", str(pipe)) as command, pipe.open("wb"):
+        command.wait_for_line("^/dev/pts/")
+        assert command.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--rate", "nan", "--rate nan: must be 0, or 0.001 to 100"),
+        ("--rate", "1e-300", "--rate 1e-300: must be 0, or 0.001 to 100"),
+        ("--rate", "101", "--rate 101.0: must be 0, or 0.001 to 100"),
+        ("--count", "9" * 30, "is not in the range"),
+    ],
+)
+def test_a_number_that_no_receiver_has(option: str, value: str, said: str) -> None:
+    ended = run_agent("simulate", option, value)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert said in ended.stderr
+
+
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "gps").write_text("mine")
     for link, why in (("gps", "exists and is not a link"), ("no/gps", "No such file or directory")):

@@ -7,7 +7,6 @@ disk. All requests share one connection to the database, under a lock.
 
 import errno
 import json
-import logging
 import random
 import re
 import threading
@@ -18,15 +17,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from telemetry_agent.addresses import bracketed
-from telemetry_agent.errors import AgentError, StorageError, UsageError
+from telemetry_agent.errors import AgentError, UsageError
 from telemetry_agent.lab.endpoint.database import FixDatabase
 from telemetry_agent.lab.endpoint.http_server import HttpServer
 from telemetry_agent.lab.endpoint.tokens import Tokens
 from telemetry_agent.lab.native_request import NativeRequest, RefusedError
 
-_log = logging.getLogger(__name__)
-
-_RETRY_AFTER_S = 10  # a full disk lasts at least that long
 _ASKS_MAX, _SEQS_MAX = 20, 10_000  # an agent ignores more than this in one answer
 
 
@@ -200,14 +196,10 @@ class Endpoint:
 
     def take(self, request: NativeRequest) -> dict[str, Any]:
         """Store a request; return the answer to it."""
+        stored = self._store.put(request)
         asks: dict[str, Any] = {}
-        try:
-            stored = self._store.put(request)
-            if self._asks_again and request.agent is not None:
-                asks["resend"] = list(self._missing(request.device))
-        except StorageError as error:
-            _log.warning("%s", error)
-            raise RefusedError(503, str(error), retry_after_s=_RETRY_AFTER_S) from error
+        if self._asks_again and request.agent is not None:
+            asks["resend"] = list(self._missing(request.device))
         known = len(request.fixes) - stored
         with self._news:
             self.counters.update(

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 _DRAIN_MAX_BYTES = 8 * BODY_MAX_BYTES
 _IDLE_S = 75.0
+_RETRY_AFTER_S = "10"  # a full disk lasts at least that long
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -47,9 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if look := self._look():
-            # A body is not read, and would be the next request.
-            if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
-                self.close_connection = True
+            self.close_connection = True  # a body would not be read, and be the next request
             self._answer_with(look)
         else:
             self.send_error(HTTPStatus.NOT_IMPLEMENTED)
@@ -74,11 +73,10 @@ class _Handler(BaseHTTPRequestHandler):
             answer = make()
         except RefusedError as refused:
             headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
-            if refused.retry_after_s is not None:
-                headers["Retry-After"] = str(refused.retry_after_s)
             self._answer(refused.status, {"error": str(refused)}, headers)
         except StorageError as error:
-            self._answer(503, {"error": str(error)})
+            _log.warning("%s", error)
+            self._answer(503, {"error": str(error)}, {"Retry-After": _RETRY_AFTER_S})
         else:
             if answer is None:
                 self.close_connection = True

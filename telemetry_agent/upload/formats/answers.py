@@ -131,7 +131,7 @@ def _judge_body(answer: Answer, text: bytes, batch: Batch, *, array_is_yes: bool
     if not text or not (declared or text.startswith((b"{", b"["))):
         return Delivered(status=status)
     try:
-        value = json.loads(text, parse_float=_number)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         wrong = declared or text.startswith(b"{")
         no = unclear(answer, f"{status} with JSON that does not parse")
@@ -198,19 +198,15 @@ def _asked(items: object) -> tuple[ResendRange, ...]:
     return tuple(found)
 
 
-def _number(text: str) -> float:
-    """3.0 is 3: not every language has integers."""
-    value = float(text)
-    return int(value) if value.is_integer() else value
-
-
 def _seq(item: object) -> int | None:
     """The seq that an item of ``rejected`` or ``retry`` names, alone or in an object."""
     return _whole(item.get("seq") if isinstance(item, dict) else item)
 
 
 def _whole(value: object) -> int | None:
-    """A whole number; also as text, which is what many drivers of databases give."""
+    """A whole number; also as 3.0, and as text, which is what many drivers of databases give."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         return int(value)
     return value if type(value) is int else None

@@ -17,7 +17,6 @@ from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.formats.packing import attributes, packed, unsure_time
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
-PRECISION = "ms"
 # Another program has written the same fields in other types: no fix is to blame.
 _OTHER_TYPES = ("field type conflict", "cast error")
 
@@ -29,7 +28,7 @@ def encode(batch: Batch, compression: Compression) -> Payload:
         [f"{key} {_fields(fix)},seq={seq}i {fix.time_ms}\n" for _, seq, _, fix in batch.records]
     ).encode()
     headers = {"Content-Type": "text/plain; charset=utf-8"}
-    return packed(body, headers, compression, len(batch.records), f"precision={PRECISION}")
+    return packed(body, headers, compression, len(batch.records), "precision=ms")
 
 
 def read(answer: Answer, batch: Batch) -> Outcome:
