@@ -14,6 +14,13 @@ from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator, replay
 
 
+def _rate(value: str) -> float:
+    with contextlib.suppress(ValueError):
+        if (rate := float(value)) == 0 or 0.001 <= rate <= 100:
+            return rate
+    raise click.BadParameter(f"{value!r}: a number from 0.001 to 100, or 0")
+
+
 @click.command("simulate")
 @click.option(
     "--link",
@@ -31,8 +38,8 @@ from telemetry_agent.lab.simulator import Simulator, replay
 @click.option(
     "--rate",
     metavar="HZ",
-    type=click.FloatRange(0, 100),
-    default=1.0,
+    type=_rate,
+    default="1",
     show_default=True,
     help="Epochs per second; 0: as fast as the reader takes them.",
 )

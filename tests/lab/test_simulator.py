@@ -201,6 +201,13 @@ def test_the_command_ends_quietly_when_asked(number: signal.Signals, tmp_path: P
     port.close()
 
 
+@pytest.mark.parametrize("rate", ["nan", "-1", "101", "1e-320", "x"])
+def test_a_rate_that_is_none(rate: str) -> None:
+    ended = run_agent("simulate", "--rate", rate)
+    assert ended.returncode == 2
+    assert f"'{rate}': a number from 0.001 to 100, or 0" in ended.stderr
+
+
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "gps").write_text("mine")
     for link, why in (("gps", "exists and is not a link"), ("no/gps", "No such file or directory")):
