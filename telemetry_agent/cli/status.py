@@ -99,12 +99,12 @@ def _watch(path: Path | None, *, as_json: bool) -> None:
     from telemetry_agent.ackqueue.file.lock import check_at_rest  # noqa: PLC0415 - imports SQLite
 
     def view() -> Snapshot | AtRest:
-        if (found := running(path)) is not None:
-            return found
         try:
+            if (found := running(path)) is not None:
+                return found
             if path is not None:
                 check_at_rest(path)
-        except QueueLockedError as error:
+        except AgentError as error:  # it ended while it answered, it is frozen, it starts
             return AtRest(note=str(error), busy=True)
         return AtRest()
 

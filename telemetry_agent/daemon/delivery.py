@@ -329,9 +329,8 @@ def build_credentials(upload: UploadSettings, secrets: set[str]) -> Credentials:
     if upload.username and token is not None:
         fault = f"upload.username is set, and there is a token {token}: keep one"
     elif upload.username and password is None:
-        fault = (
-            f"upload.password_file is missing, upload.username is set{or_credential('password')}"
-        )
+        to_do = f"set upload.password_file{or_credential('password')}"
+        fault = f"upload.username is set without a password: {to_do}"
     elif token is not None:
         fault = upload.secret_in_the_clear()
     secrets |= secrets_in_url(upload.url)

@@ -134,6 +134,19 @@ def test_an_agent_that_starts_is_not_called_stopped(tmp_path: Path) -> None:
     assert asked.json("status")["queue"]["pending"] == 1
 
 
+def test_watch_goes_on_where_the_agent_breaks_off(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "queue.db.sock"))
+        listener.listen()
+        with agent("status", "--watch", "--config", str(config)) as watch:
+            listener.accept()[0].close()
+            watch.wait_for_line("^no agent answers; the agent at .* (broke|ended)")
+            listener.close()
+            watch.wait_for_line("^no agent runs$")
+            assert watch.end(by=signal.SIGINT) == 130
+
+
 def test_the_socket_of_a_killed_daemon_misleads_nobody(tmp_path: Path) -> None:
     asked = Asked(write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/"))
     for _ in range(2):
