@@ -26,7 +26,7 @@ from telemetry_agent.gnss.framing import MAX_SENTENCE
 from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
 from telemetry_agent.gnss.sources.hotplug import PortBell
 from telemetry_agent.gnss.sources.protocols import unreadable
-from telemetry_agent.model import Fix, ReceiverState, Sky
+from telemetry_agent.model import Fix, ReceiverState, Satellite
 from telemetry_agent.tasks import Task
 from telemetry_agent.trouble import Trouble
 
@@ -145,10 +145,10 @@ class Reader(Task):
             self._backoff_s = _BACKOFF_S  # udev may need a moment for its name and permissions
         return None if self._decoder else self._open(now_s)
 
-    def sky(self) -> Sky:
-        """The satellites and the antenna's state. Any thread may call."""
+    def satellites(self) -> tuple[Satellite, ...]:
+        """Those in view. Any thread may call."""
         decoder = self._decoder
-        return decoder.sky() if decoder else Sky()
+        return decoder.satellites() if decoder else ()
 
     def wake(self) -> None:
         """See ``Task.wake``."""
