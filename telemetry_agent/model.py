@@ -75,14 +75,6 @@ class Satellite:
     used: Annotated[bool, "whether the last fix used it"] = False
 
 
-class Sky(NamedTuple):
-    """The receiver's last report of its satellites and its antenna."""
-
-    satellites: tuple[Satellite, ...] = ()
-    antenna: str | None = None
-    """In capitals: OK, OPEN, SHORT, …; None: not reported."""
-
-
 class Record(NamedTuple):
     """A fix with its permanent name, (stream, seq)."""
 

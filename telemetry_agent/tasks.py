@@ -23,7 +23,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
@@ -202,15 +201,13 @@ def give_way(lock: threading.Lock) -> None:
     threading.Condition(lock).wait(_GIVE_WAY_S)
 
 
-class Task(Protocol):
+class Task:
     """One of the agent's jobs."""
 
     max_step_s: float
     """The longest a step may take; past it the thread counts as stuck."""
-
-    @property
-    def bell(self) -> Bell:
-        """What the loop waits on."""
+    bell: Bell
+    """What the loop waits on."""
 
     def step(self, now_s: float) -> float | None:
         """Do one unit of work at monotonic time ``now_s``.
@@ -218,9 +215,11 @@ class Task(Protocol):
         Returns:
             0 to be called again at once, ``None`` to wait until rung, else seconds to wait.
         """
+        raise NotImplementedError
 
     def wake(self) -> None:
         """Ring the bell, and end a blocking call of the step where that loses no data."""
+        self.bell.ring()
 
     def close(self) -> None:
         """Abort a step that does not end by itself, and free what the task holds. Idempotent."""

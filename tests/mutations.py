@@ -95,7 +95,7 @@ def survive(lines: Iterator[bytes]) -> tuple[int, int]:
         now_s += 0.3
         count += len(group)
         fixes = [*decoder.feed(b"".join(group), now_s), *decoder.tick(now_s + 0.25)]
-        decoder.sky()
+        decoder.satellites()
         _ = decoder.diagnosis, decoder.notices, decoder.state
         for fix in fixes:
             for kept in sampler.feed(fix):

@@ -8,10 +8,10 @@ import pytest
 from fakes import FakeClock
 
 from telemetry_agent.errors import StorageError
-from telemetry_agent.tasks import Beat, Bell, FairLock, KernelBell, run_loop, within
+from telemetry_agent.tasks import Beat, Bell, FairLock, KernelBell, Task, run_loop, within
 
 
-class Steps:
+class Steps(Task):
     """A task that answers its steps from a list, then stops the loop."""
 
     max_step_s = 1.0
@@ -28,12 +28,6 @@ class Steps:
             self.stop.set()
             return 0
         return self.waits.pop(0)
-
-    def wake(self) -> None:
-        self.bell.ring()
-
-    def close(self) -> None:
-        pass
 
 
 def started(task: Steps, beat: Beat | None = None) -> threading.Thread:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.errors import QueueLockedError, StorageError
-from telemetry_agent.tasks import Bell
+from telemetry_agent.tasks import Bell, Task
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ _LOOK_EVERY_S = 8.0
 """How often to check that the files are in their place: a deleted file ends with the process."""
 
 
-class Committer:
+class Committer(Task):
     """Commits what is due, tries again what the disk refused, and keeps the queue in its bounds."""
 
     # A commit, a check of the files, room, tidiness: each waits for the disk lock and then syncs up
@@ -51,13 +51,6 @@ class Committer:
         wake_s = min(self._tidy_at_s, self._look_at_s)
         wake_s = wake_s if due_s is None else min(due_s, wake_s)
         return max(0.0, wake_s - now_s)
-
-    def wake(self) -> None:
-        """Ring: a step waits for the disk only."""
-        self.bell.ring()
-
-    def close(self) -> None:
-        """Do nothing: the queue is closed by its owner."""
 
     def _look(self) -> None:
         try:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Literal
 from telemetry_agent.addresses import UnreachableError
 from telemetry_agent.clock import Clock
 from telemetry_agent.connectivity.probe import Probe
-from telemetry_agent.tasks import KernelBell
+from telemetry_agent.tasks import KernelBell, Task
 
 if TYPE_CHECKING:
     from telemetry_agent.addresses import Address
@@ -47,7 +47,6 @@ _log = logging.getLogger(__name__)
 
 _SPREAD_PER_OUTAGE = 0.1
 _SETTLE_S = 0.05  # one change of the network is a burst of messages
-_LONGEST_STEP_S = 30.0  # resuming rows waits for the disk, and that may be busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class NetworkState:
     """Why it is not up; empty when it is."""
 
 
-class Monitor:
+class Monitor(Task):
     """The task.
 
     Args:
@@ -74,6 +73,9 @@ class Monitor:
         on_change: called in the monitor's thread when the path to the endpoint has changed or is
             gone: connections over the old path would hang.
     """
+
+    bell: KernelBell
+    max_step_s = 30.0  # it asks the kernel for the path to each address
 
     def __init__(
         self,
@@ -88,7 +90,6 @@ class Monitor:
         rng: random.Random | None = None,
     ) -> None:
         self.bell = bell
-        self.max_step_s = _LONGEST_STEP_S
         now_s = (clock or Clock()).monotonic_s()
         self.state = NetworkState("up", now_s)
         self._probe = probe
@@ -149,10 +150,6 @@ class Monitor:
         next_s = running.due_s() if running else self._return_due_s
         due_s = min(self._check_due_s, self._probe_due_s, next_s)
         return None if due_s == math.inf else max(0.0, due_s - now_s)
-
-    def wake(self) -> None:
-        """Ring; no step blocks."""
-        self.bell.ring()
 
     def close(self) -> None:
         """Free the sockets."""

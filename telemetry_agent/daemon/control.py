@@ -30,7 +30,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.client import Answers, address, service_socket, socket_path
 from telemetry_agent.errors import JOIN, AgentError, UsageError
 from telemetry_agent.snapshot import PROTOCOL
-from telemetry_agent.tasks import Bell, started
+from telemetry_agent.tasks import Bell, Task, started
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def for_strangers(answer: Mapping[str, Any]) -> dict[str, Any]:
     return without
 
 
-class Control:
+class Control(Task):
     """The task that listens.
 
     Args:
@@ -194,10 +194,6 @@ class Control:
             except OSError:  # the client has left, or the process has no descriptor left for it
                 return _ACCEPT_AGAIN_S
         return 0
-
-    def wake(self) -> None:
-        """See ``Task.wake``."""
-        self.bell.ring()
 
     def close(self) -> None:
         """Stop listening, and end every connection."""

@@ -90,7 +90,7 @@ class Recording:
             rate_hz=round(self._fixes_lately.rate(now_s), 2),
             rejected=dict(receiver.counts),
             not_recorded=dict(self._sampler.dropped),
-            satellites=self._reader.task.sky().satellites,
+            satellites=self._reader.task.satellites(),
             reason=diagnosis and diagnosis.reason,
             message=why and why.message,
             remedy=why and why.remedy,

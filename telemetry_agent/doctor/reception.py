@@ -160,7 +160,7 @@ class Reception:
         if fix is None:
             if why := decoder.diagnosis:
                 return failed(why.message, why.remedy)
-            signals = [satellite.snr_db or 0 for satellite in decoder.sky().satellites]
+            signals = [satellite.snr_db or 0 for satellite in decoder.satellites()]
             return no_fix(signals, reports_satellites="GSV" in self.bytes_by_type)
         said = f"{fix.mode}D"
         if fix.sats is not None:

@@ -14,7 +14,7 @@ from telemetry_agent.gnss.framing import Framer, Sentence
 from telemetry_agent.gnss.sentences import GNSS, IN_VIEW, Parser
 from telemetry_agent.gnss.shared_line import SharedLine
 from telemetry_agent.gnss.sky import InView
-from telemetry_agent.model import Fix, ReceiverState, Sky
+from telemetry_agent.model import Fix, ReceiverState, Satellite
 
 _STALE_S = 10.0  # some receivers take 8 s for an epoch
 _BINARY_FRAMES = 3
@@ -188,11 +188,10 @@ class Decoder:
     def _is_unchecked(self) -> bool:
         return self._framer.unchecked - self._unchecked_before >= _UNCHECKED
 
-    def sky(self) -> Sky:
-        """The satellites in view, and the antenna's state. Any thread may call."""
+    def satellites(self) -> tuple[Satellite, ...]:
+        """Those in view. Any thread may call."""
         current = self._line.current
-        used = current.used if current else ()
-        return Sky(self._in_view.satellites(used, self._last_byte_s), self.antenna)
+        return self._in_view.satellites(current.used if current else (), self._last_byte_s)
 
     def _decode(self, sentences: list[Sentence], now_s: float) -> list[Fix]:
         fixes: list[Fix] = []

@@ -26,7 +26,8 @@ from telemetry_agent.gnss.framing import MAX_SENTENCE
 from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
 from telemetry_agent.gnss.sources.hotplug import PortBell
 from telemetry_agent.gnss.sources.protocols import unreadable
-from telemetry_agent.model import Fix, ReceiverState, Sky
+from telemetry_agent.model import Fix, ReceiverState, Satellite
+from telemetry_agent.tasks import Task
 from telemetry_agent.trouble import Trouble
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class ReceiverStatus:
     """Why there is no position, as in the log; ``None``: no fault."""
 
 
-class Reader:
+class Reader(Task):
     """The reader task.
 
     Args:
@@ -83,6 +84,7 @@ class Reader:
             source that can wait, not for a receiver.
     """
 
+    bell: PortBell
     max_step_s = 30.0  # a read ends within a second, but recording may wait for a slow card
 
     def __init__(
@@ -143,14 +145,14 @@ class Reader:
             self._backoff_s = _BACKOFF_S  # udev may need a moment for its name and permissions
         return None if self._decoder else self._open(now_s)
 
-    def sky(self) -> Sky:
-        """The satellites and the antenna's state. Any thread may call."""
+    def satellites(self) -> tuple[Satellite, ...]:
+        """Those in view. Any thread may call."""
         decoder = self._decoder
-        return decoder.sky() if decoder else Sky()
+        return decoder.satellites() if decoder else ()
 
     def wake(self) -> None:
         """See ``Task.wake``."""
-        self.bell.ring()
+        super().wake()
         self._source.cancel()
 
     def close(self) -> None:

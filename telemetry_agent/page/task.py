@@ -15,7 +15,7 @@ from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.libraries import server_missing
 from telemetry_agent.secrecy import or_credential, read_secret
 from telemetry_agent.snapshot import PageView
-from telemetry_agent.tasks import Bell
+from telemetry_agent.tasks import Bell, Task
 from telemetry_agent.trouble import Trouble
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _CLOSE_S = 0.3
 _SHORTEST_TOKEN = 16  # each peer may guess ten times a minute
 
 
-class Page:
+class Page(Task):
     """The task."""
 
     max_step_s = 30.0
@@ -77,7 +77,7 @@ class Page:
 
     def wake(self) -> None:
         """See ``Task.wake``."""
-        self.bell.ring()
+        super().wake()
         if (server := self._server) is not None:
             server.interrupt()
 

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Batch, Deferred, Held, UploadState
-from telemetry_agent.tasks import Bell
+from telemetry_agent.tasks import Bell, Task
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import BatchQueue, Reachability, UploadPolicy, WireFormat
 from telemetry_agent.upload.leases import Leases
@@ -59,7 +59,7 @@ _RESUME_EVERY_S = 3600.0  # fixes that got no answer while others were accepted
 _SERIES_MAX = 200  # that many arrive twice if the agent is killed before it notes the answers
 
 
-class Uploader:
+class Uploader(Task):
     """The task."""
 
     def __init__(
@@ -142,10 +142,6 @@ class Uploader:
             self._release_at_close()  # ``close`` could not: this step was still running
         self._on_step()
         return wait_s
-
-    def wake(self) -> None:
-        """Ring. A request in flight continues: ``close`` ends it."""
-        self.bell.ring()
 
     def close(self) -> None:
         """Abort a request in flight, and give back every lease: now, or when the step ends."""

@@ -9,10 +9,10 @@ from fakes import FakeClock
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import ResourceError
-from telemetry_agent.tasks import Bell
+from telemetry_agent.tasks import Bell, Task
 
 
-class Work:
+class Work(Task):
     """A task that crashes so many times, then idles."""
 
     max_step_s = 1.0
@@ -28,9 +28,6 @@ class Work:
             raise self.crashes.pop()
         self.idle.set()
         return None
-
-    def wake(self) -> None:
-        self.bell.ring()
 
     def close(self) -> None:
         self.closed = True

@@ -3,20 +3,24 @@ import pytest
 from nmea import gga, line, rmc
 
 from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.model import Satellite, Sky
+from telemetry_agent.model import Satellite
 
 
-def sky(*bodies: str, size: int | None = None) -> Sky:
+def heard(*bodies: str, size: int | None = None) -> Decoder:
     data = b"".join(map(line, bodies))
     decoder = Decoder(fix_rollover=False)
     for start in range(0, len(data), size or len(data)):
         decoder.feed(data[start : start + (size or len(data))], 0)
     decoder.finish()
-    return decoder.sky()
+    return decoder
 
 
-def numbers(found: Sky) -> list[tuple[str, int]]:
-    return [(satellite.system, satellite.number) for satellite in found.satellites]
+def sky(*bodies: str, size: int | None = None) -> tuple[Satellite, ...]:
+    return heard(*bodies, size=size).satellites()
+
+
+def numbers(found: tuple[Satellite, ...]) -> list[tuple[str, int]]:
+    return [(satellite.system, satellite.number) for satellite in found]
 
 
 @pytest.mark.parametrize("size", [None, 1, 7])
@@ -28,7 +32,7 @@ def test_a_series_of_several_sentences(size: int | None) -> None:
         "GPGSA,A,3,02,07,,,,,,,,,,,1.6,0.9,1.3",
         size=size,
     )
-    assert found.satellites == (
+    assert found == (
         Satellite("GPS", 2, 72, 283, 30, used=True),
         Satellite("GPS", 5, 16, 49, None, used=False),
         Satellite("GPS", 7, 3, 360, 41, used=True),
@@ -62,9 +66,9 @@ def test_a_series_of_several_sentences(size: int | None) -> None:
 def test_systems_and_their_many_numberings(gsv: str, gsa: str, expected: tuple[str, int]) -> None:
     fix = "GNRMC,123519,A,4807.038,N,01131.000,E,022.4,084.4,231126,,,A"
     found = sky(gsv, fix, gsa)
-    assert found.satellites == (Satellite(*expected, 10, 100, 30, used=True),)  # type: ignore[arg-type] # words of the table
+    assert found == (Satellite(*expected, 10, 100, 30, used=True),)  # type: ignore[arg-type] # words of the table
     other = gsa.replace(gsa.split(",")[3], "30" if expected[1] != 30 else "31", 1)
-    assert [satellite.used for satellite in sky(gsv, fix, other).satellites] == [False]
+    assert [satellite.used for satellite in sky(gsv, fix, other)] == [False]
 
 
 def test_one_number_in_two_systems_is_two_satellites() -> None:
@@ -74,7 +78,7 @@ def test_one_number_in_two_systems_is_two_satellites() -> None:
         "GNRMC,123519,A,4807.038,N,01131.000,E,022.4,084.4,231126,,,A",
         "GNGSA,A,3,03,,,,,,,,,,,,2,2,2,3",
     )
-    assert found.satellites == (
+    assert found == (
         Satellite("GPS", 3, 40, 100, 30, used=False),
         Satellite("Galileo", 3, 50, 200, 40, used=True),
     )
@@ -86,7 +90,7 @@ def test_of_several_signals_the_best_counts() -> None:
         "GPGSV,1,1,02,03,40,100,41,05,20,200,22,8",
         "GPGSV,1,1,01,03,40,100,35,6",
     )
-    assert [satellite.snr_db for satellite in found.satellites] == [41, 22]
+    assert [satellite.snr_db for satellite in found] == [41, 22]
 
 
 def test_a_signal_of_its_own_does_not_end_the_series_of_another() -> None:
@@ -105,9 +109,7 @@ def test_a_series_may_have_several_signals() -> None:
         "GPGSV,3,3,06,01,40,100,35,04,40,100,30,8",
     ]
     found = sky(*series, *series)
-    assert [(each.number, each.snr_db) for each in found.satellites] == [
-        *((1, 35), (2, 30), (3, 30), (4, 30))
-    ]
+    assert [(each.number, each.snr_db) for each in found] == [*((1, 35), (2, 30), (3, 30), (4, 30))]
     torn = ["GPGSV,2,2,05,11,40,100,30,6", "GPGSV,3,1,09,12,40,100,30,8"]
     assert numbers(sky(*series, *torn)) == numbers(found)
 
@@ -123,7 +125,7 @@ def test_what_the_first_of_a_series_says_the_others_may_leave_out() -> None:
 
 
 def test_what_has_decimals_is_cut() -> None:
-    (satellite,) = sky("GNGSV,1,1,01,07,40.9,100.5,45.6").satellites
+    (satellite,) = sky("GNGSV,1,1,01,07,40.9,100.5,45.6")
     assert satellite == Satellite("GPS", 7, 40, 100, 45, used=False)
 
 
@@ -132,9 +134,9 @@ def test_a_series_may_span_epochs() -> None:
     second = "GPGSV,2,2,05,05,40,100,30"
     decoder = Decoder(fix_rollover=False)
     decoder.feed(rmc("120000") + line(first) + rmc("120001") + gga("120001"), 0)
-    assert decoder.sky().satellites == ()
+    assert decoder.satellites() == ()
     decoder.feed(line(second) + rmc("120002"), 0)
-    assert len(decoder.sky().satellites) == 5
+    assert len(decoder.satellites()) == 5
 
 
 @pytest.mark.parametrize("group", ["00,40,100,30", ",40,100,30", "0,,,", "x7,40,100,30"])
@@ -164,16 +166,16 @@ def test_an_empty_series_empties_its_system() -> None:
 
 def test_nonsense_is_unknown() -> None:
     found = sky("GPGSV,1,1,01,07,91,361,100", "GLGSV,1,1,01,250,10,10,10")
-    assert found.satellites == (Satellite("GPS", 7, None, None, None, used=False),)
+    assert found == (Satellite("GPS", 7, None, None, None, used=False),)
 
 
 def test_what_a_receiver_no_longer_says_goes() -> None:
     decoder = Decoder(fix_rollover=False)
     decoder.feed(line("GPGSV,1,1,01,07,40,100,30") + line("GLGSV,1,1,01,70,40,100,30"), 0)
     decoder.feed(line("GPGSV,1,1,01,07,40,100,30"), 29)
-    assert len(decoder.sky().satellites) == 2
+    assert len(decoder.satellites()) == 2
     decoder.feed(rmc("120000"), 31)
-    assert numbers(decoder.sky()) == [("GPS", 7)]
+    assert numbers(decoder.satellites()) == [("GPS", 7)]
 
 
 @pytest.mark.parametrize(
@@ -186,12 +188,12 @@ def test_what_a_receiver_no_longer_says_goes() -> None:
     ],
 )
 def test_the_antenna(texts: list[str], antenna: str | None) -> None:
-    assert sky(*texts).antenna == antenna
+    assert heard(*texts).antenna == antenna
 
 
 @pytest.mark.parametrize("recording", corpus.recordings(), ids=lambda recording: recording.name)
 def test_recordings(recording: corpus.Recording) -> None:
     decoder = Decoder(fix_rollover=False)
     decoder.feed(recording.data, 0)
-    satellites = decoder.sky().satellites
+    satellites = decoder.satellites()
     assert len({(one.system, one.number) for one in satellites}) == len(satellites) < 120

@@ -225,7 +225,7 @@ def test_the_satellites_of_a_report_are_in_view() -> None:
         decoder.feed(reports.feed(wire(VERSION, TPV, sky, {"class": "SKY", "hdop": 1.1})), 0.0)
         (fix,) = decoder.finish()
         assert (fix.sats, fix.hdop_e2) == (3, 110)
-        assert decoder.sky().satellites == expected
+        assert decoder.satellites() == expected
         assert reports.rejected == {"gpsd-el": 1}
 
 

@@ -49,11 +49,11 @@ def test_it_moves_as_fast_as_it_says_and_stops_once() -> None:
 
 def test_four_systems_are_in_the_sky() -> None:
     _, decoder = heard(Drive(START_MS, tunnel=True), 10)
-    satellites = decoder.sky().satellites
+    satellites = decoder.satellites()
     assert {one.system for one in satellites} == {"GPS", "GLONASS", "Galileo", "BeiDou"}
     assert 15 < sum(one.used for one in satellites) < len(satellites)
     _, decoder = heard(Drive(START_MS, tunnel=True), 170)
-    assert not any(one.used or one.snr_db for one in decoder.sky().satellites)
+    assert not any(one.used or one.snr_db for one in decoder.satellites())
 
 
 def test_every_sentence_is_short_enough() -> None:

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from puppet import Puppet
 
 from telemetry_agent.gnss.reader import ReceiverStatus
-from telemetry_agent.model import Fix, Satellite, Sky
+from telemetry_agent.model import Fix, Satellite
 from telemetry_agent.page.metrics import LOST, NOT_RECORDED, REJECTED, metrics
 from telemetry_agent.snapshot import Snapshot
 from telemetry_agent.upload.upload_status import UploadStatus
@@ -17,13 +17,11 @@ from telemetry_agent.upload.upload_status import UploadStatus
 SOURCE = Path(__file__).parents[2] / "telemetry_agent"
 DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
 FIX = Fix(1_795_435_200_000, 48_117300000, 11_516667000, mode=3, sats=8, hdop_e2=90)
-SKY = Sky(
-    (
-        Satellite("GPS", 3, 40, 120, 44, used=True),
-        Satellite("GPS", 17, 40, 120, 44, used=True),
-        Satellite("GPS", 22, 3, 120, None, used=False),
-        Satellite("Galileo", 3, 60, 12, 40, used=True),
-    )
+SATELLITES = (
+    Satellite("GPS", 3, 40, 120, 44, used=True),
+    Satellite("GPS", 17, 40, 120, 44, used=True),
+    Satellite("GPS", 22, 3, 120, None, used=False),
+    Satellite("Galileo", 3, 60, 12, 40, used=True),
 )
 
 
@@ -46,7 +44,7 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
         last_error_s=clock.now_s,
         next_attempt_s=clock.now_s + 9,
     )
-    monkeypatch.setattr(puppet.agent.recording._reader.task, "sky", lambda: SKY)
+    monkeypatch.setattr(puppet.agent.recording._reader.task, "satellites", lambda: SATELLITES)
     with queue:
         for second in range(10):
             puppet.fix_comes(FIX._replace(time_ms=FIX.time_ms + 1000 * second))

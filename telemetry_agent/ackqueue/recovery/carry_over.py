@@ -19,7 +19,7 @@ from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import FoundRows
 from telemetry_agent.ackqueue.recovery.verify import described, losses
 from telemetry_agent.errors import StorageError
-from telemetry_agent.tasks import Bell
+from telemetry_agent.tasks import Bell, Task
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def carry_over(queue: AckQueue) -> None:
         carrier.close()
 
 
-class Carrier:
+class Carrier(Task):
     """Carries over, and waits for the next time."""
 
     max_step_s = 60.0  # a worn card can take long over one fsync
@@ -78,10 +78,6 @@ class Carrier:
             return None
         self.close()
         return _WAIT_S
-
-    def wake(self) -> None:
-        """Ring: a step waits for the disk only."""
-        self.bell.ring()
 
     def close(self) -> None:
         """Close the files. The next step opens them again."""
