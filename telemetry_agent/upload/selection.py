@@ -80,9 +80,8 @@ class Selection:
         # Refused fixes wait too: only an acceptance ends the pause early.
         if now_s < self._paused_until_s:
             return min([*waits_s, self._paused_until_s - now_s])
-        if refusals.crashes.wants_another and backlog.ready:
-            return self._single()
-        batch = refusals.next(limit)
+        wants_one = refusals.crashes.wants_another and backlog.ready > 0
+        batch = self._single() if wants_one else refusals.next(limit)
         if batch is not None:
             return batch
         if not refusals.full:
