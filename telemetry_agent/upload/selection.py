@@ -1,6 +1,7 @@
 """What the next request carries: live fixes, the backlog, or one fix that was refused before.
 
-Theory of operation. Live fixes go first, once they have waited for others (``flush_every``). If the
+Theory of operation. Live fixes go first, once they have waited for others (``flush_every``). If an
+exchange takes so long that live fixes are due again at its end, they and the rest take turns. If the
 backlog is refused, it pauses (``pause_backlog``), and live fixes are sent when they are due. While
 everything is held (``probing``), each attempt sends one fix, and each time another one, so that a
 single bad fix cannot keep everything held. Fixes that were refused come last.
@@ -47,6 +48,7 @@ class Selection:
         self._urgent = urgent
         self._paused_until_s = 0.0
         self._probes = 0
+        self._live_last = False  # live fixes were due, and are the last that was chosen
 
     def hold(self) -> None:
         """Everything is refused: send one fix at a time."""
@@ -66,17 +68,24 @@ class Selection:
 
         The last attempt was made at ``attempted_s``.
         """
-        refusals = self.refusals
         if self.probing:
             return self._single()
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
-        limit = self._sizing.limit()
-        if self._policy.live_first and live_in_s == 0:
-            # Before anything that was refused: live fixes must not wait for it, and an acceptance
-            # is what refused fixes wait for.
-            return self._leases.take(limit, live_first=True)
-        waits_s = [] if live_in_s is None else [live_in_s]
+        if not self._policy.live_first or live_in_s != 0:
+            self._live_last = False
+            return self._rest(backlog, [] if live_in_s is None else [live_in_s], now_s, attempted_s)
+        # Before anything that was refused: live fixes must not wait for it, and an acceptance
+        # is what refused fixes wait for.
+        rest = self._rest(backlog, [], now_s, attempted_s) if self._live_last else None
+        self._live_last = not isinstance(rest, Batch)
+        return self._leases.take(self._sizing.limit(), live_first=True) if self._live_last else rest
+
+    def _rest(
+        self, backlog: Pending, waits_s: list[float], now_s: float, attempted_s: float
+    ) -> Batch | AllRefused | float | None:
+        """The same without live fixes, which become due in ``waits_s``."""
+        refusals, limit = self.refusals, self._sizing.limit()
         # Refused fixes wait too: only an acceptance ends the pause early.
         if now_s < self._paused_until_s:
             return min([*waits_s, self._paused_until_s - now_s])

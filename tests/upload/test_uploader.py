@@ -200,6 +200,19 @@ def test_a_backlog_is_sent_at_once_and_live_fixes_that_are_due_come_first(tmp_pa
         assert sent == [[1, 2, 3, 4], [9], [5, 6, 7, 8]]
 
 
+def test_a_backlog_drains_also_if_live_fixes_are_due_again_after_each_exchange(
+    tmp_path: Path,
+) -> None:
+    with bench(tmp_path, max_batch=4, flush_every_s=1.0) as b:
+        b.put_backlog(8)
+        for _ in range(6):
+            b.put(1)
+            b.clock.advance(2)  # the exchange before took so long
+            b.step()
+        sent = [[seq for _, seq in request.names] for request in b.server.requests]
+        assert sent == [[9], [1, 2, 3, 4], [10, 11], [5, 6, 7, 8], [12, 13], [14]]
+
+
 def test_oldest_first_keeps_the_order(tmp_path: Path) -> None:
     with bench(tmp_path, max_batch=4, live_first=False) as b:
         b.put_backlog(6)
