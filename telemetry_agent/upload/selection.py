@@ -1,10 +1,10 @@
 """What the next request carries: live fixes, the backlog, or one fix that was refused before.
 
 Theory of operation. Live fixes go first, once they have waited for others (``flush_every``). If an
-exchange takes so long that live fixes are due again at its end, they and the rest take turns. If the
-backlog is refused, it pauses (``pause_backlog``), and live fixes are sent when they are due. While
-everything is held (``probing``), each attempt sends one fix, and each time another one, so that a
-single bad fix cannot keep everything held. Fixes that were refused come last.
+exchange takes so long that live fixes are due again at its end, they and the rest take turns. If
+the backlog is refused, it pauses (``pause_backlog``), and live fixes are sent when they are due.
+While everything is held (``probing``), each attempt sends one fix, and each time another one, so
+that a single bad fix cannot keep everything held. Fixes that were refused come last.
 """
 
 import random
