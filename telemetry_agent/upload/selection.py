@@ -2,9 +2,9 @@
 
 Theory of operation. Live fixes go first, once they have waited for others (``flush_every``). If an
 exchange takes so long that live fixes are due again at its end, they and the rest take turns. If
-the backlog is refused, it pauses (``pause_backlog``), and live fixes are sent when they are due.
-While everything is held (``probing``), each attempt sends one fix, and each time another one, so
-that a single bad fix cannot keep everything held. Fixes that were refused come last.
+the backlog is refused, it pauses, and live fixes are sent when they are due. While everything is
+held (``probing``), each attempt sends one fix, and each time another one, so that a single bad fix
+cannot keep everything held. Fixes that were refused come last.
 """
 
 import random
@@ -38,7 +38,9 @@ class Selection:
         """See ``Uploader``."""
         self.refusals = Refusals(leases, keeper, self._more_backlog, rng)
         self.probing = False
-        """Whether everything is held."""
+        """Whether everything is held: each attempt sends one fix."""
+        self.backlog_paused_until_s = 0.0
+        """Only live fixes are sent until then."""
         self._queue = queue
         self._leases = leases
         self._sizing = sizing
@@ -46,22 +48,8 @@ class Selection:
         self._keeper = keeper
         self._policy = policy
         self._urgent = urgent
-        self._paused_until_s = 0.0
         self._probes = 0
         self._live_last = False  # live fixes were due, and are the last that was chosen
-
-    def hold(self) -> None:
-        """Everything is refused: send one fix at a time."""
-        self.probing = True
-
-    def delivered(self) -> None:
-        """Something was accepted: nothing is held."""
-        self.probing = False
-        self._paused_until_s = 0.0
-
-    def pause_backlog(self, until_s: float) -> None:
-        """Send live fixes only, until then or until an acceptance."""
-        self._paused_until_s = until_s
 
     def next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
         """A batch to send now, or how long to wait for one; ``None``: nothing waits.
@@ -72,13 +60,14 @@ class Selection:
             return self._single()
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
-        if not self._policy.live_first or live_in_s != 0:
-            self._live_last = False
-            return self._rest(backlog, [] if live_in_s is None else [live_in_s], now_s, attempted_s)
+        live_due = self._policy.live_first and live_in_s == 0
+        rest = None
+        if not live_due or self._live_last:
+            waits_s = [] if live_due or live_in_s is None else [live_in_s]
+            rest = self._rest(backlog, waits_s, now_s, attempted_s)
         # Before anything that was refused: live fixes must not wait for it, and an acceptance
         # is what refused fixes wait for.
-        rest = self._rest(backlog, [], now_s, attempted_s) if self._live_last else None
-        self._live_last = not isinstance(rest, Batch)
+        self._live_last = live_due and not isinstance(rest, Batch)
         return self._leases.take(self._sizing.limit(), live_first=True) if self._live_last else rest
 
     def _rest(
@@ -87,8 +76,8 @@ class Selection:
         """The same without live fixes, which become due in ``waits_s``."""
         refusals, limit = self.refusals, self._sizing.limit()
         # Refused fixes wait too: only an acceptance ends the pause early.
-        if now_s < self._paused_until_s:
-            return min([*waits_s, self._paused_until_s - now_s])
+        if now_s < self.backlog_paused_until_s:
+            return min([*waits_s, self.backlog_paused_until_s - now_s])
         if refusals.crashes.wants_another and backlog.ready:
             return self._single()
         batch = refusals.next(limit)

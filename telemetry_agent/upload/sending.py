@@ -81,10 +81,6 @@ class Sender:
         self._clock = clock
         self._counted = transport.sent_bytes, transport.received_bytes
 
-    def network_returned(self) -> None:
-        """An answer is likely again."""
-        self.answered = True
-
     def send(self, batch: Batch, timeout_s: float, reports: AgentReports | None) -> Outcome:
         """Send a batch in one request, with a report if one is due.
 

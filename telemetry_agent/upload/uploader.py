@@ -225,7 +225,7 @@ class Uploader:
                 self._reports.network_returned(now_s)
         if hurried:
             self._pace.hurry()
-        self._sender.network_returned()
+        self._sender.answered = True  # an answer is likely again
         self._attempted_s = float("-inf")
         # A ``Retry-After`` is obeyed whatever the network does.
         self._not_before_s = max(now_s, self._keeper.asked_until_s)
@@ -282,7 +282,8 @@ class Uploader:
             self._resending.asked(outcome, self._clock.monotonic_s())
         if self._outcomes.deliveries > deliveries:
             self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
-            self._selection.delivered()
+            self._selection.probing = False
+            self._selection.backlog_paused_until_s = 0.0
         return self._stop_for(stop)
 
     def _report(self, reports: AgentReports, now_s: float) -> float:
@@ -338,7 +339,7 @@ class Uploader:
     def _pause_backlog(self, reason: str) -> float:
         now_s = self._clock.monotonic_s()
         again_s = now_s + self._policy.backoff_max_s
-        self._selection.pause_backlog(again_s)
+        self._selection.backlog_paused_until_s = again_s
         if not self._refusals.ever_accepted:
             # It may be the set-up: nothing can be concluded from these refusals later on.
             self._refusals.give_up()
@@ -347,7 +348,7 @@ class Uploader:
         return 0
 
     def _hold(self, reason: str) -> float | None:
-        self._selection.hold()
+        self._selection.probing = True
         return self._pause("held", reason, self._policy.backoff_max_s)
 
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:

@@ -50,7 +50,6 @@ class Dialer:
     One thread exchanges; any thread may abort.
 
     Args:
-        clock: the machine's clocks.
         resolve: finds the addresses of a name.
         gnss_ms: UTC now according to the receiver, in milliseconds since 1970; ``None``: unknown.
             It distinguishes an expired certificate from a wrong clock.
