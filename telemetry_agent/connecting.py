@@ -56,8 +56,6 @@ class Connecting:
     Args:
         resolver: looks the name up, and knows what worked before.
         host: a name, or an address without brackets.
-        port: TCP port.
-        now_s: monotonic time.
         known_after_s: how long a look-up holds back the addresses known from an earlier one.
         look_up_s: limit for the look-up if no address is known.
         connect_s: limit for all addresses together.

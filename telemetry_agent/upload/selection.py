@@ -1,9 +1,10 @@
 """What the next request carries: live fixes, the backlog, or one fix that was refused before.
 
-Theory of operation. Live fixes go first, once they have waited for others (``flush_every``). If the
-backlog is refused, it pauses (``pause_backlog``), and live fixes are sent when they are due. While
-everything is held (``probing``), each attempt sends one fix, and each time another one, so that a
-single bad fix cannot keep everything held. Fixes that were refused come last.
+Theory of operation. Live fixes go first, once they have waited for others (``flush_every``). If an
+exchange takes so long that live fixes are due again at its end, they and the rest take turns. If
+the backlog is refused, it pauses, and live fixes are sent when they are due. While everything is
+held (``probing``), each attempt sends one fix, and each time another one, so that a single bad fix
+cannot keep everything held. Fixes that were refused come last.
 """
 
 import random
@@ -37,7 +38,9 @@ class Selection:
         """See ``Uploader``."""
         self.refusals = Refusals(leases, keeper, self._more_backlog, rng)
         self.probing = False
-        """Whether everything is held."""
+        """Whether everything is held: each attempt sends one fix."""
+        self.backlog_paused_until_s = 0.0
+        """Only live fixes are sent until then."""
         self._queue = queue
         self._leases = leases
         self._sizing = sizing
@@ -45,41 +48,36 @@ class Selection:
         self._keeper = keeper
         self._policy = policy
         self._urgent = urgent
-        self._paused_until_s = 0.0
         self._probes = 0
-
-    def hold(self) -> None:
-        """Everything is refused: send one fix at a time."""
-        self.probing = True
-
-    def delivered(self) -> None:
-        """Something was accepted: nothing is held."""
-        self.probing = False
-        self._paused_until_s = 0.0
-
-    def pause_backlog(self, until_s: float) -> None:
-        """Send live fixes only, until then or until an acceptance."""
-        self._paused_until_s = until_s
+        self._live_last = False  # live fixes were due, and are the last that was chosen
 
     def next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
         """A batch to send now, or how long to wait for one; ``None``: nothing waits.
 
         The last attempt was made at ``attempted_s``.
         """
-        refusals = self.refusals
         if self.probing:
             return self._single()
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
-        limit = self._sizing.limit()
-        if self._policy.live_first and live_in_s == 0:
-            # Before anything that was refused: live fixes must not wait for it, and an acceptance
-            # is what refused fixes wait for.
-            return self._leases.take(limit, live_first=True)
-        waits_s = [] if live_in_s is None else [live_in_s]
+        live_due = self._policy.live_first and live_in_s == 0
+        rest = None
+        if not live_due or self._live_last:
+            waits_s = [] if live_due or live_in_s is None else [live_in_s]
+            rest = self._rest(backlog, waits_s, now_s, attempted_s)
+        # Before anything that was refused: live fixes must not wait for it, and an acceptance
+        # is what refused fixes wait for.
+        self._live_last = live_due and not isinstance(rest, Batch)
+        return self._leases.take(self._sizing.limit(), live_first=True) if self._live_last else rest
+
+    def _rest(
+        self, backlog: Pending, waits_s: list[float], now_s: float, attempted_s: float
+    ) -> Batch | AllRefused | float | None:
+        """The same without live fixes, which become due in ``waits_s``."""
+        refusals, limit = self.refusals, self._sizing.limit()
         # Refused fixes wait too: only an acceptance ends the pause early.
-        if now_s < self._paused_until_s:
-            return min([*waits_s, self._paused_until_s - now_s])
+        if now_s < self.backlog_paused_until_s:
+            return min([*waits_s, self.backlog_paused_until_s - now_s])
         wants_one = refusals.crashes.wants_another and backlog.ready > 0
         batch = self._single() if wants_one else refusals.next(limit)
         if batch is not None:

@@ -223,7 +223,7 @@ class Uploader(Task):
                 self._reports.network_returned(now_s)
         if hurried:
             self._pace.hurry()
-        self._sender.network_returned()
+        self._sender.answered = True  # an answer is likely again
         self._resume_s = float("-inf")
         self._attempted_s = float("-inf")
         # A ``Retry-After`` is obeyed whatever the network does.
@@ -283,7 +283,8 @@ class Uploader(Task):
             self._resending.asked(outcome, self._clock.monotonic_s())
         if self._outcomes.deliveries > deliveries:
             self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
-            self._selection.delivered()
+            self._selection.probing = False
+            self._selection.backlog_paused_until_s = 0.0
         return self._stop_for(stop)
 
     def _report(self, reports: AgentReports, now_s: float) -> float:
@@ -339,7 +340,7 @@ class Uploader(Task):
     def _pause_backlog(self, reason: str) -> float:
         now_s = self._clock.monotonic_s()
         again_s = now_s + self._policy.backoff_max_s
-        self._selection.pause_backlog(again_s)
+        self._selection.backlog_paused_until_s = again_s
         if not self._refusals.ever_accepted:
             # It may be the set-up: nothing can be concluded from these refusals later on.
             self._refusals.give_up()
@@ -348,7 +349,7 @@ class Uploader(Task):
         return 0
 
     def _hold(self, reason: str) -> float | None:
-        self._selection.hold()
+        self._selection.probing = True
         return self._pause("held", reason, self._policy.backoff_max_s)
 
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:

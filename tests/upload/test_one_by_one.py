@@ -54,6 +54,16 @@ def test_a_device_that_traccar_does_not_know_holds_and_fills_no_dead_letters(
         assert b.counts == (0, 0, 300, 0)
 
 
+def test_a_proxy_in_front_of_traccar_is_not_taken_for_its_answer_to_an_unknown_device(
+    tmp_path: Path,
+) -> None:
+    with bench(tmp_path, lambda _: Said(413)) as b:
+        b.put(3)
+        assert b.work() == 120.0
+        status = b.uploader.status()
+        assert (status.state, status.last_error) == ("held", "413 Request Entity Too Large")
+
+
 def test_a_device_that_is_taken_away_meanwhile_holds_too(tmp_path: Path) -> None:
     traccar = Traccar(DEVICE)
 

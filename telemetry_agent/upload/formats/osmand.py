@@ -40,11 +40,9 @@ def format_for(url: str) -> WireFormat:
 
 def read(answer: Answer, batch: Batch) -> Outcome:
     """What ``answer`` means."""
-    outcome = judge(answer, batch)
-    if isinstance(outcome, Refused) and not answer.body:
-        reason = f"{answer.status}: the server does not know the device {batch.device}"
-        return Refused(reason, status=answer.status)
-    return outcome
+    if answer.status == 400 and not answer.body:
+        return Refused(f"400: the server does not know the device {batch.device}", status=400)
+    return judge(answer, batch)
 
 
 def _query(fix: Fix) -> str:

@@ -50,7 +50,6 @@ class Dialer:
     One thread exchanges; any thread may abort.
 
     Args:
-        clock: the machine's clocks.
         resolve: finds the addresses of a name.
         gnss_ms: UTC now according to the receiver, in milliseconds since 1970; ``None``: unknown.
             It distinguishes an expired certificate from a wrong clock.
@@ -71,6 +70,8 @@ class Dialer:
         """Whether ``abort`` was called, and no ``rearm`` since."""
         self.timeout_s = 0.0
         """Of the whole exchange."""
+        self.requested = False
+        """Whether this exchange has sent a request, and not only a TLS handshake or a CONNECT."""
         self.idle_max_s = keepalive_s
         """A connection that was idle for longer is not used again."""
         self.tls_session: ssl.SSLSession | None = None
@@ -96,7 +97,7 @@ class Dialer:
         """Start an exchange that must be over in ``timeout_s`` seconds."""
         self.timeout_s = timeout_s
         self._until_s = self.now_s + timeout_s
-        self._connected = self._answering = False
+        self._connected = self._answering = self.requested = False
 
     def abort(self) -> None:
         """End what is under way, and all that is begun before ``rearm``. Any thread may call."""
