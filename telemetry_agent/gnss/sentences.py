@@ -135,11 +135,6 @@ IN_VIEW = Kind(GNSS, "GSV")
 _UNUSED = Kind("")  # a bad tag, or `$P…`, whatever follows: a `PGRMC` is not an RMC
 
 
-def owner_of(talker: str) -> str:
-    """The owner of a talker's sentences."""
-    return GNSS if talker in _GNSS_TALKERS else talker
-
-
 class Parser:
     """Reads the sentences that a fix is made of.
 
@@ -182,7 +177,8 @@ class Parser:
             self.rejected["bad-tag"] += 1
             return _UNUSED
         else:
-            owner, name = owner_of(tag[:2]), tag[2:]
+            talker, name = tag[:2], tag[2:]
+            owner = GNSS if talker in _GNSS_TALKERS else talker
             used = name in self._types or name == "TXT"
             kind = Kind(owner, name if used else "", self._types.get(name))
             if (owner, name) == IN_VIEW[:2]:

@@ -5,9 +5,8 @@ sentence of one device (a plotter without a fix, an AIS transponder, a clock) ca
 or flag another. The first owner with a position is followed, and only its positions become fixes.
 Another owner with positions, such as a plotter that repeats them a second late, is ignored until
 the followed one has had none for 5 s by the other one's time; only a satellite receiver takes over
-from another owner without that wait: with its first position if it was followed before, or if the
-other owner has no date, and otherwise with its fifth. The system clock is not used, so a
-recording is read like a live line.
+sooner: with its fifth position, with its first one after an outage, or at once if the other owner
+has no date. The system clock is not used, so a recording is read like a live line.
 
 An owner that never sent a date gets its day from another, with a flag.
 
@@ -27,7 +26,7 @@ from telemetry_agent.model import Fix
 
 _SILENCE_MS = 5000
 _OVERTAKEN_MS = 2000
-_EPOCHS_TO_TAKE_OVER = 5
+_POSITIONS_TO_TAKE_OVER = 5
 _OWNERS_AT_MOST = 8  # more are damaged talkers
 
 Adder = Callable[[Message, float, list[Fix]], None]
@@ -61,7 +60,7 @@ class SharedLine:
         """Owner -> what appends the fixes that a sentence of it completes."""
         self._position_ms: dict[str, int] = {}  # ignored owner -> the time of its last position
         self._ignored_since_ms: dict[str, int] = {}  # owner -> when it was first ignored
-        self._epochs_of_gnss = 0  # that were ignored, or enough of them
+        self._of_gnss = 0  # positions of GNSS since it was followed last
         # Owner -> the first times of the others since its last sentence.
         self._overtaken_ms: dict[str, dict[str, int]] = {}
 
@@ -148,6 +147,7 @@ class SharedLine:
     def _note_position(self, owner: str, time_ms: int) -> None:
         if owner == self.followed:
             self._ignored_since_ms.clear()
+            self._of_gnss += owner == GNSS
         # A time that is repeated until it steps by 10 s does not show when the silence began.
         elif self._position_ms.get(owner) != time_ms:
             self._position_ms[owner] = time_ms
@@ -162,11 +162,11 @@ class SharedLine:
             if owner != GNSS:
                 return False
             # A plotter is often the first on the line, but its positions come from the receiver. A
-            # few epochs of a new one are awaited, because damaged tags look like one too. Without a
-            # date the followed device makes no fixes that could be lost.
-            self._epochs_of_gnss += 1
+            # few of a new one are awaited, because damaged tags look like one too, and of one that
+            # comes and goes. Without a date the followed device makes no fixes that could be lost.
+            self._of_gnss += 1
             dated = self.assemblers[self.followed].state != "no-date"
-            if dated and self._epochs_of_gnss < _EPOCHS_TO_TAKE_OVER:
+            if dated and self._of_gnss < _POSITIONS_TO_TAKE_OVER:
                 return False
         self._follow(owner)
         return True
@@ -176,7 +176,7 @@ class SharedLine:
         self.ignored.discard(owner)
         self._ignored_since_ms.clear()
         if owner == GNSS:
-            self._epochs_of_gnss = _EPOCHS_TO_TAKE_OVER  # it takes its line back at once
+            self._of_gnss = 0
         for name, assembler in self.assemblers.items():
             assembler.followed = name == owner
             assembler.count_in(self.counts if assembler.followed else Counter())
