@@ -96,8 +96,7 @@ export const total = (counts) => Object.values(counts).reduce((sum, n) => sum + 
 /** @returns {{tone: string, value: string, caption: string}} */
 export function network(state) {
   const { word, since_s: since } = state.network;
-  if (word === "up") return { tone: "good", value: "Network up", caption: lasts(since) };
-  return { tone: "away", value: `Network ${word}`, caption: lasts(since) };
+  return { tone: word === "up" ? "good" : "away", value: `Network ${word}`, caption: lasts(since) };
 }
 
 /** @returns {{tone: string, value: string, caption: string}} */
