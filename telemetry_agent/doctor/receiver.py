@@ -13,15 +13,8 @@ from telemetry_agent.doctor.findings import Finding, failed, in_turn, passed, sk
 from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.doctor.reception import LISTENED, Reception, reported
 from telemetry_agent.errors import Advice, AgentError, SourceError
-from telemetry_agent.gnss.sources import EndOfSourceError, gpsd
+from telemetry_agent.gnss.sources import EndOfSourceError, gpsd, machine
 from telemetry_agent.gnss.sources.auto import NO_RECEIVER
-from telemetry_agent.gnss.sources.machine import (
-    candidate,
-    explain,
-    find_receivers,
-    holder,
-    how_to_permit,
-)
 from telemetry_agent.model import ReceiverState
 from telemetry_agent.snapshot import ReceiverView
 
@@ -126,7 +119,7 @@ class ReceiverChecks:
         """The receiver that ``auto`` finds."""
         if devices := gpsd.devices():
             return passed(f"gpsd has {', '.join(devices)}")
-        found = find_receivers(self._root)
+        found = machine.find_receivers(self._root)
         free = [port for port in found if port.safe]
         if free:
             self._path = free[0].path
@@ -145,13 +138,13 @@ class ReceiverChecks:
             raise
         except OSError:
             remedy = "plug the receiver in; then `ls /dev/serial/by-id` shows it"
-            for other in find_receivers(self._root)[:1]:
+            for other in machine.find_receivers(self._root)[:1]:
                 remedy = f'plug it in, or set gps.source = "{other.path}" ({other.label} is there)'
             return failed(f"{path} is not there", remedy)
         if not S_ISCHR(mode):
             return failed(f"{path} is not a serial port", _NO_PORT)
         device = path.resolve()
-        known = candidate(path, self._root)
+        known = machine.candidate(path, self._root)
         label = f" ({known.label})" if known else ""
         if known and known.path != path and path == device:
             said = f"{path}{label} may have another name when it is plugged in again"
@@ -165,11 +158,11 @@ class ReceiverChecks:
         account, device = self._agent.account, path.resolve()
         if account.may_write(path):
             return passed(f"{account.name} may read {path}")
-        if by := holder(device, self._root):
-            return failed(*explain(device, by, self._root))
+        if by := machine.holder(device, self._root):
+            return failed(*machine.explain(device, by, self._root))
         is_self = account.uid == os.geteuid()
         again = "log in again" if is_self else "`sudo systemctl restart telemetry-agent`"
-        remedy = how_to_permit(path, account.name, again)
+        remedy = machine.how_to_permit(path, account.name, again)
         return failed(f"{account.name} may not read {path} ({owner_of(path)})", remedy)
 
     def _in_use(self) -> Finding:
@@ -181,8 +174,8 @@ class ReceiverChecks:
         if self._path is None:
             return skipped("no port is needed")
         device = self._path.resolve()
-        if by := holder(device, self._root):
-            return failed(*explain(device, by, self._root))
+        if by := machine.holder(device, self._root):
+            return failed(*machine.explain(device, by, self._root))
         if os.geteuid():
             return skipped("only root sees the programs of other users")
         return passed("not used by another program")

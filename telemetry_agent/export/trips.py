@@ -18,7 +18,6 @@ from telemetry_agent.model import Fix, Record
 
 _STANDING_M_S = 0.5
 _STOP_S = 60.0
-_STOPS = 50
 _FASTEST_M_S = 340.0  # a higher speed between two fixes is an error
 
 
@@ -27,16 +26,6 @@ class ParkingRule(NamedTuple):
 
     radius_m: float = 25.0
     after_s: float = 180.0
-
-
-@dataclass(frozen=True, slots=True)
-class TripStop:
-    """The device stood for a minute or more, and then continued."""
-
-    start_ms: int
-    end_ms: int
-    lat: float
-    lon: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +40,8 @@ class Trip:
     moving_s: float = 0.0
     standing_s: float = 0.0
     highest_m_s: float = 0.0
-    stops: tuple[TripStop, ...] = ()
+    stops: int = 0
+    """How often the device stood for a minute or more, and then continued."""
 
 
 class Trips:
@@ -100,9 +90,7 @@ class Trips:
             began = Trip(last_row, last_row, last.time_ms, last.time_ms)
             self.current = _longer(began, last, row, fix, elapsed_s)
         elif last.time_ms - self._anchor.time_ms >= 1000 * _STOP_S:
-            place = self._anchor.lat_e9 / 1e9, self._anchor.lon_e9 / 1e9
-            stop = TripStop(self._anchor.time_ms, last.time_ms, *place)
-            self.current = replace(self.current, stops=(*self.current.stops, stop)[-_STOPS:])
+            self.current = replace(self.current, stops=self.current.stops + 1)
         self._anchor, self._at_anchor = fix, self.current
 
     def all(self) -> list[Trip]:

@@ -73,6 +73,16 @@ async function comes(read, right) {
 }
 
 const wide = (page, limit) => comes(() => page.evaluate(() => document.documentElement.scrollWidth), (width) => width <= limit);
+/** Whether the track and the scale of the map are above the strip of the chosen time. */
+const clear = (page) =>
+  page.evaluate(() => {
+    const { map, track } = window.page.map;
+    const box = map.getContainer().getBoundingClientRect();
+    const lowest = Math.max(...[...track.lat.subarray(0, track.size)].map((lat, i) =>
+      map.latLngToContainerPoint([lat / 1e7, track.lon[i] / 1e7]).y));
+    const strip = document.querySelector("#strip").getBoundingClientRect().top;
+    return box.top + lowest < strip && document.querySelector(".leaflet-control-scale").getBoundingClientRect().bottom < strip;
+  });
 const live = (page) => until(page, () => document.querySelector("#contact").dataset.state === "live");
 const says = (page, pattern) =>
   until(page, (text) => new RegExp(text).test(document.querySelector("#headline").innerText), pattern);
@@ -564,6 +574,21 @@ const stories = {
     await page.fill("#until", "2026-11-23T21:02");
     await page.getByRole("button", { name: "Show", exact: true }).click();
     await until(page, () => window.page.track.size > 10 && window.page.track.time[window.page.track.size - 1] - window.page.track.time[0] <= 120);
+    // On a phone the words about a point are in the map, and nothing lies on the strip.
+    await page.setViewportSize(SIZES.phone);
+    await comes(() => clear(page), (is) => is);
+    const end = await page.evaluate(() => {
+      const { map, track } = window.page.map;
+      const at = map.latLngToContainerPoint([track.lat[0] / 1e7, track.lon[0] / 1e7]);
+      const box = map.getContainer().getBoundingClientRect();
+      return [at.x + box.x, at.y + box.y];
+    });
+    await page.mouse.click(...end);
+    await page.waitForFunction(() => /Satellites/.test(document.querySelector(".fix")?.innerText ?? ""));
+    await until(page, () => document.querySelectorAll(".leaflet-popup").length === 1); // the one before fades
+    const [map, words] = [await page.locator("#map").boundingBox(), await page.locator(".leaflet-popup-content-wrapper").boundingBox()];
+    assert.ok(words.x >= map.x && words.x + words.width <= map.x + map.width, JSON.stringify([map, words]));
+    assert.ok(words.y >= map.y, JSON.stringify([map, words]));
     await page.click("#strip-close");
     await until(page, (whole) => window.page.track.size >= whole, whole);
     // A glitch does not decide the view.

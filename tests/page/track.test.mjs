@@ -91,7 +91,7 @@ test("what was delivered just now is news for a moment", () => {
   assert.deepEqual(track.justArrived(0), []); // it was so when we came
   track.setRuns([[1, 8, "delivered"], [9, 9, "stored"]], 100);
   assert.deepEqual(track.justArrived(200).map(({ lo, hi }) => [lo, hi]), [[4, 8]]);
-  assert.ok(Track.freshness(track.arrivals[0], 200) > Track.freshness(track.arrivals[0], 900));
+  assert.ok(track.justArrived(200)[0].light > track.justArrived(900)[0].light);
   assert.deepEqual(track.justArrived(5000), []);
   track.setRuns([[1, 9, "delivered"]], 6000);
   assert.deepEqual(track.justArrived(6000), []); // one alone is drawn without a light

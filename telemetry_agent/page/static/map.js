@@ -183,7 +183,8 @@ export class TrackMap {
     const bounds = this.#bounds();
     if (!bounds) return;
     const size = this.map.getSize();
-    const [left, top, right, bottom] = innerWidth > 900 ? [48, 84, 150, 84] : [40, 84, 72, 92];
+    const [left, top, right, legend] = innerWidth > 900 ? [48, 84, 150, 84] : [40, 84, 72, 92];
+    const bottom = Math.max(legend, $("strip").offsetHeight + 30);
     const first = !this.fitted;
     const pixels = [bounds.getNorthWest(), bounds.getSouthEast()].map((corner) =>
       this.map.latLngToContainerPoint(corner),
@@ -256,6 +257,7 @@ export class TrackMap {
       .setLatLng([track.lat[near] / 1e7, track.lon[near] / 1e7])
       .setContent(box)
       .openOn(this.map);
+    this.#moveInside(popup);
     try {
       const answer = await fetch(`fix?row=${track.rows[near]}`);
       if (!answer.ok) return;
@@ -273,9 +275,20 @@ export class TrackMap {
         ["Flags", fix.flags?.join(", ")],
       ]);
       popup.update();
+      this.#moveInside(popup);
     } catch {
       // Contact is lost: the popup keeps what is known here.
     }
+  }
+
+  /** Move the words of a popup into the map, which on a phone is hardly wider. The map stays. */
+  #moveInside(popup) {
+    const words = popup.getElement().querySelector(".leaflet-popup-content-wrapper");
+    words.style.translate = "";
+    const [inner, outer] = [words, this.map.getContainer()].map((one) => one.getBoundingClientRect());
+    const by = (low, high) => Math.max(low + 6, 0) || Math.min(high - 6, 0);
+    words.style.translate =
+      `${by(outer.left - inner.left, outer.right - inner.right)}px ${by(outer.top - inner.top, outer.bottom - inner.bottom)}px`;
   }
 
   #nearest(point) {

@@ -15,6 +15,8 @@ export class Playback {
     this.track = track;
     this.moved = moved;
     this.timer = null;
+    const strip = $("strip"); // scale and attribution of the map are above it
+    new ResizeObserver(() => strip.parentElement.style.setProperty("--strip", `${strip.offsetHeight}px`)).observe(strip);
     $("slider").addEventListener("input", () => this.#to(Number($("slider").value)));
     $("play").addEventListener("click", () => (this.timer ? this.#pause() : this.#play()));
     $("strip-close").addEventListener("click", () => {

@@ -133,15 +133,10 @@ export class Track {
     this.version++;
   }
 
-  /** The rows that were delivered a moment ago. */
+  /** The rows that were delivered a moment ago, and how new that is: from 1 to 0. */
   justArrived(now) {
     this.arrivals = this.arrivals.filter((arrival) => now - arrival.since < ARRIVAL_MS);
-    return this.arrivals;
-  }
-
-  /** How new an arrival is: from 1 to 0. */
-  static freshness(arrival, now) {
-    return Math.max(0, 1 - (now - arrival.since) / ARRIVAL_MS);
+    return this.arrivals.map(({ lo, hi, since }) => ({ lo, hi, light: 1 - (now - since) / ARRIVAL_MS }));
   }
 
   /** The index of the first position of that row or a later one. */

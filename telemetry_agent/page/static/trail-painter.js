@@ -4,14 +4,12 @@
  * crosses. One pass over the positions, without those on the same pixels.
  */
 
-import { Track } from "./track.js";
-
 const NEAR_PX = 2;
 const APART_PX = 8;
 const MARGIN_PX = 20;
 
 /**
- * @param {Track} track
+ * @param {import("./track.js").Track} track
  * @param {{onTiles: boolean, calm: () => boolean}} how whether it is drawn on tiles,
  *   and whether animation is off
  * @returns what paints a canvas layer
@@ -73,10 +71,9 @@ function drawTrail(view, colour, onTiles) {
 function drawArrivals(view, colour, now, calm) {
   const arrivals = view.track.justArrived(now);
   if (!arrivals.length || calm) return false;
-  for (const arrival of arrivals) {
-    const from = view.track.indexOf(arrival.lo);
-    const end = view.track.indexOf(arrival.hi + 1);
-    const light = Track.freshness(arrival, now);
+  for (const { lo, hi, light } of arrivals) {
+    const from = view.track.indexOf(lo);
+    const end = view.track.indexOf(hi + 1);
     const line = new Path2D();
     trace(view, from, end, line, new Path2D());
     view.context.globalAlpha = light;

@@ -112,6 +112,6 @@ export function facts({ distance_m, moving_s, standing_s, highest_m_s, stops }) 
   if (standing_s >= 60) parts.push(`${span(standing_s)} standing`);
   if (moving_s) parts.push(`average ${speed(distance_m / moving_s)}`);
   if (highest_m_s) parts.push(`highest ${speed(highest_m_s)}`);
-  if (stops.length) parts.push(many(stops.length, "stop"));
+  if (stops) parts.push(many(stops, "stop"));
   return parts.join(" · ");
 }

@@ -42,16 +42,6 @@ export function size(bytes) {
   return `${bytes} bytes`;
 }
 
-/** What a state word of the receiver means. `status` and the log use the same words. */
-const RECEIVER = {
-  absent: "not plugged in",
-  busy: "used by another program",
-  silent: "sends nothing",
-  "wrong-baud": "sends at another speed",
-  binary: "sends a binary protocol, not NMEA",
-  "no-date": "sends positions without a date",
-};
-
 /** @returns {{tone: string, value: string, caption: string}} */
 export function receiver(state) {
   const { receiver } = state;
@@ -63,9 +53,9 @@ export function receiver(state) {
     parts.push(pace(receiver.rate_hz));
   } else {
     if (receiver.message) parts.push(receiver.message);
-    else if (RECEIVER[receiver.state]) parts.push(RECEIVER[receiver.state]);
-    else if (receiver.satellites.length) parts.push(`${receiver.satellites.length} satellites in view`);
-    else parts.push("no satellite in view");
+    else if (receiver.state === "no-date") parts.push("sends positions without a date");
+    else if (receiver.satellites.length) parts.push(`${many(receiver.satellites.length, "satellite")} in view`);
+    else if (receiver.state === "no-fix") parts.push("no satellite in view");
     if (receiver.antenna && receiver.antenna !== "OK") parts.push(`antenna ${receiver.antenna}`);
   }
   parts.push(lasts(receiver.state_s));
@@ -106,8 +96,7 @@ export const total = (counts) => Object.values(counts).reduce((sum, n) => sum + 
 /** @returns {{tone: string, value: string, caption: string}} */
 export function network(state) {
   const { word, since_s: since } = state.network;
-  if (word === "up") return { tone: "good", value: "Network up", caption: lasts(since) };
-  return { tone: "away", value: `Network ${word}`, caption: lasts(since) };
+  return { tone: word === "up" ? "good" : "away", value: `Network ${word}`, caption: lasts(since) };
 }
 
 /** @returns {{tone: string, value: string, caption: string}} */
