@@ -713,6 +713,29 @@ class CompassStandIn(DawarichStandIn):
         return list(self.compass.points.values())
 
 
+class CompassCode(CompassStandIn):
+    """Compass's own endpoint and files, without its framework (``apps/compass.php``)."""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        port = free_port()
+        env = {
+            "CODE": elsewhere("TELEMETRY_AGENT_COMPASS"),
+            "STORAGE_DIR": f"{self.folder}/",
+            "CACHE_DRIVER": "file",
+            "TOKEN": TOKEN,
+        }
+        argv = (program("php"), "-S", f"127.0.0.1:{port}", str(APPS / "compass.php"))
+        with running(*argv, env=env):
+            wait_until_answers(port)
+            yield f"http://127.0.0.1:{port}/api/input?token={TOKEN}"
+
+    def stored(self, url: str) -> list[Any]:
+        days = sorted(self.folder.glob("van/*/*/*.txt"))
+        lines = "".join([day.read_text() for day in days]).splitlines()
+        return [json.loads(line[line.index("{") :]) for line in lines]
+
+
 DESTINATIONS: tuple[type[Destination], ...] = (
     PHP,
     Flask,
@@ -741,4 +764,5 @@ DESTINATIONS: tuple[type[Destination], ...] = (
     PhoneTrackStandIn,
     ReittiStandIn,
     CompassStandIn,
+    CompassCode,
 )

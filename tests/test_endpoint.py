@@ -245,6 +245,12 @@ def test_a_bad_fix_is_named_and_the_others_are_stored(
     assert names(endpoint) == [(STREAM, 1), (STREAM, 3)]
 
 
+def test_a_number_larger_than_any_is_not_stored_as_infinity(agent: Agent) -> None:
+    body = json.dumps(batch(1, agent={"of_a_later_version": 7})).replace("7}", "1e999}")
+    assert agent.post(body.encode())[0] == 200
+    assert agent.ask("GET", "/v1/agents")[1][0]["agent"] == {"of_a_later_version": None}
+
+
 @pytest.mark.parametrize("name", ["time", "lat", "lon"])
 def test_a_fix_needs_time_and_place(name: str, agent: Agent) -> None:
     body = batch(1)

@@ -1,6 +1,7 @@
 """The native format for an endpoint: the bytes of a request -> NativeRequest. Pure, strict."""
 
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -90,6 +91,11 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _float(text: str) -> float | None:
+    """``None`` for what is larger than a double: it would be stored as ``Infinity``, no JSON."""
+    return value if math.isfinite(value := float(text)) else None
+
+
 _ENVELOPE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "format": ('"native/1"', lambda v: v == "native/1"),
     "device": ("a text", lambda v: isinstance(v, str) and v != "" and v.isprintable()),
@@ -117,7 +123,7 @@ def parse(body: bytes, encoding: str) -> NativeRequest:
         RefusedError: it is not the native format, or larger than ``BODY_MAX_BYTES`` unpacked.
     """
     try:
-        value = json.loads(_unpack(body, encoding), parse_constant=_no_constant)
+        value = json.loads(_unpack(body, encoding), parse_constant=_no_constant, parse_float=_float)
     except (ValueError, RecursionError) as error:
         raise RefusedError(400, f"not JSON: {error}") from error
     if not isinstance(value, dict):

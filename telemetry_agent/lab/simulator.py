@@ -46,7 +46,6 @@ def replay(lines: Iterable[bytes]) -> Iterator[bytes]:
 _IN_ACCESS, _IN_CLOSE, _IN_OPEN = 0x01, 0x18, 0x20  # inotify(7)
 _EVENT = struct.Struct("iIII")
 _SETTLE_S = 0.1
-_END_S = 2.0
 
 
 class _StoppedError(Exception):
@@ -106,7 +105,7 @@ class Simulator:
     def __exit__(self, *_: object) -> None:
         self._stopping = True
         self._bell.ring()
-        self._thread.join(_END_S)  # the recording may be a pipe that says nothing
+        self._thread.join(2)  # the recording may be a pipe that says nothing
         self._closing.close()
 
     @property

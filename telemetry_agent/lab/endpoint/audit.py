@@ -72,9 +72,8 @@ def judge(account: StreamAccount, rows: Sequence[tuple[int, str]]) -> StreamVerd
         rows: (seq, time) of each row, ascending.
     """
     here = [row for row in rows if row[0] <= account.through]
-    last_time = here[-1][1] if here else None
     if len(here) >= account.expected:
-        return StreamVerdict(account, len(here), last_time, ())
+        return StreamVerdict(account, len(here), here[-1][1] if here else None, ())
     gaps = tuple(_gaps([seq for seq, _ in here], account.through))
     before = [time for seq, time in here if seq < gaps[0][0]]
     return StreamVerdict(account, len(here), before[-1] if before else None, gaps)

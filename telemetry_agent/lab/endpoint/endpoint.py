@@ -106,10 +106,7 @@ class Endpoint:
 
     def __exit__(self, *_: object) -> None:
         """End all connections; requests that were read reach the disk."""
-        if self._thread:
-            self._hang_up()
-        elif self._server:
-            self._server.server_close()
+        self._hang_up()
         self._store.close()
 
     @property
@@ -148,8 +145,7 @@ class Endpoint:
 
     def count(self) -> int:
         """Stored fixes."""
-        count: int = self._store.read("SELECT count(*) FROM fixes")[0][0]
-        return count
+        return int(self._store.read("SELECT count(*) FROM fixes")[0][0])
 
     def agents(self, device: str | None = None) -> list[dict[str, Any]]:
         """The last report of each agent about itself, or of ``device``; sorted by device.
@@ -240,10 +236,10 @@ class Endpoint:
         self._port = server.server_address[1]
 
     def _hang_up(self) -> None:
-        server, thread = self._server, self._thread
-        if server and thread:
-            server.shutdown()
-            thread.join()
-            server.cut()
-            server.server_close()
+        if self._server:
+            if self._thread:
+                self._server.shutdown()
+                self._thread.join()
+                self._server.cut()
+            self._server.server_close()
             self._thread = None
