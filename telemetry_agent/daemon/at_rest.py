@@ -135,11 +135,11 @@ def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
     except PermissionError:
         pass
     except OSError:
-        if not _was_set_aside(path):
+        if not _set_aside(path):
             raise StorageError(f"there is no queue at {path}", "nothing was recorded yet") from None
     was_root = os.geteuid() == 0
     become_owner(path.parent, for_good=for_good)
-    if os.access(path, wanted) or (wanted == os.R_OK and _was_set_aside(path)):
+    if all(os.access(file, wanted) for file in _set_aside(path) or [path]):
         return
     if was_root:
         verb = "read" if wanted == os.R_OK else "write"
@@ -151,8 +151,8 @@ def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
     raise AgentError(f"no permission to open {path}, the queue of an agent at rest", JOIN)
 
 
-def _was_set_aside(path: Path) -> bool:
-    """Whether the agent ended before there was a new file in the place of a damaged one."""
+def _set_aside(path: Path) -> list[Path]:
+    """The damaged files, if the agent ended before there was a new file in their place."""
     with suppress(OSError, StorageError):
-        return not path.exists() and bool(set_aside_files.waiting_at_rest(path))
-    return False
+        return [] if path.exists() else list(set_aside_files.waiting_at_rest(path))
+    return []

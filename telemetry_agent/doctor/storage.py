@@ -8,6 +8,7 @@ from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
 from telemetry_agent.ackqueue.reading import QueueReader, readable
+from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.config.files import STATE_DIRECTORY
 from telemetry_agent.disks import ELSEWHERE, SURVIVES, mount_of, size, trouble
@@ -74,6 +75,9 @@ class StorageChecks:
         if self._agent.status is not None:
             return agent_checks.queue(self._agent.status.queue)
         if not self._path.exists():
+            if waiting := set_aside_files.waiting_at_rest(self._path):
+                said = f"{self._path} is damaged, and was set aside as {waiting[0].name}"
+                return warned(said, "the agent carries over what can be read when it starts")
             return passed(f"{self._path} does not exist yet: nothing was recorded")
         if not os.access(self._path, os.R_OK, effective_ids=True):
             return warned(f"no permission to open {self._path}", "use sudo")

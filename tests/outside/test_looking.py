@@ -90,7 +90,13 @@ def emptied(path: Path) -> None:
     path.write_bytes(b"")
 
 
-STATES = [clean, with_log, header, pages, late_page, torn_log, mark, foreign, emptied]
+def aside(path: Path) -> None:
+    """As an agent leaves it that ended before there was a new file in its place."""
+    header(path)
+    path.rename(path.with_name("queue.db.damaged-1"))
+
+
+STATES = [clean, with_log, header, pages, late_page, torn_log, mark, foreign, emptied, aside]
 
 
 @pytest.fixture
@@ -161,7 +167,7 @@ def test_no_look_of_root_changes_anything(state: Callable[[Path], None], folder:
         assert everything(folder) == before, command
 
 
-@pytest.mark.parametrize("state", [clean, with_log, pages])
+@pytest.mark.parametrize("state", [clean, with_log, pages, aside])
 def test_a_member_of_the_group_may_look_and_a_stranger_is_told(
     state: Callable[[Path], None], folder: Path
 ) -> None:
@@ -189,6 +195,21 @@ def test_all_that_can_be_read_of_a_damaged_file_is_shown(folder: Path) -> None:
     assert "no agent runs" in status.stdout
     assert f"queue:     {FIXES} pending" in status.stdout
     assert "what the agent recovers when it starts" in status.stdout
+
+
+@pytest.mark.parametrize("owner", [0, NOBODY])
+def test_a_file_that_was_set_aside_is_not_called_nothing(folder: Path, owner: int) -> None:
+    config = queue_in(folder, aside)
+    for each in (folder / "state", *(folder / "state").iterdir()):
+        os.chown(each, owner, owner)
+    verified = look(config, ["queue", "verify"])
+    assert (verified.returncode, "damaged-1" in verified.stdout) == (74, True)
+    assert "queue.db is damaged, and was set aside as queue.db.damaged-1" in (
+        look(config, ["doctor"]).stdout
+    )
+    retried = look(config, ["queue", "retry", "--all"])  # the owner may also change it
+    assert retried.stdout == "0 fixes retried\n"
+    assert f'"ready": {FIXES}' in look(config, ["queue", "stats", "--json"]).stdout
 
 
 def test_a_damaged_mark_is_reported(folder: Path) -> None:
