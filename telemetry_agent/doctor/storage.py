@@ -70,14 +70,14 @@ class StorageChecks:
         except OSError as error:
             return _refused(folder, error)
 
-    def _queue(self) -> Finding:
+    def _queue(self) -> Finding:  # noqa: PLR0911 - one for each state of the file
         """``queue``: are all positions as they were recorded."""
         if self._agent.status is not None:
             return agent_checks.queue(self._agent.status.queue)
+        if left := set_aside_files.left_at_rest(self._path):
+            said = f"{self._path} is missing, but {left[0].name} is there"
+            return warned(said, "the agent carries over what can be read when it starts")
         if not self._path.exists():
-            if waiting := set_aside_files.waiting_at_rest(self._path):
-                said = f"{self._path} is damaged, and was set aside as {waiting[0].name}"
-                return warned(said, "the agent carries over what can be read when it starts")
             return passed(f"{self._path} does not exist yet: nothing was recorded")
         if not os.access(self._path, os.R_OK, effective_ids=True):
             return warned(f"no permission to open {self._path}", "use sudo")
