@@ -141,7 +141,7 @@ def readable(path: Path) -> Iterator[Path]:
         # The owner of the folder can put a pipe there, which would block this process.
         if file.exists() and not file.is_file():
             raise StorageError(f"{file} is not a regular file")
-    is_others = os.geteuid() == 0 and path.stat().st_uid != 0
+    is_others = os.geteuid() == 0 and path.exists() and path.stat().st_uid != 0
     if not log.exists() or (index.exists() and not is_others):
         yield path
         return

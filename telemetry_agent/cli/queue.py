@@ -47,7 +47,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(counts))
         return
-    oldest_ms = counts.pop("oldest_pending_ms")
+    oldest_ms = counts.pop("oldest_pending_ms", None)
     for name, value in counts.items():
         by_reason = isinstance(value, dict)
         for text in [f"{n}: {why}" for why, n in value.items()] or ["0"] if by_reason else [value]:

@@ -135,11 +135,11 @@ def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
     except PermissionError:
         pass
     except OSError:
-        if not _was_set_aside(path):
+        if not _left(path):
             raise StorageError(f"there is no queue at {path}", "nothing was recorded yet") from None
     was_root = os.geteuid() == 0
     become_owner(path.parent, for_good=for_good)
-    if os.access(path, wanted) or (wanted == os.R_OK and _was_set_aside(path)):
+    if all(os.access(file, wanted) for file in _left(path) or [path]):
         return
     if was_root:
         verb = "read" if wanted == os.R_OK else "write"
@@ -151,8 +151,7 @@ def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
     raise AgentError(f"no permission to open {path}, the queue of an agent at rest", JOIN)
 
 
-def _was_set_aside(path: Path) -> bool:
-    """Whether the agent ended before there was a new file in the place of a damaged one."""
+def _left(path: Path) -> list[Path]:
     with suppress(OSError, StorageError):
-        return not path.exists() and bool(set_aside_files.waiting(path))
-    return False
+        return set_aside_files.left_at_rest(path)
+    return []

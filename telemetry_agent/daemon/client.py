@@ -128,7 +128,7 @@ def _ask(path: Path, question: Mapping[str, Any], note: Note) -> Answers:
                     yield answer
         except TimeoutError as error:
             raise AgentError(f"the agent at {path} does not answer") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise AgentError(f"the agent at {path} broke the connection: {error}") from error
     raise AgentError(f"the agent at {path} ended before it had answered")
 

@@ -274,7 +274,8 @@ def _keep(config: LoadedConfig) -> None:
     try:
         last_good.keep(config.texts)
     except OSError as error:
-        log.warning("cannot keep a copy of the config in %s: %s", last_good.folder(), error)
+        why = error.strerror or error
+        log.warning("cannot keep a copy of the config in %s: %s", last_good.folder(), why)
 
 
 def notify(**assignments: str | int) -> bool:
@@ -302,7 +303,8 @@ def notify(**assignments: str | int) -> bool:
     except OSError as error:
         if address not in _failing:  # the watchdog's sign of life is due every few seconds
             _failing.add(address)
-            log.warning("cannot notify the service manager at %s: %s", address, error)
+            why = error.strerror or error
+            log.warning("cannot notify the service manager at %s: %s", address, why)
         return False
     _failing.discard(address)
     return True

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
 from telemetry_agent.ackqueue.reading import QueueReader, readable
+from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.config.files import STATE_DIRECTORY
 from telemetry_agent.disks import ELSEWHERE, SURVIVES, mount_of, size, trouble
@@ -69,10 +70,13 @@ class StorageChecks:
         except OSError as error:
             return _refused(folder, error)
 
-    def _queue(self) -> Finding:
+    def _queue(self) -> Finding:  # noqa: PLR0911 - one for each state of the file
         """``queue``: are all positions as they were recorded."""
         if self._agent.status is not None:
             return agent_checks.queue(self._agent.status.queue)
+        if left := set_aside_files.left_at_rest(self._path):
+            said = f"{self._path} is missing, but {left[0].name} is there"
+            return warned(said, "the agent carries over what can be read when it starts")
         if not self._path.exists():
             return passed(f"{self._path} does not exist yet: nothing was recorded")
         if not os.access(self._path, os.R_OK, effective_ids=True):

@@ -134,6 +134,33 @@ def test_an_agent_that_starts_is_not_called_stopped(tmp_path: Path) -> None:
     assert asked.json("status")["queue"]["pending"] == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "command", "status", "said"),
+    [
+        (b'{"protocol": 2, "ready": 7}\n{"end": true}', "queue stats", 0, "the agent speaks 2"),
+        (b"[1, 2]", "queue stats", 1, "broke the connection"),
+        (b"null", "status", 1, "broke the connection"),
+        (b"[" * 100_000, "status", 1, "broke the connection"),
+    ],
+)
+def test_an_answer_of_another_version_or_program(
+    tmp_path: Path, line: bytes, command: str, status: int, said: str
+) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "queue.db.sock"))
+        listener.listen()
+        with agent(*command.split(), "--config", str(config)) as asked:
+            client, _ = listener.accept()
+            with client, contextlib.suppress(BrokenPipeError):
+                client.makefile("rb").readline()
+                client.sendall(line + b"\n")
+            assert asked.wait() == status
+    assert said in asked.err[0]
+    assert len(asked.err) == 1
+    assert asked.out == (["ready              7"] if status == 0 else [])
+
+
 def test_watch_goes_on_where_the_agent_breaks_off(tmp_path: Path) -> None:
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
     with socket.socket(socket.AF_UNIX) as listener:

@@ -90,7 +90,21 @@ def emptied(path: Path) -> None:
     path.write_bytes(b"")
 
 
-STATES = [clean, with_log, header, pages, late_page, torn_log, mark, foreign, emptied]
+def aside(path: Path) -> None:
+    """As an agent leaves it that ended before there was a new file in its place."""
+    header(path)
+    path.rename(path.with_name("queue.db.damaged-1"))
+
+
+def only_log(path: Path) -> None:
+    """As a user leaves it who deleted the queue file of a killed agent."""
+    path.unlink()
+    with_log(path)
+    path.unlink()
+
+
+STATES = [clean, with_log, header, pages, late_page, torn_log, mark, foreign, emptied, aside]
+STATES.append(only_log)
 
 
 @pytest.fixture
@@ -161,7 +175,7 @@ def test_no_look_of_root_changes_anything(state: Callable[[Path], None], folder:
         assert everything(folder) == before, command
 
 
-@pytest.mark.parametrize("state", [clean, with_log, pages])
+@pytest.mark.parametrize("state", [clean, with_log, pages, aside, only_log])
 def test_a_member_of_the_group_may_look_and_a_stranger_is_told(
     state: Callable[[Path], None], folder: Path
 ) -> None:
@@ -189,6 +203,27 @@ def test_all_that_can_be_read_of_a_damaged_file_is_shown(folder: Path) -> None:
     assert "no agent runs" in status.stdout
     assert f"queue:     {FIXES} pending" in status.stdout
     assert "what the agent recovers when it starts" in status.stdout
+
+
+@pytest.mark.parametrize("owner", [0, NOBODY])
+@pytest.mark.parametrize(
+    ("state", "name", "fixes"), [(aside, "damaged-1", FIXES), (only_log, "queue.db-wal", 20)]
+)
+def test_what_is_left_of_a_missing_file_is_not_called_nothing(
+    folder: Path, state: Callable[[Path], None], name: str, fixes: int, owner: int
+) -> None:
+    config = queue_in(folder, state)
+    for each in (folder / "state", *(folder / "state").iterdir()):
+        os.chown(each, owner, owner)
+    verified = look(config, ["queue", "verify"])
+    assert (verified.returncode, "queue.db is damaged" in verified.stderr) == (74, True)
+    assert f"queue.db is missing, but {name} is there" in (
+        look(config, ["doctor"]).stdout.replace("queue.db.damaged", "damaged")
+    )
+    assert f"queue:     {fixes} pending" in look(config, ["status"]).stdout
+    retried = look(config, ["queue", "retry", "--all"])  # the owner may also change it
+    assert retried.stdout == "0 fixes retried\n"
+    assert f'"ready": {fixes}' in look(config, ["queue", "stats", "--json"]).stdout
 
 
 def test_a_damaged_mark_is_reported(folder: Path) -> None:

@@ -219,8 +219,8 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     # Without a log there is nothing to lock and no index to make. An existing index is not written:
     # where no process uses it, SQLite does not trust it, and makes its own in memory.
     log, index = (path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
-    mode = f"mode=ro&readonly_shm={index:d}" if log else "immutable=1"
-    return _connect(f"{path.absolute().as_uri()}?{mode}", uri=True)
+    mode = f"readonly_shm={index:d}" if log else "immutable=1"
+    return _connect(f"{path.absolute().as_uri()}?mode=ro&{mode}", uri=True)
 
 
 def refusal(what: str, error: Exception, *, opening: bool = False) -> StorageError:

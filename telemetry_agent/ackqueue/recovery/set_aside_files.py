@@ -37,6 +37,12 @@ def waiting(path: Path) -> list[Path]:
     return of_kind(path, "damaged")
 
 
+def left_at_rest(path: Path) -> list[Path]:
+    """What is left of a queue whose file is missing: its log, and the files to be carried over."""
+    left = [log_of(path), *waiting(path)]
+    return [] if path.exists() else [file for file in left if file.exists()]
+
+
 def of_kind(path: Path, kind: Kind) -> list[Path]:
     """The files of one kind beside the queue at ``path``, the oldest first."""
     return [_named(path, kind, number) for number in _numbers(path, kind)]
