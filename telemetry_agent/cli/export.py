@@ -13,10 +13,15 @@ from typing import Any
 
 import click
 
-from telemetry_agent.cli.options import config_option, day, instant_callback, progress_bar, say
+from telemetry_agent.cli.options import (
+    ask_or_read,
+    config_option,
+    day,
+    instant_callback,
+    progress_bar,
+)
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
-from telemetry_agent.daemon.client import ask_or_read
 from telemetry_agent.daemon.ownership import root_again
 from telemetry_agent.errors import StorageError
 from telemetry_agent.export import FORMATS, file_name
@@ -96,7 +101,7 @@ def command(
     fixes = 0
     shows_bar = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
     with (
-        closing(ask_or_read(settings, question, say)) as answers,
+        closing(ask_or_read(settings, question)) as answers,
         _opened(output) as write,
         progress_bar("exporting", shown=shows_bar) as show,
     ):

@@ -6,12 +6,16 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, time
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from telemetry_agent.daemon.client import Answers, ask_or_read
+from telemetry_agent.daemon import client
+from telemetry_agent.daemon.client import Answers
 from telemetry_agent.errors import JOIN, AgentError
+
+if TYPE_CHECKING:
+    from telemetry_agent.config.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,14 +35,25 @@ def report_options(function: F) -> F:
 
 
 def ask(config_path: Path | None, question: Mapping[str, Any]) -> Answers:
-    """Ask the agent that has the queue of this config; if none runs, read the queue at rest.
-
-    Raises:
-        AgentError: the config is wrong, or as ``client.ask_or_read``.
-    """
+    """``ask_or_read`` with this config; raises AgentError if that is wrong, too."""
     from telemetry_agent.config import loader  # noqa: PLC0415 - status does not need it
 
-    return ask_or_read(loader.load(config_path).settings, question, say)
+    return ask_or_read(loader.load(config_path).settings, question)
+
+
+def ask_or_read(settings: "Settings", question: Mapping[str, Any]) -> Answers:
+    """Ask the running agent about its queue; if none runs, read the queue at rest.
+
+    Raises:
+        AgentError: see ``client.ask`` and ``at_rest.answers``.
+    """
+    try:
+        yield from client.ask(settings.queue.path, question, say)
+    except client.NoAgentError:
+        # It imports SQLite, which is not needed if an agent answers.
+        from telemetry_agent.daemon import at_rest  # noqa: PLC0415
+
+        yield from at_rest.answers(settings, question, say)
 
 
 def toml_string(value: object) -> str:

@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 
 import click
 
-from telemetry_agent.cli.options import ask, instant_callback, report_options, say, say_of_service
+from telemetry_agent.cli.options import (
+    ask,
+    ask_or_read,
+    instant_callback,
+    report_options,
+    say,
+    say_of_service,
+)
 from telemetry_agent.config import loader
 from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError, StorageError
@@ -43,7 +50,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
             raise error from None
         say_of_service(error, config_path)
     else:
-        (counts,) = client.ask_or_read(settings, question, say)
+        (counts,) = ask_or_read(settings, question)
     if as_json:
         click.echo(json.dumps(counts))
         return
@@ -200,7 +207,7 @@ def verify(config_path: Path | None, *, as_json: bool) -> None:
     The exit status is 0 if they are, and 74 if something is damaged or is still to be carried over.
     """
     settings = loader.load(config_path).settings
-    *_, report = client.ask_or_read(settings, {"ask": "queue verify"}, say)
+    *_, report = ask_or_read(settings, {"ask": "queue verify"})
     click.echo(json.dumps(report) if as_json else "\n".join(_findings(report)))
     if report.get("newer"):
         raise AgentError(

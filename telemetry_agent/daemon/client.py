@@ -6,13 +6,10 @@ import os
 import socket
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from telemetry_agent.errors import JOIN, AgentError, StorageError, UnavailableError, UsageError
 from telemetry_agent.snapshot import PROTOCOL, other_protocol
-
-if TYPE_CHECKING:
-    from telemetry_agent.config.settings import Settings  # `status` does without it
 
 _ANSWER_S = 60.0
 _SUN_PATH_BYTES = 107
@@ -82,21 +79,6 @@ def ask(
         if queue_path is None:
             raise
         yield from _ask(socket_path(queue_path), question, note)
-
-
-def ask_or_read(settings: "Settings", question: Mapping[str, Any], note: Note) -> Answers:
-    """Ask the running agent about its queue; if none runs, read the queue at rest.
-
-    Raises:
-        AgentError: see ``ask`` and ``at_rest.answers``.
-    """
-    try:
-        yield from ask(settings.queue.path, question, note)
-    except NoAgentError:
-        # It imports SQLite, which is not needed if an agent answers.
-        from telemetry_agent.daemon import at_rest  # noqa: PLC0415
-
-        yield from at_rest.answers(settings, question, note)
 
 
 def _ask(path: Path, question: Mapping[str, Any], note: Note) -> Answers:

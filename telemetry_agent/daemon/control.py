@@ -179,6 +179,7 @@ class Control(Task):
                 f"{self._path}: {error.strerror or error}"
             )
             return False
+        self._trouble.over("the commands reach this agent again")
         self._listener = listener
         return True
 

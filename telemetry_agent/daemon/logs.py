@@ -276,14 +276,6 @@ class StandardError(io.RawIOBase):
         """Always."""
         return True
 
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._fd
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return os.isatty(self._fd)
-
     def write(self, data: bytes) -> int:  # type: ignore[override]  # of a text stream's encoder
         """Put ``data`` into the buffer, or count it as dropped. Never blocks."""
         data = bytes(data)

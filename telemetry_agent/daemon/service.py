@@ -29,6 +29,7 @@ from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import AgentError, ResourceError, out_of_memory, refused_thread
 from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.snapshot import ConfigView
+from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ _STOP_S = 9.0
 """From the signal to the end of the process; 10 s are promised."""
 
 _SEND_LIMIT_S = 1.0  # the main thread must receive signals
-_failing: set[str] = set()
-"""Addresses that could not be reached, and were logged."""
+_silence = Trouble(log, Clock())
+"""The service manager cannot be notified."""
 
 MakeDoctor = Callable[[], Doctor]
 
@@ -286,7 +287,7 @@ def notify(**assignments: str | int) -> bool:
     sent as a space.
 
     Returns:
-        Whether it was sent. A failure is logged once, and the agent continues.
+        Whether it was sent. The agent continues if it was not.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -301,12 +302,10 @@ def notify(**assignments: str | int) -> bool:
             path = "\0" + address[1:] if address[0] == "@" else address
             manager.sendto(message.encode("utf-8", "replace"), path)
     except OSError as error:
-        if address not in _failing:  # the watchdog's sign of life is due every few seconds
-            _failing.add(address)
-            why = error.strerror or error
-            log.warning("cannot notify the service manager at %s: %s", address, why)
+        why = error.strerror or error
+        _silence.failed(f"cannot notify the service manager at {address}: {why}")
         return False
-    _failing.discard(address)
+    _silence.over("the service manager can be notified again")
     return True
 
 
