@@ -97,7 +97,7 @@ class QueueFile:
             log.error("what was in the place of %s is %s now", theirs[-1], foreign)
         self.store.copy_to(set_aside_files.next_to_wait(self._path))
         self._is_aside = True
-        with suppress(OSError):  # what stays is carried over into
+        with suppress(OSError):  # what it cannot delete is opened again: it has the same rows
             set_aside_files.delete_empty(self._path)
         _say_moved(self._path)
         return UnusableError(f"the queue {self._path} is not in its place")

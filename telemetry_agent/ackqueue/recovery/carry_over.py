@@ -28,7 +28,7 @@ _REFUSED_WAIT_S = 1.0
 _WAIT_S = 60.0
 _LOSSES_MAX = 3
 _READINGS = 3
-"""A sector that could not be read so often counts as lost."""
+"""After so many that the disk refused in part, what the next one cannot read counts as lost."""
 
 
 def carry_over(queue: AckQueue) -> None:
