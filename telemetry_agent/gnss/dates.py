@@ -98,19 +98,24 @@ class Dates:
         if reported_ms is None:
             self.reason = "old-date"
             return
-        # A date less than 12 hours ahead agrees with the continuous day.
-        if self.known_ms is not None and not 0 <= reported_ms - self.known_ms < DAY_MS // 2:
-            reported_ms = self._around_midnight_ms(reported_ms, time_ms, self.known_ms)
+        if self.known_ms is not None:
+            ahead_ms = reported_ms - self.known_ms
+            # A date less than 12 hours ahead agrees with the continuous day. If it is a little
+            # ahead, it may be of a ZDA that runs ahead: only a fix makes that the known instant.
+            if 0 <= ahead_ms < _AROUND_MIDNIGHT_MS:
+                return
+            if not 0 <= ahead_ms < DAY_MS // 2:
+                reported_ms = self._around_midnight_ms(reported_ms, time_ms, self.known_ms)
         self.known_ms = reported_ms
 
     def _around_midnight_ms(self, reported_ms: int, time_ms: int, known_ms: int) -> int:
         """The continuous day, if the date turned too late or too early by less than a minute."""
         continuous_ms = _nearest_ms(time_ms, known_ms)
-        # Where time stepped back, nothing shows which day is right; but a ZDA may run ahead.
-        back_ms = known_ms - continuous_ms
+        if continuous_ms < known_ms:
+            return reported_ms  # time stepped back: nothing shows which day is right
         late = reported_ms == continuous_ms - DAY_MS and time_ms < _AROUND_MIDNIGHT_MS
         early = reported_ms == continuous_ms + DAY_MS and time_ms >= DAY_MS - _AROUND_MIDNIGHT_MS
-        if not ((late and back_ms < _AROUND_MIDNIGHT_MS) or (early and back_ms <= 0)):
+        if not (late or early):
             return reported_ms  # the receiver corrected its date
         self.counts["late-date"] += 1
         return continuous_ms

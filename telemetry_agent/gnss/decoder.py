@@ -91,7 +91,8 @@ class Decoder:
     def due_s(self) -> float | None:
         """When the line counts as quiet, and ``tick`` is due; None while no epoch is open."""
         current = self._line.current
-        return self._last_byte_s + current.quiet_s if current and self._line.open else None
+        is_open = any(assembler.open for assembler in self._line.assemblers.values())
+        return self._last_byte_s + current.quiet_s if current and is_open else None
 
     def tick(self, now_s: float) -> list[Fix]:
         """The fix that a quiet line completes, if it is due."""

@@ -65,11 +65,6 @@ class SharedLine:
         self._overtaken_ms: dict[str, dict[str, int]] = {}
 
     @property
-    def open(self) -> bool:
-        """Whether an epoch is open."""
-        return any(assembler.open for assembler in self.assemblers.values())
-
-    @property
     def current(self) -> Assembler | None:
         """The assembler of the followed owner; if there is none, the one judged last."""
         if self.followed is not None:
@@ -162,8 +157,8 @@ class SharedLine:
             if owner != GNSS:
                 return False
             # A plotter is often the first on the line, but its positions come from the receiver. A
-            # few of a new one are awaited, because damaged tags look like one too, and of one that
-            # comes and goes. Without a date the followed device makes no fixes that could be lost.
+            # few are awaited, because damaged tags look like a receiver too, and receivers come
+            # and go. Without a date the followed device makes no fixes that could be lost.
             self._of_gnss += 1
             dated = self.assemblers[self.followed].state != "no-date"
             if dated and self._of_gnss < _POSITIONS_TO_TAKE_OVER:
