@@ -77,8 +77,7 @@ class Drive:
 
     def epoch(self, index: int) -> bytes:
         """All sentences of one instant."""
-        since_start_ms = index * self._interval_ms
-        utc = _EPOCH_1970 + timedelta(milliseconds=self._start_ms + since_start_ms)
+        utc = _EPOCH_1970 + timedelta(milliseconds=self._start_ms + index * self._interval_ms)
         time = f"{utc:%H%M%S}.{utc.microsecond // 1000:03}"
         date = f"{utc:%d%m%y}"
         if not self.has_fix(index):

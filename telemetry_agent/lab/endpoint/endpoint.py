@@ -193,19 +193,18 @@ class Endpoint:
     def take(self, request: NativeRequest) -> dict[str, Any]:
         """Store a request; return the answer to it."""
         stored = self._store.put(request)
-        asks: dict[str, Any] = {}
-        if self._asks_again and request.agent is not None:
-            asks["resend"] = list(self._missing(request.device))
         known = len(request.fixes) - stored
+        answer: dict[str, Any] = {"received": stored + known, "stored": stored, "known": known}
+        if request.rejected:
+            answer["rejected"] = request.rejected
+        if self._asks_again and request.agent is not None:
+            answer["resend"] = list(self._missing(request.device))
         with self._news:
             self.counters.update(
                 answered=1, stored=stored, known=known, rejected=len(request.rejected)
             )
             self._news.notify_all()
-        answer: dict[str, Any] = {"received": stored + known, "stored": stored, "known": known}
-        if request.rejected:
-            answer["rejected"] = request.rejected
-        return answer | asks
+        return answer
 
     def _missing(self, device: str) -> Iterator[dict[str, Any]]:
         """What to ask for: other gaps each time, because most of them can be legal."""
