@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from telemetry_agent.ackqueue.recovery.verify import described
 from telemetry_agent.cli.options import (
     ask,
     ask_or_read,
@@ -234,9 +235,4 @@ def _findings(report: dict[str, Any]) -> Iterator[str]:
     for file in report["set_aside"]:
         yield f"set aside: {file['file']}, {file['bytes']:,} bytes, {file['state']}"
     for loss in report["lost"]:
-        after, before = _place(loss["after"], "the beginning"), _place(loss["before"], "the end")
-        yield f"lost:      {loss['count']:,} between {after} and {before}"
-
-
-def _place(fix: dict[str, Any] | None, where_none_is: str) -> str:
-    return f"{fix['time']} ({fix['stream']}:{fix['seq']})" if fix else where_none_is
+        yield f"lost:      {described(loss)}"

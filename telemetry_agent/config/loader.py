@@ -17,7 +17,6 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import ValidationError, create_model
 from pydantic_settings import (
     BaseSettings,
-    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -44,10 +43,8 @@ class _Layers(BaseSettings):
     def settings_customise_sources(  # type: ignore[override]  # by their names
         cls, settings_cls: type[BaseSettings], **known: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The environment wins over the files. Its own source would also take lower case, and parts
-        # of keys.
-        environment, _, _ = _environment()
-        return InitSettingsSource(settings_cls, environment), known["init_settings"]
+        del settings_cls
+        return (known["init_settings"],)  # its own source would take more names of variables
 
 
 def _model() -> type[BaseSettings]:
@@ -91,7 +88,9 @@ def load(path: Path | None = None) -> LoadedConfig:
     return load_texts(texts(path))
 
 
-def load_texts(files: Mapping[str, str]) -> LoadedConfig:
+def load_texts(
+    files: Mapping[str, str], environment: Mapping[str, str] = os.environ
+) -> LoadedConfig:
     """The settings of these files, by their names, and of the environment.
 
     Raises:
@@ -106,7 +105,8 @@ def load_texts(files: Mapping[str, str]) -> LoadedConfig:
         layer = parsed(file, text)
         origins |= dict.fromkeys(_leaves(layer), file)
         merge(layer, into=values)
-    _, from_environment, notes = _environment()
+    layer, from_environment, notes = _overrides(environment)
+    merge(layer, into=values)
     origins |= from_environment
     if not origins:
         raise UnreadableConfigError(
@@ -129,12 +129,14 @@ def _leaves(layer: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{table}.{key}" for key in value) if isinstance(value, dict) else (table,)
 
 
-def _environment() -> tuple[dict[str, Any], dict[str, str], list[str]]:
+def _overrides(
+    environment: Mapping[str, str],
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """The layer of the environment, the origins of its keys, and notes on unknown variables."""
     layer: dict[str, Any] = {}
     origins, notes = {}, []
     known = [ENVIRONMENT_PREFIX + key.upper().replace(".", "__") for key in known_keys()]
-    for name, value in sorted(os.environ.items()):
+    for name, value in sorted(environment.items()):
         section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if not name.upper().startswith(ENVIRONMENT_PREFIX):
             continue
@@ -149,8 +151,8 @@ def _environment() -> tuple[dict[str, Any], dict[str, str], list[str]]:
         else:
             origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
             found: object = value
-            with suppress(ValueError, RecursionError):  # a table is merged, as that of a file
-                found = table if isinstance(table := json.loads(value), dict) else value
+            with suppress(ValueError, RecursionError):  # a table or a list
+                found = held if isinstance(held := json.loads(value), dict | list) else value
             merge({section: {key: found} if nested else found}, into=layer)
     return layer, origins, notes
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from telemetry_agent import __version__
 from telemetry_agent.config import last_good
-from telemetry_agent.config.files import DEFAULT_PATHS, ENVIRONMENT_PREFIX
+from telemetry_agent.config.files import DEFAULT_PATHS
 from telemetry_agent.config.settings import LoadedConfig, Settings
 from telemetry_agent.errors import (
     Advice,
@@ -147,16 +147,12 @@ def _load(path: Path | None, *, fall_back: bool) -> LoadedConfig:
 def _last_good(path: Path | None) -> Settings | None:
     from telemetry_agent.config import loader  # noqa: PLC0415 - as above
 
-    own = {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT_PREFIX)}
     for texts in last_good.kept():
         if path is not None and str(path) not in texts:
             continue  # of another config
-        for environment in (own, {}):  # the environment may be wrong, too
-            for name in own:
-                os.environ.pop(name, None)
-            os.environ.update(environment)
+        for environment in ({**os.environ}, {}):  # it may be wrong, too
             with contextlib.suppress(AgentError):
-                return loader.load_texts(texts).settings
+                return loader.load_texts(texts, environment).settings
     return None
 
 

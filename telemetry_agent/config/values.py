@@ -5,7 +5,6 @@ A ValueError says what is allowed; the loader adds the key and the value. Types 
 pydantic.
 """
 
-import json
 import math
 import re
 import socket
@@ -144,19 +143,6 @@ Turn = Annotated[Number, _at_least(0), _at_most(180)]
 BatchSize = Annotated[int, _NOT_BOOL, _at_least(1), _at_most(10_000)]
 
 
-def _structure(value: object) -> object:
-    """The value of an environment variable with JSON; another text stays, and is not accepted."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-
-
-_STRUCTURE = Checks(_structure, reads=True)
-
-
 SERIAL_NUMBER = Path("/sys/firmware/devicetree/base/serial-number")
 
 
@@ -250,8 +236,8 @@ def _command(value: str) -> str:
     return value
 
 
-ReceiverCommands = Annotated[tuple[Annotated[str, Checks(_command)], ...], _STRUCTURE]
-Qualities = Annotated[tuple[Quality, ...], _STRUCTURE]
+ReceiverCommands = tuple[Annotated[str, Checks(_command)], ...]
+Qualities = tuple[Quality, ...]
 
 
 _URL_MAX = 8192
@@ -317,7 +303,7 @@ def _page_name(value: str) -> str:
     return value.lower()
 
 
-PageNames = Annotated[tuple[Annotated[str, Checks(_page_name)], ...], _STRUCTURE]
+PageNames = tuple[Annotated[str, Checks(_page_name)], ...]
 
 
 _HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
@@ -340,7 +326,7 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-Headers = Annotated[dict[str, str], _STRUCTURE, Checks(_headers)]
+Headers = Annotated[dict[str, str], Checks(_headers)]
 
 
 def _host_and_port(value: object) -> tuple[str, int] | None:

@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -135,11 +135,11 @@ def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
     except PermissionError:
         pass
     except OSError:
-        if not _left(path):
+        if not set_aside_files.left_at_rest(path):
             raise StorageError(f"there is no queue at {path}", "nothing was recorded yet") from None
     was_root = os.geteuid() == 0
     become_owner(path.parent, for_good=for_good)
-    if all(os.access(file, wanted) for file in _left(path) or [path]):
+    if all(os.access(file, wanted) for file in set_aside_files.left_at_rest(path) or [path]):
         return
     if was_root:
         verb = "read" if wanted == os.R_OK else "write"
@@ -149,9 +149,3 @@ def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
             f"`sudo chown --reference={in_shell(path.parent)} {files}`",
         )
     raise AgentError(f"no permission to open {path}, the queue of an agent at rest", JOIN)
-
-
-def _left(path: Path) -> list[Path]:
-    with suppress(OSError, StorageError):
-        return set_aside_files.left_at_rest(path)
-    return []

@@ -112,7 +112,7 @@ def _ask(path: Path, question: Mapping[str, Any], note: Note) -> Answers:
             raise AgentError(f"the agent at {path} does not answer") from error
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise AgentError(f"the agent at {path} broke the connection: {error}") from error
-    raise AgentError(f"the agent at {path} ended before it had answered")
+    raise AgentError(f"the agent at {path} ended before the end of its answer")
 
 
 def _error(answer: Mapping[str, Any]) -> AgentError:

@@ -292,7 +292,7 @@ def test_the_end_of_the_daemon_ends_every_conversation(queue: Path, commands: Co
         waiting = ask(queue, {"ask": "wait"})
         next(waiting)
         assert commands.waiting.acquire(timeout=LIMIT_S)
-    with pytest.raises(AgentError, match="ended before it had answered"):
+    with pytest.raises(AgentError, match="ended before the end of its answer"):
         next(waiting)
     assert not socket_path(queue).exists()
     with pytest.raises(NoAgentError):

@@ -38,9 +38,11 @@ def waiting(path: Path) -> list[Path]:
 
 
 def left_at_rest(path: Path) -> list[Path]:
-    """What is left of a queue whose file is missing: its log, and the files to be carried over."""
-    left = [log_of(path), *waiting(path)]
-    return [] if path.exists() else [file for file in left if file.exists()]
+    """What can be seen of a queue whose file is missing: its log, and the files that wait."""
+    with suppress(OSError, StorageError):
+        left = [log_of(path), *waiting(path)]
+        return [] if path.exists() else [file for file in left if file.exists()]
+    return []
 
 
 def of_kind(path: Path, kind: Kind) -> list[Path]:
