@@ -200,6 +200,11 @@ def the_service_may_not_read_the_port(device: Device) -> None:
     device.machine.run("groupadd", "--force", "gps")
     device.machine.run("chgrp", "gps", "/run/gps")
     device.machine.run("chmod", "660", "/run/gps")
+    device.machine.run("systemctl", "restart", UNIT)
+    # Inside the unit's PrivateUsers= every other group is nogroup: it must not be advised.
+    device.wait_for(
+        lambda status: "telemetry-agent doctor" in str(status["receiver"].get("remedy"))
+    )
     device.machine.run("systemctl", "stop", UNIT)
     try:
         device.remedied("permissions", "may not read /run/gps")
