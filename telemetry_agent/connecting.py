@@ -58,7 +58,6 @@ class Connecting:
         host: a name, or an address without brackets.
         known_after_s: how long a look-up holds back the addresses known from an earlier one.
         look_up_s: limit for the look-up if no address is known.
-        connect_s: limit for all addresses together.
         has_route: whether to try an address; one without a route counts as failed.
     """
 

@@ -25,7 +25,6 @@ anything is concluded. A report without fixes is sent when there is nothing else
 """
 
 import contextlib
-import logging
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -45,8 +44,6 @@ from telemetry_agent.upload.selection import Selection
 from telemetry_agent.upload.sending import Sender
 from telemetry_agent.upload.sizing import Sizing
 from telemetry_agent.upload.upload_status import StatusKeeper, UploadStatus
-
-_log = logging.getLogger(__name__)
 
 # Beside the exchanges: to lease a batch and to end it. Both wait for a commit of another thread and
 # make one of their own, which syncs up to twice, and a worn card takes 10 s for a sync.

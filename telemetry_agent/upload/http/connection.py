@@ -183,7 +183,7 @@ class Connection:
         while rest:
             send = partial(self._sock.send, rest)
             count = self._when_ready("the request was not read", select.POLLOUT, send)
-            self._dialer.count_sent(count)
+            self._dialer.sent_bytes += count
             rest = rest[count:]
 
     def _when_ready(self, doing: str, event: int, operation: Callable[[], T]) -> T:

@@ -136,10 +136,6 @@ class Dialer:
         except UnreachableError as error:
             raise NetworkError(str(error), error.state) from error
 
-    def count_sent(self, count: int) -> None:
-        """Count bytes that were sent."""
-        self.sent_bytes += count
-
     def count_received(self, count: int) -> None:
         """Count bytes that were received; 0: the other side ended the connection."""
         self.received_bytes += count
