@@ -206,7 +206,7 @@ def test_a_kill_while_it_is_written_again_costs_nothing(
         outcome = damage.recover(killed / path.name)
     assert outcome.delivered == records[100:]
     assert outcome.lost == 0
-    assert "none is missing" in caplog.text
+    assert "no undelivered fix is missing" in caplog.text
     left = {file.name.removeprefix("queue.db") for file in killed.iterdir()}
     assert left <= {"", "-wal", "-shm", ".lock", ".foreign-1", "elsewhere.db"}
 

@@ -187,7 +187,7 @@ class Carrier(Task):
             shared.write_summary()  # from now on it is true of these rows too
         self._trouble.over("what was set aside can be carried over")
         if not count:
-            log.warning("%d fixes were carried over, none is missing", self._carried)
+            log.warning("%d fixes were carried over; no undelivered fix is missing", self._carried)
         else:
             more = ", and others" if sum(loss["count"] for loss in lost) < count else ""
             log.error(
