@@ -127,7 +127,6 @@ class Wire:
     """As much of a ``Transport`` as the uploader uses: a link, and the endpoint behind it."""
 
     sent_bytes = received_bytes = 0
-    requested = False
 
     def __init__(self, region: "Region") -> None:
         self._region = region

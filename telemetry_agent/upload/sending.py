@@ -139,7 +139,7 @@ class Sender:
                 unanswered += len(outcomes)
                 outcomes.clear()
             outcomes += [self._lost(failure, sent=sent)] * unanswered
-            if sent and now_s - began_s >= timeout_s:
+            if now_s - began_s >= timeout_s:
                 self._sizing.timed_out(len(outcomes), now_s)
         elif outcomes and isinstance(outcomes[-1], Delivered):
             sent_bytes = sum(len(p.body) + len(p.query) for p in payloads[: len(outcomes)])
@@ -155,7 +155,7 @@ class Sender:
         self, batch: Batch, payload: Payload, timeout_s: float, *, with_report: bool = False
     ) -> Outcome:
         """Exchange, and learn how large the next batch may be."""
-        began_s = self._clock.monotonic_s()
+        began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
         outcome = self._exchange(batch, payload, timeout_s)
         now_s = self._clock.monotonic_s()
         count, size, elapsed_s = len(batch.records), len(payload.body), now_s - began_s
@@ -168,9 +168,9 @@ class Sender:
                 self._sizing.too_large(count, size, now_s)
             case _ if with_report:
                 pass  # it may be too large with the report only
-            case Deferred(answered=False, sent=sent):
+            case Deferred(answered=False):
                 # A deadline that passed before anything was sent shows nothing about the size.
-                if sent and elapsed_s >= timeout_s:
+                if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
                     self._note_late(batch, now_s)
             case _ if outcome.status in _NOT_PASSED_ON:
                 self._note_late(batch, now_s)
@@ -189,7 +189,7 @@ class Sender:
         return self._read(answer, batch)
 
     def _exchanged(self, requests: int, *, answered: bool) -> bool:
-        """Count. Returns whether a request was sent."""
+        """Count. Returns whether anything was sent."""
         before = self._counted
         self._counted = self._transport.sent_bytes, self._transport.received_bytes
         sent_bytes, received_bytes = self._counted[0] - before[0], self._counted[1] - before[1]
@@ -199,10 +199,10 @@ class Sender:
             self.unanswered_in_a_row = 0
             self._reachability().answered()
             return True
-        self.unanswered_in_a_row += self._transport.requested
+        self.unanswered_in_a_row += sent_bytes > 0
         if not self._route_changed():
             self._reachability().doubt()
-        return self._transport.requested
+        return sent_bytes > 0
 
     def _read(self, answer: Answer, batch: Batch) -> Outcome:
         outcome = self._format.read(answer, batch)

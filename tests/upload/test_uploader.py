@@ -368,7 +368,7 @@ def test_no_answer_makes_the_rows_unack_and_they_are_resumed(tmp_path: Path, fau
         b.put_backlog(2)
         assert b.work() == 1
         assert b.state == "unreachable"
-        was_sent = b.transport.requested  # an early reset may come before that
+        was_sent = b.transport.sent_bytes > 0  # an early reset may come before that
         assert was_sent or not b.server.requests
         assert b.counts == ((0, 2, 0, 0) if was_sent else (2, 0, 0, 0))
         b.clock.advance(1)
@@ -376,12 +376,11 @@ def test_no_answer_makes_the_rows_unack_and_they_are_resumed(tmp_path: Path, fau
         assert b.counts == (0, 0, 2, 0)
 
 
-@pytest.mark.parametrize("proxy", [False, True])
-def test_what_was_never_sent_is_not_unack(tmp_path: Path, proxy: bool) -> None:
+def test_what_was_never_sent_is_not_unack(tmp_path: Path) -> None:
     """So a month offline can be thinned: what got no answer stays whole."""
-    with bench(tmp_path, then=answer(502)) as b:
+    with bench(tmp_path) as b:
         b.transport.close()
-        b.transport = Transport("https://127.0.0.1:1/", proxy=b.server.url if proxy else "")
+        b.transport = Transport("http://127.0.0.1:1/")
         b.uploader._transport = b.uploader._sender._transport = b.transport
         b.put_backlog(2)
         assert b.work() == 1
@@ -416,14 +415,14 @@ def test_a_batch_that_is_too_long_for_the_deadline_is_sent_in_parts(tmp_path: Pa
         assert max(sizes[4:]) == 4
 
 
-def test_after_a_tls_error_nothing_is_unack_because_nothing_was_sent(tmp_path: Path) -> None:
+def test_a_tls_error_is_no_answer(tmp_path: Path) -> None:
     with bench(tmp_path, tls=True) as b:
         b.transport.close()
         b.transport = Transport(b.server.url)  # trusts the public authorities only
         b.uploader._transport = b.uploader._sender._transport = b.transport
         b.put_backlog(2)
         assert b.work() == 1
-        assert (b.state, b.counts) == ("unreachable", (2, 0, 0, 0))
+        assert (b.state, b.counts) == ("unreachable", (0, 2, 0, 0))
         assert "certificate not trusted" in (b.uploader.status().last_error or "")
 
 

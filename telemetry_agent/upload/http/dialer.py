@@ -70,8 +70,6 @@ class Dialer:
         """Whether ``abort`` was called, and no ``rearm`` since."""
         self.timeout_s = 0.0
         """Of the whole exchange."""
-        self.requested = False
-        """Whether this exchange has sent a request, and not only a TLS handshake or a CONNECT."""
         self.idle_max_s = keepalive_s
         """A connection that was idle for longer is not used again."""
         self.tls_session: ssl.SSLSession | None = None
@@ -97,7 +95,7 @@ class Dialer:
         """Start an exchange that must be over in ``timeout_s`` seconds."""
         self.timeout_s = timeout_s
         self._until_s = self.now_s + timeout_s
-        self._connected = self._answering = self.requested = False
+        self._connected = self._answering = False
 
     def abort(self) -> None:
         """End what is under way, and all that is begun before ``rearm``. Any thread may call."""

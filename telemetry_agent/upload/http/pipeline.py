@@ -126,7 +126,6 @@ class Pipeline:
         sent = requests[: self._round_size(line)]
         self._round = self._under_way = len(sent)
         self._largest = max(self._largest, self._round)
-        self._dialer.requested = True
         line.send(b"".join(sent))
         goes_on = True
         try:

@@ -84,11 +84,6 @@ class Transport:
         """At the socket, since the start."""
         return self._dialer.received_bytes
 
-    @property
-    def requested(self) -> bool:
-        """Whether the last exchange may have reached the endpoint."""
-        return self._dialer.requested
-
     def exchange(
         self, payload: Payload, timeout_s: float, method: str = "POST"
     ) -> Answer | NoAnswer:
@@ -183,7 +178,6 @@ class Transport:
         if self._proxy is not None and request.url.scheme == "http":
             target = b"http://" + request.url.netloc + target
             headers = [*_raw(self._credentials.proxy_headers()), *headers]
-        self._dialer.requested = True
         response = stream.http.handle_request(
             httpcore.Request(request.method, _at(target), headers=headers, content=request.stream)
         )
