@@ -231,11 +231,12 @@ class Refusals:
         """Forget the search. The caller gives its leases back."""
         self._search = None
 
-    def give_up(self) -> None:
+    def give_up(self, *, but_suspects: bool = False) -> None:
         """Forget everything that is refused. The caller gives its leases back."""
         self.in_doubt = True
         self.end_search()
-        self._suspects.clear()
+        if not but_suspects:
+            self._suspects.clear()
         self._run = None
 
     def _begin_search(self, batch: Batch) -> Bisection:

@@ -18,6 +18,7 @@ from telemetry_agent.upload.retry import Pace
 from telemetry_agent.upload.sizing import Sizing
 from telemetry_agent.upload.upload_status import StatusKeeper
 
+_LOOK_AMONG = 1000  # fixes, also where a batch holds one: the oldest may all be refused
 _NO_WITNESS_S = 900.0  # how often suspects are tried while nothing else can be sent
 
 
@@ -116,7 +117,7 @@ class Selection:
         """One fix, each time another one: of the pending ones, else a suspect."""
         self._probes += 1
         one = self._leases.take_one(
-            self._policy.max_batch, live_first=self._policy.live_first, turn=self._probes
+            _LOOK_AMONG, live_first=self._policy.live_first, turn=self._probes
         )
         return one or self.refusals.next_suspect(in_any_case=True)
 

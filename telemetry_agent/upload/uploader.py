@@ -312,7 +312,9 @@ class Uploader(Task):
                 # Live fixes may be accepted where the backlog is not: it may be too old.
                 if only_backlog and self._policy.live_first:
                     return self._pause_backlog(reason)
-                self._refusals.give_up()
+                # They wait for a witness if there was one before: a few bad fixes among few good
+                # ones would never be found otherwise.
+                self._refusals.give_up(but_suspects=self._refusals.ever_accepted)
                 return self._hold(reason)
             case Held(reason):
                 return self._hold(reason)

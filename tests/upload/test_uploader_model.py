@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fakes import AlwaysReachable, FakeClock
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from misbehaving import Act, Line, Name, Request, Server
 
@@ -158,6 +158,18 @@ def server() -> Iterator[Server]:
         yield running
 
 
+@example(  # three bad fixes, and one good fix after the other
+    plan=[],
+    puts=[(3, 0.0)],
+    bad=frozenset({1, 2, 3}),
+    policy=UploadPolicy(max_batch=1, live_first=False, compression="none", timeout_s=5.0),
+)
+@example(
+    plan=[],
+    puts=[(9, 0.0)],
+    bad=frozenset(range(1, 10)),
+    policy=UploadPolicy(max_batch=1, live_first=False, compression="none", timeout_s=5.0),
+)
 @settings(max_examples=25, deadline=None)
 @given(
     plan=st.lists(st.sampled_from(KINDS), max_size=30),
