@@ -196,7 +196,8 @@ def refusing_at_random(share: float, bad: set[int], rng: random.Random) -> Act:
     return Act(run)
 
 
-@pytest.mark.parametrize(("share", "seeds", "dead_max"), [(0.5, 20, 2), (0.1, 5, 0)])
+# Ten refusals in a row come by chance to one fix in 1,024. (60 seeds: 7 of 15,000 fixes.)
+@pytest.mark.parametrize(("share", "seeds", "dead_max"), [(0.5, 20, 5), (0.1, 5, 0)])
 def test_an_endpoint_that_refuses_at_random_buries_no_good_fix(
     tmp_path: Path, share: float, seeds: int, dead_max: int
 ) -> None:
