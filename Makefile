@@ -18,7 +18,7 @@ check: node_modules/.installed-test tests/apps/node_modules/.installed $(VENV)/.
 	@$(call run_tests,-n 4 --dist worksteal,tests --ignore tests/packages)
 
 # The packages, installed in Debians that boot. The first time it makes their root file systems,
-# which takes 3 minutes, and keeps them (tests/packages/roots.py).
+# which takes some minutes, and keeps them (tests/packages/roots.py).
 packaged: node_modules/.installed-test $(VENV)/.installed-test
 	@$(call run_tests,-n 2 --durations 5,tests/packages)
 

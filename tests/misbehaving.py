@@ -394,7 +394,9 @@ class Server:
                 with self._lock:
                     self._lines.append(sock)
             with contextlib.closing(sock):
-                self._talk(Line(self, sock, number))
+                # Else ``__exit__`` may have closed all lines before this one was among them.
+                if not self.stopping.is_set():
+                    self._talk(Line(self, sock, number))
 
     def _talk(self, line: Line) -> None:
         while True:

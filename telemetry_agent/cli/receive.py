@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from telemetry_agent.errors import StorageError
 from telemetry_agent.lab.endpoint import Endpoint, Fault, Tokens
 from telemetry_agent.lab.endpoint.audit import lines
 from telemetry_agent.lab.endpoint.database import FixDatabase
@@ -95,6 +96,8 @@ def command(
 
 
 def _audit(db: Path, *, as_json: bool) -> int:
+    if not db.exists():
+        raise StorageError(f"the database {db} does not exist", "name it with --db")
     with closing(FixDatabase(db, read_only=True)) as database:
         audits = database.audits()
     if as_json:

@@ -51,7 +51,7 @@ def queue_path(path: Path | None) -> Path:
     """The path of the queue. Other keys are not checked.
 
     Raises:
-        ConfigError: there is no config, it is not valid TOML, or queue.path cannot be a file.
+        ConfigError: the config does not exist or is not TOML, or queue.path cannot be a file.
         ResourceError: a file cannot be read.
     """
     found: Any = os.environ.get(f"{ENVIRONMENT_PREFIX}QUEUE__PATH")

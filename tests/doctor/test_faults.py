@@ -899,13 +899,13 @@ def test_a_certificate_is_told_with_its_end_and_warned_of_two_weeks_before(bench
     bench.upload["ca_file"] = str(ca_file())
     bench.serve(tls=tls_server_context())
     found = bench.told()["tls"]
-    told = re.fullmatch(r"TLSv1\.[23], certificate trusted until (\d{4}-\d\d-\d\d)", found.said)
-    assert told is not None, found
+    match = re.fullmatch(r"TLSv1\.[23], certificate trusted until (\d{4}-\d\d-\d\d)", found.said)
+    assert match is not None, found
     assert (found.verdict, found.remedy) == ("pass", "")
-    end = datetime.fromisoformat(f"{told[1]}T00:00:00Z") - timedelta(days=5)
+    end = datetime.fromisoformat(f"{match[1]}T00:00:00Z") - timedelta(days=5)
     bench.clock = Calendar(round(end.timestamp() * 1000))
     found = bench.told()["tls"]
-    assert re.fullmatch(rf".* until {told[1]}, [56] days left", found.said)
+    assert re.fullmatch(rf".* until {match[1]}, [56] days left", found.said)
     assert (found.verdict, found.remedy) == ("warn", "renew the server's certificate")
 
 

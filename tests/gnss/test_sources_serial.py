@@ -15,6 +15,7 @@ from scripted import ScriptedReceiver
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources import BusyError, serial
+from telemetry_agent.gnss.sources.machine import how_to_permit
 from telemetry_agent.gnss.sources.protocols import BAUD_RATES, ubx_checksum
 from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource, detect_baud
 
@@ -205,6 +206,14 @@ def test_a_forbidden_device_names_how_to_permit_it(
             source.open()
     finally:
         os.seteuid(user)
+
+
+def test_root_is_not_sent_to_doctor_which_it_asks(line: Line) -> None:
+    """In a container too the group of a device of the host is not shown."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a device to a group")
+    os.chown(line.device, -1, grp.getgrnam("nogroup").gr_gid)
+    assert how_to_permit(line.device, "jane").startswith('put SUBSYSTEM=="tty"')
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "/dev/null"])

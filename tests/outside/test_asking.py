@@ -120,9 +120,9 @@ def test_an_agent_that_starts_is_not_called_stopped(tmp_path: Path) -> None:
     holds = f"with pid {os.getpid()}, which holds .*: it may be an agent that starts or ends"
     status = asked.run("status").stdout
     assert re.match(f"no agent answers\nthe queue .* {holds}", status)
-    told = asked.json("status")
-    assert re.search(holds, told.pop("note"))
-    assert told == {"protocol": 1, "running": False, "busy": True}
+    answer = asked.json("status")
+    assert re.search(holds, answer.pop("note"))
+    assert answer == {"protocol": 1, "running": False, "busy": True}
     for command in ("queue stats", "queue list", "queue verify", "export --format csv"):
         result = asked.run(*command.split())
         assert result.returncode == 75

@@ -137,6 +137,18 @@ async function axe(page, where) {
   assert.deepEqual(found, [], where);
 }
 
+/** Click on a position of the track, and wait for the words about it. */
+async function clickPosition(page, index) {
+  const point = await page.evaluate((i) => {
+    const { map, track } = window.page.map;
+    const at = map.latLngToContainerPoint([track.lat[i] / 1e7, track.lon[i] / 1e7]);
+    const box = map.getContainer().getBoundingClientRect();
+    return [at.x + box.x, at.y + box.y];
+  }, index);
+  await page.mouse.click(...point);
+  await page.waitForFunction(() => /Satellites/.test(document.querySelector(".fix")?.innerText ?? ""));
+}
+
 /** Tab until this has the focus. */
 async function tabTo(page, selector) {
   for (let i = 0; i < 40; i++) {
@@ -548,15 +560,8 @@ const stories = {
     await picture(page, "trip");
     await page.selectOption("#units", "mph");
     await until(page, () => / mph/.test(document.querySelector("#trips li li").innerText.replaceAll("\u00a0", " ")));
-    // A click on a point tells all that is known of it.
-    const point = await page.evaluate(() => {
-      const { map, track } = window.page.map;
-      const at = map.latLngToContainerPoint([track.lat[5] / 1e7, track.lon[5] / 1e7]);
-      const box = map.getContainer().getBoundingClientRect();
-      return [at.x + box.x, at.y + box.y];
-    });
-    await page.mouse.click(...point);
-    await page.waitForFunction(() => /Satellites/.test(document.querySelector(".fix")?.innerText ?? ""));
+    // A click on a point shows all that is known of it.
+    await clickPosition(page, 5);
     const told = await page.innerText(".fix");
     for (const word of ["Local", "GMT+9", "UTC", "Speed", "mph", "Altitude", "Accuracy", "State"]) {
       assert.ok(told.includes(word), `${word} in ${told}`);
@@ -577,14 +582,7 @@ const stories = {
     // On a phone the words about a point are in the map, and nothing lies on the strip.
     await page.setViewportSize(SIZES.phone);
     await comes(() => clear(page), (is) => is);
-    const end = await page.evaluate(() => {
-      const { map, track } = window.page.map;
-      const at = map.latLngToContainerPoint([track.lat[0] / 1e7, track.lon[0] / 1e7]);
-      const box = map.getContainer().getBoundingClientRect();
-      return [at.x + box.x, at.y + box.y];
-    });
-    await page.mouse.click(...end);
-    await page.waitForFunction(() => /Satellites/.test(document.querySelector(".fix")?.innerText ?? ""));
+    await clickPosition(page, 0);
     await until(page, () => document.querySelectorAll(".leaflet-popup").length === 1); // the one before fades
     const [map, words] = [await page.locator("#map").boundingBox(), await page.locator(".leaflet-popup-content-wrapper").boundingBox()];
     assert.ok(words.x >= map.x && words.x + words.width <= map.x + map.width, JSON.stringify([map, words]));

@@ -724,7 +724,7 @@ def test_a_fix_that_gets_no_answer_does_not_hold_up_its_batch(
         for _ in range(20):
             b.put(1)
             b.work_for(200)
-        # As far as anyone knows it is the network, so it is no dead letter.
+        # It may be the network, so it does not become a dead letter.
         stats = b.queue.stats()
         assert (stats.acked, stats.ack_failed, stats.unack) == (27, 0, 1)
         before = len(b.server.requests)

@@ -283,8 +283,9 @@ def how_to_permit(device: Path, user: str, then: str = "log in again") -> str:
     with contextlib.suppress(OSError, KeyError):  # it has just gone, or its group has no name
         status = device.stat()
         if status.st_gid == _NOT_SHOWN:
-            return "`sudo telemetry-agent doctor` shows what to do"
-        if status.st_gid and status.st_mode & 0o060 == 0o060:
+            if os.geteuid():  # root is outside of the service, and sees the group
+                return "`sudo telemetry-agent doctor` shows what to do"
+        elif status.st_gid and status.st_mode & 0o060 == 0o060:
             return f"`sudo usermod -aG {device.group()} {user}`, then {then}"
     return (
         f'put SUBSYSTEM=="tty", KERNEL=="{device.resolve().name}", GROUP="dialout", '
