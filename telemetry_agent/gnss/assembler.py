@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
-from telemetry_agent.gnss.dates import Dates
+from telemetry_agent.gnss.dates import Dates, is_another_day
 from telemetry_agent.gnss.epoch import Dtm, Epoch, Gsa, Gst, Message, Moment, Report, Solution, Vtg
 from telemetry_agent.gnss.field_values import Instant
 from telemetry_agent.gnss.shared_talker import SharedTalker
@@ -267,9 +267,15 @@ class Assembler:
         self, instant: Instant, report: Report, epoch: Epoch, now_s: float, fixes: list[Fix]
     ) -> Epoch | None:
         """The epoch of a sentence whose type came with this time before; ``None``: it is late."""
-        if _has_regained(epoch, report):
+        before = next((each.day for each in epoch.reports if each.tag == report.tag), None)
+        another_day = is_another_day(report.day, before, instant)  # each day at this time
+        if another_day or _has_regained(epoch, report):
+            # What came before this date was taken for late.
+            seen = dict.fromkeys(epoch.seen, 0) if another_day and self._cycle_repeats else {}
             self.close("time", now_s, fixes)
-            return self._begin(instant)
+            epoch = self._begin(instant)
+            epoch.seen = seen
+            return epoch
         self.counts["late"] += 1
         self.shared_talker.repeated(report)
         if report != epoch.messages[-1]:  # otherwise the line repeated one sentence

@@ -33,9 +33,10 @@ _DAY_1970 = date(1970, 1, 1).toordinal()
 _EARLIEST_DAY = date(2026, 1, 1).toordinal() - _DAY_1970
 _LATEST_DAY = date(2036, 1, 1).toordinal() - _DAY_1970
 _ROLLOVER_DAYS = 1024 * 7  # GPS counts its weeks in 10 bits
-# The date of a receiver without satellites. Others (1980-01-06, 2080-01-05) are out of the range
-# that 1024 weeks lead to.
-_STARTUP_DAYS = frozenset({date(2013, 9, 1).toordinal() - _DAY_1970})
+# The dates of a receiver without satellites. There is no recording of the first, week 0 of GPS, but
+# perhaps of the second. A third one, 2080-01-05, is out of range.
+_GPS_WEEK_0_DAY = date(1980, 1, 6).toordinal() - _DAY_1970
+_STARTUP_DAY = date(2013, 9, 1).toordinal() - _DAY_1970
 _DATELESS_S = 60.0
 _PROOF_S = 60.0
 _STEP_AT_MOST_S = 10.0  # between two fixes; some receivers take 8 s
@@ -93,7 +94,7 @@ class Dates:
             self.counts["future-date"] += 1
             self.reason = "future-date"
             return
-        if day < _EARLIEST_DAY and self._fix_rollover:
+        if day == _GPS_WEEK_0_DAY or (day < _EARLIEST_DAY and self._fix_rollover):
             reported_ms = self._proven_ms(day, time_ms)
         if reported_ms is None:
             self.reason = "old-date"
@@ -155,7 +156,7 @@ class Dates:
         """An instant with an old date, corrected; None if that is impossible or not yet proven."""
         candidates = (day + _ROLLOVER_DAYS, day + 2 * _ROLLOVER_DAYS)
         corrected = next((d for d in candidates if _EARLIEST_DAY <= d < _LATEST_DAY), None)
-        if corrected is None or day in _STARTUP_DAYS:
+        if corrected is None or day == _STARTUP_DAY:
             self.counts["old-date"] += 1
             return None
         self.counts["rollover"] += 1
@@ -191,6 +192,12 @@ class Dates:
         self._last_fix = time_ms, now_s
         if self._agrees_since_s is None:
             self._agrees_since_s = self._valid_s
+
+
+def is_another_day(day: int | None, before: int | None, instant: Instant) -> bool:
+    """Whether a time that comes again has another date, and not one that turns at midnight."""
+    around_midnight = abs(time_of_day_ms(instant) - DAY_MS // 2) > DAY_MS // 2 - _AROUND_MIDNIGHT_MS
+    return None not in {day, before} and day != before and not around_midnight
 
 
 def _nearest_ms(time_of_day: int, known_ms: int) -> int:

@@ -9,8 +9,9 @@ is cut to one character more than a sentence may have: enough to find it too lon
 bounded on a line that never ends.
 
 A sentence is accepted if the XOR of its body equals the two hex digits after its last ``*``, or
-after an earlier one: text that follows without a line end may contain a ``*`` too. All other input
-is counted and dropped; no input raises.
+after an earlier one: text that follows without a line end may contain a ``*`` too. Some programs
+write a checksum below 16 as one digit; so may it be at the end of a run. All other input is counted
+and dropped; no input raises.
 """
 
 import re
@@ -37,6 +38,7 @@ _RUN = re.compile(rb"[$!][ -#%-~]*")
 _LINE_ENDS = (b"\r\n", b"\n", b"\r", b"\r\r\n")
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _CHECKSUMS = {bytes((a, b)): int(chr(a) + chr(b), 16) for a in _HEX_DIGITS for b in _HEX_DIGITS}
+_CHECKSUMS |= {text[1:]: value for text, value in _CHECKSUMS.items() if value < 16}
 _LINE_TAILS = {text + end: value for text, value in _CHECKSUMS.items() for end in _LINE_ENDS}
 _BEGIN = re.compile(rb"\$[A-Z][A-Z0-9]{2}")
 _UNCHECKED = re.compile(rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GS[ATV]|ZDA),[ -#%-)+-~]*(?=[\r\n]|$)")
@@ -123,7 +125,7 @@ class Framer:
         if run[0] != _DOLLAR or len(run) == 1:
             return None  # an AIS sentence, or the first `$` of two: not a fault
         star = run.rfind(b"*", 0, MAX_SENTENCE - 2)
-        has_checksum = star > 1 and run[star + 1 : star + 3] in _CHECKSUMS
+        has_checksum = 1 < star < len(run) - 2 and run[star + 1 : star + 3] in _CHECKSUMS
         while star > 1:
             if _CHECKSUMS.get(run[star + 1 : star + 3]) == reduce(xor, run[1:star]):
                 return Sentence(run[1:star].decode("ascii"))

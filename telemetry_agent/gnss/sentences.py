@@ -231,7 +231,9 @@ class Parser:
         )
         quality = _GGA_QUALITY.get(indicator)
         if quality is None and indicator not in {"", "0"}:
-            self.rejected["bad-quality"] += 1
+            indicator = indicator.lstrip("0") or "0"  # some write two digits
+            quality = _GGA_QUALITY.get(indicator)
+            self._checked(quality, indicator.strip("0"), "bad-quality")
         position = self._position_e9(lat, north, lon, east) if quality else None
         return Report(
             fields[0],

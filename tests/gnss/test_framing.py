@@ -12,6 +12,7 @@ from telemetry_agent.gnss.framing import MAX_SENTENCE, Framer
 
 A, B = rmc("123519"), rmc("123520")
 BODY_A, BODY_B = A[1:-5].decode(), B[1:-5].decode()
+LOW = b"$GPRMC,120000,A,4807.038,N,01131.000,W,1.1,2.2,231126,,"  # its checksum is 0B
 UBX = b"\xb5\x62\x01\x07\x04\x00$\x00*\n\x13\x37"
 SIRF = b"\xa0\xa2\x00\x02!$\x00\x02\xb0\xb3"
 CASIC = b"\xba\xce\x04\x00\x05\x01$GP\x00\x00\x00\x00"
@@ -42,6 +43,8 @@ def frame(data: bytes, size: int) -> tuple[list[str], Counter[str], int]:
         (A[:-5] + b"\r\n" + B, [BODY_B], {"no-checksum": 1}),
         (A[:-4] + b"Z0\r\n" + B, [BODY_B], {"no-checksum": 1}),
         (A[:-4] + b"7\r\n" + B, [BODY_B], {"no-checksum": 1}),
+        (LOW + b"*B\r\n" + LOW + b"*b" + A, [LOW[1:].decode()] * 2 + [BODY_A], {}),
+        (LOW + b"*C\r\n" + LOW + b"*B,\r\n" + A, [BODY_A], {"no-checksum": 2}),
         (A.replace(b"4807", b"4808") + B, [BODY_B], {"bad-checksum": 1}),
         (A[:-2] + b" trailing\r\n" + B, [BODY_A, BODY_B], {}),
         (line("GPTXT,01,01,02,a*b*c"), ["GPTXT,01,01,02,a*b*c"], {}),
