@@ -89,7 +89,7 @@ def _rmc(fields: list[str]) -> Said:
 
 def _gga(fields: list[str]) -> Said:
     enough = re.fullmatch(r"\+?\d{1,3}", fields[7]) and int(fields[7]) >= 3
-    sure = fields[6] in set("123456789") and enough
+    sure = re.fullmatch("0*[1-9]", fields[6]) and enough
     alt_mm = _number(fields[9], 1000) if fields[10] in {"M", "m", ""} else None
     return Said(_time_ms(fields[1]), None, _place(fields[2:6]) if sure else None, alt_mm)
 
@@ -129,7 +129,8 @@ def _day(ddmmyy: str) -> int | None:
         at = date(year, month, day)
     except ValueError:
         return None
-    return at.toordinal() - date(1970, 1, 1).toordinal() if year < 2036 else None
+    is_date = year < 2036 and at != date(1980, 1, 6)
+    return at.toordinal() - date(1970, 1, 1).toordinal() if is_date else None
 
 
 def _place(fields: list[str]) -> tuple[int, int] | None:

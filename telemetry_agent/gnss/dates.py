@@ -94,7 +94,7 @@ class Dates:
             self.counts["future-date"] += 1
             self.reason = "future-date"
             return
-        if day == _GPS_WEEK_0_DAY or (day < _EARLIEST_DAY and self._fix_rollover):
+        if day < _EARLIEST_DAY and (self._fix_rollover or day == _GPS_WEEK_0_DAY):
             reported_ms = self._proven_ms(day, time_ms)
         if reported_ms is None:
             self.reason = "old-date"
