@@ -89,7 +89,7 @@ def _rmc(fields: list[str]) -> Said:
 
 def _gga(fields: list[str]) -> Said:
     enough = re.fullmatch(r"\+?\d{1,3}", fields[7]) and int(fields[7]) >= 3
-    sure = re.fullmatch("0*[1-9]", fields[6]) and enough
+    sure = re.fullmatch("0?[1-9]", fields[6]) and enough
     alt_mm = _number(fields[9], 1000) if fields[10] in {"M", "m", ""} else None
     return Said(_time_ms(fields[1]), None, _place(fields[2:6]) if sure else None, alt_mm)
 

@@ -9,9 +9,9 @@ is cut to one character more than a sentence may have: enough to find it too lon
 bounded on a line that never ends.
 
 A sentence is accepted if the XOR of its body equals the two hex digits after its last ``*``, or
-after an earlier one: text that follows without a line end may contain a ``*`` too. Some programs
-write a checksum below 16 as one digit; so may it be at the end of a run. All other input is counted
-and dropped; no input raises.
+after an earlier one: text that follows without a line end may contain a ``*`` too. At the end of a
+run one digit is enough: some programs write no leading 0. All other input is counted and dropped;
+no input raises.
 """
 
 import re
@@ -114,8 +114,7 @@ class Framer:
 
     def _skip(self, gap: bytes) -> None:
         before, self._gap_end = self._gap_end, b""
-        garbage = len(gap.translate(None, b"\r\n"))
-        if garbage:
+        if garbage := len(gap.translate(None, b"\r\n")):
             self.rejected["garbage-bytes"] += garbage
             self.binary_frames += len(_BINARY.findall(before + gap))
 

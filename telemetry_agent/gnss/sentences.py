@@ -51,6 +51,8 @@ _GGA_QUALITY: dict[str, Quality] = {
     "8": "simulated",
     "9": "dgps",  # NovAtel: corrections by SBAS
 }
+_GGA_QUALITY |= {f"0{digit}": quality for digit, quality in _GGA_QUALITY.items()}  # some send this
+_NO_FIX = frozenset({"0", "00"})
 # The mode characters of RMC, GLL and GNS, the best first.
 _MODE_QUALITY: dict[str, Quality] = {
     "R": "rtk",
@@ -230,15 +232,13 @@ class Parser:
             fields
         )
         quality = _GGA_QUALITY.get(indicator)
-        if quality is None and indicator not in {"", "0"}:
-            indicator = indicator.lstrip("0") or "0"  # some write two digits
-            quality = _GGA_QUALITY.get(indicator)
-            self._checked(quality, indicator.strip("0"), "bad-quality")
+        if quality is None and indicator.strip("0"):
+            self.rejected["bad-quality"] += 1
         position = self._position_e9(lat, north, lon, east) if quality else None
         return Report(
             fields[0],
             self._instant(time),
-            indicator == "0",
+            indicator in _NO_FIX,
             position,
             quality,
             count(sats),

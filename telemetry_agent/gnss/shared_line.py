@@ -74,7 +74,16 @@ class SharedLine:
 
     def adder(self, owner: str) -> Adder:
         """The function for the sentences of an owner that has none in ``adders`` yet."""
-        assembler = self._add_owner(owner)
+        if len(self.assemblers) >= _OWNERS_AT_MOST:
+            needed = {GNSS, self.followed}  # damaged tags never push out the receiver
+            self._forget(next(name for name in self.assemblers if name not in needed))
+        assembler = self.assemblers[owner] = self._new_assembler(
+            lambda: self._other_known_ms(owner),
+            lambda instant: self._may_follow(owner, instant),
+        )
+        self._overtaken_ms[owner] = {}
+        if self.followed is None:
+            assembler.count_in(self.counts)
         if len(self.assemblers) == 1:  # the usual line: one device
             self.adders[owner] = assembler.add
         else:
@@ -92,29 +101,14 @@ class SharedLine:
         for assembler in self.assemblers.values():
             assembler.close("end", now_s, fixes)
 
-    def _add_owner(self, owner: str) -> Assembler:
-        if len(self.assemblers) >= _OWNERS_AT_MOST:
-            needed = {GNSS, self.followed}  # damaged tags never push out the receiver
-            self._forget(next(name for name in self.assemblers if name not in needed))
-        assembler = self.assemblers[owner] = self._new_assembler(
-            lambda: self._other_known_ms(owner),
-            lambda instant: self._may_follow(owner, instant),
-        )
-        self._overtaken_ms[owner] = {}
-        if self.followed is None:
-            assembler.count_in(self.counts)
-        return assembler
-
     def _forget(self, owner: str) -> None:
         del self.assemblers[owner], self.adders[owner], self._overtaken_ms[owner]
         self._ignored_since_ms.pop(owner, None)
         self._position_ms.pop(owner, None)
 
     def _other_known_ms(self, owner: str) -> int | None:
-        for other, assembler in self.assemblers.items():
-            if other != owner and assembler.dates.known_ms is not None:
-                return assembler.dates.known_ms
-        return None
+        others = (each.dates.known_ms for name, each in self.assemblers.items() if name != owner)
+        return next((known_ms for known_ms in others if known_ms is not None), None)
 
     def _add_among_others(
         self, owner: str, message: Message, now_s: float, fixes: list[Fix]
