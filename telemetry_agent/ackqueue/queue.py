@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 
 from telemetry_agent.ackqueue.contents import Contents
 from telemetry_agent.ackqueue.file.rows import Row, decode
-from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, connect
+from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, connect, place_of
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds, Limits
 from telemetry_agent.ackqueue.ready_rows import Plan
@@ -75,7 +75,8 @@ class AckQueue:
         To open and close it without using it writes nothing except a new file.
 
         Args:
-            path: The database file. ``PATH.lock`` beside it is held until ``close``.
+            path: The database file, or a symlink to it. ``PATH.lock`` beside it is held until
+                ``close``.
             commit_every_s: How long a fix may wait in memory, where a power cut would lose it.
                 0: ``put`` commits before it returns. Otherwise a ``Committer`` or the caller does.
             keep_delivered_s: How long a delivered fix is kept; see ``Bounds.purge``.
@@ -89,9 +90,9 @@ class AckQueue:
             QueueLockedError: Another process holds the queue.
             StorageError: The disk refuses.
         """
-        self.path = path
+        self.path = place_of(path)
         self.shared = SharedState(
-            path,
+            self.path,
             clock or Clock(),
             connect,
             commit_every_s=commit_every_s,

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import re
 import subprocess
@@ -90,3 +92,17 @@ def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "queue.db.lock").mkdir()
     with pytest.raises(StorageError, match=re.escape(str(tmp_path / "queue.db.lock"))):
         AckQueue(tmp_path / "queue.db")
+
+
+def test_a_lock_that_the_file_system_refuses_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    path = tmp_path / "queue.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refused)
+        with pytest.raises(StorageError, match=f"cannot lock {path}.lock: No locks available"):
+            AckQueue(path)
+    AckQueue(path).close()

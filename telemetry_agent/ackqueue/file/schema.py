@@ -15,6 +15,7 @@ to acknowledge a batch is, as a rule, to move the end of one range: one page, wh
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -258,6 +259,14 @@ def is_of_the_disk(error: StorageError) -> bool:
     """Whether SQLite got an I/O error: the disk fails, or this file is damaged."""
     cause = error.__cause__
     return isinstance(cause, sqlite3.Error) and primary_code(cause) == sqlite3.SQLITE_IOERR
+
+
+def place_of(path: Path) -> Path:
+    """The file that ``path`` leads to: SQLite puts its log beside that, not beside a symlink."""
+    with suppress(OSError, RuntimeError):  # forbidden, or a loop: to open it says so
+        if path.is_symlink():
+            return path.resolve()
+    return path
 
 
 def make_directories(path: Path) -> None:
