@@ -9,7 +9,10 @@ refuses to write costs time only, and after a crash a row is ready again unless 
 What the parts share, and the order of the two locks, is described in ``shared_state``.
 """
 
+import atexit
+import os
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -98,7 +101,12 @@ class AckQueue:
             commit_every_s=commit_every_s,
             max_uncommitted=max_uncommitted,
         )
-        self._bounds = Bounds(self.shared, limits, keep_delivered_s)
+        atexit.register(self._end, os.getpid())
+        try:
+            self._bounds = Bounds(self.shared, limits, keep_delivered_s)
+        except BaseException:
+            self.close()
+            raise
         contents = Contents(self.shared, self._bounds)
         # These are methods of the queue too: what only looks, what people do by hand, the upkeep.
         self.stats, self.pending, self.places = contents.stats, contents.pending, contents.places
@@ -279,6 +287,7 @@ class AckQueue:
             StorageError: The disk refused; the fixes that waited in memory are lost. The queue is
                 closed nevertheless.
         """
+        atexit.unregister(self._end)
         shared = self.shared
         with shared.disk:
             with shared.lock:
@@ -295,6 +304,16 @@ class AckQueue:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _end(self, pid: int) -> None:
+        """Close it at the end of a program that did not; not in a child that forked off.
+
+        Python closes the file there in any case, and its log goes. The next start would take that
+        for the loss of what was recorded.
+        """
+        if os.getpid() == pid:
+            with suppress(StorageError):
+                self.close()
 
     def _change(self, change: Callable[[Ledger], V], *, written: bool = True) -> V:
         shared = self.shared

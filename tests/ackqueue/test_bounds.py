@@ -312,6 +312,20 @@ def test_a_long_doubt_about_the_time_is_as_old_as_what_follows(path: Path) -> No
 # The disk
 
 
+def test_an_opening_that_a_limit_ends_can_be_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(folder: Path) -> int:
+        raise StorageError(f"cannot look at the disk of {folder}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("telemetry_agent.ackqueue.limits.bounds.free_bytes", refused)
+        with pytest.raises(StorageError, match="cannot look at the disk"):
+            AckQueue(path, limits=Limits(max_size_bytes=MIB))
+    with AckQueue(path, limits=Limits(max_size_bytes=MIB)) as queue:
+        assert not queue.stats().lost
+
+
 def test_a_limit_that_cannot_be_set_is_an_error_of_the_queue(path: Path) -> None:
     store = Store(path, connect)
     store.close()
