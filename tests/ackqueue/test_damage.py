@@ -376,6 +376,7 @@ def test_a_file_of_others_is_set_aside_and_left_as_it_is(
         assert queue.stats().lost == {}
     assert path.with_name("queue.db.foreign-1").read_bytes() == content
     assert "is set aside as" in caplog.text
+    assert caplog.messages[-1] == f"no fix was found in {path}.damaged-1"
 
 
 def test_an_older_file_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,11 +60,13 @@ class QueueLock:
             numbers = " ".join(map(str, (summary.oldest, summary.last, *(summary.run or ()))))
             line = f"{'closed' if summary.clean else 'open'} {numbers}{' away' * summary.away}"
             text += f"{line} {crc32(line.encode())}\n"
-        with suppress(OSError):  # it only helps: a full disk does not keep the agent from starting
-            os.pwrite(self._fd, text.encode(), 0)
-            os.ftruncate(self._fd, len(text))
-            if summary.clean:
-                os.fsync(self._fd)
+        for _ in range(2):  # without the last one, the next start takes the end of the log for lost
+            with suppress(OSError):  # a full disk does not keep the agent from starting
+                os.pwrite(self._fd, text.encode(), 0)
+                os.ftruncate(self._fd, len(text))
+                if summary.clean:
+                    os.fsync(self._fd)
+                return
 
     def retake(self) -> bool:
         """Take it again if the file was deleted, moved or replaced. Returns whether it was.
