@@ -42,7 +42,7 @@ class Committer(Task):
             due_s = self._queue.commit_due_s()
         if self._look_at_s <= now_s:
             self._look_at_s = now_s + _LOOK_EVERY_S
-            self._look()
+            self._try(self._queue.stay_in_place, self._place, "kept in its place")
         if self._try(self._queue.make_room, self._room, "kept within its limits"):
             return 0
         if self._tidy_at_s <= now_s:
@@ -52,19 +52,11 @@ class Committer(Task):
         wake_s = wake_s if due_s is None else min(due_s, wake_s)
         return max(0.0, wake_s - now_s)
 
-    def _look(self) -> None:
-        try:
-            self._queue.stay_in_place()
-        except (QueueLockedError, StorageError) as error:
-            self._place.failed(f"the files of the queue are not in their place: {error}")
-        else:
-            self._place.over("the files of the queue are in their place again")
-
-    def _try(self, work: Callable[[], bool], trouble: Trouble, what: str) -> bool:
+    def _try(self, work: Callable[[], bool | None], trouble: Trouble, what: str) -> bool:
         try:
             more = work()
-        except StorageError as error:
+        except (QueueLockedError, StorageError) as error:
             trouble.failed(f"the queue cannot be {what}: {error}", kind=what)
             return False
         trouble.over(f"the queue can be {what} again")
-        return more
+        return bool(more)

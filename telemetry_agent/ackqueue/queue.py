@@ -9,7 +9,10 @@ refuses to write costs time only, and after a crash a row is ready again unless 
 What the parts share, and the order of the two locks, is described in ``shared_state``.
 """
 
+import atexit
+import os
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -19,7 +22,7 @@ from typing import Self, TypeVar
 
 from telemetry_agent.ackqueue.contents import Contents
 from telemetry_agent.ackqueue.file.rows import Row, decode
-from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, connect
+from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, connect, place_of
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.limits.bounds import Bounds, Limits
 from telemetry_agent.ackqueue.ready_rows import Plan
@@ -75,7 +78,8 @@ class AckQueue:
         To open and close it without using it writes nothing except a new file.
 
         Args:
-            path: The database file. ``PATH.lock`` beside it is held until ``close``.
+            path: The database file, or a symlink to it. ``PATH.lock`` beside it is held until
+                ``close``.
             commit_every_s: How long a fix may wait in memory, where a power cut would lose it.
                 0: ``put`` commits before it returns. Otherwise a ``Committer`` or the caller does.
             keep_delivered_s: How long a delivered fix is kept; see ``Bounds.purge``.
@@ -89,15 +93,20 @@ class AckQueue:
             QueueLockedError: Another process holds the queue.
             StorageError: The disk refuses.
         """
-        self.path = path
+        self.path = place_of(path)
         self.shared = SharedState(
-            path,
+            self.path,
             clock or Clock(),
             connect,
             commit_every_s=commit_every_s,
             max_uncommitted=max_uncommitted,
         )
-        self._bounds = Bounds(self.shared, limits, keep_delivered_s)
+        atexit.register(self._end, os.getpid())
+        try:
+            self._bounds = Bounds(self.shared, limits, keep_delivered_s)
+        except BaseException:
+            self.close()
+            raise
         contents = Contents(self.shared, self._bounds)
         # These are methods of the queue too: what only looks, what people do by hand, the upkeep.
         self.stats, self.pending, self.places = contents.stats, contents.pending, contents.places
@@ -278,6 +287,7 @@ class AckQueue:
             StorageError: The disk refused; the fixes that waited in memory are lost. The queue is
                 closed nevertheless.
         """
+        atexit.unregister(self._end)
         shared = self.shared
         with shared.disk:
             with shared.lock:
@@ -294,6 +304,16 @@ class AckQueue:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _end(self, pid: int) -> None:
+        """Close it at the end of a program that did not; not in a child that forked off.
+
+        Python closes the file there in any case, and its log goes. The next start would take that
+        for the loss of what was recorded.
+        """
+        if os.getpid() == pid:
+            with suppress(StorageError):
+                self.close()
 
     def _change(self, change: Callable[[Ledger], V], *, written: bool = True) -> V:
         shared = self.shared

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest
-from telemetry_agent.ackqueue.file.schema import UnusableError
+from telemetry_agent.ackqueue.file.schema import UnusableError, place_of
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.reading import QueueReader, copied, readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -39,10 +39,11 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
     Raises:
         AgentError: there is no queue, this user may not open it, or the command failed.
     """
-    path, command = settings.queue.path, question["ask"]
+    # The owner of the folder that the config names, wherever a symlink in it leads.
+    named, path, command = settings.queue.path, place_of(settings.queue.path), question["ask"]
     if command in LOOKING or command == "queue verify":
         # Root becomes root again to replace the exported file, whose folder is not the agent's.
-        check(path, os.R_OK, for_good=command != "export")
+        check(named, os.R_OK, for_good=command != "export")
         if command == "queue verify":
             check_at_rest(path)
             with readable(path) as file:
@@ -50,7 +51,7 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
             return
         yield from look(path, note, lambda queue: LOOKING[command](queue, question))
         return
-    check(path, os.W_OK)
+    check(named, os.W_OK)
     _silence_log()
     if command == "drain":
         from telemetry_agent.daemon.delivery import drain_at_rest  # noqa: PLC0415 - imports httpx

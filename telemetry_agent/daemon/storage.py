@@ -11,7 +11,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from telemetry_agent.ackqueue.file.schema import make_directories
+from telemetry_agent.ackqueue.file.schema import make_directories, place_of
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
@@ -56,6 +56,7 @@ def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
 
 def refusal(queue_path: Path) -> Advice | None:
     """Why the queue cannot be used; ``None``: it can, or its disk is only full."""
+    queue_path = place_of(queue_path)
     try:
         # It creates a file without a name: a file system may be read-only without the mount's flag.
         os.close(os.open(queue_path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -87,6 +88,7 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
     Raises:
         StorageError: it cannot be used, and there is no runtime directory.
     """
+    queue = replace(queue, path=place_of(queue.path))
     try:
         make_directories(queue.path)
         refused = refusal(queue.path)

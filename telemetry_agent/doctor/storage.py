@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
+from telemetry_agent.ackqueue.file.schema import place_of
 from telemetry_agent.ackqueue.reading import QueueReader, readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.verify import verify
@@ -36,7 +37,7 @@ class StorageChecks:
     """The folder of the queue at ``path``, and the queue, which a running ``agent`` has."""
 
     def __init__(self, path: Path, agent: AgentChecks) -> None:
-        self._path = path
+        self._path = place_of(path)
         self._agent = agent
         self._clock = agent.machine.clock
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -311,6 +312,20 @@ def test_a_long_doubt_about_the_time_is_as_old_as_what_follows(path: Path) -> No
 # The disk
 
 
+def test_an_opening_that_a_limit_ends_can_be_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(folder: Path) -> int:
+        raise StorageError(f"cannot look at the disk of {folder}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("telemetry_agent.ackqueue.limits.bounds.free_bytes", refused)
+        with pytest.raises(StorageError, match="cannot look at the disk"):
+            AckQueue(path, limits=Limits(max_size_bytes=MIB))
+    with AckQueue(path, limits=Limits(max_size_bytes=MIB)) as queue:
+        assert not queue.stats().lost
+
+
 def test_a_limit_that_cannot_be_set_is_an_error_of_the_queue(path: Path) -> None:
     store = Store(path, connect)
     store.close()
@@ -350,6 +365,51 @@ def test_a_full_disk_takes_acknowledgements_and_goes_on_recording(tmp_path: Path
     assert told["freed"]["ballast"]
     assert told["little left"]["free_bytes"] >= 2 * MIB
     assert told["opened again"]["ready"] == told["little left"]["ready"]
+
+
+ON_FULL_BTRFS = """
+import os, subprocess, sys
+from contextlib import suppress
+from pathlib import Path
+from ackqueue.queue_parts import put
+from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.errors import StorageError
+folder = Path(sys.argv[1])
+image, point = folder / "image", folder / "disk"
+point.mkdir()
+image.touch()
+os.truncate(image, 160 << 20)
+subprocess.run(["mkfs.btrfs", "-q", image], check=True, capture_output=True)
+subprocess.run(["mount", "-o", "loop", image, point], check=True)
+queue = AckQueue(point / "queue.db", commit_every_s=0)
+put(queue, 1)
+subprocess.run(["sync", "-f", point], check=True)  # now each write of a page needs room
+with (point / "other").open("wb", buffering=0) as other:
+    for size in (1 << 20, 1 << 12):
+        with suppress(OSError):
+            while other.write(bytes(size)):
+                os.fsync(other.fileno())
+put(queue, 3)
+print(queue.stats().ready + queue.stats().uncommitted)
+with suppress(StorageError):
+    queue.close()
+print("closed")
+"""
+
+
+def test_a_full_btrfs_does_not_end_the_process(tmp_path: Path) -> None:
+    """SQLite maps the index of its log into memory: to write there without room is SIGBUS."""
+    if shutil.which("mkfs.btrfs") is None or "btrfs" not in Path("/proc/filesystems").read_text():
+        pytest.skip("there is no btrfs")
+    ran = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", ON_FULL_BTRFS, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (0, "4\nclosed\n"), ran.stderr
 
 
 @pytest.mark.parametrize("size", [0, 1000])

@@ -268,7 +268,7 @@ def test_a_page_that_cannot_be_read_for_a_while_is_not_lost(
             super().__init__(paths)
 
     def refused(file: int, size: int, offset: int) -> bytes:
-        if offset and begun <= readings:
+        if size == damage.PAGE_BYTES and begun <= readings:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return pread(file, size, offset)
 
@@ -376,6 +376,7 @@ def test_a_file_of_others_is_set_aside_and_left_as_it_is(
         assert queue.stats().lost == {}
     assert path.with_name("queue.db.foreign-1").read_bytes() == content
     assert "is set aside as" in caplog.text
+    assert caplog.messages[-1] == f"no fix was found in {path}.damaged-1"
 
 
 def test_an_older_file_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

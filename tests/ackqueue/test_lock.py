@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import re
 import subprocess
@@ -5,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ackqueue.queue_parts import put
 from processes import environment
 
 from telemetry_agent.ackqueue.file.lock import QueueLock
@@ -90,3 +93,39 @@ def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "queue.db.lock").mkdir()
     with pytest.raises(StorageError, match=re.escape(str(tmp_path / "queue.db.lock"))):
         AckQueue(tmp_path / "queue.db")
+
+
+def test_a_lock_that_the_file_system_refuses_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    path = tmp_path / "queue.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refused)
+        with pytest.raises(StorageError, match=f"cannot lock {path}.lock: No locks available"):
+            AckQueue(path)
+    AckQueue(path).close()
+
+
+def test_a_disk_that_refuses_the_last_note_once_invents_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refusals = os.pwrite, [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def refused(file: int, data: bytes, offset: int) -> int:
+        if refusals:
+            raise refusals.pop()
+        return real(file, data, offset)
+
+    path = tmp_path / "queue.db"
+    queue = AckQueue(path, commit_every_s=0)
+    put(queue, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refused)
+        queue.close()
+    assert not refusals
+    with AckQueue(path) as queue:
+        assert queue.stats().ready == 3
+        assert not queue.stats().lost

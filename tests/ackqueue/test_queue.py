@@ -1,5 +1,8 @@
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -460,3 +463,39 @@ def test_a_kill_between_the_last_steps_of_a_close_is_no_loss(
         queue.close()
     with AckQueue(killed / path.name) as queue:
         assert (queue.stats().ready, queue.stats().lost) == (3, {})
+
+
+# Programs that do not close it
+
+WITHOUT_CLOSE = """
+import os, sys
+from pathlib import Path
+from ackqueue.queue_parts import put
+from telemetry_agent.ackqueue.queue import AckQueue
+def main():
+    queue = AckQueue(Path(sys.argv[1]), commit_every_s=3600)
+    put(queue, 3)
+    child = os.fork()
+    if child == 0:
+        sys.exit()
+    os.waitpid(child, 0)
+    put(queue, 2)
+main()
+raise SystemExit(sys.argv[2])
+"""
+
+
+def test_a_program_that_ends_without_a_close_loses_nothing(path: Path) -> None:
+    for _ in range(2):
+        ran = subprocess.run(
+            [sys.executable, "-c", WITHOUT_CLOSE, str(path), "the end"],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        assert ran.stderr == "the end\n"
+    with AckQueue(path) as queue:
+        assert queue.stats().ready == 10
+        assert not queue.stats().lost

@@ -14,7 +14,7 @@ from ackqueue.queue_parts import fix_at, lease, put
 from fakes import FakeClock
 
 from telemetry_agent.ackqueue.committer import Committer
-from telemetry_agent.ackqueue.file.lock import QueueLock, lock_path
+from telemetry_agent.ackqueue.file.lock import QueueLock, check_at_rest, lock_path
 from telemetry_agent.ackqueue.file.schema import connect
 from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -322,6 +322,36 @@ def test_a_lock_file_that_another_process_made_again_is_reported(
         committer.step(clock.advance(9))
         with pytest.raises(QueueLockedError, match=f"pid {os.getpid()}"):
             AckQueue(path)
+
+
+def test_by_a_symlink_it_is_the_same_queue(tmp_path: Path) -> None:
+    link, path, killed = (tmp_path / name / "queue.db" for name in ("state", "disk", "killed"))
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with AckQueue(link) as queue:
+        records = damage.record(queue, 300)
+        for other in (link, path):
+            with pytest.raises(QueueLockedError):
+                AckQueue(other)
+            with pytest.raises(QueueLockedError):
+                check_at_rest(other)
+        shutil.copytree(path.parent, killed.parent)
+    link.unlink()
+    link.symlink_to(killed)
+    with AckQueue(link) as queue:
+        assert queue.stats().ready == 300
+        assert not queue.stats().lost
+    damage.damage(killed, damage.header)
+    assert damage.recover(link) == damage.Outcome(records, lost=0)
+    assert link.is_symlink()
+    assert list(link.parent.iterdir()) == [link]
+
+
+def test_a_symlink_that_leads_to_itself_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    path.symlink_to(path)
+    with pytest.raises(StorageError, match=f"{path}: .*symbolic links"):
+        AckQueue(path)
 
 
 def test_a_file_that_stays_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -103,8 +103,20 @@ def only_log(path: Path) -> None:
     path.unlink()
 
 
+def linked(path: Path) -> None:
+    """A symlink leads to its file, and its log is beside that."""
+    with_log(path)
+    disk = path.parent.with_name("disk")
+    disk.mkdir()
+    for file in (disk, *path.parent.iterdir()):
+        os.chown(file, NOBODY, GROUP)
+        if file != disk:
+            file.rename(disk / file.name)
+    path.symlink_to(disk / path.name)
+
+
 STATES = [clean, with_log, header, pages, late_page, torn_log, mark, foreign, emptied, aside]
-STATES.append(only_log)
+STATES += [only_log, linked]
 
 
 @pytest.fixture
@@ -268,8 +280,9 @@ def test_a_pipe_is_not_waited_for(folder: Path, name: str) -> None:
     assert f"{pipe} is not a regular file" in result.stderr
 
 
-def test_what_waits_in_a_log_is_shown(folder: Path) -> None:
-    config = queue_in(folder, with_log)
+@pytest.mark.parametrize("state", [with_log, linked])
+def test_what_waits_in_a_log_is_shown(state: Callable[[Path], None], folder: Path) -> None:
+    config = queue_in(folder, state)
     for command in (["queue", "list", "--limit", "0"], ["export", "--format", "ndjson"]):
         assert len(look(config, command).stdout.splitlines()) == FIXES + 20
 

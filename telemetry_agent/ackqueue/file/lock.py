@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from telemetry_agent.ackqueue.file.schema import refusal
+from telemetry_agent.ackqueue.file.schema import place_of, refusal
 from telemetry_agent.ackqueue.row_states import StreamRun
 from telemetry_agent.disks import mount_of
 from telemetry_agent.errors import QueueLockedError
@@ -45,7 +45,7 @@ class QueueLock:
 
         Raises:
             QueueLockedError: Another process (or another queue in this one) holds it.
-            StorageError: The lock file cannot be opened.
+            StorageError: The lock file cannot be opened or locked.
         """
         self._queue_path = queue_path
         self._fd = _take(queue_path)
@@ -60,18 +60,20 @@ class QueueLock:
             numbers = " ".join(map(str, (summary.oldest, summary.last, *(summary.run or ()))))
             line = f"{'closed' if summary.clean else 'open'} {numbers}{' away' * summary.away}"
             text += f"{line} {crc32(line.encode())}\n"
-        with suppress(OSError):  # it only helps: a full disk does not keep the agent from starting
-            os.pwrite(self._fd, text.encode(), 0)
-            os.ftruncate(self._fd, len(text))
-            if summary.clean:
-                os.fsync(self._fd)
+        for _ in range(2):  # without the last one, the next start takes the end of the log for lost
+            with suppress(OSError):  # a full disk does not keep the agent from starting
+                os.pwrite(self._fd, text.encode(), 0)
+                os.ftruncate(self._fd, len(text))
+                if summary.clean:
+                    os.fsync(self._fd)
+                return
 
     def retake(self) -> bool:
         """Take it again if the file was deleted, moved or replaced. Returns whether it was.
 
         Raises:
             QueueLockedError: Another process has taken it meanwhile.
-            StorageError: The lock file cannot be opened.
+            StorageError: The lock file cannot be opened or locked.
         """
         with suppress(OSError):  # to take it says why, where the disk refuses
             if os.path.samestat(lock_path(self._queue_path).stat(), os.fstat(self._fd)):
@@ -92,7 +94,7 @@ def check_at_rest(queue_path: Path) -> None:
     Raises:
         QueueLockedError: A process holds it.
     """
-    path = lock_path(queue_path)
+    path = lock_path(place_of(queue_path))
     try:
         place = b":%d" % path.stat().st_ino
         if (mount := mount_of(path.resolve())) is not None:  # unknown in a chroot
@@ -130,6 +132,9 @@ def _take(queue_path: Path) -> int:
         held = _in_use(queue_path, fd, "stop it first")
         os.close(fd)
         raise held from error
+    except OSError as error:  # a network file system can be without locks
+        os.close(fd)
+        raise refusal(f"cannot lock {path}", error) from error
     return fd
 
 

@@ -12,9 +12,12 @@ to acknowledge a batch is, as a rule, to move the end of one range: one page, wh
 ``fixes`` is a view for people with plain ``sqlite3``: words and units of the documentation.
 """
 
+import fcntl
 import os
 import sqlite3
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +35,9 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import FIELDS, Field, outside
 
 Connect = Callable[[Path], sqlite3.Connection]
+
+_SET_FLAGS = 0x4000_6602 | struct.calcsize("l") << 16  # FS_IOC_SETFLAGS of linux/fs.h
+_NO_COPY_ON_WRITE = 0x0080_0000
 
 FAILURES = (OSError, sqlite3.Error, UnicodeError)
 """What goes wrong with a file. (SQLite's messages quote it, and damaged text need not be UTF-8.)"""
@@ -204,6 +210,7 @@ def open_database(path: Path, connect: Connect | None) -> sqlite3.Connection:
                 create_file(path)
                 # A log whose database is not on disk would be taken for that of a lost one.
                 sync_directory(path.parent)
+            _make_index(path)
             connection, prepare = connect(path), _prepare
         try:
             prepare(connection, path)
@@ -258,6 +265,14 @@ def is_of_the_disk(error: StorageError) -> bool:
     """Whether SQLite got an I/O error: the disk fails, or this file is damaged."""
     cause = error.__cause__
     return isinstance(cause, sqlite3.Error) and primary_code(cause) == sqlite3.SQLITE_IOERR
+
+
+def place_of(path: Path) -> Path:
+    """The file that ``path`` leads to: SQLite puts its log beside that, not beside a symlink."""
+    with suppress(OSError, RuntimeError):  # forbidden, or a loop: to open it says so
+        if path.is_symlink():
+            return path.resolve()
+    return path
 
 
 def make_directories(path: Path) -> None:
@@ -326,3 +341,18 @@ def _stand_in(connection: sqlite3.Connection, path: Path) -> None:
 def create_file(path: Path) -> None:
     """Make an empty file that not every user can read."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+
+
+def _make_index(path: Path) -> None:
+    """Make the index of the log so that a full disk takes what is written to it.
+
+    SQLite maps it into memory, where a write that finds no room ends the process (SIGBUS). On btrfs
+    each write needs room, unless the file was made without copy-on-write.
+    """
+    with suppress(OSError):  # it is there, or its file system does not copy on write
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+        index = os.open(path.with_name(path.name + "-shm"), flags, 0o640)
+        try:
+            fcntl.ioctl(index, _SET_FLAGS, struct.pack("i", _NO_COPY_ON_WRITE))
+        finally:
+            os.close(index)

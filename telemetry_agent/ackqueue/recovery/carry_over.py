@@ -186,7 +186,9 @@ class Carrier(Task):
             set_aside_files.delete_kept(shared.path, but_for=1)
             shared.write_summary()  # from now on it is true of these rows too
         self._trouble.over("what was set aside can be carried over")
-        if not count:
+        if not count and found.files and not any(file.has_rows for file in found.files):
+            log.warning("no fix was found in %s", found.paths[-1])
+        elif not count:
             log.warning("%d fixes were carried over; no undelivered fix is missing", self._carried)
         else:
             more = ", and others" if sum(loss["count"] for loss in lost) < count else ""

@@ -56,6 +56,10 @@ class DamagedFile:
             OSError: It cannot be read.
         """
         self.path = path
+        self.has_rows = False
+        """Whether a row or a mark of ours was found so far."""
+        self.refused = 0
+        """How often the disk refused to read a page."""
         with ExitStack() as stack:
             self._file = stack.enter_context(path.open("rb"))
             self._log = read_log(path)
@@ -69,10 +73,6 @@ class DamagedFile:
         self._newest = {self._page(place): place for place in newer}
         self.is_newer = is_newer(self._content(0)) if self._pages else False
         """A newer version has written it."""
-        self.has_rows = False
-        """Whether a row or a mark of ours was found so far."""
-        self.refused = 0
-        """How often the disk refused to read a page."""
 
     def close(self) -> None:
         """Close it."""
