@@ -6,9 +6,10 @@ gzip is earned: by a format whose servers are known to unpack it, by an answer t
 ``Accept-Encoding``, or by one that counts what it received, because that would show the loss.
 
 A compressed request that is refused, or gets no answer twice, before any was accepted is worth
-repeating plain. If that is accepted, requests stay plain for an hour: an endpoint may learn gzip,
-and bytes cost money. If it is refused too, they stay plain for a minute: the search for the bad fix
-must not send each part twice.
+repeating plain. So it is after five waits in a row, because a server that unpacks gzip may have
+been replaced by one that does not. If that is accepted, requests stay plain for an hour: an
+endpoint may learn gzip, and bytes cost money. If it is refused too, they stay plain for a minute:
+the search for the bad fix must not send each part twice.
 """
 
 import logging
@@ -42,6 +43,7 @@ from telemetry_agent.upload.upload_status import StatusKeeper
 _log = logging.getLogger(__name__)
 
 _NO_GZIP_THERE = {400, 415, 422, 500}
+_PROOF_WAITS = 5
 _GZIP_AGAIN_AFTER_S = 3600.0
 _SEARCH_S = 60.0
 
@@ -70,6 +72,7 @@ class Sender:
         """Whether the last exchange got an answer: what got none before may get one now."""
         self.unanswered_in_a_row = 0
         """How many requests that were sent got no answer since the last one that did."""
+        self._waits = keeper.status.waits  # at the last acceptance
         self._late: Record | None = None  # the first of the batch that was answered too late
         self._compression = CompressionChoice(compression, wire_format)
         self._format = wire_format
@@ -97,15 +100,15 @@ class Sender:
                 return outcome
         payload = self._format.encode(batch, compression)
         outcome = self._send_fixes(batch, payload, timeout_s)
-        if not payload.compressed or self._compression.proven:
+        waits = self._keeper.status.waits - self._waits
+        proven = self._compression.proven and waits < _PROOF_WAITS
+        if isinstance(outcome, Delivered) or not payload.compressed or proven:
             return outcome
-        if isinstance(outcome, Delivered):
-            self._compression.accepted()
         is_unclear = isinstance(outcome, Deferred) and outcome.may_be_a_fix
         # No answer at first is the network. The second in a row may be a server that gzip crashes;
         # to repeat each one would double the bytes of an outage.
         is_unclear = is_unclear and self.unanswered_in_a_row in {0, 2}
-        if isinstance(outcome, Delivered) or not (is_unclear or outcome.status in _NO_GZIP_THERE):
+        if not is_unclear and outcome.status not in _NO_GZIP_THERE:
             return outcome
         again = self._send_fixes(batch, self._format.encode(batch, "none"), timeout_s)
         if isinstance(again, Delivered | Refused):
@@ -162,6 +165,9 @@ class Sender:
         match outcome:
             case Delivered():
                 self._sizing.took(count, size, elapsed_s, now_s)
+                self._waits = self._keeper.status.waits
+                if payload.compressed:
+                    self._compression.accepted()
             case Refused(fitting=int() as fitting):
                 self._sizing.answered_at_length(fitting, now_s)
             case Refused(too_large=True):
@@ -262,6 +268,7 @@ class CompressionChoice:
             self._plain_until_s = now_s + _SEARCH_S
             return
         self._plain_until_s = now_s + _GZIP_AGAIN_AFTER_S
+        self.proven = False
         if not self._is_refused:
             self._is_refused = True
             _log.info("the endpoint does not accept gzip (%s): uploads stay plain", status)

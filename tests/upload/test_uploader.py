@@ -853,6 +853,47 @@ def test_once_gzip_was_taken_nothing_is_repeated_plain(tmp_path: Path) -> None:
         assert all("content-encoding" in request.headers for request in b.server.requests)
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        *((status, "") for status in (400, 415, 422, 500)),
+        (200, '{"received":0}'),
+        (200, '{"error":"no JSON"}'),
+    ],
+)
+def test_an_endpoint_that_has_lost_gzip_is_served_plain(
+    tmp_path: Path, status: int, body: str
+) -> None:
+    with bench(tmp_path, max_batch=10, compression="gzip") as b:
+        b.put_backlog(20)
+        assert b.work() is None
+        b.server.requests.clear()
+        b.server.then = no_gzip(status, body)
+        b.put(20)
+        b.work_for(2000)
+        assert b.counts == (0, 0, 40, 0)
+        packed = ["content-encoding" in request.headers for request in b.server.requests]
+        assert packed.count(True) <= 12
+        b.server.requests.clear()
+        b.put(20)
+        b.work_for(100)
+        assert b.counts == (0, 0, 60, 0)
+        packed = ["content-encoding" in request.headers for request in b.server.requests]
+        assert packed == [False, False]
+
+
+def test_gzip_stays_after_a_long_outage(tmp_path: Path) -> None:
+    with bench(tmp_path, answer(), then=hang_up(), max_batch=10, compression="gzip") as b:
+        b.put_backlog(10)
+        b.work()
+        b.put_backlog(10)
+        b.work_for(2000)
+        b.server.then = answer()
+        b.work_for(2000)
+        assert b.counts == (0, 0, 20, 0)
+        assert all("content-encoding" in request.headers for request in b.server.requests)
+
+
 def test_a_bad_fix_is_found_where_no_gzip_is_taken(tmp_path: Path) -> None:
     def run(line: Line, request: Request) -> None:
         bad = any(seq == 3 for _, seq in request.names)
