@@ -1,12 +1,14 @@
 """The part that records: which source it reads, and what depends on it."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from puppet import Puppet
 
-from telemetry_agent.config.settings import GpsSettings
+from telemetry_agent.config.settings import GpsSettings, SamplingSettings
 from telemetry_agent.daemon.recording import source_of
+from telemetry_agent.gnss.sampling import SamplingPolicy
 from telemetry_agent.gnss.sources import Source
 from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.gpsd import GpsdSource
@@ -30,6 +32,10 @@ from telemetry_agent.gnss.sources.sockets import TcpSource, UdpSource
 def test_each_source_is_read_as_what_it_is(source: str, kind: type[Source], name: str) -> None:
     made = source_of(GpsSettings(source=source), None)
     assert (type(made), made.name) == (kind, name)
+
+
+def test_the_defaults_of_the_config_are_those_of_the_sampler() -> None:
+    assert SamplingPolicy(**asdict(SamplingSettings())) == SamplingPolicy()
 
 
 def test_only_what_recording_needs_ends_the_process(tmp_path: Path) -> None:

@@ -657,6 +657,13 @@ def test_a_search_that_is_broken_off_gives_everything_back(tmp_path: Path) -> No
         assert b.counts == (0, 0, 16, 0)
 
 
+def test_a_500_in_the_middle_of_a_search_is_later_and_no_refusal(tmp_path: Path) -> None:
+    with bench(tmp_path, answer(400), answer(500), then=refusing({3}), compression="none") as b:
+        b.put_backlog(8)
+        assert b.work() == 1
+        assert (len(b.server.requests), b.counts) == (2, (8, 0, 0, 0))
+
+
 def test_too_large_is_halved_and_the_limit_remembered(tmp_path: Path) -> None:
     with bench(tmp_path, then=at_most(30), max_batch=100, compression="none") as b:
         b.put_backlog(300)
