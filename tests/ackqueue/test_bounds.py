@@ -238,6 +238,31 @@ def test_memory_does_not_grow_with_what_was_thinned(path: Path) -> None:
         assert max(ranges) < 40
 
 
+def test_what_thinning_moved_is_sent_again_by_its_name(path: Path) -> None:
+    with AckQueue(path, limits=ONE_MIB, commit_every_s=3600, keep_delivered_s=10**9) as queue:
+        record(queue, range(3 * CAPACITY), driven)
+        kept = pending(queue)
+        while batch := queue.lease(1000):
+            queue.ack(batch)
+        first, last = kept[10], kept[40]
+        asked = [seq for seq in kept if first <= seq <= last]
+        assert len(asked) < (last - first) / 2
+        assert queue.resend_names(queue.stream, first, last) == len(asked)
+        assert pending(queue) == asked
+
+
+def test_a_few_large_fixes_are_dropped_one_by_one(path: Path) -> None:
+    large = json.dumps({"note": "x" * 100_000})
+    limits = Limits(max_size_bytes=MIB, when_full="drop-oldest")
+    with AckQueue(path, limits=limits, commit_every_s=0) as queue:
+        for second in range(20):
+            queue.put(fix_at(second, extra=large), "a")
+        kept = pending(queue)
+        assert 1 < len(kept) < 10
+        assert kept == list(range(21 - len(kept), 21))
+        assert queue.stats().lost == {"dropped": 20 - len(kept)}
+
+
 def test_the_numbers_of_what_stays_are_next_to_each_other(path: Path) -> None:
     with AckQueue(path, limits=ONE_MIB) as queue:
         put(queue, 1)

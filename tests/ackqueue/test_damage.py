@@ -86,6 +86,21 @@ def test_a_destroyed_header_or_root_page_costs_nothing(path: Path, kind: damage.
     assert files(path) == []
 
 
+def test_no_row_is_carried_over_before_what_became_of_it_is_known(path: Path) -> None:
+    damage.fill(path, 8000)
+    with AckQueue(path, keep_delivered_s=10**9) as queue:  # the marks are behind the rows
+        queue.ack(lease(queue, 8000), rejected=dict.fromkeys(range(2, 8001, 2), "bad"))
+    damage.damage(path, damage.header)
+    with AckQueue(path, keep_delivered_s=10**9) as queue:
+        carrier, shared = Carrier(queue), queue.shared
+        while carrier.step(0) == 0:
+            with shared.lock:
+                assert shared.ledger.ready_rows.free.total == 0
+        carrier.close()
+        stats = queue.stats()
+        assert (stats.ready, stats.acked, stats.ack_failed) == (0, 4000, 4000)
+
+
 @pytest.mark.parametrize("kind", [damage.five_pages, damage.five_blocks])
 def test_destroyed_pages_cost_what_was_in_them_and_that_is_counted(
     folder: Path, kind: damage.Damage

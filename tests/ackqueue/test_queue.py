@@ -214,6 +214,18 @@ def test_dead_letters_that_are_discarded_count_as_lost(path: Path) -> None:
         assert queue.stats().lost == {"discarded": 3}
 
 
+def test_a_batch_of_the_backlog_holds_no_live_fix(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 1)
+        queue.release(lease(queue))
+        put(queue, 3, start=1)
+        queue.commit()
+        batch = lease(queue, live_first=False)
+        assert (seqs(batch), batch.live) == ([1], False)
+        batch = lease(queue, live_first=False)
+        assert (seqs(batch), batch.live) == ([2, 3, 4], True)
+
+
 def test_delivered_fixes_are_sent_again_under_their_names(path: Path) -> None:
     with AckQueue(path) as queue:
         put(queue, 2500)

@@ -12,6 +12,7 @@ from fakes import FakeClock
 
 from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.errors import StorageError
 
@@ -43,6 +44,30 @@ def test_a_damaged_row_is_never_handed_out_and_is_counted(
     with AckQueue(path) as queue:
         assert queue.stats().lost == {"damaged": 3}
         assert seqs(lease(queue)) == [2, 5, 6]
+
+
+def test_a_text_that_is_not_utf_8_is_damage_of_its_row_alone(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 3)
+        stream = queue.stream
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("UPDATE fix SET device = CAST(x'ff' AS TEXT) WHERE seq = 2")
+        file.commit()
+    with AckQueue(path) as queue:
+        assert seqs(lease(queue, 1)) == [1]
+        assert seqs(lease(queue)) == [3]
+        assert queue.stats().lost == {"damaged": 1}
+        assert [record.stream for record in queue.newest(9)] == [stream, stream]
+    assert set_aside_files.left_at_rest(path) == []
+
+
+def test_a_transaction_holds_at_most_a_thousand_fixes(path: Path) -> None:
+    disk = Disk()
+    with AckQueue(path, commit_every_s=3600, connect=disk.connect) as queue:
+        put(queue, 2001)
+        before = disk.commits
+        queue.commit()
+        assert disk.commits == before + 3
 
 
 def test_where_rows_are_missing_the_file_is_searched_for_them(

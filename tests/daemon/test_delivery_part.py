@@ -13,10 +13,12 @@ from telemetry_agent.config.settings import (
     Settings,
     UploadSettings,
 )
-from telemetry_agent.daemon.delivery import drain_at_rest
+from telemetry_agent.daemon.delivery import _policy_of, drain_at_rest
 from telemetry_agent.errors import AgentError
 from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.model import Fix
+from telemetry_agent.upload.formats import native
+from telemetry_agent.upload.interfaces import UploadPolicy
 
 
 def recorded(folder: Path, url: str, **upload: object) -> Settings:
@@ -47,3 +49,7 @@ def test_a_secret_that_is_missing_holds_the_drain_and_names_the_file(tmp_path: P
         with pytest.raises(AgentError, match=r"uploads are held, 20 fixes wait: .*token"):
             list(drain_at_rest(settings, Clock()))
         assert endpoint.count() == 0
+
+
+def test_the_defaults_of_the_config_are_those_of_the_uploader() -> None:
+    assert _policy_of(UploadSettings(url="http://127.0.0.1:9/"), native.FORMAT) == UploadPolicy()

@@ -307,6 +307,22 @@ def test_drain_ends_when_all_that_was_there_is_sent(queue: AckQueue) -> None:
     assert queue.stats().uncommitted + queue.stats().ready == 1
 
 
+def test_drain_counts_what_is_delivered_while_it_drains(queue: AckQueue) -> None:
+    script = Script(queue, deliver(5))
+    script.status = replace(script.status, delivered=100)
+    assert [a["delivered"] for a in script.run()] == [0, 0, 5]
+
+
+def test_drain_does_not_say_that_nothing_is_left_while_a_damaged_file_is_carried_over(
+    queue: AckQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats = queue.stats()
+    monkeypatch.setattr(queue, "stats", lambda: replace(stats, carrying_over=True))
+    with pytest.raises(AgentError, match="still being carried over") as raised:
+        list(Script(queue, deliver(5)).run())
+    assert raised.value.exit_status == 1
+
+
 def test_drain_of_an_empty_queue_ends_at_once(tmp_path: Path) -> None:
     with AckQueue(tmp_path / "other.db") as empty:
         assert [a["pending"] for a in Script(empty).run()] == [0]

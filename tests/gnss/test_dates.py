@@ -73,6 +73,13 @@ def test_a_date_from_before_the_release_is_moved_once_that_is_proven(
     assert "its dates are 1024 or 2048 weeks" in notice
 
 
+def test_positions_that_are_25_s_apart_prove_a_date_too() -> None:
+    decoder = live()
+    times = [f"12{35 + 25 * n // 60}{25 * n % 60:02}" for n in range(9)]
+    fixes = [second(decoder, 25 * n, rmc(time, date="090407")) for n, time in enumerate(times)]
+    assert [len(each) for each in fixes] == [0] * 6 + [1] * 3  # each counts as 10 s
+
+
 @pytest.mark.parametrize("jump", ["date", "time", "away"])
 def test_a_jump_begins_the_proof_again(jump: str) -> None:
     decoder = live()

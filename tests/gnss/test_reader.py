@@ -243,6 +243,21 @@ def test_a_file_is_replayed_to_its_end(tmp_path: Path, caplog: pytest.LogCapture
     reader.close()
 
 
+def test_a_file_without_a_position_is_replayed_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "track.nmea"
+    path.write_bytes(b"".join(map(gga, range(30))))
+    reader = Reader(ReplaySource(path), live, Recorded())
+    while reader.step(0) == 0:
+        pass
+    assert reader.status.diagnosis is not None
+    (said,) = caplog.messages
+    assert said.startswith(f"replayed 0 fixes from {path}; ")
+    assert said.endswith(f"; {reader.status.diagnosis}")
+
+
 # ---- step by step
 
 
@@ -261,7 +276,12 @@ class Script:
     def __init__(self, clock: FakeClock, *does: bytes | float | Exception) -> None:
         self._does = list(does)
         self._clock = clock
-        self.closed = 0
+        self.closed_s: list[float] = []
+        self.timeouts_s: list[float] = []
+
+    @property
+    def closed(self) -> int:
+        return len(self.closed_s)
 
     def more(self) -> bool:
         return bool(self._does)
@@ -279,13 +299,14 @@ class Script:
         self._next()
 
     def read(self, timeout_s: float) -> bytes:
+        self.timeouts_s.append(timeout_s)
         return self._next()
 
     def cancel(self) -> None:
         pass
 
     def close(self) -> None:
-        self.closed += 1
+        self.closed_s.append(self._clock.now_s)
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:
         return Advice(f"{state} after {len(heard)} bytes")
@@ -339,6 +360,12 @@ def test_patience_grows_to_half_a_minute_and_each_reason_is_said_once(
     assert caplog.messages[3:] == ["gone", "gps: no such device"]
 
 
+def test_a_read_lasts_a_second_or_until_the_open_instant_is_complete() -> None:
+    reader, source, step = script(OK, 1.0, line(0), 0.1, 0.2, 1.0)
+    states(reader, step, 6)
+    assert source.timeouts_s == pytest.approx([1.0, 1.0, 0.25, 0.15, 1.0])
+
+
 def test_a_ring_does_not_cut_the_patience_short() -> None:
     reader, _, _ = script(SourceError("absent"), OK)
     assert reader.step(1000.0) == 1
@@ -378,7 +405,7 @@ def test_a_receiver_that_falls_silent_is_opened_again(caplog: pytest.LogCaptureF
         ("silent", 1010.0),
         *[("silent", 1010.0)] * 7,
     ]
-    assert source.closed == 3
+    assert source.closed_s == [1010.0, 1030.0, 1070.0]
     assert states(reader, step, 5)[-1] == ("2d", 1072.0)
     assert caplog.messages == [
         "silent after 0 bytes",

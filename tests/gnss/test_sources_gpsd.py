@@ -200,6 +200,18 @@ def test_every_digit_of_a_report_arrives() -> None:
     ]
 
 
+def test_the_satellites_in_view_are_in_as_many_sentences_as_they_need() -> None:
+    said = Reports().feed(wire(VERSION, TPV, SKY)).decode()
+    heads = [line.split(",")[:5] for line in said.splitlines() if line[3:6] == "GSV"]
+    assert heads == [
+        ["$GPGSV", "4", "1", "14", "1"],
+        ["$GPGSV", "4", "2", "14", "5"],
+        ["$GPGSV", "4", "3", "14", "9"],
+        ["$GPGSV", "4", "4", "14", "13"],
+        ["$GLGSV", "1", "1", "4", "1"],
+    ]
+
+
 def test_the_satellites_of_a_report_are_in_view() -> None:
     seen: list[dict[str, object]] = [
         {"PRN": 4, "gnssid": 0, "svid": 4, "el": 40.0, "az": 100.5, "ss": 41.0, "used": True},

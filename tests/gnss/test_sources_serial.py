@@ -16,7 +16,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources import BusyError, serial
 from telemetry_agent.gnss.sources.machine import how_to_permit
-from telemetry_agent.gnss.sources.protocols import BAUD_RATES, ubx_checksum
+from telemetry_agent.gnss.sources.protocols import BAUD_RATES, Trial, ubx_checksum
 from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource, detect_baud
 
 LIMIT_S = 60.0
@@ -70,6 +70,23 @@ def test_what_the_receiver_says_is_read(line: Line, source: SerialSource) -> Non
     assert read(source, 7) == b"$GPRMC,"
     os.write(line.master, b"\x00\xff\x11\x13\x04\x03\r\n")
     assert read(source, 8) == b"\x00\xff\x11\x13\x04\x03\r\n"
+
+
+def test_a_line_that_is_silent_at_two_speeds_is_not_searched_further(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Trial] = []
+
+    def trial() -> Trial:
+        tried.append(Trial())
+        return tried[-1]
+
+    monkeypatch.setattr(serial, "_TRIAL_S", 0.01)
+    monkeypatch.setattr(serial, "Trial", trial)
+    source = SerialSource(line.device)
+    source.open()
+    source.close()
+    assert len(tried) == 2
 
 
 def test_a_silent_line_ends_a_read_in_time(source: SerialSource) -> None:

@@ -6,6 +6,7 @@ import http.client
 import json
 import logging
 import socket
+import struct
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
@@ -199,6 +200,14 @@ def test_the_points_are_there_though_nobody_follows_and_their_bytes_in_planes(si
     assert (answer.headers["X-Last-Row"], len(packed)) == ("3", 72)
     planes = site.ask("/trail?planes=")[1]
     assert bytes(planes[3 * byte + i] for i in range(3) for byte in range(24)) == packed
+
+
+def test_a_track_breaks_where_more_time_passed_than_sampling_explains(site: Site) -> None:
+    for second in (0, 60, 200):  # it moves
+        site.queue.put(Fix(START_MS + 1000 * second, 48_117_300_000 + 10**8 * second, 0), "van-07")
+    site.queue.commit()
+    flags = [flags for *_, flags in struct.iter_unpack("<diiII", site.ask("/trail")[1])]
+    assert flags == [0, 0, 1]
 
 
 def test_what_was_discarded_is_gone_from_the_trail(site: Site) -> None:

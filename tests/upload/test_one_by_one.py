@@ -275,6 +275,19 @@ def test_a_fix_on_which_the_server_breaks_off_does_not_block_the_others(tmp_path
         assert b.counts[2:] == (99, 0)
 
 
+def test_at_most_200_fixes_would_arrive_twice_if_the_agent_were_killed(tmp_path: Path) -> None:
+    in_flight: list[int] = []
+
+    def said(asked: Asked) -> Said:
+        in_flight.append(b.queue.stats().in_flight)
+        return Said()
+
+    with bench(tmp_path, said) as b:
+        b.put(1000)
+        assert b.work() is None
+        assert (len(in_flight), max(in_flight)) == (1000, 200)
+
+
 def test_the_last_upload_keeps_the_order_too(tmp_path: Path) -> None:
     traccar = Traccar(DEVICE)
     with bench(tmp_path, traccar) as b:

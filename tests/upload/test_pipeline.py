@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from fakes import FakeClock
 from misbehaving import Server as Misbehaving
-from misbehaving import answer, tls_server_context, trusting
+from misbehaving import answer, says, tls_server_context, trusting
 from standins import Asked, Recorder, Said, Server
 
 from telemetry_agent.model import Answer, Payload
@@ -382,6 +382,26 @@ def test_an_answer_that_is_too_long_is_one_without_its_end(first: bytes) -> None
     assert server.connections == 3
     assert {len(answer.body) for answer in heard.answers} == {1024 * 1024}
     assert all((answer.too_long_bytes or 0) > 1024 * 1024 for answer in heard.answers)
+
+
+def test_each_answer_may_be_as_long_as_the_others() -> None:
+    with Server(lambda _: Said(200, b"x" * 900_000)) as server:
+        transport, heard = Transport(server.url), Heard()
+        assert series(transport, payloads(4), 60, heard) == (None, 0)
+        transport.close()
+    assert [len(answer.body) for answer in heard.answers] == [900_000] * 4
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_a_status_that_accepts_nothing_is_heard_without_the_end_of_its_body(
+    pipelined: bool,
+) -> None:
+    cut_off = says(b"HTTP/1.1 503 X\r\nContent-Length: 100\r\n\r\nla")
+    with Misbehaving(cut_off, cut_off) as server:
+        transport, heard = Transport(server.url), Heard(lambda _: False)
+        assert transport.series(payloads(1), 60, heard, pipelined=pipelined) == (None, 0)
+        transport.close()
+    assert [answer.status for answer in heard.answers] == [503]
 
 
 def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:

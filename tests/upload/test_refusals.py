@@ -37,6 +37,7 @@ class Journey:
         self.seed = seed
         self.exchange_s = 0.01
         self.keeper = StatusKeeper(self.clock)
+        self.a_user_waits = False
         self.uploader = self.start()
         self.recorded_s: dict[Name, float] = {}
         self.arrived_s: dict[Name, float] = {}
@@ -50,6 +51,7 @@ class Journey:
             self.policy,
             reachability=AlwaysReachable,
             keeper=self.keeper,
+            urgent=lambda: self.a_user_waits,
             clock=self.clock,
             rng=rng,
         )
@@ -277,3 +279,19 @@ def test_a_reload_in_the_middle_of_anything_strands_nothing(tmp_path: Path, seed
         missing = sorted(seq for _, seq in done - set(server.ledger))
         assert not missing
         assert {seq for _, seq in journey.names(State.ACK_FAILED)} <= bad
+
+
+def test_a_user_who_waits_for_the_backlog_is_told_of_the_fix_that_waits_for_a_witness(
+    tmp_path: Path,
+) -> None:
+    with Server(then=refusing({2})) as server, closing(Journey(server, tmp_path)) as journey:
+        for number in range(2):
+            journey.put_backlog([NOW_MS + 1000 * number])
+            while (wait_s := journey.uploader.step(journey.clock.now_s)) == 0:
+                pass
+        assert (journey.keeper.status.state, journey.keeper.status.next_attempt_s) == ("ok", None)
+        journey.a_user_waits = True
+        assert journey.uploader.step(journey.clock.now_s) == wait_s
+        status = journey.keeper.status
+        assert (status.state, status.last_error) == ("waiting", "400: bad fix")
+        assert status.next_attempt_s == journey.clock.now_s + (wait_s or 0)

@@ -176,6 +176,22 @@ def test_a_second_answer_is_never_taken_for_that_to_the_next_request() -> None:
         assert server.connections == 2
 
 
+def test_over_tls_a_second_answer_is_never_taken_for_that_to_the_next_request_either() -> None:
+    def answer_twice(line: Line, request: Request) -> None:
+        line.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # two records, read at once
+        line.reply(200)
+        line.reply(200)
+        line.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+    with (
+        Server(Act(answer_twice), answer(503), tls=tls_server_context()) as server,
+        transport_to(server.url, credentials=trusting()) as transport,
+    ):
+        assert answered(transport.exchange(PAYLOAD, 60)).status == 200
+        assert answered(transport.exchange(PAYLOAD, 60)).status == 503
+        assert server.connections == 2
+
+
 @pytest.mark.parametrize("rest", [b"\r\n", b"\0", b"\r\nHTTP/1.1 200 OK\r\n\r\n", b"HTT"])
 def test_no_rest_of_an_answer_becomes_a_yes_to_the_next_request(rest: bytes) -> None:
     with (

@@ -657,12 +657,33 @@ def test_a_search_that_is_broken_off_gives_everything_back(tmp_path: Path) -> No
         assert b.counts == (0, 0, 16, 0)
 
 
+def test_a_500_in_the_middle_of_a_search_is_later_and_no_refusal(tmp_path: Path) -> None:
+    with bench(tmp_path, answer(400), answer(500), then=refusing({3}), compression="none") as b:
+        b.put_backlog(8)
+        assert b.work() == 1
+        assert (len(b.server.requests), b.counts) == (2, (8, 0, 0, 0))
+
+
 def test_too_large_is_halved_and_the_limit_remembered(tmp_path: Path) -> None:
     with bench(tmp_path, then=at_most(30), max_batch=100, compression="none") as b:
         b.put_backlog(300)
         assert b.work() is None
         assert b.counts == (0, 0, 300, 0)
         assert sum(len(request.names) > 30 for request in b.server.requests) == 2
+
+
+def test_answers_that_are_too_long_make_batches_smaller_and_their_size_is_remembered(
+    tmp_path: Path,
+) -> None:
+    def talk(line: Line, request: Request) -> None:
+        line.server.take(request)
+        line.reply(200, b" " * (40_000 * len(request.names)))
+
+    with bench(tmp_path, then=Act(talk), compression="none") as b:
+        b.put_backlog(300)
+        assert b.work() is None
+        assert b.counts == (0, 0, 300, 0)
+        assert sum(40_000 * len(request.names) > 1 << 20 for request in b.server.requests) == 1
 
 
 @pytest.mark.parametrize("others", [0, 7])
@@ -998,6 +1019,21 @@ def test_close_ends_a_request_in_flight(tmp_path: Path) -> None:
         b.uploader.last_upload(1)  # the last exchange did not go well
         assert len(b.server.requests) == 1
         assert b.counts == (2, 0, 0, 0)
+
+
+def test_a_last_upload_sends_nothing_beside_a_request_that_does_not_end(tmp_path: Path) -> None:
+    with bench(tmp_path, answer(), hang(), timeout_s=60.0, live_first=False) as b:
+        b.put_backlog(2)
+        b.work()
+        b.put_backlog(1)
+        thread = threading.Thread(target=b.step)
+        thread.start()
+        b.server.wait_for(lambda server: len(server.requests) == 2)
+        b.uploader.last_upload(0.01)
+        assert (len(b.server.requests), b.queue.stats().in_flight) == (2, 1)
+        b.uploader.close()
+        thread.join(60)
+        assert b.counts == (1, 0, 2, 0)
 
 
 def test_close_in_the_middle_of_a_search_hands_back_every_lease(tmp_path: Path) -> None:

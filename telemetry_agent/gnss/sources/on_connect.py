@@ -76,7 +76,6 @@ class OnConnect:
 
     def opened(self) -> Sequence[bytes]:
         """Return what to send after an open."""
-        self._tail = b""
         self._sent_s = self._clock.monotonic_s()
         return self._commands
 

@@ -251,15 +251,15 @@ class _PipelinedConnection:
         body = bytearray()
         response: h11.Response | None = None
         while True:
-            event = self._http.next_event()
-            if event is h11.NEED_DATA:
-                try:
+            try:
+                event = self._http.next_event()
+                if event is h11.NEED_DATA:
                     self._read()
-                except BrokenError:
-                    if response is None or response.status_code < 300:
-                        raise
-                    break  # a status that accepts nothing is clear without its body
-            elif isinstance(event, h11.Response):
+            except (BrokenError, h11.RemoteProtocolError):
+                if response is None or response.status_code < 300:
+                    raise
+                break  # a status that accepts nothing is clear without its body
+            if isinstance(event, h11.Response):
                 response = event
             elif isinstance(event, h11.Data):
                 body += event.data
