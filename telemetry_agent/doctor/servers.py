@@ -2,12 +2,14 @@
 
 import contextlib
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from telemetry_agent.errors import UsageError
 from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.formats.choice import WEBHOOK_PATH, is_webhook
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
@@ -94,9 +96,9 @@ _PATHS = {
     "/api/v2/write": "influxdb2",
     "/pub": "owntracks",
 }
-_BY_PORT = ("traccar", "owntracks", "influxdb", "clickhouse", "victoria-metrics")
-_PORTS = {SERVERS[name].port: name for name in _BY_PORT}
-_TITLED = ("traccar", "dawarich", "owntracks", "victoria-metrics")
+_BY_PORT = ("traccar", "owntracks", "influxdb", "victoria-metrics")  # not ClickHouse's, which is
+_PORTS = {SERVERS[name].port: name for name in _BY_PORT}  # also Home Assistant's
+_TITLED = ("traccar", "dawarich", "owntracks", "victoria-metrics", "home-assistant")
 """They name themselves in the title of the page at their root."""
 
 _ANSWER_S = 4.0
@@ -113,6 +115,11 @@ def completed(name: str, url: str) -> str:
     if name == "phonetrack" and _PHONETRACK_PATH not in parts.path:
         raise UsageError(
             f"--url needs the address that PhoneTrack shows for Overland, with {_PHONETRACK_PATH}"
+        )
+    if name == "home-assistant" and not is_webhook(url):
+        raise UsageError(
+            "--url needs the address that Home Assistant's integration GPSLogger shows, with "
+            f"{WEBHOOK_PATH}"
         )
     has = parse_qs(parts.query)
     missing = [f"{key}=…" for key in server.needs if key not in has]
@@ -133,20 +140,24 @@ def usual(name: str, url: str) -> str:
         host = parts.hostname or ""
         return f"http://{f'[{host}]' if ':' in host else host}:{server.port}/"
     query = "&".join([f"{key}=…" for key in server.needs] + [*map("=".join, server.query.items())])
-    path = f"{_PHONETRACK_PATH}TOKEN/NAME" if name == "phonetrack" else server.path
-    return parts._replace(path=path, query=query).geturl()
+    shown = {
+        "phonetrack": f"{_PHONETRACK_PATH}TOKEN/NAME",
+        "home-assistant": parts.path if is_webhook(url) else f"{WEBHOOK_PATH}ID",
+    }
+    return parts._replace(path=shown.get(name, server.path), query=query).geturl()
 
 
 def server_by_url(url: str) -> str | None:
     """The server that the path, the port or the host's name shows; ``None``: unknown."""
     parts = urlsplit(url)
+    if is_webhook(url):  # its integration for OwnTracks needs a user
+        return "owntracks" if "u" in parse_qs(parts.query) else "home-assistant"
     for path, server in _PATHS.items():
         if path in f"{parts.path}/":
             return server
     if parts.path.strip("/"):
         return None  # a path was typed for a server that is known already
-    words = re.split(r"[.-]", parts.hostname or "")
-    return _PORTS.get(parts.port) or next((name for name in _TITLED if name in words), None)
+    return _PORTS.get(parts.port) or _titled(re.split(r"[.-]", parts.hostname or ""))
 
 
 def server_by_answer(url: str) -> tuple[str, str] | None:
@@ -182,5 +193,9 @@ def _recognised(answer: Answer) -> str | None:
     if answer.status == HTTPStatus.OK and body.strip() == "Ok.":
         return "clickhouse"
     title = re.search(r"<(?:title|h2)>([^<]*)", body, re.IGNORECASE)
-    said = title[1].lower().replace("-", "") if title else ""
+    return _titled(re.sub(r"[ -]", "", title[1].lower()) if title else "")
+
+
+def _titled(said: Container[str]) -> str | None:
+    """The server whose name, without its hyphen, is in there."""
     return next((name for name in _TITLED if name.replace("-", "") in said), None)
