@@ -103,6 +103,8 @@ class _Families(Collector):
                 "Whether the receiver calls its antenna open or short.",
                 snapshot.receiver.antenna in {"OPEN", "SHORT"},
             ),
+            ("storage_fault", "Whether a power cut loses positions.", snapshot.storage is not None),
+            ("config_fault", "Whether the last good config serves.", snapshot.config is not None),
             (
                 "clock_offset_seconds",
                 "By how much the system clock is ahead of GNSS time.",
