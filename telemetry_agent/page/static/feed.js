@@ -112,7 +112,7 @@ export class Feed {
     if (now - this.opened < (closed ? AGAIN_MS : 3 * LOST_AFTER_MS)) return;
     this.opened = now;
     this.#close();
-    this.refusal = await refusal();
+    this.refusal = closed ? await refusal() : "";
     this.#open();
   }
 
@@ -212,7 +212,7 @@ function events() {
   return `events?browser=${id}`;
 }
 
-/** Why the agent does not admit this viewer: an EventSource does not say it. Shows the login if that is why. */
+/** Why the agent refused a stream, which an EventSource does not say. Shows the login if that is why. */
 async function refusal() {
   try {
     const answer = await fetch(events());
