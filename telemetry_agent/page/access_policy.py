@@ -107,7 +107,11 @@ class AccessPolicy:
         if not _from_itself(method, path, headers):
             return PlainTextResponse("Another web site may only link to this page.", 403)
         if method not in {"GET", "HEAD"} and not self._asked_by_itself(headers):
-            return PlainTextResponse("Only the page itself may ask for this.", 403)
+            return PlainTextResponse(
+                "Only the page itself may ask for this. If a reverse proxy serves the page, add its "
+                "name to page.names.",
+                403,
+            )
         if self._token is None or path.startswith(_OPEN_PATHS) or self.cookies(headers):
             return None
         needed = "The token of page.token_file is needed."
