@@ -15,6 +15,8 @@ from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import FormatName, NoAnswer
 
+_PHONETRACK_PATH = "/apps/phonetrack/log/overland/"
+
 
 @dataclass(frozen=True)
 class ServerPreset:
@@ -29,6 +31,8 @@ class ServerPreset:
     query: dict[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     """Parameters that the URL must have, and that only the user knows."""
+    shown: tuple[str, str] | None = None
+    """Who shows the user the whole address, and its path."""
     hint: str = ""
     """What the user has to do next, with the name of the ``{device}``."""
     unpacks: bool = True
@@ -45,7 +49,9 @@ SERVERS = {
         "/api/v1/overland/batches",
         hint="put your API key into a file and name it in upload.token_file",
     ),
-    "phonetrack": ServerPreset("overland"),
+    "phonetrack": ServerPreset(
+        "overland", shown=("PhoneTrack shows for Overland", f"{_PHONETRACK_PATH}TOKEN/NAME")
+    ),
     "owntracks": ServerPreset(
         "owntracks",
         "/pub",
@@ -54,7 +60,7 @@ SERVERS = {
     ),
     "home-assistant": ServerPreset(
         "gpslogger",
-        hint="check that upload.url is the address that the integration GPSLogger shows",
+        shown=("Home Assistant's integration GPSLogger shows", f"{WEBHOOK_PATH}ID"),
     ),
     "influxdb": ServerPreset(
         "influx",
@@ -89,7 +95,6 @@ SERVERS = {
     ),
 }
 
-_PHONETRACK_PATH = "/apps/phonetrack/log/overland/"
 _PATHS = {
     "/api/v1/overland": "dawarich",
     _PHONETRACK_PATH: "phonetrack",
@@ -112,15 +117,9 @@ def completed(name: str, url: str) -> str:
     """
     server, parts = SERVERS[name], urlsplit(url)
     plain = parts.scheme == "http" and parts.port is None
-    if name == "phonetrack" and _PHONETRACK_PATH not in parts.path:
-        raise UsageError(
-            f"--url needs the address that PhoneTrack shows for Overland, with {_PHONETRACK_PATH}"
-        )
-    if name == "home-assistant" and not is_webhook(url):
-        raise UsageError(
-            "--url needs the address that Home Assistant's integration GPSLogger shows, with "
-            f"{WEBHOOK_PATH}"
-        )
+    if server.shown is not None and server_by_url(url) != name:
+        who, path = server.shown
+        raise UsageError(f"--url needs the address that {who}, with {path}")
     has = parse_qs(parts.query)
     missing = [f"{key}=…" for key in server.needs if key not in has]
     if missing:
@@ -140,11 +139,10 @@ def usual(name: str, url: str) -> str:
         host = parts.hostname or ""
         return f"http://{f'[{host}]' if ':' in host else host}:{server.port}/"
     query = "&".join([f"{key}=…" for key in server.needs] + [*map("=".join, server.query.items())])
-    shown = {
-        "phonetrack": f"{_PHONETRACK_PATH}TOKEN/NAME",
-        "home-assistant": parts.path if is_webhook(url) else f"{WEBHOOK_PATH}ID",
-    }
-    return parts._replace(path=shown.get(name, server.path), query=query).geturl()
+    path = server.path
+    if server.shown is not None:
+        path = parts.path if server_by_url(url) == name else server.shown[1]
+    return parts._replace(path=path, query=query).geturl()
 
 
 def server_by_url(url: str) -> str | None:

@@ -108,8 +108,8 @@ class AccessPolicy:
             return PlainTextResponse("Another web site may only link to this page.", 403)
         if method not in {"GET", "HEAD"} and not self._asked_by_itself(headers):
             return PlainTextResponse(
-                "Only the page itself may ask for this. If a reverse proxy serves the page, add its "
-                "name to page.names.",
+                "Only the page itself may ask for this. If a reverse proxy serves it, add its name "
+                "to page.names.",
                 403,
             )
         if self._token is None or path.startswith(_OPEN_PATHS) or self.cookies(headers):
