@@ -2,16 +2,20 @@
 
 import contextlib
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from telemetry_agent.errors import UsageError
 from telemetry_agent.model import Answer, Payload
+from telemetry_agent.upload.formats.choice import WEBHOOK_PATH, is_webhook
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import FormatName, NoAnswer
+
+_PHONETRACK_PATH = "/apps/phonetrack/log/overland/"
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class ServerPreset:
     query: dict[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     """Parameters that the URL must have, and that only the user knows."""
+    shown: tuple[str, str] | None = None
+    """Who shows the user the whole address, and its path."""
     hint: str = ""
     """What the user has to do next, with the name of the ``{device}``."""
     unpacks: bool = True
@@ -43,7 +49,9 @@ SERVERS = {
         "/api/v1/overland/batches",
         hint="put your API key into a file and name it in upload.token_file",
     ),
-    "phonetrack": ServerPreset("overland"),
+    "phonetrack": ServerPreset(
+        "overland", shown=("PhoneTrack shows for Overland", f"{_PHONETRACK_PATH}TOKEN/NAME")
+    ),
     "owntracks": ServerPreset(
         "owntracks",
         "/pub",
@@ -52,7 +60,7 @@ SERVERS = {
     ),
     "home-assistant": ServerPreset(
         "gpslogger",
-        hint="check that upload.url is the address that the integration GPSLogger shows",
+        shown=("Home Assistant's integration GPSLogger shows", f"{WEBHOOK_PATH}ID"),
     ),
     "influxdb": ServerPreset(
         "influx",
@@ -87,16 +95,15 @@ SERVERS = {
     ),
 }
 
-_PHONETRACK_PATH = "/apps/phonetrack/log/overland/"
 _PATHS = {
     "/api/v1/overland": "dawarich",
     _PHONETRACK_PATH: "phonetrack",
     "/api/v2/write": "influxdb2",
     "/pub": "owntracks",
 }
-_BY_PORT = ("traccar", "owntracks", "influxdb", "clickhouse", "victoria-metrics")
-_PORTS = {SERVERS[name].port: name for name in _BY_PORT}
-_TITLED = ("traccar", "dawarich", "owntracks", "victoria-metrics")
+_BY_PORT = ("traccar", "owntracks", "influxdb", "victoria-metrics")  # not ClickHouse's, which is
+_PORTS = {SERVERS[name].port: name for name in _BY_PORT}  # also Home Assistant's
+_TITLED = ("traccar", "dawarich", "owntracks", "victoria-metrics", "home-assistant")
 """They name themselves in the title of the page at their root."""
 
 _ANSWER_S = 4.0
@@ -110,10 +117,9 @@ def completed(name: str, url: str) -> str:
     """
     server, parts = SERVERS[name], urlsplit(url)
     plain = parts.scheme == "http" and parts.port is None
-    if name == "phonetrack" and _PHONETRACK_PATH not in parts.path:
-        raise UsageError(
-            f"--url needs the address that PhoneTrack shows for Overland, with {_PHONETRACK_PATH}"
-        )
+    if server.shown is not None and server_by_url(url) != name:
+        who, path = server.shown
+        raise UsageError(f"--url needs the address that {who}, with {path}")
     has = parse_qs(parts.query)
     missing = [f"{key}=…" for key in server.needs if key not in has]
     if missing:
@@ -133,20 +139,23 @@ def usual(name: str, url: str) -> str:
         host = parts.hostname or ""
         return f"http://{f'[{host}]' if ':' in host else host}:{server.port}/"
     query = "&".join([f"{key}=…" for key in server.needs] + [*map("=".join, server.query.items())])
-    path = f"{_PHONETRACK_PATH}TOKEN/NAME" if name == "phonetrack" else server.path
+    path = server.path
+    if server.shown is not None:
+        path = parts.path if server_by_url(url) == name else server.shown[1]
     return parts._replace(path=path, query=query).geturl()
 
 
 def server_by_url(url: str) -> str | None:
     """The server that the path, the port or the host's name shows; ``None``: unknown."""
     parts = urlsplit(url)
+    if is_webhook(url):  # its integration for OwnTracks needs a user
+        return "owntracks" if "u" in parse_qs(parts.query) else "home-assistant"
     for path, server in _PATHS.items():
         if path in f"{parts.path}/":
             return server
     if parts.path.strip("/"):
         return None  # a path was typed for a server that is known already
-    words = re.split(r"[.-]", parts.hostname or "")
-    return _PORTS.get(parts.port) or next((name for name in _TITLED if name in words), None)
+    return _PORTS.get(parts.port) or _titled(re.split(r"[.-]", parts.hostname or ""))
 
 
 def server_by_answer(url: str) -> tuple[str, str] | None:
@@ -182,5 +191,9 @@ def _recognised(answer: Answer) -> str | None:
     if answer.status == HTTPStatus.OK and body.strip() == "Ok.":
         return "clickhouse"
     title = re.search(r"<(?:title|h2)>([^<]*)", body, re.IGNORECASE)
-    said = title[1].lower().replace("-", "") if title else ""
+    return _titled(re.sub(r"[ -]", "", title[1].lower()) if title else "")
+
+
+def _titled(said: Container[str]) -> str | None:
+    """The server whose name, without its hyphen, is in there."""
     return next((name for name in _TITLED if name.replace("-", "") in said), None)

@@ -31,7 +31,7 @@ from telemetry_agent.model import (
 )
 from telemetry_agent.secrecy import secrets_in_url
 from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
-from telemetry_agent.upload.formats.choice import choose
+from telemetry_agent.upload.formats.choice import choose, is_webhook
 from telemetry_agent.upload.formats.clickhouse import exception_code
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
@@ -285,8 +285,9 @@ class EndpointTrial:
         return self._wrong_address(answer, outcome.reason) or self._refused(answer, outcome)
 
     def _accepted(self, outcome: Delivered, status: int) -> Finding:
+        url = self._upload.url
         paths = {"", *(server.path.rstrip("/") for server in SERVERS.values())}
-        at_its_path = urlsplit(self._upload.url).path.rstrip("/") in paths
+        at_its_path = urlsplit(url).path.rstrip("/") in paths or is_webhook(url)
         # At its own address that server accepts what it does not understand, and stores nothing.
         is_native = self._upload.format == "native" and not outcome.counted
         if self._is_sure and is_native and at_its_path:
@@ -341,7 +342,9 @@ class EndpointTrial:
             return None
         upload, server = self._upload, SERVERS[self._server]
         url = usual(self._server, upload.url)
-        if server.format != upload.format:
+        # Home Assistant has an integration for OwnTracks, too.
+        suits = upload.format == "owntracks" and is_webhook(upload.url)
+        if server.format != upload.format and not suits:
             return f'{self._server}: set upload.format = "{server.format}" and upload.url = "{url}"'
         path = server.path.rstrip("/")
         if self._is_sure and path and path != urlsplit(upload.url).path.rstrip("/"):

@@ -27,7 +27,7 @@ from contextlib import suppress
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import MutableHeaders
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from telemetry_agent.addresses import is_literal
@@ -40,7 +40,6 @@ _WRONG_TOKENS = 10
 _WRONG_TOKENS_WITHIN_S = 60.0
 _PEERS = 1000
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_NEEDED = "The token of page.token_file is needed."
 
 Headers = Mapping[str, str]
 
@@ -108,24 +107,41 @@ class AccessPolicy:
         if not _from_itself(method, path, headers):
             return PlainTextResponse("Another web site may only link to this page.", 403)
         if method not in {"GET", "HEAD"} and not self._asked_by_itself(headers):
-            return PlainTextResponse("Only the page itself may ask for this.", 403)
-        if self._token is None or path.startswith(_OPEN_PATHS) or self._has_pass(headers):
+            return PlainTextResponse(
+                "Only the page itself may ask for this. If a reverse proxy serves it, add its name "
+                "to page.names.",
+                403,
+            )
+        if self._token is None or path.startswith(_OPEN_PATHS) or self.cookies(headers):
             return None
-        return _login_page() if path == "/" else PlainTextResponse(_NEEDED, 401)
+        needed = "The token of page.token_file is needed."
+        return _login_page() if path == "/" else PlainTextResponse(needed, 401)
 
     def login(self, token: str, headers: Headers, peer: str = "", now_s: float = 0.0) -> Response:
         """The answer to a viewer who typed this token: the page with a cookie, or a refusal."""
         if refused := self._check(token, peer, now_s):
-            return _login_page(wrong=True) if refused.status_code == 401 else refused
-        secure = "; Secure" if _origin(headers).scheme == "https" else ""
-        # Without a path the browser uses it for the folder of the form, which may have any name
-        # behind a proxy. So the place to go to is relative, too.
+            return _login_page(refused)
         # Each token has a cookie of its own: a browser sends those of one host to all its ports,
-        # and several devices may be at ports of this machine (ssh -L). Not Strict: the browser
-        # would show the form again to a viewer who follows a link.
-        name = f"{_COOKIE}-{self._pass[:8]}"
-        cookie = f"{name}={self._pass}; Max-Age={_COOKIE_S}; HttpOnly; SameSite=Lax{secure}"
-        return Response(status_code=303, headers={"Location": "./", "Set-Cookie": cookie})
+        # and several devices may be at ports of this machine (ssh -L).
+        # Relative, because behind a proxy the page may have any path.
+        answer = Response(status_code=303, headers={"Location": "./"})
+        return _with_cookie(answer, headers, f"{_COOKIE}-{self._pass[:8]}", self._pass, _COOKIE_S)
+
+    def logout(self, headers: Headers) -> Response:
+        """The answer to a viewer who leaves: it removes the cookie."""
+        answer: Response = JSONResponse({})
+        for name in self.cookies(headers):
+            answer = _with_cookie(answer, headers, name, "", 0)
+        return answer
+
+    def cookies(self, headers: Headers) -> list[str]:
+        """The names of the cookies that admit this browser."""
+        cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+        return [
+            name
+            for name, _, value in cookies
+            if self._pass and name.startswith(_COOKIE) and _same(value, self._pass)
+        ]
 
     def _check(self, token: str, peer: str, now_s: float) -> Response | None:
         """The answer if this token does not admit."""
@@ -135,7 +151,7 @@ class AccessPolicy:
         if self._token is not None and _same(token, self._token):
             return None
         self._wrong.count(peer, now_s)
-        return PlainTextResponse(_NEEDED, 401)
+        return PlainTextResponse("Wrong token.", 401)
 
     def _asked_by_itself(self, headers: Headers) -> bool:
         origin = _origin(headers)
@@ -153,11 +169,14 @@ class AccessPolicy:
         name = parts.hostname or ""
         return name.rstrip(".") in self._names or is_literal(name)
 
-    def _has_pass(self, headers: Headers) -> bool:
-        cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
-        return any(
-            name.startswith(_COOKIE) and _same(value, self._pass) for name, _, value in cookies
-        )
+
+def _with_cookie(answer: Response, asked: Headers, name: str, value: str, age_s: int) -> Response:
+    # Without a path the browser uses it for the folder of the page, whatever a proxy calls that.
+    # Not Strict: the browser would show the form again to a viewer who follows a link.
+    secure = "; Secure" if _origin(asked).scheme == "https" else ""
+    cookie = f"{name}={value}; Max-Age={age_s}; HttpOnly; SameSite=Lax{secure}"
+    answer.headers.append("Set-Cookie", cookie)
+    return answer
 
 
 def guarded(app: ASGIApp, access: AccessPolicy, policy: str) -> ASGIApp:
@@ -198,10 +217,14 @@ def peer_and_time(scope: Scope) -> tuple[str, float]:
     return str(client[0]) if client else "", asyncio.get_running_loop().time()
 
 
-def _login_page(*, wrong: bool = False) -> Response:
-    """The login form; after a wrong token it says so."""
+def _login_page(refused: Response | None = None) -> Response:
+    """The login form; with the reason if a token was refused."""
     text = static_text("login.html")
-    return HTMLResponse(text.replace(" hidden", "", 1) if wrong else text, 401)
+    if refused is None:
+        return HTMLResponse(text, 401)
+    text = text.replace(" hidden></p>", f">{bytes(refused.body).decode()}</p>")
+    wait = {name: value for name, value in refused.headers.items() if name == "retry-after"}
+    return HTMLResponse(text, refused.status_code, wait)
 
 
 def content_policy(tiles: str) -> str:

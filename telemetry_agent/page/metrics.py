@@ -95,24 +95,16 @@ class _Families(Collector):
     def collect(self) -> Iterator[Metric]:
         snapshot = self._snapshot
         about = {"version": snapshot.version, "device": snapshot.device}
+        antenna_fault = snapshot.receiver.antenna in {"OPEN", "SHORT"}
+        refused = sum(snapshot.queue.dead_letters.values())
         yield InfoMetricFamily(_PREFIX.rstrip("_"), "The agent.", about)
         for name, help_, value in (
             *((name, help_, self._value(path)) for path, name, help_ in _GAUGES),
-            (
-                "receiver_antenna_fault",
-                "Whether the receiver calls its antenna open or short.",
-                snapshot.receiver.antenna in {"OPEN", "SHORT"},
-            ),
-            (
-                "clock_offset_seconds",
-                "By how much the system clock is ahead of GNSS time.",
-                self._clock_offset_s,
-            ),
-            (
-                "queue_dead_letter_fixes",
-                "Positions that the endpoint refused.",
-                sum(snapshot.queue.dead_letters.values()),
-            ),
+            ("receiver_antenna_fault", "Whether the antenna is open or short.", antenna_fault),
+            ("storage_fault", "Whether a power cut loses positions.", snapshot.storage is not None),
+            ("config_fault", "Whether the last good config serves.", snapshot.config is not None),
+            ("clock_offset_seconds", "System time minus GNSS time.", self._clock_offset_s),
+            ("queue_dead_letter_fixes", "Positions that the endpoint refused.", refused),
         ):
             if value is not None:
                 yield GaugeMetricFamily(_PREFIX + name, help_, value)

@@ -79,7 +79,8 @@ class Site:
             Route("/metrics", self._metrics),
             Route("/log", self._log),
             Route("/config", self._config),
-            Route("/login", self._login, methods=["POST"]),
+            Route("/login", self._login, methods=["GET", "POST"]),
+            Route("/logout", self._logout, methods=["POST"]),
             Route("/check", self._check, methods=["POST"]),
             Route("/network", self._network, methods=["POST"]),
         ]
@@ -98,9 +99,11 @@ class Site:
     async def _static(self, request: Request) -> Response:
         return static_file(request.path_params.get("path", "index.html"), request.headers)
 
-    async def _setup(self, _request: Request) -> Response:
+    async def _setup(self, request: Request) -> Response:
         agent = self._agent
         setup: dict[str, Any] = {"check": agent.doctor is not None}
+        if self._access.cookies(request.headers):
+            setup["login"] = True
         if self._missing:
             setup["missing"] = self._missing
         if agent.tiles:
@@ -246,9 +249,14 @@ class Site:
         return JSONResponse({"away": away})
 
     async def _login(self, request: Request) -> Response:
+        if request.method != "POST":  # the address is typed, or kept, after a wrong token
+            return Response(status_code=303, headers={"Location": "./"})
         form = parse_qs((await _body_of(request)).decode("utf-8", "replace"))
         token = form.get("token", [""])[0].strip()
         return self._access.login(token, request.headers, *peer_and_time(request.scope))
+
+    async def _logout(self, request: Request) -> Response:
+        return self._access.logout(request.headers)
 
 
 def _json(text: str, request: Request) -> Response:

@@ -259,6 +259,31 @@ def a_webhook_that_home_assistant_does_not_know(bench: Bench, real: Real) -> Non
     bench.url, bench.upload = f"{server.url}/api/webhook/0123", {"format": "gpslogger"}
 
 
+def home_assistant(asked: Asked) -> Said:
+    """It answers everybody, and to a webhook that it does not know."""
+    page = b"<!DOCTYPE html><html><head><title>Home Assistant</title>"
+    return Said(200, page if asked.path == "/" else b"")
+
+
+@mistake(
+    "answer",
+    "200, but the server there is home-assistant, which stores nothing in the format native",
+    'upload.format = "gpslogger" and upload.url = "http://.*/api/webhook/0123"',
+)
+def a_webhook_of_home_assistant_gets_the_format_native(bench: Bench, real: Real) -> None:
+    server = bench.cleanup.enter_context(Server(home_assistant))
+    bench.url = f"{server.url}/api/webhook/0123"
+
+
+@mistake(
+    "answer",
+    "the server there is home-assistant",
+    'upload.format = "gpslogger" and upload.url = "http://.*/api/webhook/ID"',
+)
+def the_address_of_home_assistant_itself(bench: Bench, real: Real) -> None:
+    bench.url = bench.cleanup.enter_context(Server(home_assistant)).url
+
+
 # The web server before it
 
 

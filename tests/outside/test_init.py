@@ -237,6 +237,7 @@ class Root(BaseHTTPRequestHandler):
         ({}, "<html><title>Traccar</title>", "traccar"),
         ({}, "<html><title>Sign in | Dawarich</title>", "dawarich"),
         ({}, "<html><title>OwnTracks Recorder</title>", "owntracks"),
+        ({}, "<!DOCTYPE html><html><head><title>Home Assistant</title>", "home-assistant"),
         ({}, "hello", None),
     ],
 )
@@ -267,12 +268,28 @@ def test_a_server_is_known_by_its_answer(
         ("http://o.lan:8083", "owntracks"),
         ("http://o.lan/pub?u=jane", "owntracks"),
         ("https://i.lan/api/v2/write?org=o&bucket=b", "influxdb2"),
-        ("http://c.lan:8123", "clickhouse"),
+        ("http://c.lan:8123", None),  # ClickHouse or Home Assistant: its answer shows it
+        ("http://homeassistant.local:8123", "home-assistant"),
+        ("https://ha.lan/api/webhook/0123", "home-assistant"),
+        ("https://hooks.nabu.casa/gAAA", "home-assistant"),
+        ("https://ha.lan/api/webhook/0123?u=jane", "owntracks"),
         ("https://example.com/v1/fixes", None),
     ],
 )
 def test_a_server_is_known_by_its_url(url: str, server: str | None) -> None:
     assert server_by_url(url) == server
+
+
+def test_home_assistant_needs_the_address_that_it_shows(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    webhook = "http://127.0.0.1:9/api/webhook/0123"
+    done = answering(
+        path, "x", "http://127.0.0.1:9", "home-assistant", webhook, "", "y", flags=["--source=auto"]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Home Assistant's integration GPSLogger shows, with /api/webhook/" in done.stdout
+    assert "kind of server by its URL: home-assistant" in done.stdout
+    assert tomllib.loads(path.read_text())["upload"] == {"url": webhook, "format": "gpslogger"}
 
 
 def test_a_file_is_judged_by_what_the_service_may_read(tmp_path: Path) -> None:

@@ -440,6 +440,27 @@ const stories = {
     await page.goto("http://wiki.example/");
     await page.click("a");
     await until(page, () => window.page?.track.size > 0);
+    // Who leaves in one tab has left in all of this browser.
+    const other = await open({}, "", null, page.context());
+    await live(other);
+    await page.getByRole("button", { name: "Log out" }).click();
+    for (const left of [page, other]) await left.waitForSelector("#token");
+    assert.deepEqual(await page.context().cookies(), []);
+    await page.fill("#token", token);
+    await page.keyboard.press("Enter");
+    await until(page, () => window.page?.track.size > 0);
+  },
+
+  /** No place for another viewer: the page says so, and comes when there is one. */
+  async full() {
+    const page = await open();
+    await says(page, "Too many viewers .limit 32.: close another window");
+    await axe(page, "too many viewers");
+    assert.ok(await page.locator("#logout").isHidden()); // there is no token
+    tell({ full: true });
+    await live(page);
+    await says(page, "Receiver absent");
+    assert.ok(page.faults.every((fault) => /status of 503/.test(fault)), page.faults.join("\n"));
   },
 
   /** Tiles of a server: with the origin as Referer, sharp on a sharp screen, turned in the dark. */

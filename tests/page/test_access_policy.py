@@ -177,6 +177,10 @@ def test_behind_a_proxy_the_names_of_the_config_are_its_own(
     policy = AccessPolicy(set(), TOKEN, ("van.example.com", "fleet.example.com:9000"))
     headers = {"host": host, "origin": origin, "sec-fetch-site": "same-origin"}
     assert status(policy, "POST", "/login", headers) == expected
+    if expected != 200:  # the proxy may be the user's own
+        refused = policy.refusal("POST", "/login", headers)
+        assert refused is not None
+        assert b"page.names" in bytes(refused.body)
 
 
 def test_the_cookie_is_secure_where_the_browser_came_by_tls_and_not_where_a_header_says_so() -> (

@@ -3,8 +3,9 @@
 import json
 import shutil
 import signal
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.lab.simulator import Simulator
 from telemetry_agent.model import Fix
+from telemetry_agent.page.streams import VIEWERS
 
 TOKEN = "a-token-of-24-characters"
 
@@ -95,6 +97,22 @@ def test_it_says_when_contact_is_lost_and_goes_on_after_a_restart(
             browser.wait_for_line("lost", 60)
             with watched(config):
                 comes_true(browser)
+
+
+def test_it_says_that_there_are_too_many_viewers(tmp_path: Path, port: int) -> None:
+    page = {"listen": f"127.0.0.1:{port}"}
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", page=page)
+    with watched(config), ExitStack() as viewers:
+        for number in range(VIEWERS):
+            viewer = socket.create_connection(("127.0.0.1", port), timeout=60)
+            viewers.enter_context(viewer)
+            asked = f"GET /events?browser={number} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+            viewer.sendall(asked.encode())
+            assert viewer.recv(12) == b"HTTP/1.1 200"
+        with browsing("full", f"http://127.0.0.1:{port}/") as browser:
+            browser.wait_for_line("full", 60)
+            viewers.close()
+            comes_true(browser)
 
 
 def test_it_loads_itself_again_when_the_agent_was_upgraded(tmp_path: Path, port: int) -> None:

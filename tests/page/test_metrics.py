@@ -1,6 +1,7 @@
 """Metrics, as Prometheus reads them."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from puppet import Puppet
 from telemetry_agent.gnss.reader import ReceiverStatus
 from telemetry_agent.model import Fix, Satellite
 from telemetry_agent.page.metrics import LOST, NOT_RECORDED, REJECTED, metrics
-from telemetry_agent.snapshot import Snapshot
+from telemetry_agent.snapshot import ConfigView, Snapshot, StorageView
 from telemetry_agent.upload.upload_status import UploadStatus
 
 SOURCE = Path(__file__).parents[2] / "telemetry_agent"
@@ -112,6 +113,10 @@ def test_it_tells_what_the_snapshot_tells(snapshot: Snapshot) -> None:
     }
     assert {name: told[name] for name in expected} == expected
     assert told["queue_oldest_pending_age_seconds", ""] > 0
+    assert told["storage_fault", ""] == told["config_fault", ""] == 0
+    faulty = replace(snapshot, storage=StorageView("runtime"), config=ConfigView("wrong"))
+    told = samples(faulty)
+    assert told["storage_fault", ""] == told["config_fault", ""] == 1
     info = families(snapshot)["telemetry_agent_info"].samples
     assert [(sample.labels["device"], sample.value) for sample in info] == [('van "07"\\', 1)]
 

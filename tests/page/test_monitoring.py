@@ -37,7 +37,7 @@ def test_promtool_finds_no_fault_and_the_rules_pass_their_tests() -> None:
     rules = (MONITORING / "alerts.yml").read_text()
     tested = (MONITORING / "alerts_test.yml").read_text()
     names = [line.split(": ")[1] for line in rules.splitlines() if "- alert:" in line]
-    assert len(names) == 10
+    assert len(names) == 12
     assert all(f"alertname: {name}\n" in tested for name in names)
 
 

@@ -5,6 +5,7 @@ import gc
 import http.client
 import json
 import logging
+import re
 import socket
 import struct
 import threading
@@ -452,6 +453,9 @@ def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
             assert site.ask(path)[0].status == 401
         answer, _ = site.ask("/login", f"token={TOKEN}x")
         assert (answer.status, answer.headers["Set-Cookie"]) == (401, None)
+        # After that the browser's address is /login, also when it loads the page again.
+        answer, _ = site.ask("/login")
+        assert (answer.status, answer.headers["Location"]) == (303, "./")
         answer, _ = site.ask("/login", f"token={TOKEN}")
         assert (answer.status, answer.headers["Location"]) == (303, "./")
         cookie = answer.headers["Set-Cookie"].partition(";")[0]
@@ -460,6 +464,16 @@ def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
             assert answer.status == 200
             assert TOKEN.encode() not in body
         assert site.ask("/metrics", Authorization=f"Bearer {TOKEN}")[0].status == 200
+        assert json.loads(site.ask("/setup", Cookie=cookie)[1])["login"] is True
+        bearer = site.ask("/setup", Authorization=f"Bearer {TOKEN}")[1]
+        assert "login" not in json.loads(bearer)  # no cookie, nothing to remove
+        assert site.ask("/logout", "{}")[0].status == 401
+        assert site.ask("/logout", "{}", Origin="https://evil.example")[0].status == 403
+        answer, body = site.ask("/logout", "{}", Cookie=f"a=b; {cookie}")
+        assert (answer.status, body) == (200, b"{}")
+        name = cookie.partition("=")[0]
+        gone = f"{name}=; Max-Age=0; HttpOnly; SameSite=Lax"
+        assert answer.headers.get_all("Set-Cookie") == [gone]
 
 
 def test_no_secret_of_the_config_is_told(tmp_path: Path) -> None:
@@ -543,6 +557,10 @@ def test_who_guesses_is_slowed_down_and_who_is_in_stays_in(tmp_path: Path) -> No
             answer, body = asked
             assert (answer.status, b"Too many wrong tokens" in body) == (429, True)
             assert 0 < int(answer.headers["Retry-After"]) <= 61
+        # A browser shows the form again, with the reason.
+        _, body = site.ask("/login", f"token={TOKEN}")
+        assert re.search(rb'role="alert">Too many wrong tokens: wait \d+ s\.</p>', body)
+        assert b'<input id="token"' in body
         assert site.ask("/history", Cookie=cookie)[0].status == 200
 
 

@@ -5,7 +5,7 @@ import {
   accuracy, coordinates, disk, endpoint, headline, lostContact, motion, network, receiver, size, span,
 } from "../../telemetry_agent/page/static/words.js";
 import { angle } from "../../telemetry_agent/page/static/graticule.js";
-import { end } from "../../telemetry_agent/page/static/times.js";
+import { axis, end } from "../../telemetry_agent/page/static/times.js";
 
 const plain = (text) => text.replaceAll("\u00a0", " ");
 
@@ -65,6 +65,8 @@ test("one sentence tells how it is", () => {
   assert.match(lostContact(9000).rest, /9/);
   assert.match(lostContact(9000).more, /last known state/);
   assert.doesNotMatch(lostContact(9000, false).more, /last known state/);
+  const { lead, rest } = lostContact(9000, true, "Too many viewers (limit 32): close another window.");
+  assert.equal(lead + rest, "Too many viewers (limit 32): close another window.");
 });
 
 test("the worst speaks: tone, title, cause and remedy", () => {
@@ -152,4 +154,13 @@ test("the end of a trip has its day, unless that is the day of the beginning", (
   const noon = new Date(2026, 10, 23, 12).getTime();
   assert.equal(end(noon, noon + 3_600_000), "13:00");
   assert.equal(end(noon, noon + 27 * 3_600_000), "Tue, 24 Nov 2026, 15:00");
+});
+
+test("no two times at an axis are the same, and the first of each day has its date", () => {
+  const begin = new Date(2026, 10, 23, 23, 59).getTime() / 1000;
+  const ten = [0, 10, 20].map((s) => begin + s);
+  assert.deepEqual(axis(ten), ["23:59:00\nMon, 23 Nov 2026", "23:59:10", "23:59:20"]);
+  assert.deepEqual(axis([begin, begin + 60, begin + 120]), ["23:59\nMon, 23 Nov 2026", "00:00\nTue, 24 Nov 2026", "00:01"]);
+  assert.deepEqual(axis([begin]), ["23:59\nMon, 23 Nov 2026"]);
+  assert.deepEqual(axis([]), []);
 });

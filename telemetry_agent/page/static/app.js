@@ -16,7 +16,7 @@ const ICONS = { bad: "icon-bad.svg", stored: "icon-warn.svg" };
 const THEMES = { "": "System", light: "Light", dark: "Dark" };
 
 async function start() {
-  const { check, missing, ...ground } = await setup();
+  const { check, missing, login, ...ground } = await setup();
   const track = new Track();
   // For the tests: the number of positions, and how long it takes to draw them.
   window.page = { track };
@@ -58,6 +58,7 @@ async function start() {
   const colours = () => parts.forEach((part) => part.recolour?.());
   themeSwitch(colours);
   networkSwitch();
+  logoutButton(login);
   onOpen("log", (lines) => lines.join("\n") || "Nothing yet.");
   onOpen("config", (values) =>
     Object.entries(values).map(([key, value]) => `${key} = ${JSON.stringify(value)}`).join("\n"));
@@ -73,12 +74,12 @@ async function start() {
       playback.update();
       last = state;
     },
-    (lostMs) => {
+    (lostMs, refusal) => {
       $("contact").dataset.state = lostMs === null ? "live" : "lost";
       if (lostMs === null) return;
       put($("contact").lastElementChild, "No contact");
       document.title = `no contact · ${$("device").textContent}`;
-      story.show(lostContact(lostMs, last !== null));
+      story.show(lostContact(lostMs, last !== null, refusal));
     },
   );
   feed.changed = () => last && map.show(last);
@@ -200,15 +201,32 @@ function onOpen(id, words) {
 }
 
 function networkSwitch() {
-  $("switch").addEventListener("click", async () => {
+  $("switch").addEventListener("click", () => {
     const away = $("switch").getAttribute("aria-pressed") !== "true";
-    try {
-      await post("network", { away });
-    } catch (error) {
-      put($("more"), `That did not work: ${error.message}`);
-      $("more").hidden = false;
-    }
+    tried(() => post("network", { away }));
   });
+}
+
+/** It ends what every tab of this browser shows. */
+function logoutButton(login) {
+  $("logout").hidden = !login;
+  $("logout").addEventListener("click", () =>
+    tried(async () => {
+      await post("logout", {});
+      keep("logout", String(Date.now()));
+      location.reload();
+    }));
+  addEventListener("storage", ({ key }) => key === "logout" && location.reload());
+}
+
+/** If it fails, the headline says why. */
+async function tried(action) {
+  try {
+    await action();
+  } catch (error) {
+    put($("more"), `That did not work: ${error.message}`);
+    $("more").hidden = false;
+  }
 }
 
 start();

@@ -16,8 +16,9 @@ export class Feed {
   /**
    * @param {import("./track.js").Track} track
    * @param {(state: object) => void} onState called after each event, when the track is up to date
-   * @param {(lostMs: number | null) => void} onContact called when contact is lost, each second
-   *   while it is, and with null when it is back
+   * @param {(lostMs: number | null, refusal: string) => void} onContact called when contact is
+   *   lost, each second while it is, and with null when it is back; the refusal: why the agent does
+   *   not admit this viewer
    */
   constructor(track, onState, onContact) {
     this.track = track;
@@ -26,6 +27,7 @@ export class Feed {
     this.stream = null;
     this.receivedAt = performance.now();
     this.lost = false;
+    this.refusal = "";
     /** @type {string | null} the URL that is fetched now */
     this.fetching = null;
     this.opened = 0;
@@ -74,7 +76,7 @@ export class Feed {
   #open() {
     this.#close();
     this.opened = performance.now();
-    this.source = new EventSource(`events?browser=${browserId()}`);
+    this.source = new EventSource(events());
     this.source.addEventListener("poll", () => this.#poll());
     this.source.addEventListener("hello", (event) => {
       this.#outdated(); // what was missed is not known
@@ -105,13 +107,13 @@ export class Feed {
     const silentMs = now - this.receivedAt;
     if (silentMs < LOST_AFTER_MS) return;
     this.lost = true;
-    this.onContact(silentMs);
+    this.onContact(silentMs, this.refusal);
     const closed = this.source?.readyState === EventSource.CLOSED;
     if (now - this.opened < (closed ? AGAIN_MS : 3 * LOST_AFTER_MS)) return;
     this.opened = now;
     this.#close();
-    if (await needsLogin()) location.reload();
-    else this.#open();
+    this.refusal = closed ? await refusal() : "";
+    this.#open();
   }
 
   #receive(state) {
@@ -203,19 +205,25 @@ function interleaved(planes) {
   return to.buffer;
 }
 
-/** An id that is the same in all tabs of this browser. */
-function browserId() {
+/** The stream of events, with an id that is the same in all tabs of this browser. */
+function events() {
   const id = recall("browser") ?? Math.random().toString(36).slice(2);
   keep("browser", id);
-  return id;
+  return `events?browser=${id}`;
 }
 
-async function needsLogin() {
+/** Why the agent refused a stream, which an EventSource does not say. Shows the login if that is why. */
+async function refusal() {
   try {
-    return (await fetch("history")).status === 401;
+    const answer = await fetch(events());
+    if (answer.status === 401) location.reload();
+    const fromAgent = answer.headers.get("Content-Type").startsWith("text/plain"); // else from a proxy
+    if (!answer.ok && fromAgent) return await answer.text();
+    answer.body.cancel();
   } catch {
-    return false;
+    // There is no contact.
   }
+  return "";
 }
 
 /**

@@ -1,7 +1,7 @@
 /** The history of the agent: one of several charts, over an hour to 30 days. */
 
 import { $ } from "./dom.js";
-import { day, minute, moment } from "./times.js";
+import { axis as times, moment } from "./times.js";
 import { speedUnit, speedValue } from "./units.js";
 
 const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
@@ -107,7 +107,6 @@ export class History {
     const font = `12px ${style.fontFamily}`;
     const axis = { stroke: text, font, labelFont: font, labelSize: 18, grid: { stroke: line, width: 1 }, ticks: { show: false } };
     const words = (_, values) => values.map((value) => NUMBER.format(value));
-    const times = (_, seconds) => seconds.map((second, i) => clock(second * 1000, i && seconds[i - 1] * 1000));
     const unit = (i) => (typeof units[i] === "function" ? units[i]() : units[i]);
     const scale = (i) => (units.length > 1 && i ? "right" : "y");
     const shown = (i) => (_, value) => (value === null || value === undefined ? "–" : `${NUMBER.format(value)} ${unit(Math.min(i, units.length - 1))}`);
@@ -118,7 +117,7 @@ export class History {
       padding: [8, 4, 0, 0],
       scales: { x: { time: true }, y: { range: above }, right: { range: above } },
       axes: [
-        { ...axis, values: times, grid: { show: false }, space: 80, size: 48 },
+        { ...axis, values: (_, seconds) => times(seconds), grid: { show: false }, space: 80, size: 48 },
         { ...axis, values: words, size: 58, label: unit(0) },
         ...(units.length > 1 ? [{ ...axis, scale: "right", side: 1, values: words, size: 58, label: unit(1), grid: { show: false } }] : []),
       ],
@@ -132,9 +131,6 @@ export class History {
     };
   }
 }
-
-/** A time on the axis; at the beginning of a day with its date. */
-const clock = (ms, before) => (before && day(before) === day(ms) ? minute(ms) : `${minute(ms)}\n${day(ms)}`);
 
 /** A line has a gap where nothing is known. */
 function gaps(known) {

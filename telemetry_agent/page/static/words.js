@@ -239,14 +239,18 @@ function awayWords(state) {
   return word && `Uploads ${word} for ${span(since)}`;
 }
 
-/** @param {number} lostMs @param {boolean} seen whether a state is shown */
-export function lostContact(lostMs, seen = true) {
+/**
+ * @param {number} lostMs
+ * @param {boolean} seen whether a state is shown
+ * @param {string} refusal why the agent does not admit this viewer
+ */
+export function lostContact(lostMs, seen = true, refusal = "") {
   return {
-    kind: "lost",
+    kind: `lost ${refusal}`,
     tone: "idle",
     leadTone: "bad",
-    lead: "No contact with the agent",
-    rest: `for ${span(lostMs / 1000)}.`,
+    lead: refusal || "No contact with the agent",
+    rest: refusal ? "" : `for ${span(lostMs / 1000)}.`,
     more: `${seen ? "This is the last known state. " : ""}The page reconnects by itself.`,
   };
 }

@@ -23,9 +23,8 @@ _ANYWHERE = {
     "influx": influx.FORMAT,
 }
 
-# Of Home Assistant's webhooks: at its own address, and through its cloud.
-_PATH = "/api/webhook/"
-_HOST = "hooks.nabu.casa"
+WEBHOOK_PATH = "/api/webhook/"
+_WEBHOOKS_HOST = "hooks.nabu.casa"
 
 
 def choose(name: FormatName, url: str, username: str = "") -> WireFormat:
@@ -42,14 +41,19 @@ def choose(name: FormatName, url: str, username: str = "") -> WireFormat:
     return _at(url, chosen) if chosen.one_by_one else chosen
 
 
+def is_webhook(url: str) -> bool:
+    """Whether it is one of Home Assistant's: at its own address, or through its cloud."""
+    parts = urlsplit(url)
+    return WEBHOOK_PATH in parts.path or parts.hostname == _WEBHOOKS_HOST
+
+
 def _at(url: str, wire_format: WireFormat) -> WireFormat:
     """The format as Home Assistant's webhooks answer, if ``url`` is one of them.
 
     Its integrations for trackers answer with a body. It answers an empty 200 to a webhook that it
     does not know or allows only in its own network, and if its code has failed.
     """
-    parts = urlsplit(url)
-    if _PATH not in parts.path and parts.hostname != _HOST:
+    if not is_webhook(url):
         return wire_format
 
     def read(answer: Answer, batch: Batch) -> Outcome:
