@@ -14,7 +14,7 @@ from ackqueue.power_workload import Workload
 from ackqueue.promises import BrokenPromiseError, Promises
 from ackqueue.queue_parts import lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
-from once import mostly_once
+from once import TEETH, mostly_once
 
 from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -65,6 +65,7 @@ def test_no_refusal_corrupts_or_loses_or_makes_the_queue_lie(
     _refuse_each_operation(folder, fault, length)
 
 
+@TEETH
 def test_a_queue_that_takes_a_refusal_for_success_is_caught(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from ackqueue import promises
 from ackqueue.power_loss import Subject, prove
 from ackqueue.promises import BrokenPromiseError
 from judge import Name, audit
-from once import mostly_once
+from once import TEETH, mostly_once
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.model import Batch, StreamAccount
@@ -65,6 +65,7 @@ def prove_all(seeds: Iterable[int], subject: Subject) -> None:
         prove(seed, 500, subject)
 
 
+@TEETH
 @pytest.mark.parametrize(
     ("subject", "broken"),
     [
@@ -80,6 +81,7 @@ def test_a_careless_queue_is_caught(subject: Subject, broken: str) -> None:
         prove_all(range(5), subject)
 
 
+@TEETH
 def test_an_endpoint_that_forgets_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgets(accounts: Iterable[StreamAccount], received: Iterable[Name]) -> dict[str, Any]:
         return audit(accounts, sorted(received)[1:])
