@@ -4,7 +4,7 @@
 
     python benchmarks/log_day.py
 
-It is the day of ``tests/daemon/test_day.py``, where a fix each 10 s has to do: an endpoint that is
+It is the day of ``tests/daemon/test_day.py``, where a fix each 30 s has to do: an endpoint that is
 gone for an hour, answers 503, takes fixes without an answer, is gone for six hours. Real parts;
 only their clock is made up, so the day takes about a minute.
 """

@@ -1,6 +1,8 @@
 """What holds for every test."""
 
 import contextlib
+import itertools
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -8,14 +10,45 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Four tests at a time on two cores, and others' work beside them: an example may take its time.
+# Six tests at a time on two cores, and others' work beside them: an example may take its time.
 # What hangs is ended by pytest-timeout.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", settings.get_profile("here"), max_examples=10_000)
 settings.load_profile("here")
 
 # Started in the background by a shell, pytest and all that it starts would ignore Ctrl-C, of which
 # some tests are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let half of the workers of ``--dist worksteal`` begin with the packages, if these run too.
+
+    A worker gets an equal part of the list, in order, and takes from the end of another's part when
+    it has done its own. The packages have the longest tests: one that began last would be awaited.
+    They also wait most, above all while root file systems are made: the other half need not.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    beginning = max(workers // 2, 1)
+    packages = (item for item in items if item.path.parent.name == "packages")
+    for number, (_, file) in enumerate(itertools.groupby(packages, lambda item: item.path)):
+        parts[number % beginning] += file
+    others = [item for item in items if item.path.parent.name != "packages"]
+    left = len(items)
+    for part, workers_left in zip(parts, range(workers, 0, -1), strict=True):
+        size = max(left // workers_left - len(part), 0)
+        part.extend(others[:size])
+        del others[:size]
+        left -= len(part)
+    items[:] = [*itertools.chain.from_iterable(parts), *others]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Ask for the reason of a mark that leaves a test out of a run."""
+    if any(not mark.args for mark in item.iter_markers("once")):
+        raise pytest.UsageError(f"{item.nodeid}: say why it runs once")
 
 
 @pytest.fixture(scope="session", autouse=True)

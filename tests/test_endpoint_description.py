@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from processes import run_agent
 
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.lab import native_request
 from telemetry_agent.lab.endpoint import Endpoint, Tokens
 
+EXAMPLES = settings().max_examples * 3 // 10
 STREAM = "9f0c2d6e11a7b354"
 FIX = {"seq": 1, "time": "2026-11-23T12:35:19.000Z", "lat": 48.1, "lon": 11.5}
 
@@ -43,18 +45,19 @@ def tokens(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("guarded", [False, True])
 def test_every_answer_is_as_described(tmp_path: Path, tokens: Path, guarded: bool) -> None:
     who = Tokens(tokens) if guarded else None
     with Endpoint("127.0.0.1:0", tmp_path / "r.db", tokens=who) as endpoint:
         description = endpoint.url.replace("/v1/fixes", "/openapi.json")
-        options = ["--max-examples", "30", "--seed", "1", "--no-color"]
+        options = ["--max-examples", str(EXAMPLES), "--seed", "1", "--no-color"]
         options += ["--header", "Authorization: Bearer seven"] if guarded else []
         done = subprocess.run(
             [str(Path(sys.executable).with_name("schemathesis")), "run", description, *options],
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=4 * EXAMPLES,
             check=False,
             cwd=tmp_path,
             env={**os.environ, "PYTHONUTF8": "1"},

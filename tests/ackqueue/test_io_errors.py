@@ -14,6 +14,7 @@ from ackqueue.power_workload import Workload
 from ackqueue.promises import BrokenPromiseError, Promises
 from ackqueue.queue_parts import lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
+from once import TEETH, mostly_once
 
 from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -52,10 +53,11 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-FAULTS = pytest.mark.parametrize("fault", ["EIO", "ENOSPC", "short write"])
+KINDS = ("EIO", "ENOSPC", "short write")
+FAULTS = pytest.mark.parametrize("fault", KINDS)
 
 
-@FAULTS
+@pytest.mark.parametrize("fault", mostly_once(KINDS, 1))
 @pytest.mark.parametrize("length", [1, FOR_EVER])
 def test_no_refusal_corrupts_or_loses_or_makes_the_queue_lie(
     folder: Path, fault: str, length: int
@@ -63,6 +65,7 @@ def test_no_refusal_corrupts_or_loses_or_makes_the_queue_lie(
     _refuse_each_operation(folder, fault, length)
 
 
+@TEETH
 def test_a_queue_that_takes_a_refusal_for_success_is_caught(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scan") / "rows.db"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings().max_examples // 2)
 @given(rows=ROWS, page_bytes=st.sampled_from([512, 1024, 4096, 65536]))
 def test_all_that_sqlite_wrote_is_found(
     path: Path, rows: dict[int, tuple[object, ...]], page_bytes: int
@@ -66,7 +66,6 @@ def test_all_that_sqlite_wrote_is_found(
     assert scan(write(path, rows, page_bytes), page_bytes) == rows
 
 
-@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_no_damage_raises_or_makes_it_run_for_ever(path: Path, data: st.DataObject) -> None:
     rows = {n: (n, "x" * (n % 7), "long" * 200 if n % 9 == 0 else None) for n in range(1, 60)}

@@ -12,6 +12,7 @@ from ackqueue import promises
 from ackqueue.power_loss import Subject, prove
 from ackqueue.promises import BrokenPromiseError
 from judge import Name, audit
+from once import TEETH, mostly_once
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.model import Batch, StreamAccount
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ackqueue.recorded_disk import Recorded
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", mostly_once(range(8), 3))
 def test_every_promise_outlasts_a_power_cut_at_any_moment(seed: int) -> None:
     assert prove(seed, 500).states >= 500
 
@@ -64,6 +65,7 @@ def prove_all(seeds: Iterable[int], subject: Subject) -> None:
         prove(seed, 500, subject)
 
 
+@TEETH
 @pytest.mark.parametrize(
     ("subject", "broken"),
     [
@@ -79,6 +81,7 @@ def test_a_careless_queue_is_caught(subject: Subject, broken: str) -> None:
         prove_all(range(5), subject)
 
 
+@TEETH
 def test_an_endpoint_that_forgets_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgets(accounts: Iterable[StreamAccount], received: Iterable[Name]) -> dict[str, Any]:
         return audit(accounts, sorted(received)[1:])

@@ -449,5 +449,7 @@ def one_reason_in_memory() -> Iterator[None]:
         yield
 
 
-QueueMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
+QueueMachine.TestCase.settings = settings(
+    max_examples=settings().max_examples // 2, stateful_step_count=50
+)
 TestQueueModel = QueueMachine.TestCase

@@ -315,7 +315,9 @@ class Accounts(RuleBasedStateMachine):
             assert account.finished == (not is_pending and stream != self.queue.stream)
 
 
-Accounts.TestCase.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
+Accounts.TestCase.settings = settings(
+    max_examples=settings().max_examples // 2, stateful_step_count=50
+)
 TestAccounts = Accounts.TestCase
 
 

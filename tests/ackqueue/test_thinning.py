@@ -100,7 +100,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(STEPS, st.integers(0, 6), st.sampled_from([0.0, 48.0, -75.0]))
 def test_where_it_was_can_be_told_within_the_tolerance(
     steps: list[tuple[int, float, float]], level: int, lat: float

@@ -75,6 +75,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.once("it shows what the pages print; the commands have tests of their own")
 @pytest.mark.parametrize("block", TYPED, ids=name)
 def test_what_is_typed_works_as_printed(block: Block, device: Path) -> None:
     """Where a prompt stands before what is typed, the rest is what came."""

@@ -166,8 +166,12 @@ def the_service_hangs(device: Device) -> None:
 def the_config_was_wrong_at_the_start(device: Device) -> None:
     device.configured(more="nonsense")
     assert device.found("config")["verdict"] == "fail"
+    found = device.found("agent")
+    assert (found["verdict"], "last good config" in found["said"]) == ("fail", True), found
+    # The agent sees by itself that it is right again, in some seconds.
     device.config.write_text(device.right)
-    device.remedied("agent", "last good config")
+    device.type_commands(found["remedy"])
+    assert device.found("agent")["verdict"] == "pass"
 
 
 @tries()

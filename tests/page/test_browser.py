@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from browsing import browsing, comes_true
+from once import DRAWN
 from ports import free_port
 from processes import ROOT, Running, agent
 from rig import START_MS, simulated, started, stats, write_config
@@ -68,6 +69,7 @@ def test_dead_letters_are_retried_and_discarded(tmp_path: Path, port: int) -> No
     assert (counts.acked, counts.ack_failed, counts.lost) == (2, 0, {"discarded": 1})
 
 
+@DRAWN
 def test_it_can_be_seen_by_everyone_on_everything_with_50_000_positions(
     tmp_path: Path, port: int
 ) -> None:
@@ -146,6 +148,7 @@ def test_the_page_is_whole_also_after_the_package_was_removed_under_a_running_ag
         assert "Traceback" not in daemon.text()
 
 
+@DRAWN
 def test_small_screens_no_script_and_an_app_to_install(tmp_path: Path, port: int) -> None:
     with (
         Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint,
@@ -157,6 +160,7 @@ def test_small_screens_no_script_and_an_app_to_install(tmp_path: Path, port: int
             comes_true(browser)
 
 
+@DRAWN
 def test_without_the_libraries_it_has_all_but_the_map_and_the_charts(
     tmp_path: Path, port: int
 ) -> None:

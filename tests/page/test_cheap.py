@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from browsing import browsing, comes_true
+from once import DRAWN, mostly_once
 from ports import free_port
 from rig import START_MS, simulated, started, write_config
 
@@ -28,7 +29,9 @@ def fill(folder: Path, fixes: int, *, deliver: bool) -> None:
             queue.ack(batch)
 
 
-@pytest.mark.parametrize("state", ["delivering", "outage", "no receiver", "50,000 kept"])
+@pytest.mark.parametrize(
+    "state", mostly_once(["50,000 kept", "delivering", "outage", "no receiver"], 1, DRAWN)
+)
 def test_the_main_thread_is_idle_and_the_first_load_is_light(tmp_path: Path, state: str) -> None:
     port = free_port()
     fill(tmp_path, 50_000 if state == "50,000 kept" else 300, deliver=state != "outage")
@@ -53,6 +56,7 @@ def test_the_main_thread_is_idle_and_the_first_load_is_light(tmp_path: Path, sta
     assert max(part["busy"] for part in parts) <= BUSY_PERCENT
 
 
+@DRAWN
 def test_ten_tabs_of_one_browser_work_and_hidden_ones_have_no_stream(tmp_path: Path) -> None:
     port = free_port()
     with (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from browsing import browsing, comes_true
+from once import DRAWN
 from ports import free_port
 from rig import START_MS, simulated, started, write_config
 
@@ -17,6 +18,8 @@ from telemetry_agent.doctor.storage import file_system
 from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.lab.endpoint.tokens import Tokens
 from telemetry_agent.model import Fix
+
+pytestmark = DRAWN
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from area_map import write
 from browsing import browsing, comes_true
+from once import DRAWN
 from ports import free_port
 from rig import START_MS, started, write_config
 from test_site import served  # type: ignore[import-not-found]
@@ -84,6 +85,7 @@ def config_with_track(folder: Path, port: int, **page: str) -> Path:
     return write_config(folder, "/dev/none", "http://127.0.0.1:9/", page={"listen": listen, **page})
 
 
+@DRAWN
 def test_tiles_get_the_origin_as_referer_and_their_credit_is_shown(tmp_path: Path) -> None:
     port = free_port()
     with TileServer().serving() as tiles:
@@ -101,6 +103,7 @@ def test_tiles_get_the_origin_as_referer_and_their_credit_is_shown(tmp_path: Pat
     assert any("@2x.png" in path for path, _ in tiles.asked)
 
 
+@DRAWN
 def test_a_map_on_the_device_needs_no_network(tmp_path: Path) -> None:
     port = free_port()
     config = config_with_track(tmp_path, port, map=str(write(tmp_path / "area.pmtiles")))

@@ -8,6 +8,7 @@ from browsing import require_browser
 from processes import ROOT
 
 
+@pytest.mark.once("it runs in Node, without the agent")
 @pytest.mark.parametrize("module", ["words", "track"])
 def test_the_module(module: str) -> None:
     require_browser()

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 from browsing import browsing, comes_true
+from once import DRAWN
 from ports import free_port
 from rig import START_MS, started, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.model import Fix
+
+pytestmark = DRAWN
 
 POLE_E9, TURN_E9 = 90_000_000_000, 360_000_000_000
 LONG = "/dev/serial/by-id/usb-Silicon_Labs_CP2102_USB_to_UART_Bridge_Controller_0001-if00-port0"

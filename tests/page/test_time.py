@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from browsing import browsing, comes_true
+from once import DRAWN
 from ports import free_port
 from processes import Running
 from rig import START_MS, started, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.model import Fix
+
+pytestmark = DRAWN
 
 _M_E9 = 8_983  # a metre of latitude in 1e-9 degrees
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chdb.session import Session
 from documents import blocks
 from drives import drive_to
 from old_clickhouse import ORDER, TABLE, columns, without_token
@@ -42,7 +41,9 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The engine; a process has one."""
+    """The engine; a process has one, of 150 MB, and only where these tests run."""
+    from chdb.session import Session  # noqa: PLC0415
+
     return Session(str(tmp_path_factory.mktemp("engine")))  # type: ignore[no-untyped-call]
 
 

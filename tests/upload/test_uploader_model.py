@@ -170,7 +170,7 @@ def server() -> Iterator[Server]:
     bad=frozenset(range(1, 10)),
     policy=UploadPolicy(max_batch=1, live_first=False, compression="none", timeout_s=5.0),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings().max_examples // 4)
 @given(
     plan=st.lists(st.sampled_from(KINDS), max_size=30),
     puts=st.lists(st.tuples(st.integers(0, 12), st.floats(0, 400)), min_size=1, max_size=6),

@@ -1,0 +1,17 @@
+"""What CI runs on one Python only: ``make check SELECT='-m "not once"'`` leaves it out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+DRAWN = pytest.mark.once("Chromium draws the page, whose files are the same on every Python")
+TEETH = pytest.mark.once("it shows that a proof can fail, and not what the agent does")
+FURTHER = pytest.mark.once("more cases of a proof whose first cases run on every Python")
+
+
+def mostly_once(
+    cases: Sequence[Any], first: int, mark: pytest.MarkDecorator = FURTHER
+) -> list[Any]:
+    """Parameters of which the ``first`` ones run on every Python, and the others once."""
+    return [*cases[:first], *(pytest.param(case, marks=mark) for case in cases[first:])]
