@@ -9,8 +9,8 @@ refuses to write costs time only, and after a crash a row is ready again unless 
 What the parts share, and the order of the two locks, is described in ``shared_state``.
 """
 
-import atexit
 import os
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -101,7 +101,7 @@ class AckQueue:
             commit_every_s=commit_every_s,
             max_uncommitted=max_uncommitted,
         )
-        atexit.register(self._end, os.getpid())
+        self._end = weakref.finalize(self, _end, self.shared, os.getpid())
         try:
             self._bounds = Bounds(self.shared, limits, keep_delivered_s)
         except BaseException:
@@ -287,33 +287,14 @@ class AckQueue:
             StorageError: The disk refused; the fixes that waited in memory are lost. The queue is
                 closed nevertheless.
         """
-        atexit.unregister(self._end)
-        shared = self.shared
-        with shared.disk:
-            with shared.lock:
-                if not shared.end_use():
-                    return
-            refusal = shared.write(at_once=True) if shared.used else None
-            shared.close()
-        if refusal is not None:
-            lost = shared.writer.uncommitted
-            raise StorageError(f"{refusal}; {lost} fixes that waited in memory are lost")
+        self._end.detach()
+        _close(self.shared)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _end(self, pid: int) -> None:
-        """Close it at the end of a program that did not; not in a child that forked off.
-
-        Python closes the file there in any case, and its log goes. The next start would take that
-        for the loss of what was recorded.
-        """
-        if os.getpid() == pid:
-            with suppress(StorageError):
-                self.close()
 
     def _change(self, change: Callable[[Ledger], V], *, written: bool = True) -> V:
         shared = self.shared
@@ -379,3 +360,26 @@ class AckQueue:
 def _first_run(rows: list[Row]) -> list[Row]:
     """The rows up to where device or stream changes."""
     return next((list(run) for _, run in groupby(rows, itemgetter(1, 2))), [])
+
+
+def _close(shared: SharedState) -> None:
+    with shared.disk:
+        with shared.lock:
+            if not shared.end_use():
+                return
+        refusal = shared.write(at_once=True) if shared.used else None
+        shared.close()
+    if refusal is not None:
+        lost = shared.writer.uncommitted
+        raise StorageError(f"{refusal}; {lost} fixes that waited in memory are lost")
+
+
+def _end(shared: SharedState, pid: int) -> None:
+    """Close a queue that its program did not; not in a child that forked off.
+
+    Python closes the file in any case, and its log goes. The next start would take that for the
+    loss of what was recorded.
+    """
+    if os.getpid() == pid:
+        with suppress(StorageError):
+            _close(shared)

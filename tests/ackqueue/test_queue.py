@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import sqlite3
@@ -478,6 +479,16 @@ def test_a_kill_between_the_last_steps_of_a_close_is_no_loss(
 
 
 # Programs that do not close it
+
+
+def test_a_queue_that_is_dropped_without_a_close_loses_nothing(path: Path) -> None:
+    for _ in range(2):
+        put(AckQueue(path, commit_every_s=3600), 3)
+        gc.collect()
+    with AckQueue(path) as queue:
+        assert queue.stats().ready == 6
+        assert not queue.stats().lost
+
 
 WITHOUT_CLOSE = """
 import os, sys
