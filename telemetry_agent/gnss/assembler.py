@@ -267,8 +267,9 @@ class Assembler:
         self, instant: Instant, report: Report, epoch: Epoch, now_s: float, fixes: list[Fix]
     ) -> Epoch | None:
         """The epoch of a sentence whose type came with this time before; ``None``: it is late."""
-        before = next((each.day for each in epoch.reports if each.tag == report.tag), None)
-        another_day = is_another_day(report.day, before, instant)  # each day at this time
+        another_day = report.day is not None and is_another_day(
+            report.day, (each.day for each in epoch.reports if each.tag == report.tag), instant
+        )
         if another_day or _has_regained(epoch, report):
             # What came before this date was taken for late.
             seen = dict.fromkeys(epoch.seen, 0) if another_day and self._cycle_repeats else {}

@@ -18,7 +18,7 @@ known to be right, and always with a flag. Otherwise the fix has no date; none i
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 
 from telemetry_agent.gnss.diagnosis import Reason
@@ -33,8 +33,8 @@ _DAY_1970 = date(1970, 1, 1).toordinal()
 _EARLIEST_DAY = date(2026, 1, 1).toordinal() - _DAY_1970
 _LATEST_DAY = date(2036, 1, 1).toordinal() - _DAY_1970
 _ROLLOVER_DAYS = 1024 * 7  # GPS counts its weeks in 10 bits
-# The dates of a receiver without satellites. There is no recording of the first, week 0 of GPS, but
-# perhaps of the second. A third one, 2080-01-05, is out of range.
+# The dates of a receiver without satellites; 2080-01-05, another one, is out of range. Only of the
+# first, the beginning of GPS time, there is certainly no recording.
 _GPS_WEEK_0_DAY = date(1980, 1, 6).toordinal() - _DAY_1970
 _STARTUP_DAY = date(2013, 9, 1).toordinal() - _DAY_1970
 _DATELESS_S = 60.0
@@ -194,10 +194,10 @@ class Dates:
             self._agrees_since_s = self._valid_s
 
 
-def is_another_day(day: int | None, before: int | None, instant: Instant) -> bool:
-    """Whether a time that comes again has another date, and not one that turns at midnight."""
+def is_another_day(day: int, before: Iterable[int | None], instant: Instant) -> bool:
+    """Whether a time has another date than before, and not one that turns at midnight."""
     around_midnight = abs(time_of_day_ms(instant) - DAY_MS // 2) > DAY_MS // 2 - _AROUND_MIDNIGHT_MS
-    return None not in {day, before} and day != before and not around_midnight
+    return not around_midnight and any(each not in {None, day} for each in before)
 
 
 def _nearest_ms(time_of_day: int, known_ms: int) -> int:

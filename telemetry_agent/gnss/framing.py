@@ -123,8 +123,7 @@ class Framer:
         self._gap_end = b""
         if run[0] != _DOLLAR or len(run) == 1:
             return None  # an AIS sentence, or the first `$` of two: not a fault
-        star = run.rfind(b"*", 0, MAX_SENTENCE - 2)
-        has_checksum = 1 < star < len(run) - 2 and run[star + 1 : star + 3] in _CHECKSUMS
+        star = last = run.rfind(b"*", 0, MAX_SENTENCE - 2)
         while star > 1:
             if _CHECKSUMS.get(run[star + 1 : star + 3]) == reduce(xor, run[1:star]):
                 return Sentence(run[1:star].decode("ascii"))
@@ -136,7 +135,7 @@ class Framer:
                 self.rejected["garbage-bytes"] += len(run)
                 return None
             reason = "aborted"
-        elif has_checksum:
+        elif 1 < last < len(run) - 2 and run[last + 1 : last + 3] in _CHECKSUMS:
             reason = "bad-checksum"
         else:
             reason = "no-checksum"

@@ -53,6 +53,7 @@ _GGA_QUALITY: dict[str, Quality] = {
 }
 _GGA_QUALITY |= {f"0{digit}": quality for digit, quality in _GGA_QUALITY.items()}  # some send this
 _NO_FIX = frozenset({"0", "00"})
+_NO_QUALITY = _NO_FIX | {""}
 # The mode characters of RMC, GLL and GNS, the best first.
 _MODE_QUALITY: dict[str, Quality] = {
     "R": "rtk",
@@ -232,7 +233,7 @@ class Parser:
             fields
         )
         quality = _GGA_QUALITY.get(indicator)
-        if quality is None and indicator.strip("0"):
+        if quality is None and indicator not in _NO_QUALITY:
             self.rejected["bad-quality"] += 1
         position = self._position_e9(lat, north, lon, east) if quality else None
         return Report(

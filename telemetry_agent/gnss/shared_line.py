@@ -69,14 +69,16 @@ class SharedLine:
         """The assembler of the followed owner; if there is none, the one judged last."""
         if self.followed is not None:
             return self.assemblers[self.followed]
-        judged = self.assemblers.values()
-        return max(judged, key=lambda each: each.judged_s or 0.0, default=None)
+        return max(self.assemblers.values(), key=lambda each: each.judged_s or 0.0, default=None)
 
     def adder(self, owner: str) -> Adder:
         """The function for the sentences of an owner that has none in ``adders`` yet."""
         if len(self.assemblers) >= _OWNERS_AT_MOST:
             needed = {GNSS, self.followed}  # damaged tags never push out the receiver
-            self._forget(next(name for name in self.assemblers if name not in needed))
+            gone = next(name for name in self.assemblers if name not in needed)
+            del self.assemblers[gone], self.adders[gone], self._overtaken_ms[gone]
+            self._ignored_since_ms.pop(gone, None)
+            self._position_ms.pop(gone, None)
         assembler = self.assemblers[owner] = self._new_assembler(
             lambda: self._other_known_ms(owner),
             lambda instant: self._may_follow(owner, instant),
@@ -100,11 +102,6 @@ class SharedLine:
         """Append the fix that the end of the input completes."""
         for assembler in self.assemblers.values():
             assembler.close("end", now_s, fixes)
-
-    def _forget(self, owner: str) -> None:
-        del self.assemblers[owner], self.adders[owner], self._overtaken_ms[owner]
-        self._ignored_since_ms.pop(owner, None)
-        self._position_ms.pop(owner, None)
 
     def _other_known_ms(self, owner: str) -> int | None:
         others = (each.dates.known_ms for name, each in self.assemblers.items() if name != owner)

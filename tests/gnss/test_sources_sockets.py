@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 from fakes import FakeClock
-from nmea import line, rmc
+from nmea import gga, line, rmc
 from ports import free_port
 
 from telemetry_agent.addresses import Address
@@ -273,6 +273,15 @@ def test_the_first_with_a_position_is_followed_until_it_falls_silent(
         sum("127.0.0.2 sends positions" in line and "?from=127.0.0.2" in line for line in said) == 1
     )
     assert sum("positions come from 127.0.0.2" in line for line in said) == 1
+
+
+@pytest.mark.parametrize(("quality", "is_position"), [("5", True), ("05", True), ("00", False)])
+def test_a_sender_is_followed_by_the_quality_of_its_gga(quality: str, is_position: bool) -> None:
+    sent = gga("120000", quality=quality)
+    with listening() as source:
+        assert sent_from(source, "127.0.0.1", sent) == sent
+        other = rmc("120000")
+        assert sent_from(source, "127.0.0.2", other) == (b"" if is_position else other)
 
 
 def test_only_who_may_send_is_heard(caplog: pytest.LogCaptureFixture) -> None:

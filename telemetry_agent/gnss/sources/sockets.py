@@ -40,7 +40,7 @@ _SILENT_S = 5.0
 _UNENDED = re.compile(rb"\*[0-9A-Fa-f]{2}[^$!*\r\n]*\Z")
 # A position that is valid: RMC and GLL by status, GGA by quality, GNS by mode.
 _POSITION = re.compile(
-    rb"\$..(?:RMC,[^,]*,[AD],|GLL,(?:[^,]*,){5}[AD]|GGA,(?:[^,]*,){5}[1-9]"
+    rb"\$..(?:RMC,[^,]*,[AD],|GLL,(?:[^,]*,){5}[AD]|GGA,(?:[^,]*,){5}0?[1-9]"
     rb"|GNS,(?:[^,]*,){5}[^,]*[ADEFPRMS])"
 )
 
