@@ -192,7 +192,7 @@ const stories = {
       await desk.waitForSelector(`#map ${part}`, { state: "attached" });
     }
     await desk.locator("#chart").scrollIntoViewIfNeeded();
-    await until(desk, () => /waiting on the disk: now \d+, at most [1-9][\d.,]*; delivered/.test(document.querySelector("#chart").ariaLabel));
+    await until(desk, () => /waiting on the disk: now [\d.,]+ positions, at most [1-9][\d.,]* positions; delivered/.test(document.querySelector("#chart").ariaLabel));
     await until(desk, () => /in view, \d+ used: BeiDou, GLONASS, GPS, Galileo/.test(document.querySelector("#polar").ariaLabel));
     await desk.evaluate(() => document.activeElement.blur());
     if (pictures) await until(desk, () => window.page.track.size > 214); // the round, and the tunnel
@@ -404,6 +404,8 @@ const stories = {
     await until(page, () => window.page?.map);
     await page.locator("#chart").scrollIntoViewIfNeeded();
     await until(page, () => document.querySelector("#chart .uplot"));
+    const heard = /waiting on the disk: now 0 positions, at most 0 positions; delivered per minute: now 0 a minute/;
+    await comes(() => page.getAttribute("#chart", "aria-label"), (words) => heard.test(words));
     await page.locator("#trips-card").scrollIntoViewIfNeeded();
     await until(page, () => window.page.trips);
     assert.deepEqual(page.faults, []);
