@@ -735,6 +735,9 @@ const stories = {
     await until(page, () => document.querySelectorAll("#dead-list li").length === 2);
     await page.getByRole("button", { name: "Retry all" }).click();
     await until(page, () => window.page.track.runs[0]?.[2] === "delivered"); // told by an event
+    await page.getByRole("button", { name: "Log out" }).click();
+    await page.waitForSelector("#token");
+    assert.deepEqual(await page.context().cookies(), []);
     // The login answers 401, which a browser logs.
     assert.deepEqual(page.faults.filter((fault) => !/status of 401/.test(fault)), []);
   },
