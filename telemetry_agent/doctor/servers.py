@@ -101,8 +101,9 @@ _PATHS = {
     "/api/v2/write": "influxdb2",
     "/pub": "owntracks",
 }
-_BY_PORT = ("traccar", "owntracks", "influxdb", "victoria-metrics")  # not ClickHouse's, which is
-_PORTS = {SERVERS[name].port: name for name in _BY_PORT}  # also Home Assistant's
+# Not by ClickHouse's port, which is also Home Assistant's.
+_BY_PORT = ("traccar", "owntracks", "influxdb", "victoria-metrics")
+_PORTS = {SERVERS[name].port: name for name in _BY_PORT}
 _TITLED = ("traccar", "dawarich", "owntracks", "victoria-metrics", "home-assistant")
 """They name themselves in the title of the page at their root."""
 

@@ -121,10 +121,10 @@ class AccessPolicy:
         """The answer to a viewer who typed this token: the page with a cookie, or a refusal."""
         if refused := self._check(token, peer, now_s):
             return _login_page(refused)
-        # Each token has a cookie of its own: a browser sends those of one host to all its ports,
-        # and several devices may be at ports of this machine (ssh -L).
         # Relative, because behind a proxy the page may have any path.
         answer = Response(status_code=303, headers={"Location": "./"})
+        # Each token has a cookie of its own: a browser sends those of one host to all its ports,
+        # and several devices may be at ports of this machine (ssh -L).
         return _with_cookie(answer, headers, f"{_COOKIE}-{self._pass[:8]}", self._pass, _COOKIE_S)
 
     def logout(self, headers: Headers) -> Response:

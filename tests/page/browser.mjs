@@ -192,7 +192,7 @@ const stories = {
       await desk.waitForSelector(`#map ${part}`, { state: "attached" });
     }
     await desk.locator("#chart").scrollIntoViewIfNeeded();
-    await until(desk, () => /waiting on the disk: now \d+, at most [1-9][\d.,]*; delivered/.test(document.querySelector("#chart").ariaLabel));
+    await until(desk, () => /waiting on the disk: now [\d.,]+ positions, at most [1-9][\d.,]* positions; delivered/.test(document.querySelector("#chart").ariaLabel));
     await until(desk, () => /in view, \d+ used: BeiDou, GLONASS, GPS, Galileo/.test(document.querySelector("#polar").ariaLabel));
     await desk.evaluate(() => document.activeElement.blur());
     if (pictures) await until(desk, () => window.page.track.size > 214); // the round, and the tunnel
@@ -404,6 +404,8 @@ const stories = {
     await until(page, () => window.page?.map);
     await page.locator("#chart").scrollIntoViewIfNeeded();
     await until(page, () => document.querySelector("#chart .uplot"));
+    const heard = /waiting on the disk: now 0 positions, at most 0 positions; delivered per minute: now 0 a minute/;
+    await comes(() => page.getAttribute("#chart", "aria-label"), (words) => heard.test(words));
     await page.locator("#trips-card").scrollIntoViewIfNeeded();
     await until(page, () => window.page.trips);
     assert.deepEqual(page.faults, []);
@@ -733,6 +735,9 @@ const stories = {
     await until(page, () => document.querySelectorAll("#dead-list li").length === 2);
     await page.getByRole("button", { name: "Retry all" }).click();
     await until(page, () => window.page.track.runs[0]?.[2] === "delivered"); // told by an event
+    await page.getByRole("button", { name: "Log out" }).click();
+    await page.waitForSelector("#token");
+    assert.deepEqual(await page.context().cookies(), []);
     // The login answers 401, which a browser logs.
     assert.deepEqual(page.faults.filter((fault) => !/status of 401/.test(fault)), []);
   },

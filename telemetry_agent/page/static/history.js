@@ -20,6 +20,12 @@ const CHARTS = {
 };
 const GAP_STEPS = 3;
 
+/** The unit of a line: the last one is that of all further lines. */
+const unitOf = (units, i) => {
+  const unit = units[Math.min(i, units.length - 1)];
+  return typeof unit === "function" ? unit() : unit;
+};
+
 export class History {
   constructor() {
     this.box = $("chart");
@@ -58,7 +64,7 @@ export class History {
 
   #draw(again = false) {
     if (!this.data) return;
-    const { lines } = CHARTS[this.what.value];
+    const { lines, units } = CHARTS[this.what.value];
     const data = [this.data.time];
     for (const [column, , , convert] of lines) {
       data.push(this.data[column].map((value) => (value === null ? null : convert(value))));
@@ -73,15 +79,16 @@ export class History {
       this.plot = new uPlot(this.#options(), data, this.box);
       this.sizes.observe(this.plot.root.querySelector(".u-legend")); // on a phone it is higher
     }
-    this.#words(lines, data);
+    this.#words(lines, units, data);
   }
 
   /** The same for screen readers. */
-  #words(lines, data) {
+  #words(lines, units, data) {
     const texts = lines.map(([, name], i) => {
       const known = data[i + 1].filter((value) => value !== null);
       if (!known.length) return `${name}: not known`;
-      return `${name}: now ${NUMBER.format(known.at(-1))}, at most ${NUMBER.format(Math.max(...known))}`;
+      const words = (value) => `${NUMBER.format(value)} ${unitOf(units, i)}`;
+      return `${name}: now ${words(known.at(-1))}, at most ${words(Math.max(...known))}`;
     });
     const over = this.hours.selectedOptions[0].textContent;
     this.box.setAttribute("aria-label", `${over}: ${texts.join("; ")}.`);
@@ -107,9 +114,8 @@ export class History {
     const font = `12px ${style.fontFamily}`;
     const axis = { stroke: text, font, labelFont: font, labelSize: 18, grid: { stroke: line, width: 1 }, ticks: { show: false } };
     const words = (_, values) => values.map((value) => NUMBER.format(value));
-    const unit = (i) => (typeof units[i] === "function" ? units[i]() : units[i]);
     const scale = (i) => (units.length > 1 && i ? "right" : "y");
-    const shown = (i) => (_, value) => (value === null || value === undefined ? "–" : `${NUMBER.format(value)} ${unit(Math.min(i, units.length - 1))}`);
+    const shown = (i) => (_, value) => (value === null || value === undefined ? "–" : `${NUMBER.format(value)} ${unitOf(units, i)}`);
     return {
       ...this.#size(),
       legend: { show: true, live: true },
@@ -118,8 +124,8 @@ export class History {
       scales: { x: { time: true }, y: { range: above }, right: { range: above } },
       axes: [
         { ...axis, values: (_, seconds) => times(seconds), grid: { show: false }, space: 80, size: 48 },
-        { ...axis, values: words, size: 58, label: unit(0) },
-        ...(units.length > 1 ? [{ ...axis, scale: "right", side: 1, values: words, size: 58, label: unit(1), grid: { show: false } }] : []),
+        { ...axis, values: words, size: 58, label: unitOf(units, 0) },
+        ...(units.length > 1 ? [{ ...axis, scale: "right", side: 1, values: words, size: 58, label: unitOf(units, 1), grid: { show: false } }] : []),
       ],
       series: [
         { label: "Time", value: (_, second) => (second ? moment(second * 1000) : "–") },
