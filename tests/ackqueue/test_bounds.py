@@ -20,7 +20,7 @@ from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.file.rows import encode
 from telemetry_agent.ackqueue.file.schema import UnusableError, connect
 from telemetry_agent.ackqueue.file.store import Changes, Store
-from telemetry_agent.ackqueue.limits.bounds import Limits, WhenFull
+from telemetry_agent.ackqueue.limits.bounds import Ballast, Limits, WhenFull
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import runs
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -444,6 +444,14 @@ def test_a_ballast_of_another_size_is_made_again(path: Path, size: int) -> None:
     with AckQueue(path, limits=ONE_MIB) as queue:
         queue.make_room()
         assert ballast.stat().st_size == MIB // 8
+
+
+def test_a_ballast_is_made_where_the_disk_can_spare_it_twice(path: Path) -> None:
+    ballast = Ballast(path, MIB)
+    ballast.keep(2 * MIB - 1)
+    assert not ballast.is_there
+    ballast.keep(2 * MIB)
+    assert ballast.is_there
 
 
 def test_a_file_that_was_kept_stays_when_only_the_queue_has_reached_its_limit(path: Path) -> None:

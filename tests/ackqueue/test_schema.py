@@ -10,6 +10,7 @@ from ackqueue import damage
 from ackqueue.older_files import OLDER, make_older
 from ackqueue.queue_parts import fix_at
 
+from telemetry_agent.ackqueue.file import schema
 from telemetry_agent.ackqueue.file.rows import encode
 from telemetry_agent.ackqueue.file.schema import connect
 from telemetry_agent.ackqueue.file.store import Changes
@@ -204,3 +205,15 @@ def test_what_changed_in_an_attribute_is_found(tmp_path: Path, damage: str) -> N
     with AckQueue(path) as queue:
         assert queue.lease(9, live_first=False) is None
         assert sum(queue.stats().lost.values()) == 1
+
+
+def test_the_name_of_each_new_folder_is_on_disk_before_what_lies_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "one/two/queue.db"
+    synced: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(schema, "sync_directory", lambda at: synced.append((at, path.exists())))
+    with AckQueue(path):
+        pass
+    folders = [(tmp_path, False), (tmp_path / "one", False), (path.parent, True)]
+    assert list(dict.fromkeys(synced)) == folders

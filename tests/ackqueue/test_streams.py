@@ -417,6 +417,8 @@ def test_a_settled_stream_is_reported_again_when_something_else_becomes_of_it(
         assert told(queue) == []
         queue.discard()
         assert told(queue) == [(stream, 9, 9, {"discarded": 1})]
+    with AckQueue(path) as queue:
+        assert told(queue) == [(stream, 9, 9, {"discarded": 1})]
         queue.settle(queue.accounts()[0])
         assert queue.resend_names(stream, 2, 4) == 2
         assert told(queue) == [(stream, 1, 1, {})]

@@ -12,7 +12,9 @@ from rig import write_config
 
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
+from telemetry_agent.config.settings import QueueSettings
 from telemetry_agent.daemon import storage
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import StorageError
@@ -46,6 +48,24 @@ def test_of_an_empty_one_only_its_own_files_are_deleted(tmp_path: Path, runtime:
         (runtime / name).touch()
     with closing(start(tmp_path).queue):
         assert files(runtime) == {"queue.db.lock", *others}
+
+
+def test_a_disk_that_fails_when_the_queue_is_opened_is_left_until_the_next_start(
+    tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = storage.open_queue
+
+    def open_queue(placed: QueueSettings, clock: Clock) -> AckQueue:
+        if placed.path.parent != runtime:
+            raise StorageError("disk I/O error")
+        return real(placed, clock)
+
+    monkeypatch.setattr(storage, "open_queue", open_queue)
+    agent = start(tmp_path)
+    with closing(agent.queue):
+        assert agent.queue.path == runtime / "queue.db"
+        assert agent.must_move()  # the folder takes files, which does not show that the disk works
+        assert not agent.may_move()
 
 
 def test_one_with_dead_letters_stays(tmp_path: Path, runtime: Path) -> None:

@@ -29,6 +29,15 @@ def test_a_quiet_line_completes_the_fix() -> None:
     assert decoder.tick(11.0) == decoder.finish() == []
 
 
+def test_a_position_is_not_late_after_the_line_was_quiet_without_one() -> None:
+    decoder = live()
+    decoder.feed(line("GPRMC,123519,V,,,,,,,231126,,"), 10.0)
+    assert decoder.tick(10.3) == []
+    decoder.feed(rmc("123519"), 10.5)
+    assert times(decoder.tick(10.8)) == ["12:35:19.000"]
+    assert decoder.counts == {"no-fix": 1}
+
+
 @pytest.mark.parametrize(("baud", "quiet_s"), [(4800, 0.5), (9600, 0.25), (115200, 0.25)])
 def test_a_slow_line_is_given_more_time(baud: int, quiet_s: float) -> None:
     decoder = live(baud=baud)

@@ -15,7 +15,7 @@ from scripted import ScriptedReceiver
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources import BusyError, serial
-from telemetry_agent.gnss.sources.machine import how_to_permit
+from telemetry_agent.gnss.sources.machine import Holder, how_to_permit
 from telemetry_agent.gnss.sources.protocols import BAUD_RATES, Trial, ubx_checksum
 from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource, detect_baud
 
@@ -165,6 +165,22 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"ttyUSB7: no such device: plug the receiver in") as e:
         source.open()
     assert not isinstance(e.value, BusyError)
+
+
+def test_a_port_that_another_program_reads_is_not_opened(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, Path]] = []
+
+    def holder(device: Path, root: Path) -> Holder:  # the real one sees no pty
+        asked.append((device, root))
+        return Holder(77, "gpsd")
+
+    monkeypatch.setattr(serial, "holder", holder)
+    source = SerialSource(line.device, 9600, root=tmp_path)
+    with pytest.raises(BusyError, match="gpsd"):
+        source.open()
+    assert asked == [(line.device, tmp_path)]
 
 
 def test_a_device_in_use_names_the_remedy(line: Line, source: SerialSource) -> None:

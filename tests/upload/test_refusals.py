@@ -281,7 +281,7 @@ def test_a_reload_in_the_middle_of_anything_strands_nothing(tmp_path: Path, seed
         assert {seq for _, seq in journey.names(State.ACK_FAILED)} <= bad
 
 
-def test_a_user_who_waits_for_the_backlog_is_told_of_the_fix_that_waits_for_a_witness(
+def test_a_user_who_waits_for_the_backlog_sees_that_a_fix_waits_for_a_witness(
     tmp_path: Path,
 ) -> None:
     with Server(then=refusing({2})) as server, closing(Journey(server, tmp_path)) as journey:

@@ -95,6 +95,16 @@ def test_once_an_hour_twice_of_what_was_too_large_is_tried() -> None:
     assert limits == [400, 800, 400, 800, 800, 1000]
 
 
+def test_once_an_hour_twice_of_what_made_answers_too_long_is_tried() -> None:
+    sizing = grown()
+    sizing.answered_at_length(100, 1000)
+    limits = [sizing.limit()]
+    for now_s in (4599, 4600, 8199, 8200):
+        sizing.took(sizing.limit(), 40_000, 0.1, now_s)
+        limits.append(sizing.limit())
+    assert limits == [100, 100, 200, 200, 400]
+
+
 def test_paths_that_lose_large_packets_do_not_put_off_what_the_endpoint_may_take() -> None:
     sizing = grown()
     sizing.too_large(800, 80_000, 0)

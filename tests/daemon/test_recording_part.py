@@ -15,6 +15,7 @@ from telemetry_agent.gnss.sources.gpsd import GpsdSource
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.gnss.sources.sockets import TcpSource, UdpSource
+from telemetry_agent.model import Fix
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,15 @@ def test_only_what_recording_needs_ends_the_process(tmp_path: Path) -> None:
         tasks = agent.supervisor._tasks
         assert {task.name for task in tasks if task._records} == {"reader", "committer"}
         assert {task.name for task in tasks} > {"reader", "committer", "uploader"}
+
+
+def test_the_time_is_that_of_the_last_sure_fix_and_goes_on(tmp_path: Path) -> None:
+    puppet = Puppet(tmp_path)
+    recording, fix = puppet.agent.recording, Fix(1_795_435_200_000, 48_000_000_000, 11_000_000_000)
+    with puppet.queue:
+        assert (recording.newest_ms(), recording.gnss_ms()) == (None, None)
+        puppet.fix_comes(fix)
+        puppet.clock.advance(2.5)
+        puppet.fix_comes(fix._replace(time_ms=fix.time_ms + 10**9, flags=("time",)))
+        assert recording.newest_ms() == fix.time_ms
+        assert recording.gnss_ms() == fix.time_ms + 2500
