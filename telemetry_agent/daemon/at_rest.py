@@ -39,19 +39,18 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
     Raises:
         AgentError: there is no queue, this user may not open it, or the command failed.
     """
-    # The owner of the folder that the config names, wherever a symlink in it leads.
-    named, path, command = settings.queue.path, place_of(settings.queue.path), question["ask"]
+    path, command = settings.queue.path, question["ask"]
     if command in LOOKING or command == "queue verify":
         # Root becomes root again to replace the exported file, whose folder is not the agent's.
-        check(named, os.R_OK, for_good=command != "export")
+        check(path, os.R_OK, for_good=command != "export")
         if command == "queue verify":
-            check_at_rest(path)
+            check_at_rest(path := place_of(path))
             with readable(path) as file:
                 yield from verify_at_rest(path, file)
             return
         yield from look(path, note, lambda queue: LOOKING[command](queue, question))
         return
-    check(named, os.W_OK)
+    check(path, os.W_OK)
     _silence_log()
     if command == "drain":
         from telemetry_agent.daemon.delivery import drain_at_rest  # noqa: PLC0415 - imports httpx
@@ -73,7 +72,7 @@ def look(path: Path, note: client.Note, answer: Callable[[Readable], Iterator[V]
         QueueLockedError: a process holds it: an agent that starts or stops.
         StorageError: not even a copy can be read.
     """
-    check_at_rest(path)
+    check_at_rest(path := place_of(path))
     count = 0
     try:
         with _in_place(path) as reader:

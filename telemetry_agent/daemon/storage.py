@@ -62,18 +62,25 @@ def refusal(queue_path: Path) -> Advice | None:
         os.close(os.open(queue_path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError as error:
         if error.errno in _REFUSALS:
-            said = f"{queue_path.parent}: {(error.strerror or 'it cannot be used').lower()}"
-            return Advice(said, _AS_OWNER if isinstance(error, PermissionError) else _ELSEWHERE)
-    # The files are not opened: closing one would drop the locks that SQLite has on it.
-    for file in (queue_path.with_name(queue_path.name + end) for end in ("", "-wal", ".lock")):
-        if file.exists() and not file.is_file():
-            return Advice(f"{file}: not a regular file", f"move it away, or {_ELSEWHERE}")
-        if file.exists() and not os.access(file, os.R_OK | os.W_OK, effective_ids=True):
-            return Advice(f"{file}: permission denied", _AS_OWNER)
-    if not queue_path.exists() and shutil.disk_usage(queue_path.parent).free < _NEW_QUEUE_BYTES:
-        said = f"{queue_path.parent}: no space left for a new queue"
-        return Advice(said, f"free 1 MiB there, or {_ELSEWHERE}")
+            remedy = _AS_OWNER if isinstance(error, PermissionError) else _ELSEWHERE
+            return Advice(_said(error), remedy)
+    try:
+        # The files are not opened: closing one would drop the locks that SQLite has on it.
+        for file in (queue_path.with_name(queue_path.name + end) for end in ("", "-wal", ".lock")):
+            if file.exists() and not file.is_file():
+                return Advice(f"{file}: not a regular file", f"move it away, or {_ELSEWHERE}")
+            if file.exists() and not os.access(file, os.R_OK | os.W_OK, effective_ids=True):
+                return Advice(f"{file}: permission denied", _AS_OWNER)
+        if not queue_path.exists() and shutil.disk_usage(queue_path.parent).free < _NEW_QUEUE_BYTES:
+            said = f"{queue_path.parent}: no space left for a new queue"
+            return Advice(said, f"free 1 MiB there, or {_ELSEWHERE}")
+    except OSError as error:  # the file system is damaged
+        return Advice(_said(error), f"check the file system, or {_ELSEWHERE}")
     return None
+
+
+def _said(error: OSError) -> str:
+    return f"{error.filename}: {(error.strerror or 'it cannot be used').lower()}"
 
 
 def runtime_queue() -> Path | None:

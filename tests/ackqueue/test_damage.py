@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import apsw
@@ -294,6 +295,30 @@ def test_a_page_that_cannot_be_read_for_a_while_is_not_lost(
         assert queue.stats().lost.get("damaged", 0) == lost
         assert queue.stats().ready == len(records) - lost
     assert files(path) == ([".foreign-1"] if lost else [])
+
+
+def test_a_set_aside_file_with_a_damaged_inode_ends_no_start(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage.fill(path, 30)
+    damage.damage(path, damage.header)
+    AckQueue(path).close()
+    look_up = os.stat
+
+    def refused(file: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(file).endswith("damaged-1"):
+            raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG), file)
+        return look_up(file, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refused)
+        with AckQueue(path) as queue:
+            put(queue, 3)
+            assert len(lease(queue).records) == 3
+    with AckQueue(path) as queue:
+        carry_over(queue)
+        assert queue.stats().ready == 33
+    assert "no undelivered fix is missing" in caplog.text
 
 
 # Emptied and missing files

@@ -1,5 +1,6 @@
 """The queue against a small model of it: a list of rows, and a copy of it for the disk."""
 
+import atexit
 import shutil
 import sqlite3
 import tempfile
@@ -375,6 +376,7 @@ class QueueMachine(RuleBasedStateMachine):
             if source.exists():
                 shutil.copy(source, self.path.with_name(self.path.name + end))
         self.queue.shared.store.close()
+        atexit.unregister(self.queue._end)
         self.queue.shared.file.lock.release()
         self.open()
 

@@ -1,5 +1,6 @@
 """Looking changes nothing: whoever looks, whatever state the queue is in."""
 
+import json
 import os
 import random
 import shutil
@@ -285,6 +286,7 @@ def test_what_waits_in_a_log_is_shown(state: Callable[[Path], None], folder: Pat
     config = queue_in(folder, state)
     for command in (["queue", "list", "--limit", "0"], ["export", "--format", "ndjson"]):
         assert len(look(config, command).stdout.splitlines()) == FIXES + 20
+    assert json.loads(look(config, ["status", "--json"]).stdout)["queue"]["pending"] == FIXES + 20
 
 
 @pytest.mark.parametrize("state", [clean, with_log, header])

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 from misbehaving import Server
+from peers import program
 from processes import agent, run_agent
 from rig import simulated, write_config
+
+from telemetry_agent.ackqueue.queue import AckQueue
 
 
 @pytest.fixture
@@ -121,6 +124,22 @@ def test_a_disk_that_is_read_only_at_the_start_is_gone_back_to(tmp_path: Path, d
             wait(lambda: complete(server) and pending(config, env) == 0)
             assert daemon.end() == 0
     assert max(server.ledger.values()) == 1
+
+
+def test_a_queue_file_whose_inode_is_damaged_keeps_no_agent_from_recording(
+    tmp_path: Path, disk: Path
+) -> None:
+    AckQueue(disk / "queue.db").close()
+    image = tmp_path / "image"
+    subprocess.run(["umount", disk], check=True)
+    damage = [program("debugfs"), "-w", "-R", "set_inode_field queue.db checksum 0x1234"]
+    subprocess.run([*damage, str(image)], check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "loop,errors=continue", image, disk], check=True)
+    with simulated(tmp_path, rate_hz=10) as simulator:
+        config, env = service(tmp_path, disk, "http://127.0.0.1:9/", str(simulator.device))
+        with agent("run", "--config", str(config), env=env) as daemon:
+            daemon.wait_for_line("(?i)bad message; recording into .*/run, at most 16 MiB")
+            wait(lambda: pending(config, env) > 10)
 
 
 def folder(place: Path) -> None:

@@ -83,8 +83,10 @@ def put_by(path: Path, files: Sequence[Path]) -> Path:
 def finish(path: Path) -> None:
     """Complete what a power cut or a kill interrupted."""
     if files := waiting(path):
-        here = path.exists(), log_of(path).exists()
-        there = files[-1].exists(), log_of(files[-1]).exists()
+        names = _names(path.parent)  # of a file with a damaged inode no more can be known
+        here, there = (
+            (file.name in names, log_of(file).name in names) for file in (path, files[-1])
+        )
         # The log was renamed and the file was not, or the other way round.
         if there == (False, True) or (there == (True, False) and here == (False, True)):
             _move(path, files[-1])
@@ -156,16 +158,19 @@ def _named(path: Path, kind: Kind, number: int) -> Path:
 
 def _numbers(path: Path, kind: Kind) -> list[int]:
     prefix = f"{path.name}.{kind}-"
-    try:
-        entries = [entry.name for entry in path.parent.iterdir()]
-    except OSError as error:
-        raise StorageError(f"cannot read the folder {path.parent}: {error.strerror}") from error
-    names = {
-        entry.removeprefix(prefix).removesuffix("-wal").removesuffix("-shm")
-        for entry in entries
-        if entry.startswith(prefix)
+    numbers = {
+        name.removeprefix(prefix).removesuffix("-wal").removesuffix("-shm")
+        for name in _names(path.parent)
+        if name.startswith(prefix)
     }
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {entry.name for entry in folder.iterdir()}
+    except OSError as error:
+        raise StorageError(f"cannot read the folder {folder}: {error.strerror}") from error
 
 
 def rename(old: Path, new: Path) -> None:
