@@ -120,7 +120,7 @@ python-venv:
 	else echo 'Python has no venv here: sudo apt-get install python3-venv' >&2; exit 1; fi
 
 # Programs that tests start. Without root they are asked for, and in CI they must be there.
-DEBIAN_PACKAGES = caddy chromium clickhouse-server debootstrap gnupg gpsd gpsd-clients influxdb \
+DEBIAN_PACKAGES = btrfs-progs caddy chromium clickhouse-server debootstrap gnupg gpsd gpsd-clients influxdb \
   iproute2 lintian nginx-light openssl php-cli postgresql prometheus sqlite3 strace \
   systemd systemd-container victoria-metrics zookeeper
 debian:

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import peers
 import pytest
 from ackqueue.queue_parts import Disk, fix_at, lease, put, seqs
 from ackqueue.recorded_disk import scratch_folder
@@ -404,7 +404,7 @@ image, point = folder / "image", folder / "disk"
 point.mkdir()
 image.touch()
 os.truncate(image, 160 << 20)
-subprocess.run(["mkfs.btrfs", "-q", image], check=True, capture_output=True)
+subprocess.run([sys.argv[2], "-q", image], check=True, capture_output=True)
 subprocess.run(["mount", "-o", "loop", image, point], check=True)
 queue = AckQueue(point / "queue.db", commit_every_s=0)
 put(queue, 1)
@@ -424,10 +424,19 @@ print("closed")
 
 def test_a_full_btrfs_does_not_end_the_process(tmp_path: Path) -> None:
     """SQLite maps the index of its log into memory: to write there without room is SIGBUS."""
-    if shutil.which("mkfs.btrfs") is None or "btrfs" not in Path("/proc/filesystems").read_text():
-        pytest.skip("there is no btrfs")
+    make_file_system = peers.program("mkfs.btrfs")
+    if "btrfs" not in Path("/proc/filesystems").read_text() or os.geteuid() != 0:
+        pytest.skip("a btrfs cannot be mounted here")
     ran = subprocess.run(
-        ["unshare", "--mount", sys.executable, "-c", ON_FULL_BTRFS, str(tmp_path)],
+        [
+            "unshare",
+            "--mount",
+            sys.executable,
+            "-c",
+            ON_FULL_BTRFS,
+            str(tmp_path),
+            make_file_system,
+        ],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,

@@ -1,6 +1,5 @@
 """The queue against a small model of it: a list of rows, and a copy of it for the disk."""
 
-import atexit
 import shutil
 import sqlite3
 import tempfile
@@ -376,7 +375,7 @@ class QueueMachine(RuleBasedStateMachine):
             if source.exists():
                 shutil.copy(source, self.path.with_name(self.path.name + end))
         self.queue.shared.store.close()
-        atexit.unregister(self.queue._end)
+        self.queue._end.detach()
         self.queue.shared.file.lock.release()
         self.open()
 

@@ -1,6 +1,5 @@
 """The account of each stream against a plain set of names, whatever becomes of them."""
 
-import atexit
 import shutil
 import sqlite3
 import tempfile
@@ -253,7 +252,7 @@ class Accounts(RuleBasedStateMachine):
         for file in dead.parent.glob(f"{dead.name}.*-*"):
             shutil.copy(file, file.with_name(file.name.replace(dead.name, self.path.name)))
         self.queue.shared.store.close()
-        atexit.unregister(self.queue._end)
+        self.queue._end.detach()
         self.queue.shared.file.lock.release()
         self.names = dict(self.on_disk)
         self.settled = set()
