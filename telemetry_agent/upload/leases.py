@@ -44,14 +44,20 @@ class Leases:
         return None
 
     def take_one(self, limit: int, *, live_first: bool, turn: int) -> Batch | None:
-        """A single fix of the next batches; another one with each ``turn``."""
+        """A single fix of the next batches; another one with each ``turn``.
+
+        Without ``live_first``, the oldest in turn 0, and the newer ones first in the others.
+        """
         # Several: a batch holds fixes of one stream, or live ones only, perhaps just a bad one.
         batches: list[Batch] = []
         while len(batches) < _LOOK_AMONG and (batch := self.take(limit, live_first=live_first)):
             batches.append(batch)
         if not batches:
             return None
-        turn, place = divmod(turn, len(batches))
+        if live_first:
+            turn, place = divmod(turn, len(batches))
+        else:
+            place = -1 if turn else 0
         batch = batches.pop(place)
         for other in batches:
             self.give_back(other)

@@ -5,6 +5,10 @@ exchange takes so long that live fixes are due again at its end, they and the re
 the backlog is refused, it pauses, and live fixes are sent when they are due. While everything is
 held (``probing``), each attempt sends one fix, and each time another one, so that a single bad fix
 cannot keep everything held. Fixes that were refused come last.
+
+If the order counts, the oldest fix is tried again and again, because no other may overtake it. But
+the server may never take the oldest: so one of the newest is tried at the fifth wait in a row, the
+tenth, the twentieth and so on, or at each fifth if fixes are refused.
 """
 
 import random
@@ -19,6 +23,7 @@ from telemetry_agent.upload.sizing import Sizing
 from telemetry_agent.upload.upload_status import StatusKeeper
 
 _LOOK_AMONG = 1000  # fixes, also where a batch holds one: the oldest may all be refused
+_OVERTAKE_WAITS = 5
 _NO_WITNESS_S = 900.0  # how often suspects are tried while nothing else can be sent
 
 
@@ -57,7 +62,7 @@ class Selection:
 
         The last attempt was made at ``attempted_s``.
         """
-        if self.probing:
+        if self.probing or self._may_overtake:
             return self._single()
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
@@ -113,12 +118,20 @@ class Selection:
             self._keeper.trouble("waiting", refusals.reason, now_s, again_s, attempted=False)
         return min([*waits_s, witness_in_s])
 
+    @property
+    def _may_overtake(self) -> bool:
+        """Whether the order counts, and it is time for another fix than the oldest."""
+        times, rest = divmod(self._keeper.waits_in_a_row, _OVERTAKE_WAITS)
+        is_now = times > 0 if self.refusals.in_doubt else times.bit_count() == 1
+        return is_now and not rest and not self._policy.live_first
+
     def _single(self) -> Batch | None:
-        """One fix, each time another one: of the pending ones, else a suspect."""
-        self._probes += 1
-        one = self._leases.take_one(
-            _LOOK_AMONG, live_first=self._policy.live_first, turn=self._probes
-        )
+        """One fix of the pending ones, else a suspect: each time another, or as the order needs."""
+        live_first = self._policy.live_first
+        is_other = live_first or self._may_overtake
+        self._probes += is_other
+        turn = self._probes if is_other else 0
+        one = self._leases.take_one(_LOOK_AMONG, live_first=live_first, turn=turn)
         return one or self.refusals.next_suspect(in_any_case=True)
 
     def _more_backlog(self) -> Batch | None:

@@ -70,9 +70,7 @@ class Sender:
         """``route_changed``: whether the network has changed since the exchange began."""
         self.answered = True
         """Whether the last exchange got an answer: what got none before may get one now."""
-        self.unanswered_in_a_row = 0
-        """How many requests that were sent got no answer since the last one that did."""
-        self._waits = keeper.status.waits  # at the last acceptance
+        self._unanswered_in_a_row = 0  # requests that were sent
         self._late: Record | None = None  # the first of the batch that was answered too late
         self._compression = CompressionChoice(compression, wire_format)
         self._format = wire_format
@@ -100,14 +98,13 @@ class Sender:
                 return outcome
         payload = self._format.encode(batch, compression)
         outcome = self._send_fixes(batch, payload, timeout_s)
-        waits = self._keeper.status.waits - self._waits
-        proven = self._compression.proven and waits < _PROOF_WAITS
+        proven = self._compression.proven and self._keeper.waits_in_a_row < _PROOF_WAITS
         if isinstance(outcome, Delivered) or not payload.compressed or proven:
             return outcome
         is_unclear = isinstance(outcome, Deferred) and outcome.may_be_a_fix
         # No answer at first is the network. The second in a row may be a server that gzip crashes;
         # to repeat each one would double the bytes of an outage.
-        is_unclear = is_unclear and self.unanswered_in_a_row in {0, 2}
+        is_unclear = is_unclear and self._unanswered_in_a_row in {0, 2}
         if not is_unclear and outcome.status not in _NO_GZIP_THERE:
             return outcome
         again = self._send_fixes(batch, self._format.encode(batch, "none"), timeout_s)
@@ -164,7 +161,6 @@ class Sender:
         match outcome:
             case Delivered():
                 self._sizing.took(count, size, elapsed_s, now_s)
-                self._waits = self._keeper.status.waits
                 if payload.compressed:
                     self._compression.accepted()
             case Refused(fitting=int() as fitting):
@@ -201,10 +197,10 @@ class Sender:
         self._keeper.count(requests=requests, sent_bytes=sent_bytes, received_bytes=received_bytes)
         self.answered = answered
         if answered:
-            self.unanswered_in_a_row = 0
+            self._unanswered_in_a_row = 0
             self._reachability().answered()
             return True
-        self.unanswered_in_a_row += sent_bytes > 0
+        self._unanswered_in_a_row += sent_bytes > 0
         if not self._route_changed():
             self._reachability().doubt()
         return sent_bytes > 0

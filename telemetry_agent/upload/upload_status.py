@@ -51,6 +51,8 @@ class StatusKeeper:
         self.status = UploadStatus(since_s=clock.monotonic_s())
         self.asked_until_s = 0.0
         """Until when the endpoint asked not to be asked, by ``Retry-After``; monotonic."""
+        self.waits_in_a_row = 0
+        """How many attempts ended in a wait since the endpoint took a fix."""
         self._trouble = Trouble(_log, clock)
         self._report_refused = False
 
@@ -114,6 +116,8 @@ class StatusKeeper:
     def delivered(self, count: int, unknown_names: int, now_s: float) -> None:
         """The endpoint took ``count`` fixes, so any trouble is over."""
         self.asked_until_s = 0.0
+        if count:
+            self.waits_in_a_row = 0
         self._enter(
             "ok",
             now_s,
@@ -134,6 +138,7 @@ class StatusKeeper:
         attempted: bool = True,
     ) -> None:
         """Nothing can be delivered before ``next_s``: an attempt or the network has shown it."""
+        self.waits_in_a_row += attempted
         self._enter(
             state,
             now_s,

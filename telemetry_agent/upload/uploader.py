@@ -51,7 +51,6 @@ _STEP_SLACK_S = 90.0
 _MISSING_AGAIN_S = 10.0
 _STORAGE_AGAIN_S = 1.0
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
-_UNANSWERED_MAX = 5  # in a row; then it may be the fixes that the server cannot take
 _RESUME_EVERY_S = 3600.0  # fixes that got no answer while others were accepted
 _SERIES_MAX = 200  # that many arrive twice if the agent is killed before it notes the answers
 
@@ -239,14 +238,10 @@ class Uploader(Task):
                 self._keeper.trouble(*closed, now_s, retry_s, attempted=False)
             return retry_s - now_s
         # The endpoint may choke on the fixes that got no answer, so other fixes are tried before
-        # them, unless the last exchange was answered. If the order counts, no fix may overtake
-        # them, until they got no answer so often that they may never get one.
-        in_order = (
-            not self._policy.live_first and self._sender.unanswered_in_a_row < _UNANSWERED_MAX
-        )
+        # them, unless the last exchange was answered, or the order counts.
         if now_s >= self._resume_s:
             self._leases.unanswered, self._resume_s = True, now_s + _RESUME_EVERY_S
-        if self._sender.answered or in_order or not pending:
+        if self._sender.answered or not self._policy.live_first or not pending:
             self._leases.resume_unanswered()
         chosen = self._selection.next(now_s, self._attempted_s)
         if self._leases.unanswered and not isinstance(chosen, Batch):

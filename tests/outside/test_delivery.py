@@ -17,8 +17,10 @@ from misbehaving import (
     Line,
     Request,
     Server,
+    answer,
     ca_file,
     hang_up,
+    no_gzip,
     refusing,
     tls_server_context,
 )
@@ -285,6 +287,32 @@ def test_oldest_first_keeps_the_order(tmp_path: Path) -> None:
     came = [name for request in server.requests for name in request.names]
     assert came == sorted(came, key=lambda name: (name[0] != old, name[1]))
     assert len(came) == 3040
+
+
+@pytest.mark.parametrize("act", [hang_up(), answer(401), answer(500)])
+def test_oldest_first_keeps_the_order_after_an_outage(tmp_path: Path, act: Act) -> None:
+    old = put_backlog(tmp_path, 100)
+    with Server(*[act] * 12) as server:
+        upload = {"order": "oldest-first", "max_batch": 4}
+        config = write_config(tmp_path, "/dev/none", server.url, upload=upload)
+        with started(config) as agent:
+            server.wait_for(lambda s: len(s.ledger) == 100)
+            assert agent.end() == 0
+    came = [name for request in server.requests[12:] for name in request.names]
+    assert came == [(old, seq) for seq in range(1, 101)]
+
+
+def test_an_endpoint_that_loses_gzip_is_served_plain(tmp_path: Path) -> None:
+    put_backlog(tmp_path, 100)
+    with Server(answer(), then=no_gzip(415)) as server:
+        upload = {"compression": "gzip", "max_batch": 20}
+        config = write_config(tmp_path, "/dev/none", server.url, upload=upload)
+        with started(config) as agent:
+            server.wait_for(lambda s: len(s.ledger) == 100)
+            agent.wait_for_line("the endpoint does not accept gzip \\(415\\): uploads stay plain")
+            assert agent.end() == 0
+    assert stats(tmp_path).acked == 100
+    assert set(server.ledger.values()) == {1}
 
 
 def test_a_disk_that_refuses_is_asked_once_a_second_and_costs_nothing(tmp_path: Path) -> None:

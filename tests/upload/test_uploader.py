@@ -223,6 +223,51 @@ def test_oldest_first_keeps_the_order(tmp_path: Path) -> None:
         assert sent == [1, 2, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.parametrize(
+    "act",
+    [
+        hang_up(),
+        reset(),
+        *(answer(status) for status in (302, 400, 401, 413, 500, 503)),
+        answer(200, "error"),
+    ],
+)
+@pytest.mark.parametrize("max_batch", [1, 4])
+def test_oldest_first_keeps_the_order_after_an_outage(
+    tmp_path: Path, act: Act, max_batch: int
+) -> None:
+    with bench(tmp_path, then=act, max_batch=max_batch, live_first=False) as b:
+        b.put_backlog(20)
+        # The twelfth wait is not one of those after which another fix is tried.
+        while b.uploader.status().waits < 12:
+            b.clock.advance(b.work() or 0)
+        b.server.requests.clear()
+        b.server.then = answer()
+        b.put(2)
+        b.work_for(4000)
+        assert b.counts == (0, 0, 22, 0)
+        sent = [seq for request in b.server.requests for _, seq in request.names]
+        assert sent == list(range(1, 23))
+
+
+@pytest.mark.parametrize("max_batch", [1, 4])
+@pytest.mark.parametrize("bad", [{1}, {3}, {1, 2}])
+def test_oldest_first_is_not_held_up_by_fixes_that_get_no_answer(
+    tmp_path: Path, bad: set[int], max_batch: int
+) -> None:
+    def run(line: Line, request: Request) -> bool:
+        if any(seq in bad for _, seq in request.names):
+            return False
+        line.server.take(request)
+        line.reply(200)
+        return True
+
+    with bench(tmp_path, then=Act(run), max_batch=max_batch, live_first=False) as b:
+        b.put_backlog(20)
+        b.work_for(1000)
+        assert b.counts == (0, len(bad), 20 - len(bad), 0)
+
+
 # The answer table, row by row
 
 
