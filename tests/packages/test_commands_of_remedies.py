@@ -20,7 +20,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.gnss.sources.machine import getty_remedy
 from telemetry_agent.lab.drive import Drive
 
-pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
 
 CONFIG = "/etc/telemetry-agent/config.toml"
 STATE = "/var/lib/telemetry-agent"

@@ -21,7 +21,7 @@ from packages.roots import root
 
 from telemetry_agent.snapshot import PROTOCOL
 
-pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
 
 NAMES = "SELECT stream, seq FROM fixes"
 
