@@ -5,6 +5,7 @@ booted, with the agent as its service.
 """
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -166,12 +167,11 @@ def the_service_hangs(device: Device) -> None:
 def the_config_was_wrong_at_the_start(device: Device) -> None:
     device.configured(more="nonsense")
     assert device.found("config")["verdict"] == "fail"
-    found = device.found("agent")
-    assert (found["verdict"], "last good config" in found["said"]) == ("fail", True), found
-    # The agent sees by itself that it is right again, in some seconds.
-    device.config.write_text(device.right)
-    device.type_commands(found["remedy"])
-    assert device.found("agent")["verdict"] == "pass"
+    was = device.config.stat()
+    device.config.write_text(device.config.read_text().replace("nonsense", "########"))
+    # With the size and the date of before: else the agent sees within 5 s that it is right again.
+    os.utime(device.config, ns=(was.st_atime_ns, was.st_mtime_ns))
+    device.remedied("agent", "last good config")
 
 
 @tries()
