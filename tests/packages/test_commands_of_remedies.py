@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from packages.conftest import Built
+from packages.built import Built
 from packages.containers import Container, container
 from packages.device import INIT, UNIT, install, start_endpoint, start_receiver
 from packages.roots import root

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from packages.conftest import PREVIOUS, Built
+from packages.built import PREVIOUS, Built
 from packages.containers import container
 from packages.device import (
     INIT,

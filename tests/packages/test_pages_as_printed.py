@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from documents import blocks
-from packages.conftest import PREVIOUS, Built
+from packages.built import PREVIOUS, Built
 from packages.containers import Container, container
 from packages.device import (
     QUEUE,

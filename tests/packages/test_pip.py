@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from documents import blocks
 from packages import device
-from packages.conftest import Built
+from packages.built import Built
 from packages.containers import Container, container
 from packages.device import (
     INIT,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import build_debs
 import pytest
-from packages.conftest import DATED, PREVIOUS, Built
+from packages.built import DATED, PREVIOUS, Built
 from packages.containers import Container, container
 from packages.device import (
     INIT,

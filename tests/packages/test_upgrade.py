@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from ackqueue.older_files import OLDER, make_older
-from packages.conftest import PREVIOUS, Built
+from packages.built import PREVIOUS, Built
 from packages.containers import Container, container
 from packages.device import (
     INIT,
