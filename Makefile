@@ -23,7 +23,7 @@ PARALLEL = -n 6 --dist worksteal
 all-tests: node_modules/.installed-test tests/apps/node_modules/.installed $(VENV)/.installed-test
 	@$(call run_tests,$(PARALLEL) --durations 10,tests)
 
-# SELECT='-m "not once"' leaves out what cannot depend on the version of Python or of a library.
+# SELECT='-m "not once"' leaves out what one Python is enough for (tests/once.py).
 check: node_modules/.installed-test tests/apps/node_modules/.installed $(VENV)/.installed-test
 	@$(call run_tests,$(PARALLEL) --durations 10 $(SELECT),tests --ignore tests/packages)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-_LIMIT_S = 120.0
+_LIMIT_S = 300.0  # five other tests may use the machine
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # as sudo has it
 
 # Each machine has a cgroup of its own, else two of them would share that of the service. In a

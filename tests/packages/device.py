@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from packages.conftest import Built
+from packages.built import Built
 from packages.containers import Container
 
 RELEASES = {"trixie": "trixie", "bookworm": "amd64"}

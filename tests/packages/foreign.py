@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from corpus import FOLDER
-from packages.conftest import Built
+from packages.built import Built
 from packages.roots import root
 from processes import ROOT
 

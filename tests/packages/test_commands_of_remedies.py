@@ -5,13 +5,14 @@ booted, with the agent as its service.
 """
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from packages.conftest import Built
+from packages.built import Built
 from packages.containers import Container, container
 from packages.device import INIT, UNIT, install, start_endpoint, start_receiver
 from packages.roots import root
@@ -20,7 +21,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.gnss.sources.machine import getty_remedy
 from telemetry_agent.lab.drive import Drive
 
-pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
 
 CONFIG = "/etc/telemetry-agent/config.toml"
 STATE = "/var/lib/telemetry-agent"
@@ -166,12 +167,11 @@ def the_service_hangs(device: Device) -> None:
 def the_config_was_wrong_at_the_start(device: Device) -> None:
     device.configured(more="nonsense")
     assert device.found("config")["verdict"] == "fail"
-    found = device.found("agent")
-    assert (found["verdict"], "last good config" in found["said"]) == ("fail", True), found
-    # The agent sees by itself that it is right again, in some seconds.
-    device.config.write_text(device.right)
-    device.type_commands(found["remedy"])
-    assert device.found("agent")["verdict"] == "pass"
+    was = device.config.stat()
+    device.config.write_text(device.config.read_text().replace("nonsense", "########"))
+    # With the size and the date of before: else the agent sees within 5 s that it is right again.
+    os.utime(device.config, ns=(was.st_atime_ns, was.st_mtime_ns))
+    device.remedied("agent", "last good config")
 
 
 @tries()

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from packages.conftest import PREVIOUS, Built
+from packages.built import PREVIOUS, Built
 from packages.containers import container
 from packages.device import (
     INIT,
@@ -23,7 +23,7 @@ from packages.device import (
 )
 from packages.roots import require, root
 
-pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
 
 
 BROUGHT = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from documents import blocks
-from packages.conftest import PREVIOUS, Built
+from packages.built import PREVIOUS, Built
 from packages.containers import Container, container
 from packages.device import (
     QUEUE,
@@ -19,7 +19,7 @@ from packages.device import (
 )
 from packages.roots import root
 
-pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
 
 
 def download(machine: Container, deb: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from documents import blocks
 from packages import device
-from packages.conftest import Built
+from packages.built import Built
 from packages.containers import Container, container
 from packages.device import (
     INIT,
@@ -22,7 +22,7 @@ from packages.device import (
 from packages.roots import root
 from processes import ROOT
 
-pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
 
 
 UNINSTALL = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import build_debs
 import pytest
-from packages.conftest import DATED, PREVIOUS, Built
+from packages.built import DATED, PREVIOUS, Built
 from packages.containers import Container, container
 from packages.device import (
     INIT,
@@ -26,7 +26,7 @@ from packages.roots import require, root
 from processes import ROOT
 from sbom import sbom
 
-pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
 KEY = "releases@example.com"
 SOURCE = "deb [signed-by=/root/apt/telemetry-agent.gpg] file:/root/apt {suite} main\n"
 

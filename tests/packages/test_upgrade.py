@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from ackqueue.older_files import OLDER, make_older
-from packages.conftest import PREVIOUS, Built
+from packages.built import PREVIOUS, Built
 from packages.containers import Container, container
 from packages.device import (
     INIT,
@@ -21,7 +21,7 @@ from packages.roots import root
 
 from telemetry_agent.snapshot import PROTOCOL
 
-pytestmark = pytest.mark.timeout(900)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
 
 NAMES = "SELECT stream, seq FROM fixes"
 
