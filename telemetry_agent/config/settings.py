@@ -93,7 +93,11 @@ class SamplingSettings(_Section):
 _NOT_BELOW_HOME = values.must(
     "be a full path: ~ is not replaced", lambda path: path.parts[:1] != ("~",)
 )
-_NAMES_A_FILE = values.must(f"be the path of a file, such as {QUEUE_PATH}", names_a_file)
+_NAMES_A_FILE = values.must(
+    f"be the path of a file, such as {QUEUE_PATH}",
+    names_a_file,
+    **{"not": {"pattern": r"^/*$|^\.?$|(^|/)\.\./*$|^~(/|$)"}},
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ class UploadSettings(_Section):
 
     headers: values.Headers = field(default_factory=dict)
     token_file: values.OptionalPath = None
-    username: str = ""
+    username: Annotated[str, values.Checks(str, {"pattern": "^[^:]*$"})] = ""
     password_file: values.OptionalPath = None
     ca_file: values.OptionalPath = None
     client_cert: values.OptionalPath = None
@@ -200,7 +204,9 @@ class PageSettings(_Section):
     map: values.OptionalPath = None
 
 
-_FULL_PATH = values.must("be the full path of a file, such as /sys/…", Path.is_absolute)
+_FULL_PATH = values.must(
+    "be the full path of a file, such as /sys/…", Path.is_absolute, pattern="^/"
+)
 
 
 @dataclass(frozen=True)
@@ -210,6 +216,9 @@ class ExtraFile(_Section):
     file: Annotated[values.FilePath, _FULL_PATH]
     scale: values.Number | None = None
     unit: str = ""
+
+
+_NAME = "[a-z][A-Za-z0-9_]{0,47}"
 
 
 def _attribute(value: object) -> object:
@@ -239,7 +248,7 @@ class ExtraSettings(_Section):
     def __post_init__(self) -> None:
         """Check that every server accepts the names."""
         for name in self.files:
-            if not re.fullmatch("[a-z][A-Za-z0-9_]{0,47}", name):
+            if not re.fullmatch(_NAME, name):
                 raise ValueError(
                     f"extra.{name}: a name (with its unit) is a lower-case letter, then letters, "
                     "digits and _, at most 48"
@@ -254,8 +263,11 @@ class ExtraSettings(_Section):
         cls, core: "CoreSchema", handler: "GetJsonSchemaHandler"
     ) -> dict[str, Any]:
         schema = handler.resolve_ref_schema(handler(core))
-        attributes = schema["properties"].pop("")
-        return schema | {"additionalProperties": attributes["additionalProperties"]}
+        attribute = schema["properties"].pop("")["additionalProperties"]
+        return schema | {
+            "propertyNames": {"pattern": f"^{_NAME}$"},
+            "additionalProperties": {"anyOf": [{"type": "string", "pattern": "^/"}, attribute]},
+        }
 
 
 @dataclass(frozen=True)
