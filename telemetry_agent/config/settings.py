@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
+from telemetry_agent.addresses import bracketed
 from telemetry_agent.config import values
 from telemetry_agent.config.files import QUEUE_PATH, names_a_file
 from telemetry_agent.errors import Advice
@@ -325,7 +326,9 @@ def shown(settings: Settings) -> dict[str, Any]:
             value = values.duration_text(value)
         elif path.endswith("_bytes"):
             value = values.size_text(value)
-        found[key_of(path)] = value
+        elif path in {"page.listen", "connectivity.probe"} and value is not None:
+            value = f"{bracketed(value[0])}:{value[1]}"
+        found[key_of(path)] = "" if value is None else value
     for name, one in settings.extra.attributes.items():
         parts = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
         found[f"extra.{name}"] = {key: value for key, value in parts.items() if value is not None}

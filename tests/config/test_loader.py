@@ -10,7 +10,7 @@ from typing import Any, get_args
 import jsonschema_rs
 import pytest
 
-from telemetry_agent import __version__
+from telemetry_agent import __version__, cli
 from telemetry_agent.config import last_good, loader, subprocess_loader
 from telemetry_agent.config.settings import LoadedConfig, known_keys, shown
 from telemetry_agent.daemon.delivery import build_credentials
@@ -385,6 +385,17 @@ def test_the_device_may_hold_facts_of_the_machine(
     monkeypatch.setattr("socket.gethostname", lambda: "gw-3")
     text = MINIMAL.replace("van-07", "fleet-{hostname}")
     assert loader.load(write(tmp_path / "c.toml", text)).settings.device == "fleet-gw-3"
+
+
+def test_what_is_shown_can_be_written_into_a_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '[page]\nlisten = "[::1]:8077"\n[connectivity]\nprobe = "example.com:443"\n'
+    first = write(tmp_path / "first.toml", MINIMAL + text)
+    with pytest.raises(SystemExit):
+        cli.main(["config", "show", "--config", str(first)])
+    second = write(tmp_path / "second.toml", capsys.readouterr().out)
+    assert loader.load(second).settings == loader.load(first).settings
 
 
 def test_settings_are_frozen(tmp_path: Path) -> None:
