@@ -178,7 +178,7 @@ def _purge() -> None:
 def _undelivered() -> str:
     """How many fixes wait; a process of its own looks, as it becomes the queue's owner for good."""
     if not QUEUE_PATH.exists():
-        return "no queue"
+        return counted(0, "undelivered fix")
     argv = [sys.executable, "-P", "-m", "telemetry_agent", "queue", "stats", "--json"]
     environment = os.environ | {"TELEMETRY_AGENT_QUEUE__PATH": str(QUEUE_PATH)}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
