@@ -29,6 +29,12 @@ def in_shell(*paths: object) -> str:
     return shlex.join(map(str, paths))
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """``1 fix``, ``12,346 fixes``; with ``several`` also ``1 fix waits``, ``2 fixes wait``."""
+    several = several or one + ("es" if one.endswith("x") else "s")
+    return f"{number:,} {one if number == 1 else several}"
+
+
 class Advice(NamedTuple):
     """What is wrong, and what to do about it."""
 

@@ -15,6 +15,8 @@ from telemetry_agent.small_files import answered, read_small_file
 MASK = "***"
 CUT = "…"
 """At the end of a text that was cut."""
+SERVICE_CREDENTIALS = Path("/run/credentials/telemetry-agent.service")
+"""Where systemd puts the service's credentials while it runs."""
 _SHORTEST_SECRET = 4  # masking "a" would hide the text, not the secret
 
 _SECRET_NAME = re.compile(
@@ -55,6 +57,12 @@ def read_secret(key: str, path: Path) -> str:
     if not text.isprintable():
         raise ConfigError(f"{key}: {path} must contain one line of printable characters")
     return text
+
+
+def see_service_credentials() -> None:
+    """Look at the service's credentials, which systemd names only to the service itself."""
+    if os.access(SERVICE_CREDENTIALS, os.X_OK):  # root may read them
+        os.environ.setdefault("CREDENTIALS_DIRECTORY", str(SERVICE_CREDENTIALS))
 
 
 def credential(name: str) -> Path | None:

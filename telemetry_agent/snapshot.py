@@ -31,6 +31,9 @@ def other_protocol(version: object) -> str | None:
     )
 
 
+_TOO_LARGE = 1 << 63
+"""No number of a snapshot reaches it."""
+
 Counts = Mapping[str, int]
 T = TypeVar("T")
 
@@ -210,9 +213,11 @@ def _fitting(hint: Any, value: object) -> object:  # noqa: PLR0911 - one for eac
         return tuple(read(get_args(hint)[0], one) for one in listed)
     if is_dataclass(hint):
         return read(hint, value)  # type: ignore[arg-type]
-    if hint is float:
-        return float(value) if type(value) in {int, float} else None  # type: ignore[arg-type]
+    if hint in {int, float}:
+        is_number = isinstance(value, int | hint) and not isinstance(value, bool)
+        # Neither infinite nor NaN, which JSON of another program may carry.
+        return hint(value) if is_number and abs(value) < _TOO_LARGE else None  # type: ignore[arg-type]
     if origin is not None:  # counts by reason
         mapping = value if isinstance(value, Mapping) else {}
-        return {key: count for key, count in mapping.items() if type(count) is int}
+        return {key: count for key, count in mapping.items() if _fitting(int, count) is not None}
     return value if type(value) is hint else None

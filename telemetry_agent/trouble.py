@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 
 from telemetry_agent.clock import Clock
+from telemetry_agent.errors import counted
 
 _REPORTS_MAX = 10.0
 _REPORTS_PER_S = 1 / 3600
@@ -74,13 +75,13 @@ class Trouble:
         if not self._end_is_due:
             self._unreported += 1
             return
-        before = f"; {self._unreported} short ones before" if self._unreported else ""
+        before = counted(self._unreported, "short one")
         self._log.info(
             "%s after %.0f s (failures: %d%s)",
             text,
             lasted_s,
             self.failures,
-            before,
+            f"; {before} before" if self._unreported else "",
             extra={"fields": {"COUNT": self.failures, **(fields or {})}},
         )
         self._reported.clear()

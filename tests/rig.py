@@ -12,6 +12,7 @@ from processes import Running, agent
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.stats import QueueStats
+from telemetry_agent.errors import counted
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator
 
@@ -69,7 +70,7 @@ def record_backlog(folder: Path, fixes: int) -> None:
     recording.write_bytes(b"".join(drive.epoch(i) for i in range(fixes)))
     config = write_config(folder, f"file://{recording}", "http://127.0.0.1:9/")
     with started(config) as agent:
-        agent.wait_for_line(f"replayed {fixes} fixes", 60 + fixes / 50)
+        agent.wait_for_line(f"replayed {counted(fixes, 'fix', 'fixes')}", 60 + fixes / 50)
         assert agent.end() == 0
     recording.unlink()
 

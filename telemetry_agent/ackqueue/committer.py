@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 _TIDY_EVERY_S = 300.0
 """Deleting costs a transaction: at one fix a second this makes it 300 fixes each."""
 
+_FIRST_TIDY_S = 10.0
+"""After the first fix by which an age can be measured: a receiver may still correct its date."""
+
 _LOOK_EVERY_S = 8.0
 """How often to check that the files are in their place: a deleted file ends with the process."""
 
@@ -29,6 +32,7 @@ class Committer(Task):
         self.bell = Bell()
         self._queue = queue
         self._tidy_at_s = self._look_at_s = 0.0
+        self._knows_ages = False
         clock = queue.shared.clock
         self._place, self._room, self._tidiness = (Trouble(log, clock) for _ in range(3))
         queue.watch(self.bell.ring)
@@ -45,6 +49,9 @@ class Committer(Task):
             self._try(self._queue.stay_in_place, self._place, "kept in its place")
         if self._try(self._queue.make_room, self._room, "kept within its limits"):
             return 0
+        if not self._knows_ages and self._queue.shared.latest_ms is not None:
+            self._knows_ages = True
+            self._tidy_at_s = min(self._tidy_at_s, now_s + _FIRST_TIDY_S)
         if self._tidy_at_s <= now_s:
             more = self._try(self._queue.tidy, self._tidiness, "tidied up")
             self._tidy_at_s = now_s if more else now_s + _TIDY_EVERY_S

@@ -30,7 +30,7 @@ from telemetry_agent.ackqueue.row_states import NOT_RECORDED
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import Backlog
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import StorageError
+from telemetry_agent.errors import StorageError, counted
 from telemetry_agent.model import Batch, Fix, Record
 
 _FRESH_S = 1.0
@@ -223,7 +223,7 @@ class AckQueue:
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
         """Make one batch two: its first ``at`` fixes, and the rest."""
         if not 0 < at < len(batch.records):
-            raise ValueError(f"a batch of {len(batch.records)} fixes cannot be split at {at}")
+            raise ValueError(f"a batch of length {len(batch.records)} cannot be split at {at}")
         first, second = self._change(lambda ledger: ledger.split(batch, at), written=False)
         return (
             replace(batch, lease=first, records=batch.records[:at]),
@@ -370,8 +370,8 @@ def _close(shared: SharedState) -> None:
         refusal = shared.write(at_once=True) if shared.used else None
         shared.close()
     if refusal is not None:
-        lost = shared.writer.uncommitted
-        raise StorageError(f"{refusal}; {lost} fixes that waited in memory are lost")
+        lost = counted(shared.writer.uncommitted, "fix is lost", "fixes are lost")
+        raise StorageError(f"{refusal}; {lost}, which waited in memory")
 
 
 def _end(shared: SharedState, pid: int) -> None:

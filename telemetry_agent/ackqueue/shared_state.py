@@ -36,7 +36,7 @@ from telemetry_agent.ackqueue.queue_file import QueueFile
 from telemetry_agent.ackqueue.ranges import ABOVE_ALL, runs
 from telemetry_agent.ackqueue.row_states import DAMAGED
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import StorageError
+from telemetry_agent.errors import StorageError, counted
 from telemetry_agent.model import Fix, Record
 from telemetry_agent.tasks import FairLock, give_way
 
@@ -291,7 +291,8 @@ class SharedState:
         Raises:
             UnusableError: Always; the file was set aside.
         """
-        error = UnusableError(f"the queue {self.path} is damaged: {count} rows are missing")
+        missing = counted(count, "row is missing", "rows are missing")
+        error = UnusableError(f"the queue {self.path} is damaged: {missing}")
         self.writer.report(self.replace(error))
         raise error
 
@@ -301,9 +302,9 @@ class SharedState:
         with self.lock:
             self.ledger.lose(runs(rows), DAMAGED)
         log.error(
-            "the queue %s: %d fixes are damaged and cannot be sent (rows %d to %d)",
+            "the queue %s: %s damaged and cannot be sent (rows %d to %d)",
             self.path,
-            len(rows),
+            counted(len(rows), "fix is", "fixes are"),
             rows[0],
             rows[-1],
         )

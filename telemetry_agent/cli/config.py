@@ -11,6 +11,7 @@ from telemetry_agent.config.files import STATE_DIRECTORY
 from telemetry_agent.config.settings import shown
 from telemetry_agent.daemon.ownership import become_owner
 from telemetry_agent.errors import StorageError
+from telemetry_agent.secrecy import see_service_credentials
 
 
 @click.group()
@@ -43,6 +44,7 @@ def show(config_path: Path | None, as_json: bool) -> None:
 @report_options
 def check(config_path: Path | None, as_json: bool) -> None:
     """Check the config. If it is invalid, print the reason and exit with status 78."""
+    see_service_credentials()
     loaded = loader.load(config_path)
     for note in loaded.notes:
         say(note)

@@ -9,7 +9,7 @@ from io import FileIO
 import click
 
 from telemetry_agent.cli.options import day
-from telemetry_agent.errors import SourceError
+from telemetry_agent.errors import SourceError, counted
 from telemetry_agent.fields import fix_json
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.diagnosis import diagnosis
@@ -61,16 +61,16 @@ def command(*, file: str, stats: bool, fix_rollover: bool, date: datetime | None
     fixes += _write(sampler, decoder.finish())
     why = _why_nothing(decoder, begin) if begin and not fixes else None
     if stats:
-        counted: dict[str, object] = {
+        summary: dict[str, object] = {
             "sentences": decoder.sentences,
             "fixes": fixes,
             "rejected": dict(sorted(decoder.counts.items())),
         }
         if why:
-            counted["reason"], counted["why"] = why
+            summary["reason"], summary["why"] = why
         if decoder.notices:
-            counted["notices"] = decoder.notices
-        click.echo(json.dumps(counted), err=True)
+            summary["notices"] = decoder.notices
+        click.echo(json.dumps(summary), err=True)
     elif why:
         click.echo(why[1], err=True)
 
@@ -80,7 +80,8 @@ def _why_nothing(decoder: Decoder, begin: bytes) -> tuple[str, str] | None:
     if found := decoder.diagnosis:
         said = str(found)
         if dateless := decoder.counts["no-date"]:
-            said = f"{dateless} positions left out: {found.message}: {_DATE}"
+            left_out = counted(dateless, "position left out", "positions left out")
+            said = f"{left_out}: {found.message}: {_DATE}"
         return found.reason, said
     if decoder.sentences:
         return None

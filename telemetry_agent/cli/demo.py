@@ -27,7 +27,7 @@ from telemetry_agent.config.settings import (
 )
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.daemon.status import pending
-from telemetry_agent.errors import AgentError
+from telemetry_agent.errors import AgentError, counted
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint, Fault
 from telemetry_agent.lab.simulator import Simulator
@@ -253,10 +253,13 @@ def _summary(
     missing = sent - len(arrived)
     # After a second Ctrl-C some pending fixes may have arrived without an answer.
     if waiting and missing <= waiting and sent == delivered + waiting and not twice:
-        status, how = 1, f": {waiting} still wait on the disk, none is lost."
+        status, how = (
+            1,
+            f": {counted(waiting, 'still waits', 'still wait')} on the disk, none is lost.",
+        )
     elif missing or twice:
-        status, how = 1, f": {missing} are missing, {twice} arrived twice."
+        status, how = 1, f": {counted(missing, 'is', 'are')} missing, {twice:,} arrived twice."
     else:
         status, how = 0, ", and each arrived exactly once. None was lost."
-    click.echo(f"{sent} positions were sent{how}")
+    click.echo(f"{counted(sent, 'position was sent', 'positions were sent')}{how}")
     return status

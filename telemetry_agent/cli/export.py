@@ -23,7 +23,7 @@ from telemetry_agent.cli.options import (
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.daemon.ownership import root_again
-from telemetry_agent.errors import StorageError
+from telemetry_agent.errors import StorageError, counted
 from telemetry_agent.export import FORMATS, file_name
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
@@ -110,7 +110,7 @@ def command(
             show(total=answer["stored"], completed=answer["read"])
             fixes = answer["fixes"]
     if output is not None:
-        click.echo(f"{fixes:,} fixes are in {output}")
+        click.echo(f"{counted(fixes, 'fix is', 'fixes are')} in {output}")
     elif not fixes:
         click.echo(f"the queue has no fix{' of that time' if since or until else ''}", err=True)
 

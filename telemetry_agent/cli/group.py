@@ -9,6 +9,7 @@ import click
 
 from telemetry_agent import __version__
 from telemetry_agent.cli import INTERRUPTED, PROGRAM
+from telemetry_agent.errors import AgentError
 
 
 class _LazyGroup(click.Group):
@@ -66,7 +67,8 @@ class _LazyGroup(click.Group):
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Record GNSS positions and deliver every one of them."""
-    if os.environ.get("NO_COLOR"):  # https://no-color.org; click does not know it
+    # https://no-color.org; click knows neither.
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         ctx.color = False
 
 
@@ -84,3 +86,12 @@ def run(args: list[str]) -> Any:
         end = "" if text.endswith((".", "?")) else "."
         click.echo(text if is_help else f"{PROGRAM}: {text}{end} See '{path} --help'.", err=True)
         sys.exit(error.exit_code)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        from telemetry_agent.daemon import client  # noqa: PLC0415 - many commands do not ask
+
+        if not client.answered or isinstance(error, UnicodeError):  # ``main`` reports that
+            raise
+        raise AgentError(
+            f"this command does not understand the agent's answer: {error!r}",
+            "restart the service, so that both have one version",
+        ) from error

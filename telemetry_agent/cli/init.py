@@ -22,7 +22,14 @@ from telemetry_agent.doctor.findings import Check, run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
 from telemetry_agent.doctor.reception import Patience, Reception
 from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
-from telemetry_agent.errors import AgentError, ConfigError, SourceError, UsageError, in_shell
+from telemetry_agent.errors import (
+    AgentError,
+    ConfigError,
+    SourceError,
+    UsageError,
+    counted,
+    in_shell,
+)
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.small_files import read_small_file
@@ -238,7 +245,7 @@ def _listen(path: Path, baud: int | None) -> int | None:
     speed = f" at {source.baud} baud" if source.baud else ""
     if (fix := heard.fix) is not None:
         place = f"{fix.lat_e9 / 1e9:.5f}, {fix.lon_e9 / 1e9:.5f}"
-        click.echo(f"  {fix.mode}D fix{speed}: {place}, {fix.sats or 0} satellites")
+        click.echo(f"  {fix.mode}D fix{speed}: {place}, {counted(fix.sats or 0, 'satellite')}")
     elif heard.bytes_by_type:
         click.echo(f"  it sends NMEA{speed} and has no fix yet; under open sky that takes a minute")
     else:

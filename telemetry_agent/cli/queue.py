@@ -20,7 +20,7 @@ from telemetry_agent.cli.options import (
 )
 from telemetry_agent.config import loader
 from telemetry_agent.daemon import client
-from telemetry_agent.errors import AgentError, StorageError
+from telemetry_agent.errors import AgentError, StorageError, counted
 from telemetry_agent.fields import rfc3339
 
 _STATES = ("ready", "unack", "acked", "ack_failed")
@@ -57,10 +57,12 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
         return
     oldest_ms = counts.pop("oldest_pending_ms", None)
     for name, value in counts.items():
-        by_reason = isinstance(value, dict)
-        for text in [f"{n}: {why}" for why, n in value.items()] or ["0"] if by_reason else [value]:
+        texts = [("no", "yes")[value] if isinstance(value, bool) else value]
+        if isinstance(value, dict):
+            texts = [f"{n}: {why}" for why, n in value.items()] or ["0"]
+        for text in texts:
             click.echo(f"{name:<18} {text}")
-    if oldest_ms is not None:
+    if oldest_ms is not None:  # the last line: an agent of another version may give another kind
         click.echo(f"{'oldest_pending':<18} {rfc3339(oldest_ms)}")
 
 
@@ -139,7 +141,8 @@ def discard(
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("Without a terminal, --yes is needed.")
-        what = "all dead letters" if everything else f"{len(names)} dead letters"
+        named = counted(len(which.get("names", ())), "dead letter")
+        what = "all dead letters" if everything else named
         click.confirm(f"Delete {what} for good?", abort=True, err=True)
     _change(config_path, "discard", "discarded", which, as_json=as_json)
 
@@ -161,7 +164,7 @@ def _change(
     config_path: Path | None, act: str, done: str, which: dict[str, Any], *, as_json: bool
 ) -> None:
     (answer,) = ask(config_path, {"ask": f"queue {act}", **which})
-    click.echo(json.dumps(answer) if as_json else f"{answer[done]} fixes {done}")
+    click.echo(json.dumps(answer) if as_json else f"{counted(answer[done], 'fix')} {done}")
     missing = len(which.get("names", ())) - answer[done]
     if missing > 0:
         raise AgentError(f"dead letters not found: {missing} of these names")
@@ -197,7 +200,8 @@ def resend(
         raise click.UsageError("Give --since, or --stream with --from and --to.")
     question = {"ask": "queue resend", **since, **until, **(names if given else {})}
     (answer,) = ask(config_path, question)
-    click.echo(json.dumps(answer) if as_json else f"{answer['resent']} fixes are sent again")
+    said = counted(answer["resent"], "fix is sent again", "fixes are sent again")
+    click.echo(json.dumps(answer) if as_json else said)
 
 
 @command.command()
@@ -233,6 +237,6 @@ def _findings(report: dict[str, Any]) -> Iterator[str]:
         )
         yield f"marks:     {report['damaged_marks']:,} damaged"
     for file in report["set_aside"]:
-        yield f"set aside: {file['file']}, {file['bytes']:,} bytes, {file['state']}"
+        yield f"set aside: {file['file']}, {counted(file['bytes'], 'byte')}, {file['state']}"
     for loss in report["lost"]:
         yield f"lost:      {described(loss)}"

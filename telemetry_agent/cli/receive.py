@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.errors import StorageError
+from telemetry_agent.errors import StorageError, counted
 from telemetry_agent.lab.endpoint import Endpoint, Fault, Tokens
 from telemetry_agent.lab.endpoint.audit import lines
 from telemetry_agent.lab.endpoint.database import FixDatabase
@@ -76,6 +76,8 @@ def command(
     """
     if audit:
         return _audit(db, as_json=as_json)
+    if as_json:
+        raise click.UsageError("--json needs --audit.")
     # Before any thread starts, so that all of them leave these signals to sigwait.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     faults = [Fault.parse(pattern) for pattern in patterns]
@@ -85,8 +87,9 @@ def command(
         signal.sigwait(_STOPS)
         seen = endpoint.counters
         click.echo(
-            f"{endpoint.count()} fixes in {db}: {seen['stored']} new, {seen['known']} came again, "
-            f"{seen['rejected']} rejected; {seen['failed']} requests failed by faults",
+            f"{counted(endpoint.count(), 'fix')} in {db}: {seen['stored']:,} new, "
+            f"{seen['known']:,} came again, {seen['rejected']:,} rejected; "
+            f"{counted(seen['failed'], 'request')} failed by faults",
             err=True,
         )
         for report in endpoint.agents():

@@ -19,7 +19,7 @@ import click
 
 from telemetry_agent.config.files import DEFAULT_PATHS, QUEUE_PATH, STATE_DIRECTORY
 from telemetry_agent.doctor.permissions import HIDDEN
-from telemetry_agent.errors import AgentError, UsageError
+from telemetry_agent.errors import AgentError, UsageError, counted
 
 UNIT = "telemetry-agent.service"
 _NAME = "telemetry-agent"
@@ -162,7 +162,7 @@ def has_systemd() -> bool:
 
 
 def _purge() -> None:
-    click.echo(f"deleting {STATE_DIRECTORY} with {_undelivered()} undelivered fixes, and {_CONFIG}")
+    click.echo(f"deleting {STATE_DIRECTORY} with {_undelivered()}, and {_CONFIG}")
     for folder in (STATE_DIRECTORY, _CONFIG, Path(f"/etc/systemd/system/{UNIT}.d")):
         if folder.is_symlink():
             folder.unlink()
@@ -178,14 +178,14 @@ def _purge() -> None:
 def _undelivered() -> str:
     """How many fixes wait; a process of its own looks, as it becomes the queue's owner for good."""
     if not QUEUE_PATH.exists():
-        return "0"
+        return counted(0, "undelivered fix")
     argv = [sys.executable, "-P", "-m", "telemetry_agent", "queue", "stats", "--json"]
     environment = os.environ | {"TELEMETRY_AGENT_QUEUE__PATH": str(QUEUE_PATH)}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
     if done.returncode:
-        return "an unknown number of"
+        return "an unknown number of undelivered fixes"
     stats = json.loads(done.stdout)
-    return str(stats["ready"] + stats["unack"])
+    return counted(stats["ready"] + stats["unack"], "undelivered fix")
 
 
 def _remove_link() -> None:

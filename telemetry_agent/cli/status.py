@@ -15,7 +15,7 @@ from telemetry_agent.clock import span
 from telemetry_agent.config.files import queue_path
 from telemetry_agent.daemon import client
 from telemetry_agent.disks import size
-from telemetry_agent.errors import AgentError, QueueLockedError
+from telemetry_agent.errors import AgentError, QueueLockedError, counted
 from telemetry_agent.snapshot import (
     AtRest,
     Counts,
@@ -36,7 +36,8 @@ _WITH_POSITION = {"2d", "3d"}
 @click.option(
     "--watch",
     is_flag=True,
-    help="Refresh every second until Ctrl-C. Without a terminal, print one line per update.",
+    help="Refresh every second until Ctrl-C. Without a terminal, or on one that cannot move the "
+    "cursor, print one line per update.",
 )
 def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
     """Show the state of the running agent: its receiver, its uploads, its queue.
@@ -109,7 +110,7 @@ def _watch(path: Path | None, *, as_json: bool) -> None:
         return AtRest()
 
     tick = threading.Event()
-    if as_json or not sys.stdout.isatty():
+    if as_json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         while True:
             click.echo(_text(view(), "; ", in_json=as_json))
             tick.wait(_WATCH_EVERY_S)
@@ -166,7 +167,7 @@ def _receiver(receiver: ReceiverView) -> str:
     if has_position:
         said = [f"{receiver.state} fix"]
         if receiver.sats is not None:
-            said.append(f"{receiver.sats} satellites")
+            said.append(counted(receiver.sats, "satellite"))
         if receiver.quality not in {None, "gps"}:
             said.append(str(receiver.quality))
         if receiver.hdop is not None:
@@ -216,7 +217,8 @@ def _upload(upload: UploadView) -> str:
     if upload.last_delivery_s is not None:
         text += f", last {span(upload.last_delivery_s)} ago"
     if upload.unknown_names:
-        text += f"; {upload.unknown_names:,} fixes named in answers that were not in the request"
+        unknown = counted(upload.unknown_names, "fix")
+        text += f"; {unknown} named in answers that were not in the request"
     if upload.state == "ok" and upload.last_error is not None:
         text += f"; last error {span(upload.last_error_s or 0.0)} ago: {upload.last_error}"
     return f"{text}; {size(upload.sent_bytes_24h)} sent in 24 h ({upload.host})"
@@ -228,7 +230,7 @@ def _queue(queue: QueueView) -> str:
         text += f", oldest from {queue.oldest_pending}"
     dead = sum(queue.dead_letters.values())
     lost = sum(queue.lost.values())
-    text += f"; {dead:,} dead letters" if dead else ""
+    text += f"; {counted(dead, 'dead letter')}" if dead else ""
     text += f"; {lost:,} lost" if lost else "; nothing lost"
     text += "; full" if queue.full else ""
     text += "; more is carried over from a damaged file" if queue.carrying_over else ""

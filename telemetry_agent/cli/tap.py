@@ -11,7 +11,7 @@ import click
 from telemetry_agent.cli.options import duration, report_options, say
 from telemetry_agent.config import loader
 from telemetry_agent.daemon import client
-from telemetry_agent.errors import AgentError
+from telemetry_agent.errors import AgentError, counted
 
 _LINE_MAX = 4096  # a binary protocol has no lines
 
@@ -44,9 +44,8 @@ def _lines(answers: Iterator[dict[str, Any]]) -> Iterator[str]:
         if "state" in answer:
             click.echo(f"tap: {answer['source']}: {answer['state']}", err=True)
         if "dropped_bytes" in answer:
-            click.echo(
-                f"tap: reading too slowly, {answer['dropped_bytes']} bytes left out", err=True
-            )
+            dropped = counted(answer["dropped_bytes"], "byte is", "bytes are")
+            click.echo(f"tap: reading too slowly, {dropped} left out", err=True)
         *whole, begun = (begun + answer.get("raw", "")).split("\n")
         yield from (f"{line}\n" for line in whole)
         if len(begun) > _LINE_MAX:

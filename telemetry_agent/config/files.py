@@ -92,7 +92,9 @@ def _exists(path: Path) -> bool:
 
 def _overrides(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".toml")
+        # Not hidden files, as in a shell: an editor's lock, the metadata of another system.
+        files = (file for file in folder.iterdir() if not file.name.startswith("."))
+        return sorted(file for file in files if file.suffix == ".toml")
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

@@ -25,7 +25,7 @@ from telemetry_agent.config.files import ENVIRONMENT_PREFIX, merge, parsed, text
 from telemetry_agent.config.settings import ExtraSettings, LoadedConfig, Settings, known_keys
 from telemetry_agent.config.values import SHARED_NAMES, Checks
 from telemetry_agent.errors import ConfigError, UnreadableConfigError
-from telemetry_agent.secrecy import masked_url
+from telemetry_agent.secrecy import credential, masked_url
 
 
 def _attributes_below(section: object) -> object:
@@ -112,6 +112,9 @@ def load_texts(
         raise UnreadableConfigError(
             f"the config {' and '.join(files)} is empty", "`sudo telemetry-agent init` writes one"
         )
+    # pydantic-settings takes [Queue] for [queue] or drops it, and _env_file for its own option.
+    for key in sorted(values.keys() - _MODEL.model_fields.keys()):
+        raise ConfigError(f"config: {key}{_not_a_key(key)}{_layer(key, origins)}")
     try:
         settings = Settings(**dict(_MODEL(**values)))
     except ValidationError as error:
@@ -120,6 +123,12 @@ def load_texts(
         notes.append(
             f"the device is called {settings.device}, as many others are, and an endpoint cannot "
             'tell them apart: set device = "…", or change the hostname'
+        )
+    names = {name.lower() for name in settings.upload.headers}
+    if "authorization" in names and (token := credential("token")) is not None:
+        notes.append(
+            f"the credential {token} is sent, and not the Authorization header of upload.headers: "
+            "remove one of them"
         )
     return LoadedConfig(settings, files, origins, tuple(notes))
 
@@ -173,8 +182,8 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
         reason += "; `sudo telemetry-agent init` knows the format of each kind of server"
     if kind == "missing":
         text = f" is missing: set it below [{key.rpartition('.')[0]}]"
-    elif kind in {"extra_forbidden", "unexpected_keyword_argument"}:
-        text = f" is not a key of the config{_suggestion(key)}"
+    elif kind == "unexpected_keyword_argument":
+        text = _not_a_key(key)
     elif place[:2] == ("upload", "headers") or (isinstance(value, dict) and key in known_keys()):
         text = f": {reason}"  # the value may be a secret
     elif isinstance(value, dict):
@@ -182,21 +191,25 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
         text = reason.removeprefix(key)
     else:
         text = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
+    more = f" (and {len(others)} more)" if others else ""
+    return ConfigError(f"config: {key}{text}{_layer(key, origins)}{more}")
+
+
+def _layer(key: str, origins: Mapping[str, str]) -> str:
     # An unknown table has no origin of its own, but its keys have.
     origin = next((origins[one] for one in origins if f"{one}.".startswith(f"{key}.")), "")
-    layer = f" [{origin}]" if origin else ""
-    more = f" (and {len(others)} more)" if others else ""
-    return ConfigError(f"config: {key}{text}{layer}{more}")
+    return f" [{origin}]" if origin else ""
 
 
-def _suggestion(key: str) -> str:
+def _not_a_key(key: str) -> str:
     known, name = known_keys(), key.rpartition(".")[2]
     close = [one for one in known if one.endswith(f".{name}")]  # the right key in another table
     if not close and name == key:
-        near = difflib.get_close_matches(key, _MODEL.model_fields, n=1)
+        near = difflib.get_close_matches(key.lower(), _MODEL.model_fields, n=1)
         close = [one if one in known else f"[{one}]" for one in near]
     close = close or difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    suggestion = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f" is not a key of the config{suggestion}"
 
 
 def json_schema() -> dict[str, Any]:

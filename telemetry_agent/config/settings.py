@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
+from telemetry_agent.addresses import bracketed
 from telemetry_agent.config import values
 from telemetry_agent.config.files import QUEUE_PATH, names_a_file
 from telemetry_agent.errors import Advice
@@ -93,7 +94,11 @@ class SamplingSettings(_Section):
 _NOT_BELOW_HOME = values.must(
     "be a full path: ~ is not replaced", lambda path: path.parts[:1] != ("~",)
 )
-_NAMES_A_FILE = values.must(f"be the path of a file, such as {QUEUE_PATH}", names_a_file)
+_NAMES_A_FILE = values.must(
+    f"be the path of a file, such as {QUEUE_PATH}",
+    names_a_file,
+    **{"not": {"pattern": r"^/*$|^\.?$|(^|/)\.\./*$|^~(/|$)"}},
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class UploadSettings(_Section):
 
     headers: values.Headers = field(default_factory=dict)
     token_file: values.OptionalPath = None
-    username: str = ""
+    username: Annotated[str, values.Checks(str, {"pattern": "^[^:]*$"})] = ""
     password_file: values.OptionalPath = None
     ca_file: values.OptionalPath = None
     client_cert: values.OptionalPath = None
@@ -200,7 +205,9 @@ class PageSettings(_Section):
     map: values.OptionalPath = None
 
 
-_FULL_PATH = values.must("be the full path of a file, such as /sys/…", Path.is_absolute)
+_FULL_PATH = values.must(
+    "be the full path of a file, such as /sys/…", Path.is_absolute, pattern="^/"
+)
 
 
 @dataclass(frozen=True)
@@ -210,6 +217,9 @@ class ExtraFile(_Section):
     file: Annotated[values.FilePath, _FULL_PATH]
     scale: values.Number | None = None
     unit: str = ""
+
+
+_NAME = "[a-z][A-Za-z0-9_]{0,47}"
 
 
 def _attribute(value: object) -> object:
@@ -239,7 +249,7 @@ class ExtraSettings(_Section):
     def __post_init__(self) -> None:
         """Check that every server accepts the names."""
         for name in self.files:
-            if not re.fullmatch("[a-z][A-Za-z0-9_]{0,47}", name):
+            if not re.fullmatch(_NAME, name):
                 raise ValueError(
                     f"extra.{name}: a name (with its unit) is a lower-case letter, then letters, "
                     "digits and _, at most 48"
@@ -254,8 +264,11 @@ class ExtraSettings(_Section):
         cls, core: "CoreSchema", handler: "GetJsonSchemaHandler"
     ) -> dict[str, Any]:
         schema = handler.resolve_ref_schema(handler(core))
-        attributes = schema["properties"].pop("")
-        return schema | {"additionalProperties": attributes["additionalProperties"]}
+        attribute = schema["properties"].pop("")["additionalProperties"]
+        return schema | {
+            "propertyNames": {"pattern": f"^{_NAME}$"},
+            "additionalProperties": {"anyOf": [{"type": "string", "pattern": "^/"}, attribute]},
+        }
 
 
 @dataclass(frozen=True)
@@ -313,7 +326,9 @@ def shown(settings: Settings) -> dict[str, Any]:
             value = values.duration_text(value)
         elif path.endswith("_bytes"):
             value = values.size_text(value)
-        found[key_of(path)] = value
+        elif path in {"page.listen", "connectivity.probe"} and value is not None:
+            value = f"{bracketed(value[0])}:{value[1]}"
+        found[key_of(path)] = "" if value is None else value
     for name, one in settings.extra.attributes.items():
         parts = {"file": str(one.file), "scale": one.scale, "unit": one.unit or None}
         found[f"extra.{name}"] = {key: value for key, value in parts.items() if value is not None}

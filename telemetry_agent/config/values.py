@@ -77,7 +77,7 @@ def _schema(number: str, text: re.Pattern[str]) -> dict[str, Any]:
 
 _DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_ALLOWED = 'a duration such as "250ms", "30s", "5min", "2h", "7d", or a number of seconds'
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|d)?")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h|d)?")
 
 
 def duration_s(value: object) -> float:
@@ -102,11 +102,13 @@ def duration_text(seconds: float) -> str:
 
 
 Duration = Annotated[float, Checks(duration_s, _schema("number", _DURATION), reads=True)]
-PositiveDuration = Annotated[Duration, must("be longer than 0", lambda s: s > 0)]
+_NONE = {"type": "string", "pattern": r"^[0.]+\s*[a-z]*$"}
+_LONGER = must("be longer than 0", lambda s: s > 0, **{"not": {"anyOf": [{"const": 0}, _NONE]}})
+PositiveDuration = Annotated[Duration, _LONGER]
 
 
 _SIZE_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_SIZE = re.compile(r"(\d+)\s*(KiB|MiB|GiB)?")
+_SIZE = re.compile(r"([0-9]+)\s*(KiB|MiB|GiB)?")
 
 
 def _size_bytes(value: object) -> int:
@@ -125,7 +127,12 @@ def size_text(count: int) -> object:
 
 
 Size = Annotated[int, Checks(_size_bytes, _schema("integer", _SIZE), reads=True)]
-QueueSize = Annotated[Size, must("be at least 1MiB", lambda size: size >= 1 << 20)]
+_SMALL = [
+    {"type": "integer", "exclusiveMaximum": 1 << 20},
+    {"type": "string", "pattern": r"^([0-9]{1,6}|[0-9]{1,3}\s*KiB|0+\s*[MG]iB)$"},
+]
+_LARGE = must("be at least 1MiB", lambda size: size >= 1 << 20, **{"not": {"anyOf": _SMALL}})
+QueueSize = Annotated[Size, _LARGE]
 
 
 def _at_least(least: int) -> Checks:
@@ -179,7 +186,8 @@ def _device_name(value: str) -> str:
     return name
 
 
-DeviceName = Annotated[str, Checks(_device_name)]
+_DEVICE = r"^(?=.*\S)([^{\x00-\x1f]|\{(hostname|serial|machine-id)\})*$"
+DeviceName = Annotated[str, Checks(_device_name, {"pattern": _DEVICE})]
 
 _SOURCES = (
     "auto, a device such as /dev/serial/by-id/…, gpsd://HOST:PORT, tcp://HOST:PORT, "
@@ -217,7 +225,11 @@ def _source(value: str) -> str:
     raise ValueError(f"must be {_SOURCES}")
 
 
-SourceName = Annotated[str, _NO_NUL, Checks(_source)]
+_SOURCE = (
+    r"^(auto|(file://)?/.*\S|gpsd://[^/?#@\s]+|tcp://[^/?#@:\s][^/?#@\s]*:[0-9]{1,5}"
+    r"|udp://[^/?#@\s]*:[0-9]{1,5}(\?[^#\s]+)?)$"
+)
+SourceName = Annotated[str, _NO_NUL, Checks(_source, {"pattern": _SOURCE})]
 
 
 def _baud(value: object) -> object:
@@ -228,7 +240,8 @@ def _baud(value: object) -> object:
     return value
 
 
-Baud = Annotated[int | Literal["auto"], Checks(_baud, reads=True)]
+_BAUDS = {"enum": ["auto", *sorted(BAUD_RATES)]}
+Baud = Annotated[int | Literal["auto"], Checks(_baud, _BAUDS, reads=True)]
 
 
 def _command(value: str) -> str:
@@ -236,7 +249,8 @@ def _command(value: str) -> str:
     return value
 
 
-ReceiverCommands = tuple[Annotated[str, Checks(_command)], ...]
+_COMMAND = {"pattern": r"^(\s*\$.+|ubx:[0-9A-Fa-f\s]+)$"}
+ReceiverCommands = tuple[Annotated[str, Checks(_command, _COMMAND)], ...]
 Qualities = tuple[Quality, ...]
 
 
@@ -276,8 +290,11 @@ def _proxy(value: str) -> str:
     return f"http://{user}{at}{parts.netloc}"
 
 
-Url = Annotated[str, Checks(_url)]
-ProxyUrl = Annotated[str, Checks(_proxy)]
+_HTTP = "[Hh][Tt][Tt][Pp]"
+_URL = {"pattern": rf"^(?=[!-~]+$){_HTTP}[Ss]?://[^/?#@:][^/?#@]*([/?#].*)?$"}
+_PROXY = {"pattern": rf"^({_HTTP}://([^/?#:]*@)?[^/?#@:][^/?#@]*/*)?$"}
+Url = Annotated[str, Checks(_url, {**_URL, "maxLength": _URL_MAX - 1})]
+ProxyUrl = Annotated[str, Checks(_proxy, _PROXY)]
 
 
 def _tiles(value: str) -> str:
@@ -291,7 +308,8 @@ def _tiles(value: str) -> str:
     return value
 
 
-TilesUrl = Annotated[str, Checks(_tiles)]
+_TILES = {"pattern": rf"^((?=.*\{{z\}})(?=.*\{{x\}})(?=.*\{{y\}}){_HTTP}[Ss]?://.+)?$"}
+TilesUrl = Annotated[str, Checks(_tiles, _TILES)]
 
 
 _PAGE_NAME = re.compile(r"[0-9A-Za-z](?:[-.0-9A-Za-z]*[0-9A-Za-z])?(?::[0-9]{1,5})?")
@@ -303,7 +321,7 @@ def _page_name(value: str) -> str:
     return value.lower()
 
 
-PageNames = tuple[Annotated[str, Checks(_page_name)], ...]
+PageNames = tuple[Annotated[str, Checks(_page_name, {"pattern": f"^{_PAGE_NAME.pattern}$"})], ...]
 
 
 _HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
@@ -326,7 +344,11 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-Headers = Annotated[dict[str, str], Checks(_headers)]
+_HEADERS = {
+    "propertyNames": {"pattern": f"^{_HEADER_NAME.pattern}$"},
+    "additionalProperties": {"type": "string", "pattern": r"^(\S(.*\S)?)?$"},
+}
+Headers = Annotated[dict[str, str], Checks(_headers, _HEADERS)]
 
 
 def _host_and_port(value: object) -> tuple[str, int] | None:
@@ -340,7 +362,8 @@ def _host_and_port(value: object) -> tuple[str, int] | None:
 
 
 _TEXT_SCHEMA = {"type": "string"}
-HostAndPort = Annotated[tuple[str, int] | None, Checks(_host_and_port, _TEXT_SCHEMA, reads=True)]
+_HOST_AND_PORT = {**_TEXT_SCHEMA, "pattern": "^(.+:(?!0+$)[0-9]{1,5})?$"}
+HostAndPort = Annotated[tuple[str, int] | None, Checks(_host_and_port, _HOST_AND_PORT, reads=True)]
 OptionalPath = Annotated[
     Path | None,
     _NO_NUL,

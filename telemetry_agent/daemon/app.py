@@ -21,7 +21,7 @@ from telemetry_agent.daemon.delivery import Delivery, host_of
 from telemetry_agent.daemon.recording import Recording
 from telemetry_agent.daemon.status import Completeness, pending, queue_view, report
 from telemetry_agent.daemon.supervisor import Supervisor
-from telemetry_agent.errors import Advice, AgentError, StorageError
+from telemetry_agent.errors import Advice, AgentError, StorageError, counted
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.page.agent_view import AgentView, Doctor, LogTail, Switch
@@ -228,8 +228,8 @@ class Agent:
             if not stats.ack_failed:  # dead letters can still be read
                 set_aside_files.delete_empty(path)
             return None
-        what = f"the fixes in {path}" if stats.carrying_over else f"{count} fixes in {path}"
-        log.info("%s are delivered as well", what)
+        what = "the fixes" if stats.carrying_over else counted(count, "fix")
+        log.info("also delivering %s in %s", what, path)
         return Delivery(
             self.settings, queue, self.supervisor, self._clock, self.secrets, held=self._held
         )

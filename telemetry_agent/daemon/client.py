@@ -21,6 +21,12 @@ Note = Callable[[str], object]
 """Takes a sentence for the user."""
 
 
+_MAY_BE_EMPTY = {"queue list", "queue newest", "export", "tap"}
+
+answered: set[str] = set()
+"""What an agent, perhaps of another version, has answered to this process."""
+
+
 class NoAgentError(AgentError):
     """No agent listens on the control socket."""
 
@@ -103,10 +109,11 @@ def _ask(path: Path, question: Mapping[str, Any], note: Note) -> Answers:
                         text = other_protocol(answer.pop("protocol", PROTOCOL))
                         if number == 0 and text is not None:
                             note(text)
-                    if "end" in answer:
+                    if "end" in answer and (number or question["ask"] in _MAY_BE_EMPTY):
                         return
                     if "error" in answer:
                         raise _error(answer)
+                    answered.add(question["ask"])
                     yield answer
         except TimeoutError as error:
             raise AgentError(f"the agent at {path} does not answer") from error

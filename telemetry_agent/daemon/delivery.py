@@ -20,7 +20,13 @@ from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.status import SlidingSum, ago_s
 from telemetry_agent.daemon.storage import open_queue
 from telemetry_agent.daemon.supervisor import Supervisor
-from telemetry_agent.errors import AgentError, ConfigError, UnavailableError, refused_thread
+from telemetry_agent.errors import (
+    AgentError,
+    ConfigError,
+    UnavailableError,
+    counted,
+    refused_thread,
+)
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.secrecy import credential, or_credential, secrets_in_url
 from telemetry_agent.snapshot import UploadView
@@ -179,13 +185,14 @@ class Delivery:
             if now.delivered != before.delivered or now.waits < before.waits:
                 before = now
             attempts = now.waits - before.waits
+            waiting = counted(pending, "fix waits", "fixes wait")
             if attempts and now.state == "held":
-                raise AgentError(f"uploads are held, {pending} fixes wait: {now.last_error}")
+                raise AgentError(f"uploads are held, {waiting}: {now.last_error}")
             wait_s = (now.next_attempt_s or 0.0) - self._clock.monotonic_s()
             # Until the uploader has noticed the hurry, this is still the wait that the hurry ends.
             is_noticed = now.hurries != start.hurries
             if attempts >= _ATTEMPTS or (is_noticed and wait_s > _LONGEST_WAIT_S):
-                raise UnavailableError(f"{pending} fixes wait: {now.last_error}")
+                raise UnavailableError(f"{waiting}: {now.last_error}")
             bell.wait(None)
             bell.clear()
 

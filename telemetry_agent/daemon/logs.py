@@ -34,7 +34,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import out_of_memory
+from telemetry_agent.errors import counted, out_of_memory
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.secrecy import masked
 from telemetry_agent.tasks import Bell, started
@@ -81,9 +81,10 @@ def configure(
 
 
 def _dropped(count: int) -> logging.LogRecord:
-    says = "%d log lines were dropped: standard error was not read"
+    dropped = counted(count, "log line was", "log lines were")
+    says = f"{dropped} dropped: standard error was not read"
     fields = {"fields": {"COUNT": count}}
-    return log.makeRecord(__name__, logging.WARNING, "", 0, says, (count,), None, extra=fields)
+    return log.makeRecord(__name__, logging.WARNING, "", 0, says, (), None, extra=fields)
 
 
 def standard_error() -> "StandardError":
@@ -262,7 +263,7 @@ class StandardError(io.RawIOBase):
 
     def __init__(self, fd: int) -> None:
         super().__init__()
-        self.dropped_line = "{} lines were dropped\n".format
+        self.dropped_line = lambda n: f"{counted(n, 'line was', 'lines were')} dropped\n"
         self._fd = fd
         self._clock = Clock()
         self._lock = threading.RLock()

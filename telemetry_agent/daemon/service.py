@@ -26,7 +26,7 @@ from telemetry_agent.config import last_good, subprocess_loader
 from telemetry_agent.config.settings import LoadedConfig, Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
-from telemetry_agent.errors import AgentError, ResourceError, out_of_memory, refused_thread
+from telemetry_agent.errors import AgentError, ResourceError, counted, out_of_memory, refused_thread
 from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.snapshot import ConfigView
 from telemetry_agent.trouble import Trouble
@@ -156,7 +156,8 @@ class Service:
         self._agent = None
         waiting = before.stop()
         agent = self._start_agent(before.settings, before.config, waiting)
-        log.warning("%s; %d fixes that were not on disk were taken along", agent, len(waiting))
+        those = counted(len(waiting), "fix was", "fixes were")
+        log.warning("%s; %s taken along that had not reached the disk", agent, those)
 
     def _start_agent(
         self, settings: Settings, config: ConfigView | None, waiting: Collection[Row] = ()
@@ -189,7 +190,8 @@ class Service:
             started = self._run_in_worker("the stop", agent.stop)
         if agent is not None:
             stats = agent.queue.stats()
-            log.info("stopped: %d fixes wait for the next start", stats.ready + stats.unack)
+            waiting = counted(stats.ready + stats.unack, "fix waits", "fixes wait")
+            log.info("stopped: %s for the next start", waiting)
         status = _EX_SOFTWARE if gave_up else 0
         if not started:
             log.error("a disk or a file system hangs: the process ends without it")

@@ -17,7 +17,7 @@ from telemetry_agent.daemon import client
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import HIDDEN, SERVICE_USER, SystemUser, owner_of
 from telemetry_agent.doctor.reception import Patience
-from telemetry_agent.errors import Advice, AgentError, QueueLockedError, in_shell
+from telemetry_agent.errors import Advice, AgentError, QueueLockedError, counted, in_shell
 from telemetry_agent.snapshot import QueueView, Snapshot, read
 
 Ask = Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]
@@ -186,7 +186,8 @@ class AgentChecks:
 
 def queue(queue: QueueView) -> Finding:
     """``queue``, which the running agent checks itself: each position when it sends it."""
-    said = f"{_waiting(queue)}, {queue.delivered} delivered ones are kept"
+    kept = counted(queue.delivered, "delivered one is kept", "delivered ones are kept")
+    said = f"{_waiting(queue)}, {kept}"
     lost = ", ".join(
         f"{count} {reason}" for reason, count in queue.lost.items() if reason in _BY_THE_DISK
     )
@@ -208,7 +209,7 @@ def queue(queue: QueueView) -> Finding:
 
 
 def _waiting(queue: QueueView) -> str:
-    return "1 position waits" if queue.pending == 1 else f"{queue.pending} positions wait"
+    return counted(queue.pending, "position waits", "positions wait")
 
 
 def delivery(state: Snapshot, again: str = RELOAD) -> Finding:

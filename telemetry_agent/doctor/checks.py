@@ -1,6 +1,5 @@
 """All checks in the order of the data's path."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from telemetry_agent.config import loader
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.doctor import endpoint, receiver, storage
 from telemetry_agent.doctor.agent_checks import RESTART, AgentChecks, Machine
-from telemetry_agent.doctor.endpoint import CREDENTIALS, EndpointChecks
+from telemetry_agent.doctor.endpoint import EndpointChecks
 from telemetry_agent.doctor.findings import (
     Check,
     Finding,
@@ -23,6 +22,7 @@ from telemetry_agent.doctor.findings import (
 from telemetry_agent.doctor.receiver import ReceiverChecks
 from telemetry_agent.doctor.storage import StorageChecks
 from telemetry_agent.errors import JOIN, Advice, AgentError
+from telemetry_agent.secrecy import see_service_credentials
 
 _ALL_S = 12.0  # starting and ending the program takes a small board more time
 _AGENT_S = 3.0  # the other checks wait for its answer
@@ -38,6 +38,7 @@ def examine(
 
     ``send``: send the endpoint the newest recorded fix again, and requests that it must refuse.
     """
+    see_service_credentials()
     try:
         loaded = loader.load(config_path)
     except AgentError as error:
@@ -53,9 +54,6 @@ def examine(
     said = f"{files}, for the device {loaded.settings.device}"
     found = warned(said, "; ".join(loaded.notes)) if loaded.notes else passed(said)
     yield replace(found, name="config")
-    # systemd names this folder only to the service itself; root may read it too.
-    if os.access(CREDENTIALS, os.X_OK):
-        os.environ.setdefault("CREDENTIALS_DIRECTORY", CREDENTIALS)
     agent = AgentChecks(loaded.settings.queue.path, machine, config_path=config_path)
     clock = agent.machine.clock
     until_s = clock.monotonic_s() + _ALL_S

@@ -24,9 +24,10 @@ from telemetry_agent.doctor.findings import (
 )
 from telemetry_agent.doctor.permissions import EVERYBODY, owner_of
 from telemetry_agent.doctor.trial import EndpointTrial
-from telemetry_agent.errors import ConfigError, in_shell
+from telemetry_agent.errors import ConfigError, counted, in_shell
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
+from telemetry_agent.secrecy import SERVICE_CREDENTIALS
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.http.credentials import Credentials
 
@@ -47,9 +48,6 @@ _OTHER_NAME = {62, 64}
 _SECRET_KEYS = ("token_file", "password_file", "client_key", "proxy_password_file")
 
 NAMES = ("credentials", "name", "tcp", "tls", "authentication", "answer", "proof")
-
-CREDENTIALS = "/run/credentials/telemetry-agent.service"
-"""Where systemd puts the service's credentials while it runs."""
 
 
 class EndpointChecks:
@@ -98,7 +96,7 @@ class EndpointChecks:
         keys = (*_SECRET_KEYS, "ca_file", "client_cert")
         files = {f"upload.{key}": path for key in keys if (path := getattr(upload, key))}
         unseen = [key for key, path in files.items() if _is_forbidden(path)]
-        if self._agent.is_other_user() and (unseen or _is_forbidden(Path(CREDENTIALS))):
+        if self._agent.is_other_user() and (unseen or _is_forbidden(SERVICE_CREDENTIALS)):
             self._lacks_secrets = True
             what = unseen[0] if unseen else "the service's credentials"
             return warned(f"no permission to see {what}", "use sudo")
@@ -211,7 +209,7 @@ class EndpointChecks:
         said += f" until {_day(ssl.cert_time_to_seconds(ends))}"
         if left_s > _RENEW_DAYS * 86400:
             return passed(said)
-        said += f", {left_s / 86400:.0f} days left"
+        said += f", {counted(round(left_s / 86400), 'day')} left"
         return warned(said, "renew the server's certificate")
 
     def _not_trusted(self, error: ssl.SSLCertVerificationError) -> Finding:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from telemetry_agent.clock import Clock, span
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
-from telemetry_agent.errors import Advice
+from telemetry_agent.errors import Advice, counted
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.diagnosis import Diagnosis
@@ -132,9 +132,11 @@ class Reception:
         speed = f" at {self._baud} baud" if self._baud else ""
         damaged = sum(counts[kind] for kind in ("bad-checksum", "aborted"))
         damaged = max(0, damaged - 1)  # the first one was cut: listening began in it
-        if damaged > _DAMAGED_SHARE * (count + damaged):
+        total = count + damaged
+        if damaged > _DAMAGED_SHARE * total:
+            arrive = counted(total, "sentence arrives", "sentences arrive")
             return warned(
-                f"{damaged} of {count + damaged} sentences arrive damaged{speed}",
+                f"{damaged:,} of {arrive} damaged{speed}",
                 "check cable, ground and power; use a shorter or shielded cable, or a lower baud "
                 "rate",
             )
@@ -164,7 +166,7 @@ class Reception:
             return no_fix(signals, reports_satellites="GSV" in self.bytes_by_type)
         said = f"{fix.mode}D"
         if fix.sats is not None:
-            said += f", {fix.sats} satellites"
+            said += f", {counted(fix.sats, 'satellite')}"
         if fix.hdop_e2 is not None:
             said += f", HDOP {fix.hdop_e2 / 100:g}"
         if decoder.datum is not None:
@@ -239,8 +241,9 @@ def no_fix(signals: Sequence[float], *, reports_satellites: bool) -> Finding:
     heard_db = sorted((snr for snr in signals if snr), reverse=True)
     strong = sum(snr >= _STRONG_DB for snr in heard_db)
     if strong >= _SATELLITES_FOR_A_FIX:
+        have = counted(strong, "satellite has", "satellites have")
         return warned(
-            f"none yet: {strong} satellites have a strong signal (best {heard_db[0]} dB-Hz)",
+            f"none yet: {have} a strong signal (best {heard_db[0]} dB-Hz)",
             "wait: a receiver needs up to 1 minute after power-on, up to 15 after long storage",
         )
     remedy = (
@@ -248,7 +251,8 @@ def no_fix(signals: Sequence[float], *, reports_satellites: bool) -> Finding:
         f"{_STRONG_DB} dB-Hz"
     )
     if heard_db:
-        said = f"{len(heard_db)} satellites are heard, the best at {heard_db[0]} dB-Hz"
+        heard = counted(len(heard_db), "satellite is heard", "satellites are heard")
+        said = f"{heard}, the best at {heard_db[0]} dB-Hz"
     else:
         said = "the receiver does not report satellites"
         if reports_satellites:

@@ -11,13 +11,14 @@ from telemetry_agent.ackqueue.file.schema import place_of
 from telemetry_agent.ackqueue.reading import QueueReader, readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.verify import verify
+from telemetry_agent.ackqueue.recovery.wal import read_log
 from telemetry_agent.config.files import STATE_DIRECTORY
 from telemetry_agent.disks import ELSEWHERE, SURVIVES, mount_of, size, trouble
 from telemetry_agent.doctor import agent_checks
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, guarded, passed, skipped, warned
 from telemetry_agent.doctor.permissions import owner_of
-from telemetry_agent.errors import AgentError, QueueLockedError, StorageError, in_shell
+from telemetry_agent.errors import AgentError, QueueLockedError, StorageError, counted, in_shell
 from telemetry_agent.fields import fix_of
 from telemetry_agent.model import Record
 
@@ -30,7 +31,7 @@ _NOTHING_BYTES = 4 << 20
 _SLOW_WRITE_S = 0.5
 _VERIFY_S = 4.0
 _NEWEST = 100
-_FAULTS = {"damaged": "damaged", "missing": "missing", "damaged_marks": "damaged marks"}
+_FAULTS = {"damaged": "damaged", "missing": "missing", "damaged_marks": "damaged among the marks"}
 
 
 class StorageChecks:
@@ -169,18 +170,20 @@ class StorageChecks:
 
     def _read_all(self, file: Path) -> Finding:
         until_s = self._clock.monotonic_s() + _VERIFY_S
+        damage = read_log(file).damage
         source = QueueReader(file)
         with contextlib.closing(source):
-            answers = verify(source, source.damage or "ok")
+            structure = damage or source.damage or "ok"
+            answers = verify(source, structure)
             found = next(answers)
             while "sound" not in found and self._clock.monotonic_s() < until_s:
                 found = next(answers)
-        structure = found.get("structure", source.damage or "ok")
+        structure = found.get("structure", structure)
         if structure != "ok":
             raise StorageError(structure.replace(str(file), str(self._path)))
         faults = [f"{found[name]} {words}" for name, words in _FAULTS.items() if found[name]]
         if faults:
-            said = f"{found['rows']} positions, of these {', '.join(faults)}"
+            said = f"{counted(found['rows'], 'position')}, of these {', '.join(faults)}"
             remedy = (
                 "the intact ones are sent, the others are counted as lost; the disk loses data: "
                 "replace it"
@@ -191,7 +194,7 @@ class StorageChecks:
                 "a file that was set aside is still to be carried over",
                 "the agent carries it over when it runs",
             )
-        return passed(f"{found['rows']} positions checked, all intact")
+        return passed(f"{counted(found['rows'], 'position')} checked, all intact")
 
 
 def file_system(place: Path, root: Path) -> Finding:

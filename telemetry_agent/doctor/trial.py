@@ -17,6 +17,7 @@ from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.doctor.agent_checks import Machine
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.servers import SERVERS, server_by_root, server_by_url, usual
+from telemetry_agent.errors import counted
 from telemetry_agent.model import (
     Answer,
     Batch,
@@ -160,7 +161,8 @@ class EndpointTrial:
         plain, packed = (
             len(self._format.encode(batch, compression).body) for compression in ("none", "gzip")
         )
-        return f"with gzip, the newest {len(records)} positions take {packed} bytes, not {plain}"
+        take = counted(len(records), "position takes", "positions take")
+        return f"with gzip, the newest {take} {packed} bytes, not {plain}"
 
     def _exchange(self, *payloads: Payload, url: str = "") -> list[Answer | NoAnswer]:
         transport = Transport(
@@ -207,7 +209,8 @@ class EndpointTrial:
         )
         if is_proven or self._proxy:
             return
-        if server := server_by_root(upload.url, self._credentials, self._dialer):
+        credentials = self._credentials.without_headers()
+        if server := server_by_root(upload.url, credentials, self._dialer):
             self._server, self._is_sure = server, True
         else:
             root = urlsplit(upload.url)._replace(path="/", query="").geturl()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import Advice, SourceError
+from telemetry_agent.errors import Advice, SourceError, counted
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.diagnosis import Diagnosis
 from telemetry_agent.gnss.framing import MAX_SENTENCE
@@ -194,8 +194,8 @@ class Reader(Task):
             why = decoder.diagnosis if not self._fixes else None
             self._publish("silent", why)
             _log.info(
-                "replayed %d fixes from %s; a restart replays it as new fixes%s",
-                self._fixes,
+                "replayed %s from %s; a restart replays it as new fixes%s",
+                counted(self._fixes, "fix"),
                 self._source.name,
                 f"; {why}" if why else "",
             )

@@ -227,7 +227,7 @@ class Site:
         return _json(json.dumps(self._agent.log_lines()), request)
 
     async def _config(self, request: Request) -> Response:
-        values = {key: value for key, value in self._agent.config().items() if value is not None}
+        values = {key: value for key, value in self._agent.config().items() if value != ""}
         return _json(json.dumps(values, default=str), request)
 
     async def _check(self, _request: Request) -> Response:

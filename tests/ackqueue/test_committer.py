@@ -8,6 +8,7 @@ from ackqueue.queue_parts import Disk, fix_at
 from fakes import FakeClock
 
 from telemetry_agent.ackqueue.committer import Committer
+from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
@@ -71,6 +72,23 @@ def test_what_the_disk_refused_is_tried_each_second(
     disk.refuses = "never"
     committer.step(clock.advance(0.75))
     assert queue.stats().uncommitted == 0
+
+
+def test_a_backlog_that_is_too_old_is_given_up_soon_after_the_start(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    path, limits = tmp_path / "old.db", Limits(max_age_s=3600)
+    with AckQueue(path, limits=limits, clock=clock) as queue:
+        queue.put(fix_at(1), "a")
+    with AckQueue(path, limits=limits, clock=clock) as queue:
+        committer = Committer(queue)
+        committer.step(clock.advance(60))
+        assert queue.stats().ready == 1  # its age is not known yet
+        queue.put(fix_at(7200), "a")
+        queue.commit()
+        for _ in range(11):
+            committer.step(clock.advance(1))
+        assert (queue.stats().ready, queue.stats().lost) == (1, {"expired": 1})
 
 
 def test_who_can_wait_does_until_there_is_room(tmp_path: Path, clock: FakeClock) -> None:

@@ -83,7 +83,7 @@ def test_where_rows_are_missing_the_file_is_searched_for_them(
         carry_over(queue)
         assert seqs(lease(queue)) == [1, 2, 3, 4, 6]
         assert queue.stats().lost == {"damaged": 1}
-    assert "is damaged: 1 rows are missing. It is set aside" in caplog.text
+    assert "is damaged: 1 row is missing. It is set aside" in caplog.text
 
 
 def test_a_damaged_mark_sends_again_rather_than_never(path: Path) -> None:

@@ -131,7 +131,7 @@ PUBX = line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3,2.1,2.0,0
         (PUBX * 3, (), "proprietary", "(PUBX): switch its RMC and GGA sentences on"),
         (line("GPGSV,1,1,00") * 3, (), "no-position", "switch its RMC and GGA sentences on"),
         (rmc("") * 3, (), "no-time", "without a time of day"),
-        (gga("120000") * 3, (), "no-date", "1 positions left out"),
+        (gga("120000") * 3, (), "no-date", "1 position left out"),
         (rmc("120000", date="060180"), ("--fix-rollover",), "old-date", "too far in the past"),
         (rmc("120000", date="060155"), (), "future-date", "more than ten years ahead"),
         (UBX * 3, (), "binary", "switch its NMEA output on"),

@@ -7,9 +7,10 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any, get_args
 
+import jsonschema_rs
 import pytest
 
-from telemetry_agent import __version__
+from telemetry_agent import __version__, cli
 from telemetry_agent.config import last_good, loader, subprocess_loader
 from telemetry_agent.config.settings import LoadedConfig, known_keys, shown
 from telemetry_agent.daemon.delivery import build_credentials
@@ -80,6 +81,10 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ('timeout = "soon"', "upload.timeout = 'soon': must be a duration such as"),
         (f'timeout = "{"9" * 309}d"', "must be a duration such as"),
         ('interval = "1s"', "upload.interval is not a key of the config; did you mean sampling.i"),
+        ("[Queue]\nmax_size = 1", "Queue is not a key of the config; did you mean [queue]?"),
+        ("[UPLOAD]\ntimeout = 3", "UPLOAD is not a key of the config; did you mean [upload]?"),
+        ("[_env_file]\nx = 3", "_env_file is not a key of the config"),
+        ("[__pydantic_self__]\nx = 3", "__pydantic_self__ is not a key of the config"),
         ("[uploads]\ntimeout = 3", "uploads is not a key of the config; did you mean [upload]?"),
         ('token = "x"', "upload.token is not a key of the config; did you mean upload.token_file"),
         ("allow_insecure = 2", "upload.allow_insecure = 2: must be true or false"),
@@ -123,6 +128,32 @@ def test_a_fault_names_the_key_the_value_what_is_allowed_and_the_file(
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_key_of_another_case_at_the_top_is_not_taken(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL.replace("device =", "Device ="))
+    with pytest.raises(ConfigError, match=r"Device is not a key .* did you mean device\?"):
+        loader.load(path)
+
+
+@pytest.mark.parametrize("name", ["Authorization", "authorization"])
+def test_a_token_beside_a_header_that_it_replaces_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = write(tmp_path / "c.toml", f'{MINIMAL}headers = {{{name} = "Bearer of-the-header"}}\n')
+    assert "Authorization" not in str(loader.load(path).notes)
+    token = write(tmp_path / "credentials/token", "of-the-credential")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(token.parent))
+    note = f"the credential {token} is sent, and not the Authorization header of upload.headers"
+    assert note in str(loader.load(path).notes)
+
+
+def test_hidden_files_beside_the_overrides_are_not_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL)
+    used = write(tmp_path / "config.d/10-own.toml", "[upload]\ntimeout = 2\n")
+    used.with_name("._10-own.toml").write_bytes(b"\x00\x05\x16\x07")  # as macOS copies
+    used.with_name(".#10-own.toml").symlink_to("me@host.17")  # while Emacs has it open
+    assert list(loader.load(path).texts) == [str(path), str(used)]
 
 
 @pytest.mark.parametrize(
@@ -360,6 +391,17 @@ def test_the_device_may_hold_facts_of_the_machine(
     assert loader.load(write(tmp_path / "c.toml", text)).settings.device == "fleet-gw-3"
 
 
+def test_what_is_shown_can_be_written_into_a_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '[page]\nlisten = "[::1]:8077"\n[connectivity]\nprobe = "example.com:443"\n'
+    first = write(tmp_path / "first.toml", MINIMAL + text)
+    with pytest.raises(SystemExit):
+        cli.main(["config", "show", "--config", str(first)])
+    second = write(tmp_path / "second.toml", capsys.readouterr().out)
+    assert loader.load(second).settings == loader.load(first).settings
+
+
 def test_settings_are_frozen(tmp_path: Path) -> None:
     settings = loader.load(write(tmp_path / "c.toml", MINIMAL)).settings
     with pytest.raises(FrozenInstanceError):
@@ -380,7 +422,135 @@ def test_the_schema_holds_every_key() -> None:
     assert (sampling["turn_deg"]["minimum"], sampling["turn_deg"]["maximum"]) == (0, 180)
     extra = schema["$defs"]["ExtraSettings"]
     assert list(extra["properties"]) == ["power"]
-    assert extra["additionalProperties"] == {"$ref": "#/$defs/ExtraFile"}
+    of_an_attribute = [{"type": "string", "pattern": "^/"}, {"$ref": "#/$defs/ExtraFile"}]
+    assert extra["additionalProperties"] == {"anyOf": of_an_attribute}
+
+
+@pytest.mark.parametrize(
+    ("key", "right", "wrong"),
+    [
+        ("device", ["van-07", "Bus {hostname}", "é", "a/b"], ["", " ", "{host}", "{", "a\nb", 5]),
+        (
+            "gps.source",
+            [
+                "auto",
+                "/dev/ttyUSB0",
+                "file:///a b",
+                "gpsd://h",
+                "gpsd://[::1]:2947",
+                "tcp://h:1",
+                "udp://:10110",
+                "udp://1.2.3.4:1?from=10.0.0.2",
+            ],
+            [
+                "",
+                "ttyUSB0",
+                "COM3",
+                "/dev/x ",
+                "tcp://h",
+                "tcp://:1",
+                "udp://",
+                "http://h",
+                "file://x",
+                "gpsd://",
+                "gpsd://me@h",
+                "gpsd://h/x",
+            ],
+        ),
+        ("gps.baud", ["auto", 9600], ["fast", 9601, 0, True]),
+        (
+            "gps.on_connect",
+            [["$PMTK220,200"], ["ubx:06 08 00 00"]],
+            ["$X", ["PMTK"], [""], ["ubx:zz"]],
+        ),
+        (
+            "sampling.interval",
+            ["250ms", "1.5s", "2h", 0, "0s", 3, 0.5],
+            ["", "5m", "1S", "-1s", -1, "1h30min", "٣s", True],
+        ),
+        (
+            "sampling.heartbeat",
+            ["1s", 0.1, "0.5s", "10s", "100ms"],
+            [0, "0", "0s", "0.0min", "00 s"],
+        ),
+        (
+            "queue.max_size",
+            ["1MiB", 1 << 20, "2GiB", "2048KiB"],
+            ["1KiB", 5, 0, "0", "0MiB", "1MB", "9"],
+        ),
+        ("queue.min_free", [0, "0", "10MiB"], ["10%", -1, "1TiB"]),
+        (
+            "queue.path",
+            ["/a/q.db", "q.db", "a/.q", "..."],
+            ["", "/", ".", "..", "a/..", "~/q.db", 5],
+        ),
+        (
+            "upload.url",
+            ["HTTPS://h/x", "http://h", "http://[::1]:80/", "http://h:1?a=b#c", "http://h/@x"],
+            [
+                "",
+                "ftp://h",
+                "http://",
+                "h/x",
+                "http://me:pw@h/",
+                "http://h/ x",
+                "http://bücher.example/",
+                "http://:80/",
+                f"http://h/{'a' * 9000}",
+            ],
+        ),
+        (
+            "upload.proxy",
+            ["", "http://p:1", "http://p:1/"],
+            ["p:1", "socks5://p:1", "http://u:w@p:1", "http://p/x"],
+        ),
+        ("upload.max_batch", [1, 10_000], [0, 10_001, 1.5, True]),
+        (
+            "upload.headers",
+            [{}, {"X-Key": "a b"}, {"X": "é"}, {"X": ""}],
+            ["x", {"X Y": "a"}, {"X": " a"}, {"X": 5}],
+        ),
+        ("upload.username", ["", "me"], ["me:pw", 5]),
+        ("connectivity.probe", ["", "h:1", "[::1]:53"], ["h", ":5", "h:0", "h:123456", "h:x", 5]),
+        ("page.names", [["van-07.example.com"], ["a:80"]], ["a", ["http://a"], ["a b"]]),
+        (
+            "page.tiles",
+            ["", "https://{s}.t/{z}/{x}/{y}.png"],
+            ["https://t/", "ftp://t/{z}/{x}/{y}"],
+        ),
+        (
+            "extra.cpu",
+            ["/sys/x", {"file": "/sys/x", "scale": 0.001, "unit": "c"}],
+            ["x", 5, {"file": "x"}, {}],
+        ),
+        ("extra.Cpu", [], ["/sys/x"]),
+    ],
+)
+def test_the_schema_agrees_with_the_loader(
+    key: str, right: list[object], wrong: list[object], tmp_path: Path
+) -> None:
+    schema = jsonschema_rs.validator_for(loader.json_schema())
+    section, _, name = key.rpartition(".")
+    for number, value in enumerate(right + wrong):
+        config: dict[str, Any] = {"upload": {"url": "http://127.0.0.1:8080/"}}
+        (config.setdefault(section, {}) if section else config)[name] = value
+        accepted = True
+        try:
+            tables = [f"{top} = {as_toml(each)}" for top, each in config.items()]
+            loader.load(write(tmp_path / "c.toml", "\n".join(tables)))
+        except ConfigError:
+            accepted = False
+        is_right = number < len(right)
+        assert (accepted, schema.is_valid(config)) == (is_right, is_right), value
+
+
+def as_toml(value: object) -> str:
+    """A value of TOML in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f'"{key}" = {as_toml(one)}' for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 # Secrets

@@ -84,7 +84,7 @@ def test_one_that_is_damaged_is_carried_over(
     damage.damage(runtime / "queue.db", damage.header)
     agent = start(tmp_path)
     with closing(agent.queue):
-        assert f"the fixes in {runtime / 'queue.db'} are delivered as well" in caplog.text
+        assert f"also delivering the fixes in {runtime / 'queue.db'}" in caplog.text
         assert agent._leftover is not None
         carrier = agent._leftover._carrier.task
         while carrier.step(0) == 0:

@@ -453,6 +453,12 @@ def a_destroyed_page(bench: Bench) -> None:
     bench.queue.write_bytes(data)
 
 
+@fault("queue", "fail", "is damaged: the log of the queue .*is damaged", "sets it aside when")
+def a_destroyed_log(bench: Bench) -> None:
+    bench.recorded()
+    bench.queue.with_name("queue.db-wal").write_bytes(b"\xa5" * 5000)
+
+
 @fault("queue", "warn", "is still to be carried over", "when it runs")
 def a_file_to_be_carried_over(bench: Bench) -> None:
     bench.recorded()

@@ -60,6 +60,22 @@ def test_traccar_with_a_position(bench: Bench, known: bool) -> None:
         assert "add a device with the identifier van-07 in Traccar" in answer.remedy
 
 
+def test_the_page_at_the_root_is_asked_for_without_a_secret(bench: Bench, tmp_path: Path) -> None:
+    requests: list[Asked] = []
+
+    def refuse(request: Asked) -> Said:
+        requests.append(request)
+        return Said(404)
+
+    (tmp_path / "token").write_text("a-token")
+    asked(bench, refuse, "/fixes", send=False, token_file=str(tmp_path / "token"))
+    (root,) = [request for request in requests if request.path == "/"]
+    assert "a-token" not in str(root.headers)
+    others = [request for request in requests if request.path != "/"]
+    assert others
+    assert all("a-token" in str(request.headers) for request in others)
+
+
 def test_traccar_knows_a_device_by_the_name_that_was_sent(bench: Bench) -> None:
     bench.device = "van-08"  # since it recorded as van-07
     _, answer = asked(bench, Traccar(), "/", send=True, format="osmand")

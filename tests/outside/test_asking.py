@@ -305,7 +305,7 @@ def test_drain_while_the_endpoint_is_away_and_when_it_is_back(
             if not with_daemon:
                 assert daemon.end() == 0
             status, line = asked.refused("drain")
-            assert (status, "3000 fixes wait: " in line) == (69, True)
+            assert (status, "3,000 fixes wait: " in line) == (69, True)
             endpoint.reconnect()
             told = asked.json("drain")
             assert 0 <= told[-1]["pending"] <= told[0]["pending"] <= 3000

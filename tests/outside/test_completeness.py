@@ -40,7 +40,7 @@ def driven(folder: Path, url: str, **upload: object) -> Iterator[Running]:
     sampling = {"interval": "0s", "heartbeat": "1s"}
     config = write_config(folder, f"file://{recording}", url, upload=upload, sampling=sampling)
     with started(config) as running:
-        running.wait_for_line(f"replayed {FIXES} fixes")
+        running.wait_for_line(f"replayed {FIXES:,} fixes")
         yield running
         assert running.end() == 0
 

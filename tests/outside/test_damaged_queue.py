@@ -70,7 +70,7 @@ def test_a_flipped_bit_in_the_newest_number_costs_one_fix(tmp_path: Path) -> Non
     with Server() as server:
         config = write_config(tmp_path, "/dev/none", server.url)
         with started(config) as agent:
-            agent.wait_for_line("39 fixes were carried over; 1 are lost to damage")
+            agent.wait_for_line("39 fixes were carried over; 1 is lost to damage")
             server.wait_for(lambda s: len(s.ledger) == 39)
             status = run_agent("status", "--json", "--config", str(config))
             assert json.loads(status.stdout)["queue"]["lost"] == {"damaged": 1}

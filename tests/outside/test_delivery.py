@@ -270,7 +270,7 @@ def test_drain_ends_where_only_a_refused_fix_is_left(tmp_path: Path) -> None:
         config = write_config(tmp_path, "/dev/none", server.url)
         done = run_agent("drain", "--config", str(config))
     assert done.returncode == 69
-    assert "1 fixes wait: 400: bad fix" in done.stderr
+    assert "1 fix waits: 400: bad fix" in done.stderr
     left = stats(tmp_path)
     assert (left.ready, left.unack, left.acked, left.ack_failed) == (1, 0, 99, 0)
 

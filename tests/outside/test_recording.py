@@ -25,7 +25,7 @@ def recorded(folder: Path, drive: Drive, epochs: range, **sampling: object) -> l
         sampling={"interval": "1s", **sampling},
     )
     with started(config) as agent:
-        agent.wait_for_line(f"replayed {len(epochs)} fixes")
+        agent.wait_for_line(f"replayed {len(epochs):,} fixes")
         assert agent.end() == 0
     with AckQueue(folder / "queue.db") as queue:
         return [stored.record.fix for stored in queue.stored()]
@@ -55,7 +55,7 @@ def test_a_recording_at_full_speed_waits_for_the_disk(tmp_path: Path) -> None:
         tmp_path, f"file://{recording}", "http://127.0.0.1:9/", queue={"commit_every": "1h"}
     )
     with started(config) as agent:
-        agent.wait_for_line(f"replayed {count} fixes", limit_s=200)
+        agent.wait_for_line(f"replayed {count:,} fixes", limit_s=200)
         assert agent.end() == 0
     assert (stats(tmp_path).ready, stats(tmp_path).lost) == (count, {})
 

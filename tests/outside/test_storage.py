@@ -115,7 +115,7 @@ def test_a_disk_that_is_read_only_at_the_start_is_gone_back_to(tmp_path: Path, d
             wait(lambda: pending(config, env) > 10)
             assert daemon.end() == 0
         with Server() as server, agent("run", "--config", str(config), env=env) as daemon:
-            daemon.wait_for_line("fixes in .*/run/queue.db are delivered as well")
+            daemon.wait_for_line("also delivering .* in .*/run/queue.db")
             text = config.read_text().replace("http://127.0.0.1:9/", server.url)
             config.write_text(text)
             daemon.send(signal.SIGHUP)  # a reload is for these too

@@ -42,11 +42,11 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(*args: str, columns: int = 200) -> Iterator[Terminal]:
+def terminal(*args: str, columns: int = 200, kind: str = "xterm") -> Iterator[Terminal]:
     master, slave = pty.openpty()
     with subprocess.Popen(
         [*AGENT, *args],
-        env=environment({"TERM": "xterm", "COLUMNS": str(columns)}),
+        env=environment({"TERM": kind, "COLUMNS": str(columns)}),
         stdin=slave,
         stdout=slave,
         stderr=slave,
@@ -70,6 +70,16 @@ def test_the_status_is_watched_until_ctrl_c(tmp_path: Path) -> None:
         assert watch.process.wait(LIMIT_S) == 130
     assert watch.seen.rindex(b"\x1b[?25h") > watch.seen.rindex(b"\x1b[?25l")  # the cursor is back
     assert b"Traceback" not in watch.seen
+
+
+def test_a_terminal_that_cannot_move_the_cursor_gets_lines_without_colours(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with terminal("status", "--watch", "--config", str(config), kind="dumb") as watch:
+        watch.read_until(b"no agent runs\r\n", times=2)
+    with terminal("doctor", "--config", str(config), kind="dumb") as doctor:
+        doctor.read_all()
+    assert b"fail" in doctor.seen
+    assert b"\x1b" not in watch.seen + doctor.seen
 
 
 def test_a_drain_shows_how_far_it_is(tmp_path: Path) -> None:

@@ -197,6 +197,8 @@ def test_a_token_that_vanishes_stays_in_use(
 ) -> None:
     file = tmp_path / "token"
     file.write_text("first-token\n")
+    credentials = Credentials({"authorization": "Bearer another", "X-Fleet": "1"}, token=file)
+    assert credentials.headers() == {"X-Fleet": "1", "Authorization": "Bearer first-token"}
     credentials = Credentials(token=file)
     credentials.prepare()
     file.unlink()

@@ -19,7 +19,7 @@ from telemetry_agent.ackqueue.ledger import SPANS_PER_HOLD, Ledger
 from telemetry_agent.ackqueue.ranges import Span, runs
 from telemetry_agent.ackqueue.row_states import LOST_IN_MEMORY, RowState
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import StorageError
+from telemetry_agent.errors import StorageError, counted
 from telemetry_agent.tasks import give_way
 from telemetry_agent.trouble import Trouble
 
@@ -188,8 +188,8 @@ class Writer:
                 lost, self._lost_in_memory = self._lost_in_memory, 0
             if lost:
                 log.warning(
-                    "memory has room again: %d fixes were lost",
-                    lost,
+                    "memory has room again: %s lost",
+                    counted(lost, "fix was", "fixes were"),
                     extra={"fields": {"STATE": "ok", "COUNT": lost}},
                 )
         if changes:
@@ -240,8 +240,8 @@ class Writer:
                 if self.refused:
                     why = "the disk refuses"
                 log.error(
-                    "the oldest fixes are lost: memory is full (%d fixes) because %s",
-                    self._max_uncommitted,
+                    "the oldest fixes are lost: memory is full (%s) because %s",
+                    counted(self._max_uncommitted, "fix"),
                     why,
                     extra={"fields": {"STATE": "memory"}},
                 )

@@ -18,7 +18,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import FoundRows
 from telemetry_agent.ackqueue.recovery.verify import described, losses
-from telemetry_agent.errors import StorageError
+from telemetry_agent.errors import StorageError, counted
 from telemetry_agent.tasks import Bell, Task
 from telemetry_agent.trouble import Trouble
 
@@ -115,7 +115,7 @@ class Carrier(Task):
             self._failed_readings += 1
             self._read_again_s = now_s + _WAIT_S
             self.close()
-            self._cannot(f"the disk refused to read {refused} pages")
+            self._cannot(f"the disk refused to read {counted(refused, 'page')}")
             return _WAIT_S
         self._arrive(found)
         return 0
@@ -186,16 +186,17 @@ class Carrier(Task):
             set_aside_files.delete_kept(shared.path, but_for=1)
             shared.write_summary()  # from now on it is true of these rows too
         self._trouble.over("what was set aside can be carried over")
+        carried = counted(self._carried, "fix was carried over", "fixes were carried over")
         if not count and found.files and not any(file.has_rows for file in found.files):
             log.warning("no fix was found in %s", found.paths[-1])
         elif not count:
-            log.warning("%d fixes were carried over; no undelivered fix is missing", self._carried)
+            log.warning("%s; no undelivered fix is missing", carried)
         else:
             more = ", and others" if sum(loss["count"] for loss in lost) < count else ""
             log.error(
-                "%d fixes were carried over; %d are lost to damage: %s%s",
-                self._carried,
-                count,
+                "%s; %s lost to damage: %s%s",
+                carried,
+                counted(count, "is", "are"),
                 "; ".join(map(described, lost)),
                 more,
                 extra={"fields": {"COUNT": count}},

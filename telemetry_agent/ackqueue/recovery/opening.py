@@ -26,7 +26,7 @@ from telemetry_agent.ackqueue.row_states import (
     RowState,
     State,
 )
-from telemetry_agent.errors import StorageError
+from telemetry_agent.errors import StorageError, counted
 from telemetry_agent.fields import rfc3339
 
 log = logging.getLogger(__name__)
@@ -207,10 +207,10 @@ def _enter_lost_end(
     known = [record for row in newest if (record := decode(row)) is not None]
     log.error(
         "the end of the log of the queue %s is gone: what was recorded since %s may be lost, at "
-        "least %d fixes",
+        "least %s",
         store.path,
         rfc3339(known[0].fix.time_ms) if known else "the last start",
-        lost,
+        counted(lost, "fix"),
         extra={"fields": {"COUNT": lost}},
     )
     return _write(store, loaded, summary, spans)

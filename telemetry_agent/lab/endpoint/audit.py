@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from telemetry_agent.errors import counted
 from telemetry_agent.model import StreamAccount
 
 _GAPS_NAMED = 20
@@ -118,16 +119,15 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
     if audit["streams"]:
         said.append(f"complete until {audit['complete_until'] or 'no fix'}")
     if unaccounted := audit["unaccounted"]:
-        said.append(f"no account of {unaccounted['fixes']} fixes until {unaccounted['until']}")
+        fixes = counted(unaccounted["fixes"], "fix")
+        said.append(f"no account of {fixes} until {unaccounted['until']}")
     said = [f"{audit['device']}: {'; '.join(said)}"]
     for stream in audit["streams"]:
         name = f"  stream {stream['stream']}:"
         if stream["missing"]:
             ranges = ", ".join(f"{first} to {last}" for first, last in stream["gaps"])
-            said.append(
-                f"{name} {stream['missing']} of {stream['expected']} fixes are missing, in seq "
-                f"{ranges}"
-            )
+            expected = counted(stream["expected"], "fix is", "fixes are")
+            said.append(f"{name} {stream['missing']:,} of {expected} missing, in seq {ranges}")
         if stream["not_coming"]:
             counts = ", ".join(f"{n} {reason}" for reason, n in stream["not_coming"].items())
             where = stream["damaged_in"]

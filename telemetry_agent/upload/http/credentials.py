@@ -14,6 +14,7 @@ import base64
 import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -102,7 +103,6 @@ class Credentials:
         """
         self.secrets = secrets if secrets is not None else set()
         self.secrets |= secret_values(headers)
-        self._headers = dict(headers)
         self._ca_file = ca_file
         self._client_cert = client_cert
         self._client_key = client_key
@@ -112,6 +112,9 @@ class Credentials:
             self._authorization = Renewed([token], lambda: self._with_token(scheme, token))
         elif password is not None:
             self._authorization = self._basic("upload.password_file", username, password)
+        # A header of the config gives way in any case, also one in small letters.
+        ours = {"authorization"} if self._authorization is not None else set()
+        self._headers = {name: text for name, text in headers.items() if name.lower() not in ours}
         self._proxy_authorization: Renewed[str] | None = None
         if proxy_password is not None:
             key = "upload.proxy_password_file"
@@ -137,6 +140,12 @@ class Credentials:
         if self._authorization is None:
             return dict(self._headers)
         return {**self._headers, "Authorization": self._authorization.get()}
+
+    def without_headers(self) -> "Credentials":
+        """The same certificates, and no secret in a header: for a page that everyone may see."""
+        other = copy(self)
+        other._headers, other._authorization = {}, None  # noqa: SLF001 - of this class
+        return other
 
     def proxy_headers(self) -> dict[str, str]:
         """For the proxy, on the next connection."""
