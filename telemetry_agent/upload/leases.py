@@ -30,6 +30,7 @@ class Leases:
         self._out: dict[int, Batch] = {}
         self.unanswered = False
         """Whether fixes got no answer and were not made ready again since."""
+        self._has_put_off = False
 
     def take(self, limit: int, *, live_first: bool) -> Batch | None:
         """A batch of at most ``limit`` fixes."""
@@ -106,6 +107,13 @@ class Leases:
         """Back to the queue as unanswered, to be sent again later than the others."""
         del self._out[batch.lease]
         self._queue.release(batch, answered=False)
+        self._has_put_off = True
+
+    def bring_back(self) -> bool:
+        """Let the next ``resume_unanswered`` include what was put off; returns if anything was."""
+        had, self._has_put_off = self._has_put_off, False
+        self.unanswered = self.unanswered or had
+        return had
 
     def resume_unanswered(self) -> None:
         """Make fixes ready again that got no answer."""

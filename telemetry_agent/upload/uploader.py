@@ -51,7 +51,7 @@ _STEP_SLACK_S = 90.0
 _MISSING_AGAIN_S = 10.0
 _STORAGE_AGAIN_S = 1.0
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
-_RESUME_EVERY_S = 3600.0  # fixes that got no answer while others were accepted
+_RESUME_AT_MOST_S = 3600.0  # between the tries of fixes that were put off
 _SERIES_MAX = 200  # that many arrive twice if the agent is killed before it notes the answers
 
 
@@ -127,7 +127,7 @@ class Uploader(Task):
         self._outcomes = OutcomeHandler(self._leases, self._refusals, self._keeper, self._clock)
         queue.resume_unack()  # the uploader before this one may have left some
         self._attempted_s = float("-inf")
-        self._resume_s = float("-inf")
+        self._resume_s, self._resume_every_s = float("-inf"), policy.backoff_max_s
         self._not_before_s = self._keeper.asked_until_s
 
     def step(self, now_s: float) -> float | None:
@@ -220,7 +220,7 @@ class Uploader(Task):
         if hurried:
             self._pace.hurry()
         self._sender.answered = True  # an answer is likely again
-        self._resume_s = float("-inf")
+        self._resume_s, self._resume_every_s = float("-inf"), self._policy.backoff_max_s
         self._attempted_s = float("-inf")
         # A ``Retry-After`` is obeyed whatever the network does.
         self._not_before_s = max(now_s, self._keeper.asked_until_s)
@@ -240,7 +240,10 @@ class Uploader(Task):
         # The endpoint may choke on the fixes that got no answer, so other fixes are tried before
         # them, unless the last exchange was answered, or the order counts.
         if now_s >= self._resume_s:
-            self._leases.unanswered, self._resume_s = True, now_s + _RESUME_EVERY_S
+            # Each try of a fix that the server cannot take delays the others: so ever later.
+            if self._leases.bring_back():
+                self._resume_every_s = min(2 * self._resume_every_s, _RESUME_AT_MOST_S)
+            self._resume_s = now_s + self._resume_every_s
         if self._sender.answered or not self._policy.live_first or not pending:
             self._leases.resume_unanswered()
         chosen = self._selection.next(now_s, self._attempted_s)

@@ -804,6 +804,21 @@ def test_a_fix_that_gets_no_answer_does_not_hold_up_its_batch(
         assert b.counts == (0, 0, 29, 0)
 
 
+def test_a_fix_that_the_network_lost_by_chance_is_soon_tried_again(tmp_path: Path) -> None:
+    then = unanswered({3}, Line.reset)
+    with bench(tmp_path, then=then, max_batch=8, compression="none") as b:
+        b.put_backlog(8)
+        while (b.queue.stats().ready, b.queue.stats().unack) != (0, 1):
+            b.put(1)
+            b.work_for(BACKOFF_MAX_S)
+        b.server.then = answer()
+        for _ in range(2):
+            b.clock.advance(BACKOFF_MAX_S)
+            b.put(1)
+            b.work_for(60)
+        assert b.counts[:2] == (0, 0)
+
+
 @pytest.mark.parametrize("status", [400, 500])
 def test_one_fix_per_request_and_the_first_is_bad(tmp_path: Path, status: int) -> None:
     with bench(tmp_path, then=refusing({1}, status), max_batch=1, live_first=False) as b:
