@@ -253,10 +253,8 @@ def _summary(
     missing = sent - len(arrived)
     # After a second Ctrl-C some pending fixes may have arrived without an answer.
     if waiting and missing <= waiting and sent == delivered + waiting and not twice:
-        status, how = (
-            1,
-            f": {counted(waiting, 'still waits', 'still wait')} on the disk, none is lost.",
-        )
+        wait = counted(waiting, "still waits", "still wait")
+        status, how = 1, f": {wait} on the disk, none is lost."
     elif missing or twice:
         status, how = 1, f": {counted(missing, 'is', 'are')} missing, {twice:,} arrived twice."
     else:
