@@ -285,7 +285,9 @@ def test_an_endless_answer_ends(first: bytes, chunk: bytes) -> None:
 )
 def test_what_is_not_http_is_no_answer(garbage: bytes) -> None:
     with Server(says(garbage)) as server, transport_to(server.url) as transport:
-        assert unanswered(transport.exchange(PAYLOAD, 60)).startswith("what came back is not HTTP")
+        why = unanswered(transport.exchange(PAYLOAD, 60))
+        assert why.startswith("what came back is not HTTP")
+        assert "bytearray" not in why
 
 
 @pytest.mark.parametrize("location", ["http://[", "\x7f", "//", "http://x:99999/", "/else"])

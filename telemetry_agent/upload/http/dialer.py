@@ -8,6 +8,7 @@ because one that comes between two waits must end the next one too.
 """
 
 import math
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable
@@ -155,7 +156,8 @@ class Dialer:
             return NoAnswer("the server closed the connection without an answer")
         if self._ended and self._is_http:
             return NoAnswer("the answer broke off: the connection closed")
-        return NoAnswer(f"what came back is not HTTP: {words(str(error))}")
+        said = re.sub(r"bytearray\(b(.*)\)", r"\1", str(error))  # h11 quotes its buffer
+        return NoAnswer(f"what came back is not HTTP: {words(said)}")
 
     def note_died_idle(self, idle_s: float) -> None:
         """A connection that was idle for ``idle_s`` no longer carried anything.
