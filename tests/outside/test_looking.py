@@ -43,7 +43,8 @@ def with_log(path: Path) -> None:
         "from pathlib import Path\n"
         "from ackqueue.damage import record\n"
         "from telemetry_agent.ackqueue.queue import AckQueue\n"
-        "record(AckQueue(Path(sys.argv[1]), commit_every_s=3600), 20)\n"
+        "queue = AckQueue(Path(sys.argv[1]), commit_every_s=3600)\n"
+        "record(queue, 20)\n"
         "os._exit(0)\n"
     )
     tests = str(Path(__file__).parent.parent)
