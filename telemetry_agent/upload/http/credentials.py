@@ -112,7 +112,7 @@ class Credentials:
             self._authorization = Renewed([token], lambda: self._with_token(scheme, token))
         elif password is not None:
             self._authorization = self._basic("upload.password_file", username, password)
-        # A header of the config gives way in any case, also one in small letters.
+        # Ours replaces a header of the config, also one in small letters.
         ours = {"authorization"} if self._authorization is not None else set()
         self._headers = {name: text for name, text in headers.items() if name.lower() not in ours}
         self._proxy_authorization: Renewed[str] | None = None
