@@ -240,7 +240,7 @@ class Uploader(Task):
         # The endpoint may choke on the fixes that got no answer, so other fixes are tried before
         # them, unless the last exchange was answered, or the order counts.
         if now_s >= self._resume_s:
-            # Each try of a fix that the server cannot take delays the others: so ever later.
+            # Each try of a fix that the server cannot take delays the others: less and less often.
             if self._leases.bring_back():
                 self._resume_every_s = min(2 * self._resume_every_s, _RESUME_AT_MOST_S)
             self._resume_s = now_s + self._resume_every_s
