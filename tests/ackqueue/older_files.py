@@ -1,4 +1,4 @@
-"""Queue files as older versions wrote them, one for each schema that there was."""
+"""Queue files as older releases wrote them, one for each schema that there was."""
 
 import zlib
 from contextlib import closing
@@ -9,20 +9,18 @@ from ackqueue.queue_parts import fix_at
 from telemetry_agent.ackqueue.file.rows import COLUMNS, encode
 from telemetry_agent.ackqueue.file.schema import _MIGRATIONS, APPLICATION_ID, connect
 
-OLDER = range(1, len(_MIGRATIONS))
-"""The versions of the schema before this one."""
+OLDER = range(4, len(_MIGRATIONS))
+"""The versions of the schema before this one; that of the first release is 4."""
 _COLUMNS = COLUMNS.index("extra") + 1
-"""Of the schema versions 2 to 5. What a later version adds follows."""
+"""Of the schema versions 4 and 5. What a later version adds follows."""
 
 
 def make_older(path: Path, version: int) -> None:
     """Rows 1 to 6 as that version wrote them, of which 1 and 2 are delivered, and 3 is damaged."""
-    extra = None if version == 1 else '{"door":0}'
-    rows = []
-    for number in range(1, 7):
-        values = encode(number, 7, number, "van", fix_at(number, extra=extra))
-        *row, crc, extra = values[:_COLUMNS]
-        rows.append([*row, crc ^ number, extra] if version > 1 else [*row, crc ^ number])
+    rows = [
+        encode(number, 7, number, "van", fix_at(number, extra='{"door":0}'))[:_COLUMNS]
+        for number in (1, 2, 4, 5, 6)
+    ]
     path.touch()
     with closing(connect(path)) as file:
         file.execute("PRAGMA page_size = 512")
@@ -32,6 +30,7 @@ def make_older(path: Path, version: int) -> None:
         file.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         file.execute(f"PRAGMA user_version = {version}")
         file.executemany(f"INSERT INTO fix VALUES ({', '.join('?' * len(rows[0]))})", rows)
-        for lo, hi, state in ((1, 2, 5), (3, 3, -1)):
-            crc = zlib.crc32(f"{lo} {hi} {state} None None".encode())
-            file.execute("INSERT INTO mark VALUES (?, ?, ?, NULL, NULL, ?)", (lo, hi, state, crc))
+        for lo, hi, state, reason in ((1, 2, 5, None), (3, 3, 0, "damaged")):
+            crc = zlib.crc32(f"{lo} {hi} {state} {reason} None".encode())
+            mark = (lo, hi, state, reason, crc)
+            file.execute("INSERT INTO mark VALUES (?, ?, ?, ?, NULL, ?)", mark)

@@ -6,8 +6,7 @@ carries its own proof. That of a mark or of a run is the CRC-32 of its values as
 A fix is typed integers. Its checksum is the CRC-32 of the numbers of ``FIRST`` as little-endian
 64-bit integers (an absent one as -2**63, which no quantity reaches), followed by the device and by
 each value of ``LATER`` that is there, as text in UTF-8. It is exclusive-ored with the row's local
-number, folded to 32 bits. So a row proves its content and its place. (Rows of files that began
-with schema version 1 or 2 can be without the number: they prove their content alone.)
+number, folded to 32 bits. So a row proves its content and its place.
 """
 
 import struct
@@ -17,7 +16,7 @@ from functools import lru_cache
 from typing import Any, cast, get_args
 
 from telemetry_agent.ackqueue.ranges import Span
-from telemetry_agent.ackqueue.row_states import DAMAGED, RowState, State, StreamRun
+from telemetry_agent.ackqueue.row_states import RowState, State, StreamRun
 from telemetry_agent.fields import FIELDS, written_out
 from telemetry_agent.model import Fix, Flag, Quality, Record
 
@@ -45,8 +44,6 @@ _FLAG_SETS = tuple(
     tuple(flag for flag in FLAGS if mask & _FLAG_BITS[flag]) for mask in range(1 << len(FLAGS))
 )
 _STATES = {int(state): state for state in State}
-_DAMAGED_BEFORE_3 = -1
-"""A state that files had up to schema version 2, where a damaged row stayed in its place."""
 STREAM, SEQ, TIME_MS, LAT_E9, LON_E9 = map(
     COLUMNS.index, ("stream", "seq", "time_ms", "lat_e9", "lon_e9")
 )
@@ -128,7 +125,7 @@ def decode(row):
 {_PROVE}
     except errors:
         return None
-    if placed != crc and proof != crc or extra == "":
+    if placed != crc or extra == "":
         return None
     quality, flags = qualities[quality], flag_sets[flags]
     return new(Record, (hex_of(stream), seq, device, new(Fix, ({_EVERY_VALUE},))))
@@ -147,11 +144,6 @@ def at_place(row: Row, row_id: int) -> Row:
 def is_sound(row: Row) -> bool:
     """Whether the row still holds what was stored."""
     return decode(row) is not None
-
-
-def proves_its_number(row: Row) -> bool:
-    """Whether it is sound, and its checksum is that of this number."""
-    return is_sound(row) and bool(row == at_place(row, row[0]))
 
 
 def with_checksum(*values: object) -> Row:
@@ -175,8 +167,6 @@ def read_mark(row: Row) -> Span[RowState] | None:
             return None
         if not isinstance(hi, int) or not isinstance(row_id, int | None):
             return None
-        if state == _DAMAGED_BEFORE_3:
-            return Span(lo, hi, DAMAGED)
         if state == State.AWAY:
             return Span(lo, hi, RowState(State.AWAY, reason, oldest_pending=row_id))
         return Span(lo, hi, RowState(_STATES[state], reason, batch=row_id))

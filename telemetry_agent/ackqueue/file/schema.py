@@ -25,7 +25,6 @@ from telemetry_agent.ackqueue.file.rows import (
     ALWAYS,
     FIRST,
     FLAGS,
-    LATER,
     QUALITIES,
     STREAM_COLUMNS,
 )
@@ -86,7 +85,8 @@ _CREATE = (
         id INTEGER PRIMARY KEY,
         device TEXT NOT NULL,
         {", ".join(f"{name} INTEGER{' NOT NULL' if name in ALWAYS else ''}" for name in FIRST)},
-        crc INTEGER NOT NULL
+        crc INTEGER NOT NULL,
+        extra TEXT
     )
     """,
     # batch: the rows of one batch that got no answer, so that it can be sent again as it was.
@@ -100,10 +100,6 @@ _CREATE = (
         crc INTEGER NOT NULL
     )
     """,
-)
-
-_VIEW = (
-    "DROP VIEW IF EXISTS fixes",
     f"""
     CREATE VIEW fixes AS SELECT
         printf('%016x', fix.stream) AS stream,
@@ -118,9 +114,6 @@ _VIEW = (
     """,  # noqa: S608 - words of ours
 )
 
-# Rows that are there stay as they are.
-_EXTRA = ("ALTER TABLE fix ADD COLUMN extra TEXT", *_VIEW)
-
 # No account is given of what a file holds already.
 _STREAMS = """
     CREATE TABLE IF NOT EXISTS stream (
@@ -132,8 +125,9 @@ _STREAMS = """
     )
     """
 
-_MIGRATIONS = (_CREATE, _EXTRA, (), ("DROP TABLE IF EXISTS away",), (_STREAMS,))
-"""The statements at place n bring a file from schema version n to n + 1."""
+_MIGRATIONS = (_CREATE, (), (), (), (_STREAMS,))
+"""The statements at place n bring a file from schema version n to n + 1. Version 4 is that of the
+first release."""
 
 _WITH_STREAMS = 5
 
@@ -327,13 +321,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _stand_in(connection: sqlite3.Connection, path: Path) -> None:
-    """Show an older file, which must not change, with all columns and tables of this version."""
-    version = _check_kind(connection, path)
-    there = {column for _, column, *_ in connection.execute("PRAGMA table_info(fix)")}
-    absent = "".join(f", NULL AS {name}" for name in LATER if name not in there)
-    if absent:
-        connection.execute(f"CREATE TEMP VIEW fix AS SELECT *{absent} FROM main.fix")  # noqa: S608 - words of ours
-    if version < _WITH_STREAMS:
+    """Show an older file, which must not change, with all tables of this version."""
+    if _check_kind(connection, path) < _WITH_STREAMS:
         columns = ", ".join(f"0 AS {name}" for name in STREAM_COLUMNS)
         connection.execute(f"CREATE TEMP VIEW stream AS SELECT {columns} WHERE 0")
 

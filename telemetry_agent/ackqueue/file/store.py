@@ -20,7 +20,6 @@ from telemetry_agent.ackqueue.file.rows import (
     Row,
     is_sound,
     mark_row,
-    proves_its_number,
     read_mark,
     read_stream,
     with_checksum,
@@ -144,8 +143,8 @@ class Store:
             raise refusal(f"cannot open the queue {self.path}", error, opening=True) from error
         if None in streams:
             damage = damage or "a record of its streams"
-        if newest and not _newest_is_plausible(newest, marks):
-            damage = damage or f"the number of the newest row, {newest.pop(0)[0]}"
+        if newest and not is_sound(newest[0]):  # nothing else proves its number
+            damage = damage or f"the newest row, {newest.pop(0)[0]}"
         last = max([last, *(row[0] for row in newest)])
         text = f"the queue {self.path} is damaged: {damage}" if damage else None
         return Loaded(last, marks, [run for run in streams if run is not None], text)
@@ -319,19 +318,3 @@ class Store:
         ).fetchone()
         if stored != len(rows):
             raise TakenError(f"row numbers of {self.path} are taken by other fixes")
-
-
-def _newest_is_plausible(newest: list[Row], marks: RangeMap[RowState]) -> bool:
-    """Whether the first of these has the number of the newest row: the second is the one before.
-
-    Nothing proves the number of a row that is damaged. But each number up to the newest is that of
-    a row, or in a mark.
-    """
-    number, before = newest[0][0], newest[1][0] if newest[1:] else 0
-    mark = marks.value_at(number - 1)
-    follows = (
-        number - 1 == before
-        or (mark is not None and mark.state <= State.GONE)
-        or marks.value_at(number) is not None
-    )
-    return bool(number > before and (follows or proves_its_number(newest[0])))

@@ -81,9 +81,8 @@ class DamagedFile:
     def rows(self, place: int) -> Iterator[Row]:
         """The sound rows of the page at this place."""
         for number, values in self._records(place):
-            if number > 0 and len(MARK_COLUMNS) < len(values) <= len(COLUMNS):
-                missing = len(COLUMNS) - len(values)  # columns that are younger than the file
-                row = (number, *values[1:], *[None] * missing)
+            if number > 0 and len(values) == len(COLUMNS):
+                row = (number, *values[1:])
                 if is_sound(row):
                     self.has_rows = True
                     yield row
