@@ -115,8 +115,6 @@ class AwayRows:
             The rows that are to be stored.
         """
         lo, upto = self.first, min(found.upto, self.last)
-        if upto < lo:
-            return set()
         present: RangeMap[bool] = RangeMap()
         for first, last in chain(runs(there), leased):
             present.paint(first, last, value=True)

@@ -50,7 +50,7 @@ _RANGES_PER_HOLD = 50
 
 
 class Contents:
-    """The methods of ``AckQueue`` that neither put a fix nor hand one out.
+    """The part of ``AckQueue`` that neither puts a fix nor hands one out.
 
     Those that read the file raise StorageError if it cannot be read.
     """
@@ -83,7 +83,7 @@ class Contents:
         with shared.lock:
             if shared.writer.has_room and not self._bounds.stopped:
                 return True
-            shared.wait_for_room(ring)
+            shared.waiting_for_room.add(ring)
         shared.ring()
         return False
 
@@ -241,7 +241,7 @@ class Contents:
         """The endpoint has these accounts: what is finished in them, and still so, is settled."""
         shared = self.shared
         with shared.disk:
-            shared.use()
+            shared.check_open()
             now, _ = self._accounts() or ([], None)  # what is still to be counted is reported again
             with shared.lock:
                 shared.ledger.streams.settle([account for account in accounts if account in now])
@@ -299,7 +299,7 @@ class Contents:
         ranges = [(row, last)]
         while ranges:  # once at least: what was changed before is on disk after it
             with shared.disk:
-                shared.use()
+                shared.check_open()
                 with shared.lock:
                     some = shared.ledger.in_state(state, ROWS_PER_READ, row)
                 ranges = meant = [(lo, min(hi, last)) for lo, hi in some if lo <= last]

@@ -39,7 +39,7 @@ _FRESH_S = 1.0
 V = TypeVar("V")
 
 
-class AckQueue:
+class AckQueue(Contents):
     """A durable queue of fixes for one process; any number of its threads may use it.
 
     ::
@@ -75,8 +75,6 @@ class AckQueue:
     ) -> None:
         """Open the queue; create the file if it does not exist. What got no answer is ready again.
 
-        To open and close it without using it writes nothing except a new file.
-
         Args:
             path: The database file, or a symlink to it. ``PATH.lock`` beside it is held until
                 ``close``.
@@ -94,29 +92,21 @@ class AckQueue:
             StorageError: The disk refuses.
         """
         self.path = place_of(path)
-        self.shared = SharedState(
+        shared = SharedState(
             self.path,
             clock or Clock(),
             connect,
             commit_every_s=commit_every_s,
             max_uncommitted=max_uncommitted,
         )
-        self._end = weakref.finalize(self, _end, self.shared, os.getpid())
+        self._end = weakref.finalize(self, _end, shared, os.getpid())
         try:
-            self._bounds = Bounds(self.shared, limits, keep_delivered_s)
+            bounds = Bounds(shared, limits, keep_delivered_s)
         except BaseException:
-            self.close()
+            self._end()
             raise
-        contents = Contents(self.shared, self._bounds)
-        # These are methods of the queue too: what only looks, what people do by hand, the upkeep.
-        self.stats, self.pending, self.places = contents.stats, contents.pending, contents.places
-        self.newest, self.newest_ms = contents.newest, contents.newest_ms
-        self.last_row, self.after, self.stored = contents.last_row, contents.after, contents.stored
-        self.takes_more, self.moves = contents.takes_more, contents.moves
-        self.retry, self.discard, self.resend = contents.retry, contents.discard, contents.resend
-        self.resend_names = contents.resend_names
-        self.accounts, self.settle = contents.accounts, contents.settle
-        bounds, shared = self._bounds, self.shared
+        super().__init__(shared, bounds)
+        # These are methods of the queue too: its upkeep.
         self.purge_delivered, self.tidy = bounds.purge, bounds.tidy
         self.make_room, self.has_room = bounds.make_room, bounds.has_room
         self.watch, self.commit_due_s = shared.watch, shared.commit_due_s
@@ -210,7 +200,7 @@ class AckQueue:
         until_s = None if timeout_s is None else shared.clock.monotonic_s() + timeout_s
         while True:
             with shared.disk:
-                shared.use()
+                shared.check_open()
                 if self._must_commit_first(live_first=live_first):
                     shared.write()
                 batch = self._lease(limit, live_first=live_first)
@@ -299,7 +289,7 @@ class AckQueue:
     def _change(self, change: Callable[[Ledger], V], *, written: bool = True) -> V:
         shared = self.shared
         with shared.disk:
-            shared.use()
+            shared.check_open()
             with shared.lock:
                 result = change(shared.ledger)
                 shared.wake()
@@ -365,9 +355,11 @@ def _first_run(rows: list[Row]) -> list[Row]:
 def _close(shared: SharedState) -> None:
     with shared.disk:
         with shared.lock:
-            if not shared.end_use():
+            if shared.closed:
                 return
-        refusal = shared.write(at_once=True) if shared.used else None
+            shared.closed = True
+            shared.wake()
+        refusal = shared.write(at_once=True)
         shared.close()
     if refusal is not None:
         lost = counted(shared.writer.uncommitted, "fix is lost", "fixes are lost")

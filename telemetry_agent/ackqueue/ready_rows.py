@@ -59,10 +59,6 @@ class ReadyRows:
         spans = takewhile(lambda span: span.hi > self.newest, reversed(self.free))
         return sum(span.hi - max(span.lo - 1, self.newest) for span in spans)
 
-    def batch(self, number: int) -> list[tuple[int, int]]:
-        """The rows of an earlier batch."""
-        return [span[:2] for span in self.free.where(lambda value: value == number)]
-
     def middle(self) -> int:
         """The row that has as many of them before it as behind it."""
         left = self.free.total // 2
@@ -84,7 +80,8 @@ class ReadyRows:
         if oldest is None:
             return None
         if oldest.value != NO_BATCH:
-            return Plan(self.batch(oldest.value), live=False, batch=oldest.value)
+            spans = self.free.where(lambda batch: batch == oldest.value)
+            return Plan([span[:2] for span in spans], live=False, batch=oldest.value)
         return Plan(self._oldest(oldest, spans, limit), live=oldest.lo > self.newest)
 
     def _newest(self, limit: int) -> list[tuple[int, int]]:

@@ -64,14 +64,16 @@ class SharedState:
         self.clock = clock
         self.commit_every_s = commit_every_s
         self.closed = False
-        self.used = False
-        """Whether a close has something to write."""
-        self._relieve: Callable[[], bool] = lambda: False
+        """For all calls except ``write`` and ``close``."""
+        self.relieve: Callable[[], bool] = lambda: False
+        """Gives up some rows in memory when the disk has no room for a write; False: there is
+        nothing to give up. It is called under the disk lock."""
         self.lock = threading.Lock()
         self.disk = FairLock()  # on a slow disk the committer writes without a pause
         self.ready = threading.Condition(self.lock)
         self._sleepers = 0
-        self._waiting_for_room: set[Callable[[], None]] = set()
+        self.waiting_for_room: set[Callable[[], None]] = set()
+        """They are called once when there may be room."""
         self._watchers: list[Callable[[], None]] = []
         self.file = QueueFile(path, connect)
         loaded = self.file.loaded
@@ -103,27 +105,15 @@ class SharedState:
         """
         self._watchers.append(ring)
 
-    def relieve_by(self, relieve: Callable[[], bool]) -> None:
-        """Have ``relieve`` give up some rows in memory when the disk has no room for a write.
-
-        It returns False if there is nothing to give up. It is called under the disk lock.
-        """
-        self._relieve = relieve
-
     def ring(self) -> None:
         """Ring for the watchers: there is something new to do."""
         for ring in self._watchers:
             ring()
 
-    def wait_for_room(self, ring: Callable[[], None]) -> None:
-        """Have ``ring`` called once when there may be room. For the holder of the memory lock."""
-        assert self.lock.locked()
-        self._waiting_for_room.add(ring)
-
     def ring_for_room(self) -> None:
         """Ring, once, for those who wait for room."""
         with self.lock:
-            rings, self._waiting_for_room = self._waiting_for_room, set()
+            rings, self.waiting_for_room = self.waiting_for_room, set()
         for ring in rings:
             ring()
 
@@ -135,7 +125,7 @@ class SharedState:
     def commit_due_s(self) -> float | None:
         """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
         with self.lock:
-            return self.writer.due_s(0 if self._waiting_for_room else self.commit_every_s)
+            return self.writer.due_s(0 if self.waiting_for_room else self.commit_every_s)
 
     def stay_in_place(self) -> None:
         """Continue in new files if somebody deleted, moved or replaced those in use.
@@ -167,7 +157,6 @@ class SharedState:
         if seq == 1:
             self.ledger.streams.begin(row[0], self.stream, seq)
         self._seq = seq
-        self.used = True
         if fix.time_is_sure:
             self.latest_ms = fix.time_ms
         return row, Record(self.stream_hex, seq, device, fix)
@@ -176,16 +165,8 @@ class SharedState:
         """Give a row of another queue, with its name, a place before those of this stream."""
         assert self.lock.locked()
         self._base += 1
-        self.used = True
         self.ledger.streams.begin(self._base, row[STREAM], row[SEQ])
         return at_place(row, self._base)
-
-    def end_use(self) -> bool:
-        """Close it for all calls except ``write`` and ``close``. False: it was closed already."""
-        assert self.lock.locked()
-        was_open, self.closed = not self.closed, True
-        self.wake()
-        return was_open
 
     def wait_until_ready(self, until_s: float | None) -> bool:
         """Wait until a lease may find rows, without the lock. False: it is ``until_s``."""
@@ -235,12 +216,6 @@ class SharedState:
         """The SQL of the file that is in use now."""
         return self.file.store
 
-    def use(self) -> None:
-        """Note that something is about to be done that a close must bring to disk."""
-        assert self.disk.locked()
-        self.check_open()
-        self.used = True
-
     def write(self, *, at_once: bool = False) -> StorageError | None:
         """Bring everything to disk. Returns why it refused, which was logged.
 
@@ -254,12 +229,12 @@ class SharedState:
         if isinstance(refusal, UnusableError):
             refusal = self.replace(refusal)
         for _ in range(_RELIEFS):
-            if not isinstance(refusal, FullError) or not self._relieve():
+            if not isinstance(refusal, FullError) or not self.relieve():
                 break
             refusal = self.writer.write(self.store)
         self.writer.report(refusal)
         self._find_oldest()
-        if refusal is None and self._waiting_for_room:
+        if refusal is None and self.waiting_for_room:
             self.ring_for_room()
         return refusal
 

@@ -285,18 +285,6 @@ def test_with_commit_every_0_a_put_is_on_disk_when_it_returns(path: Path) -> Non
                 assert reader.execute("SELECT count(*) FROM fixes").fetchone() == (count,)
 
 
-def test_to_look_at_a_queue_writes_nothing(path: Path) -> None:
-    with AckQueue(path) as queue:
-        put(queue, 2)
-        queue.release(lease(queue), answered=False)
-    content = path.read_bytes()
-    with AckQueue(path) as queue:
-        assert queue.stats().ready == 2
-        assert queue.stats().oldest_pending_ms == fix_at(0).time_ms
-        assert len(list(queue.stored())) == 2
-    assert path.read_bytes() == content
-
-
 def test_a_closed_queue_says_so(path: Path) -> None:
     queue = AckQueue(path)
     put(queue, 1)

@@ -66,7 +66,6 @@ class Model:
     newest: int = 0
     """Rows from this place on are live."""
     latest: float | None = None
-    used: bool = False
 
     def write(self, refuses: str) -> None:
         if refuses != "before":
@@ -83,7 +82,6 @@ class Model:
                 row.state = READY
         self.newest = len(self.rows)
         self.latest = None
-        self.used = False
 
     def commits_before_a_lease(self, now_s: float, *, live_first: bool, refused: bool) -> bool:
         waiting = [row for row in self.rows if row.state == NEW]
@@ -165,7 +163,6 @@ class QueueMachine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     def write(self) -> None:
-        self.model.used = True
         self.follow_the_disk()
 
     def follow_the_disk(self) -> None:
@@ -194,7 +191,6 @@ class QueueMachine(RuleBasedStateMachine):
             waiting = [row for row in self.model.rows if row.state == NEW]
             for lost in waiting[: max(0, len(waiting) - MAX_UNCOMMITTED)]:
                 lost.state, lost.reason = GONE, "memory"
-        self.model.used = True
 
     @rule()
     def commit(self) -> None:
@@ -213,7 +209,6 @@ class QueueMachine(RuleBasedStateMachine):
             self.clock.now_s, live_first=live_first, refused=self.queue.shared.writer.refused
         )
         batch = self.queue.lease(limit, live_first=live_first)
-        self.model.used = True
         if commits:
             self.write()
         expected = self.model.lease(limit, live_first=live_first)
@@ -252,7 +247,6 @@ class QueueMachine(RuleBasedStateMachine):
             self.out.append((batch, rows))
         for row in rows:
             row.out = True
-        self.model.used = True
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
@@ -287,7 +281,6 @@ class QueueMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         batch, _ = self.take(data)
         self.queue.release(batch)
-        self.model.used = True
 
     @precondition(lambda self: self.out)
     @rule(data=st.data())
@@ -362,8 +355,7 @@ class QueueMachine(RuleBasedStateMachine):
     def close_and_reopen(self) -> None:
         self.disk.refuses = "never"
         self.queue.close()
-        if self.model.used:
-            self.model.write("never")
+        self.model.write("never")
         self.open()
 
     @rule()

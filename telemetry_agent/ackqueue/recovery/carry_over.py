@@ -162,7 +162,7 @@ class Carrier(Task):
 
     def _is_current(self, found: FoundRows) -> bool:
         """No other file was set aside meanwhile."""
-        self._shared.use()
+        self._shared.check_open()
         return found.paths == set_aside_files.waiting(self._shared.path)
 
     def _end(self, found: FoundRows) -> None:

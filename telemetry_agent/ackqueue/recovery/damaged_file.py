@@ -120,7 +120,7 @@ class DamagedFile:
         yield from range(max(self._pages, self.places - _PROBE_FRAMES), self.places)
 
     def _records(self, place: int) -> Iterator[tuple[int, list[object]]]:
-        return leaf_records(self._content(place), self._page(place), self._newest_version)
+        return leaf_records(self._content(place), self._newest_version)
 
     def _newest_version(self, page: int) -> bytes | None:
         place = self._newest.get(page, page - 1)

@@ -21,7 +21,6 @@ from telemetry_agent.ackqueue.recovery.wal import Log, read_log
 from telemetry_agent.ackqueue.row_states import (
     PURGED,
     UNCOUNTED,
-    UNUSED,
     Loaded,
     RowState,
     State,
@@ -200,8 +199,9 @@ def _enter_lost_end(
         spans = [Span(spare, spare, UNCOUNTED)]
     else:
         last = max(first, summary.last)
-        summary = summary._replace(oldest=min(summary.oldest, last), last=last)
-        spans = _missing(first, summary)
+        # Nothing shows where the rows of a generation ended before the last border.
+        pending = max(first, min(summary.oldest, last), border_up_to(last) + 1)
+        spans = [Span(first, pending - 1, PURGED), Span(pending, last, UNCOUNTED)]
     lost = sum(span.size for span in spans if span.value == UNCOUNTED)
     newest = store.read_back(loaded.last, 1)
     known = [record for row in newest if (record := decode(row)) is not None]
@@ -216,31 +216,13 @@ def _enter_lost_end(
     return _write(store, loaded, summary, spans)
 
 
-def _missing(since: int, summary: QueueSummary) -> list[Span[RowState]]:
-    """The marks of the rows from that one on, of which there is only a summary.
-
-    Nothing shows where the rows of a generation ended before the last border. So it is not known
-    how many are missing there; the last span says so.
-    """
-    border = border_up_to(summary.last)
-    first = max(since, border + 1)
-    pending = max(first, summary.oldest)
-    spans = [Span(first, pending - 1, PURGED), Span(pending, summary.last, UNCOUNTED)]
-    if since <= border:
-        upto = max(since, 1 if summary.away else min(summary.oldest, border + 1)) - 1
-        spans += [Span(since, upto, PURGED), Span(upto + 1, border, UNUSED)]
-        if upto < border:
-            spare = spare_below(border)
-            spans.append(Span(spare, spare, UNCOUNTED))
-    return [span for span in spans if span.size > 0]
-
-
 def _write(
     store: Store, loaded: Loaded, summary: QueueSummary, spans: list[Span[RowState]]
 ) -> Loaded:
     changed: set[int] = set()
     for span in spans:
-        changed |= loaded.marks.paint(*span)
+        if span.size > 0:
+            changed |= loaded.marks.paint(*span)
     marks = {lo: loaded.marks.starting_at(lo) for lo in changed}
     run = summary.run  # of a stream that the file may not know of
     is_missing = run is not None and all(known.lo < run.lo for known in loaded.streams)

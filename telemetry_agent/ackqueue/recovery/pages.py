@@ -21,22 +21,18 @@ _INTEGER_BYTES = (0, 1, 2, 3, 4, 6, 8)
 _READ_BEYOND = (IndexError, ValueError, struct.error)
 
 
-def leaf_records(
-    page: bytes, number: int, read_page: Callable[[int], bytes | None]
-) -> Iterator[Record]:
+def leaf_records(page: bytes, read_page: Callable[[int], bytes | None]) -> Iterator[Record]:
     """The records of a leaf page of a table, those that can be read; of any other page none.
 
     Args:
-        page: its content.
-        number: its place in the file, from 1.
+        page: its content. (The first of a file begins with the header, and holds only the schema.)
         read_page: another page of the same file, where a long record continues; ``None``: it
             is missing.
     """
-    start = 100 if number == 1 else 0  # the header of the file
-    if len(page) < start + 8 or page[start] != _TABLE_LEAF:
+    if len(page) < 8 or page[0] != _TABLE_LEAF:
         return
-    count = min(int.from_bytes(page[start + 3 : start + 5]), (len(page) - start - 8) // 2)
-    for place in range(start + 8, start + 8 + 2 * count, 2):
+    count = min(int.from_bytes(page[3:5]), (len(page) - 8) // 2)
+    for place in range(8, 8 + 2 * count, 2):
         try:
             yield _record(page, int.from_bytes(page[place : place + 2]), read_page)
         except _READ_BEYOND:
@@ -92,11 +88,8 @@ def _values(payload: bytes) -> list[object]:
         elif kind in {8, 9}:
             values.append(kind - 8)
             continue
-        elif kind == 7:
-            size = 8
-            values.append(struct.unpack_from(">d", payload, body)[0])
         else:
-            size = _INTEGER_BYTES[kind]
+            size = _INTEGER_BYTES[kind]  # no row of ours has one of another kind
             content = payload[body : body + size]
             values.append(int.from_bytes(content, signed=True) if kind else None)
         body += size

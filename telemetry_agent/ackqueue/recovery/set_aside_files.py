@@ -21,6 +21,8 @@ from telemetry_agent.errors import StorageError
 Kind = Literal["damaged", "kept", "foreign"]
 KINDS: tuple[Kind, ...] = ("damaged", "kept", "foreign")
 
+rename, unlink = Path.rename, Path.unlink  # by these names the power-loss proof records them
+
 
 def log_of(path: Path) -> Path:
     """The log (write-ahead log) that SQLite keeps beside a database."""
@@ -171,13 +173,3 @@ def _names(folder: Path) -> set[str]:
         return {entry.name for entry in folder.iterdir()}
     except OSError as error:
         raise StorageError(f"cannot read the folder {folder}: {error.strerror}") from error
-
-
-def rename(old: Path, new: Path) -> None:
-    """``os.rename``; a seam for the power-loss proof."""
-    old.rename(new)
-
-
-def unlink(path: Path) -> None:
-    """``os.unlink``; a seam for the power-loss proof."""
-    path.unlink()
