@@ -24,8 +24,8 @@ from telemetry_agent.ackqueue.limits import thinning
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
-from telemetry_agent.ackqueue.row_states import RowState
-from telemetry_agent.ackqueue.streams import STREAMS_MAX
+from telemetry_agent.ackqueue.row_states import RowState, StreamRun
+from telemetry_agent.ackqueue.streams import STREAMS_MAX, Streams
 from telemetry_agent.errors import StorageError
 from telemetry_agent.lab.endpoint.audit import lines
 from telemetry_agent.model import Batch, StreamAccount
@@ -548,3 +548,18 @@ def test_a_stream_that_was_never_here_is_not_looked_for(
         deliver(queue)
         assert queue.resend_names("0123456789abcdef", 1, 3) == 0
         assert queue.resend_names(stream, 2, 9) == 2
+
+
+def test_a_run_whose_record_is_lost_is_derived_from_the_rows_that_arrive() -> None:
+    streams = Streams([], RangeMap())
+    # Of stream 7 the first 3 rows are missing. Stream 8 began before this file, with seq 1 to 3.
+    arriving = [(14, 7, 4), (15, 7, 5), (18, 8, 6), (19, 8, 7)]
+    for row in arriving:
+        streams.learn_from_row(*row)
+    derived = {11: StreamRun(11, 7, 1), 16: StreamRun(16, 8, 4)}
+    assert streams.take_changes() == derived
+    # They are read again from the first, with a row that was not found before.
+    for row in [(2, 6, 1), *arriving]:
+        streams.learn_from_row(*row)
+    assert streams.take_changes() == {2: StreamRun(2, 6, 1)}
+    assert [streams.bounds(row) for row in (2, 14, 18)] == [(2, 11), (11, 16), (16, ABOVE_ALL)]
