@@ -29,6 +29,7 @@ class QueueFile:
         make_directories(path)
         self.lock = QueueLock(path)
         try:
+            self._disk = path.parent.stat().st_dev
             self.store, self.loaded = open_queue(path, connect, self.lock.last_summary)
         except BaseException:
             self.lock.release()
@@ -36,6 +37,16 @@ class QueueFile:
         self.damage: StorageError | None = None
         """Why the file is to be set aside: the disk has refused that so far."""
         self._inodes = self._inodes_now
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether the folder is on another disk now: one was mounted over this one, or it is gone.
+
+        Then this file can still be used, but all names beside it lead to files of another queue.
+        """
+        with suppress(OSError):
+            return self._path.parent.stat().st_dev != self._disk
+        return False
 
     def limit(self, size: int, log_size: int) -> None:
         """Limit the file, and each that takes its place; see ``Store.limit``."""
@@ -51,6 +62,8 @@ class QueueFile:
                 done, and the next call begins at the step that is missing.
         """
         self.damage = why
+        if self.is_covered:
+            raise StorageError(f"{why}, and another disk is mounted over it")
         with suppress(StorageError):
             self.store.close()
         if not self._is_aside:

@@ -76,6 +76,8 @@ class SharedState:
         """They are called once when there may be room."""
         self._watchers: list[Callable[[], None]] = []
         self.file = QueueFile(path, connect)
+        self.is_covered = False
+        """Whether it was, when ``stay_in_place`` looked: the agent opens the other queue then."""
         loaded = self.file.loaded
         self.ledger = Ledger(loaded)
         self.ledger.resume()
@@ -136,6 +138,9 @@ class SharedState:
         """
         with self.disk:
             self.check_open()
+            self.is_covered = self.file.is_covered
+            if self.is_covered:
+                return
             if not self.file.retake_lock() and self.file.is_in_place:
                 return
             self.write_summary()  # for the case that a kill leaves only a part of the copy

@@ -48,6 +48,7 @@ class Agent:
         switch: cuts the network of a demo; the page shows it.
         config: why the last good config is in effect.
         waiting: rows that the queue of the previous agent could not write.
+        covered: that queue, if another disk was mounted over its folder. It is delivered too.
         doctor: makes the checks that the page shows.
 
     Raises:
@@ -64,6 +65,7 @@ class Agent:
         switch: Switch | None = None,
         config: ConfigView | None = None,
         waiting: Collection[Row] = (),
+        covered: AckQueue | None = None,
         doctor: Callable[[], Doctor] | None = None,
     ) -> None:
         self.settings = settings
@@ -88,12 +90,12 @@ class Agent:
             self.queue = storage.open_queue(placed, clock)
         try:
             self.queue.adopt(waiting)
-            self._build()
+            self._build(covered)
         except BaseException:
             self.queue.close()  # without it the next start would miss the end of the queue's log
             raise
 
-    def _build(self) -> None:
+    def _build(self, covered: AckQueue | None) -> None:
         if self.storage is not None:
             log.warning("%s", self.storage)
         self._completeness = Completeness(self.queue)
@@ -123,7 +125,8 @@ class Agent:
             "control", lambda: Control(self.settings.queue.path, self._commands)
         )
         self.page = self.supervisor.add("page", self._build_page, vital=False)
-        self._leftover = self._build_leftover()
+        left = [queue for queue in (covered, self._open_runtime_queue()) if queue is not None]
+        self._leftovers = [part for part in map(self._build_leftover, left) if part is not None]
         self.queue.watch(self.delivery.wake)
 
     def start(self) -> None:
@@ -132,33 +135,47 @@ class Agent:
         self._control.task.listen()  # before READY=1, so that commands can ask a started agent
         self.supervisor.start()
 
-    def stop(self) -> list[Row]:
+    def stop(self, *, closes: bool = True) -> list[Row]:
         """Stop. The last bytes read are recorded, and one last upload is tried.
 
         It takes less than 10 s, unless the disk hangs. Returns the rows that could not be written.
+        The queue is closed, unless another agent is to deliver it.
         """
         self.recording.end()
         within(_DISK_S, self.queue.commit)
-        if self._leftover is not None:
-            self._leftover.end(last=False)
+        for leftover in self._leftovers:
+            leftover.end(last=False)
         self.delivery.end()
         for task in (self._committer, self._control, self.page):
             task.end(_TASK_S)
         waiting = self.queue.uncommitted_rows()
-        within(_DISK_S, self.queue.close)
+        if closes:
+            within(_DISK_S, self.queue.close)
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
         return waiting
 
+    @property
+    def is_covered(self) -> bool:
+        """Whether another disk was mounted over the folder of the queue."""
+        return self.queue.shared.is_covered
+
     def may_move(self) -> bool:
         """Whether ``must_move`` must look at the disk."""
+        if self.is_covered:
+            return True
         if self._stays_in_runtime or storage.runtime_queue() is None:
             return False
         return self._is_in_runtime() or self.queue.shared.writer.refused
 
     def must_move(self) -> bool:
-        """Whether the queue must change places: its disk refuses files, or accepts them again."""
+        """Whether the queue must change places: its disk refuses files, or accepts them again.
+
+        Or another disk was mounted over it, and accepts files.
+        """
         # In the state directory, which refuses: away. Away, and it refuses no longer: back.
         refused = storage.refusal(self.settings.queue.path) is not None
+        if self.is_covered:
+            return not refused
         return refused != self._is_in_runtime()
 
     def apply(self, settings: Settings) -> None:
@@ -170,8 +187,8 @@ class Agent:
         self.settings, self.config = settings, None
         self.recording.apply(settings)
         self.delivery.apply(settings)
-        if self._leftover is not None:
-            self._leftover.apply(settings)
+        for leftover in self._leftovers:
+            leftover.apply(settings)
         self.page.restart(_TASK_S)
 
     def snapshot(self) -> Snapshot:
@@ -211,28 +228,30 @@ class Agent:
     def _is_in_runtime(self) -> bool:
         return self.storage is not None and self.storage.state == "runtime"
 
-    def _build_leftover(self) -> Delivery | None:
-        """Delivers the fixes that were recorded into the runtime directory, if there are any."""
+    def _build_leftover(self, queue: AckQueue) -> Delivery | None:
+        """Delivers the fixes of a queue that an earlier agent used, if any are left."""
+        stats, covered = queue.stats(), queue.shared.is_covered
+        count = pending(stats)
+        if not (count or stats.carrying_over):
+            queue.close()
+            if not (stats.ack_failed or covered):  # dead letters can still be read
+                set_aside_files.delete_empty(queue.path)
+            return None
+        what = "the fixes" if stats.carrying_over else counted(count, "fix")
+        log.info("also delivering %s in %s%s", what, queue.path, " beneath it" * covered)
+        return Delivery(
+            self.settings, queue, self.supervisor, self._clock, self.secrets, held=self._held
+        )
+
+    def _open_runtime_queue(self) -> AckQueue | None:
         path = storage.runtime_queue()
         if path is None or path == self.queue.path or not path.exists():
             return None
         try:
-            queue = AckQueue(path)
+            return AckQueue(path)
         except AgentError as error:
             log.warning("%s", error)
             return None
-        stats = queue.stats()
-        count = pending(stats)
-        if not (count or stats.carrying_over):
-            queue.close()
-            if not stats.ack_failed:  # dead letters can still be read
-                set_aside_files.delete_empty(path)
-            return None
-        what = "the fixes" if stats.carrying_over else counted(count, "fix")
-        log.info("also delivering %s in %s", what, path)
-        return Delivery(
-            self.settings, queue, self.supervisor, self._clock, self.secrets, held=self._held
-        )
 
     def _build_reports(self, encode: EncodeReport) -> AgentReports:
         return AgentReports(

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.file.rows import Row
+from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import last_good, subprocess_loader
 from telemetry_agent.config.settings import LoadedConfig, Settings
@@ -153,14 +154,23 @@ class Service:
         before = self._agent
         if before is None or not before.must_move():
             return
-        self._agent = None
-        waiting = before.stop()
-        agent = self._start_agent(before.settings, before.config, waiting)
+        self._agent, covered = None, None
+        if before.is_covered:
+            log.warning(
+                "another disk was mounted over %s: it is used now", before.queue.path.parent
+            )
+            covered = before.queue
+        waiting = before.stop(closes=covered is None)
+        agent = self._start_agent(before.settings, before.config, waiting, covered)
         those = counted(len(waiting), "fix was", "fixes were")
         log.warning("%s; %s taken along that had not reached the disk", agent, those)
 
     def _start_agent(
-        self, settings: Settings, config: ConfigView | None, waiting: Collection[Row] = ()
+        self,
+        settings: Settings,
+        config: ConfigView | None,
+        waiting: Collection[Row] = (),
+        covered: AckQueue | None = None,
     ) -> Agent:
         agent = Agent(
             settings,
@@ -168,6 +178,7 @@ class Service:
             secrets=self._secrets,
             config=config,
             waiting=waiting,
+            covered=covered,
             doctor=self._doctor,
         )
         try:

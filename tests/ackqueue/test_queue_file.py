@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from fakes import FakeClock
 
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.file.lock import QueueLock, check_at_rest, lock_path
-from telemetry_agent.ackqueue.file.schema import connect
+from telemetry_agent.ackqueue.file.schema import UnusableError, connect
 from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.queue_file import QueueFile
@@ -362,3 +363,32 @@ def test_a_file_that_stays_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptu
             put(queue, 3, start=second)
             committer.step(clock.advance(5))
     assert caplog.text == ""
+
+
+def test_of_a_disk_that_is_mounted_over_the_queue_nothing_is_touched(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    folder = tmp_path / "state"
+    path = folder / "queue.db"
+    with AckQueue(path, commit_every_s=0) as queue:
+        records = damage.record(queue, 300)
+        with queue.shared.disk:
+            assert queue.shared.replace(UnusableError("as if damaged")) is None
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "other", folder], check=True)
+        try:
+            theirs = damage.fill(path, 20)
+            shutil.copy(path, folder / "queue.db.damaged-1")
+            content = {file.name: file.read_bytes() for file in folder.iterdir()}
+            queue.stay_in_place()
+            carry_over(queue)
+            with queue.shared.disk:
+                refusal = queue.shared.replace(UnusableError("damaged again"))
+            assert refusal is not None
+            assert "another disk is mounted over it" in str(refusal)
+            assert content == {file.name: file.read_bytes() for file in folder.iterdir()}
+            assert damage.recover(path).delivered == theirs
+        finally:
+            subprocess.run(["umount", folder], check=True)
+        queue.commit()
+        carry_over(queue)
+    assert damage.recover(path) == damage.Outcome(records, lost=0)

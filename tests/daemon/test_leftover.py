@@ -85,11 +85,11 @@ def test_one_that_is_damaged_is_carried_over(
     agent = start(tmp_path)
     with closing(agent.queue):
         assert f"also delivering the fixes in {runtime / 'queue.db'}" in caplog.text
-        assert agent._leftover is not None
-        carrier = agent._leftover._carrier.task
+        (leftover,) = agent._leftovers
+        carrier = leftover._carrier.task
         while carrier.step(0) == 0:
             pass
-        with closing(agent._leftover._queue) as queue:
+        with closing(leftover._queue) as queue:
             assert [stored.record for stored in queue.stored()] == records
 
 

@@ -14,7 +14,7 @@ import pytest
 from misbehaving import Server
 from peers import program
 from processes import agent, run_agent
-from rig import simulated, write_config
+from rig import record_backlog, simulated, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
 
@@ -124,6 +124,43 @@ def test_a_disk_that_is_read_only_at_the_start_is_gone_back_to(tmp_path: Path, d
             wait(lambda: complete(server) and pending(config, env) == 0)
             assert daemon.end() == 0
     assert max(server.ledger.values()) == 1
+
+
+def test_a_disk_with_a_backlog_that_is_mounted_late_is_recorded_to_and_delivered(
+    tmp_path: Path, disk: Path
+) -> None:
+    """As one on USB with ``nofail``: the agent starts before it is there."""
+    record_backlog(disk, 30)
+    left = {file.name for file in disk.iterdir()}
+    subprocess.run(["umount", disk], check=True)
+    with simulated(tmp_path, rate_hz=10) as simulator, Server() as server:
+        config, env = service(tmp_path, disk, "http://127.0.0.1:9/", str(simulator.device))
+        with agent("run", "--config", str(config), env=env) as daemon:
+            daemon.wait_for_line("telemetry-agent .* records ")
+            wait(lambda: pending(config, env) > 10)
+            subprocess.run(["mount", "-o", "loop", tmp_path / "image", disk], check=True)
+            daemon.wait_for_line("another disk was mounted over ")
+            wait(lambda: pending(config, env) > 40)  # on the disk, with those that were there
+            config.write_text(config.read_text().replace("http://127.0.0.1:9/", server.url))
+            daemon.send(signal.SIGHUP)
+            wait(lambda: len({stream for stream, _ in list(server.ledger)}) == 3)
+            simulator.hush()
+            wait(lambda: complete(server) and pending(config, env) == 0)
+            assert daemon.end() == 0
+            said = "\n".join(daemon.err)
+            assert "Traceback" not in said
+            assert "was deleted, moved or replaced" not in said
+    names = {file.name for file in disk.iterdir()} - left
+    assert not [name for name in names if "damaged" in name or "foreign" in name]
+    assert max(server.ledger.values()) == 1
+    with AckQueue(disk / "queue.db") as queue:
+        assert (queue.stats().ready, queue.stats().lost) == (0, {})
+        on_disk = queue.stats().acked
+    subprocess.run(["umount", disk], check=True)
+    with AckQueue(disk / "queue.db") as queue:
+        assert (queue.stats().ready, queue.stats().lost) == (0, {})
+        assert on_disk + queue.stats().acked == len(server.ledger)
+    subprocess.run(["mount", "-o", "loop", tmp_path / "image", disk], check=True)
 
 
 def test_a_queue_file_whose_inode_is_damaged_keeps_no_agent_from_recording(

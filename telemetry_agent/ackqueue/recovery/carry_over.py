@@ -65,6 +65,8 @@ class Carrier(Task):
             carrying, refused = shared.ledger.away.any, shared.writer.refused
         if refused:
             return _REFUSED_WAIT_S
+        if shared.file.is_covered:  # what waits there is to go into the other queue
+            return _WAIT_S
         try:
             if carrying:
                 return self._carry(now_s)
