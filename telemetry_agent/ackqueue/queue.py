@@ -316,7 +316,7 @@ class AckQueue(Contents):
             if plan is None:
                 return None
             try:
-                batch = self._hand_out(plan)
+                batch = self._hand_out(plan, newest=plan.live and live_first)
             except UnusableError:  # damaged, or rows are missing
                 if shared.file.damage is not None:  # the disk refuses to set it aside
                     raise
@@ -324,13 +324,16 @@ class AckQueue(Contents):
             if batch is not None:
                 return batch
 
-    def _hand_out(self, plan: Plan) -> Batch | None:
-        """Make a batch of the planned rows. ``None``: some are damaged, so plan again."""
+    def _hand_out(self, plan: Plan, *, newest: bool) -> Batch | None:
+        """Make a batch of the planned rows. ``None``: some are damaged, so plan again.
+
+        If not all of them can be in one batch, the ``newest`` ones are, else the oldest.
+        """
         shared = self.shared
         rows = shared.read(*plan.ranges)
         if len(rows) < plan.size:
             shared.miss(plan.size - len(rows))
-        step = -1 if plan.newest_first else 1
+        step = -1 if newest else 1
         taken = _first_run(rows[::step])[::step]
         found = [decode(row) for row in taken]
         records = tuple([record for record in found if record is not None])

@@ -175,10 +175,7 @@ class RangeMap(Generic[V]):
     def __iter__(self) -> Iterator[Span[V]]:
         return self.within(0)
 
-    def __reversed__(self) -> Iterator[Span[V]]:
-        return self.descending(ABOVE_ALL)
-
-    def descending(self, row: int) -> Iterator[Span[V]]:
+    def descending(self, row: int = ABOVE_ALL) -> Iterator[Span[V]]:
         """The spans that begin at this row or before, the last one first."""
         for at in range(bisect_right(self._rows, row) - 1, -1, -1):
             if (code := self._codes[at]) != _NO_VALUE:

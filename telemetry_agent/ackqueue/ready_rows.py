@@ -23,8 +23,6 @@ class Plan(NamedTuple):
     live: bool
     batch: int = NO_BATCH
     """The batch that these were before, or ``NO_BATCH``."""
-    newest_first: bool = False
-    """Which end must be in the batch if not all of them can be."""
 
     @property
     def size(self) -> int:
@@ -56,7 +54,7 @@ class ReadyRows:
 
     def live(self) -> int:
         """How many of them are live."""
-        spans = takewhile(lambda span: span.hi > self.newest, reversed(self.free))
+        spans = takewhile(lambda span: span.hi > self.newest, self.free.descending())
         return sum(span.hi - max(span.lo - 1, self.newest) for span in spans)
 
     def middle(self) -> int:
@@ -74,7 +72,7 @@ class ReadyRows:
         At most ``limit``, except for the rows of an earlier batch, which come whole.
         """
         if live_first and self.any_live:
-            return Plan(self._newest(limit), live=True, newest_first=True)
+            return Plan(self._newest(limit), live=True)
         spans = iter(self.free)
         oldest = next(spans, None)
         if oldest is None:
@@ -86,7 +84,7 @@ class ReadyRows:
 
     def _newest(self, limit: int) -> list[tuple[int, int]]:
         ranges: list[tuple[int, int]] = []
-        for span in reversed(self.free):
+        for span in self.free.descending():
             if span.hi <= self.newest or not limit:
                 break
             lo = max(span.lo, self.newest + 1, span.hi - limit + 1)

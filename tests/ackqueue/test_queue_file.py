@@ -388,7 +388,7 @@ def test_of_a_disk_that_is_mounted_over_the_queue_nothing_is_touched(tmp_path: P
             assert content == {file.name: file.read_bytes() for file in folder.iterdir()}
             assert damage.recover(path).delivered == theirs
         finally:
-            subprocess.run(["umount", folder], check=True)
+            subprocess.run(["umount", "--lazy", folder], check=True)
         queue.commit()
         carry_over(queue)
     assert damage.recover(path) == damage.Outcome(records, lost=0)

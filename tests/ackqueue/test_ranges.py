@@ -38,7 +38,7 @@ def test_it_agrees_with_a_dict_of_rows_and_holds_its_invariant(
             assert left.hi < right.lo
             assert left.value != right.value or left.hi + 1 < right.lo
         assert [mirror[lo] for lo in sorted(mirror)] == spans
-        assert list(reversed(ranges)) == spans[::-1]
+        assert list(ranges.descending()) == spans[::-1]
         assert ranges.total == len(rows)
         held = list(rows.values())
         assert dict(ranges.totals()) == {value: held.count(value) for value in set(held)}

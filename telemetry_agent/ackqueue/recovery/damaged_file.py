@@ -37,11 +37,6 @@ _PROBE_FRAMES = 1000  # as a rule a log has 200
 
 _PLACE_BITS, _FILE_BITS = 32, 8
 
-_BY_FINALITY = (
-    State.AWAY, State.READY, State.UNACK, State.ACK_FAILED, State.ACKED, State.UNUSED, State.GONE
-)  # fmt: skip
-"""Marks may contradict each other, the newer being lost: what cannot be undone counts most."""
-
 
 class DamagedFile:
     """One file with its log. A page has a place for each version of it, the newest last.
@@ -198,10 +193,12 @@ class FoundRows:
                 self._pages.append((first[0] << _FILE_BITS | number) << _PLACE_BITS | place)
                 continue
             self.streams |= {run.lo: run for run in file.streams(place)}
-            for span in file.marks(place):
-                if span.value.state is State.ACK_FAILED:
-                    self._dead[number].append(span.lo << _PLACE_BITS | place)
-                _learn(self._known[number], span)
+            known = self._known[number]
+            for lo, hi, mark in file.marks(place):
+                if mark.state is State.ACK_FAILED:  # no reasons in memory
+                    self._dead[number].append(lo << _PLACE_BITS | place)
+                    mark = without_reason(known.value_at(lo - 1), known.value_at(hi + 1))  # noqa: PLW2901
+                known.paint(lo, hi, mark)
         if not some:
             for pages in (self._pages, *self._dead):
                 pages.sort()
@@ -255,7 +252,7 @@ class FoundRows:
         """
         before = border_before(row)
         for known in self._known:
-            if any(border_up_to(last.hi) == before for last in islice(reversed(known), 1)):
+            if any(border_up_to(last.hi) == before for last in islice(known.descending(), 1)):
                 return None
         at = bisect_left(self._pages, before + 1, key=self._row_of)
         first = self._row_of(self._pages[at]) if at < len(self._pages) else before + 1
@@ -284,14 +281,3 @@ class FoundRows:
     @staticmethod
     def _row_of(page: int) -> int:
         return page >> _FILE_BITS + _PLACE_BITS
-
-
-def _learn(known: RangeMap[RowState], span: Span[RowState]) -> None:
-    """Take a mark unless another is more final; of equals the newer. No reasons in memory."""
-    lo, hi, mark = span
-    if mark.state is State.ACK_FAILED:
-        mark = without_reason(known.value_at(lo - 1), known.value_at(hi + 1))
-    less = _BY_FINALITY[: _BY_FINALITY.index(mark.state) + 1]
-    overruled = [part[:2] for part in known.within(lo, hi) if part.value.state in less]
-    for part in [*known.gaps(lo, hi), *overruled]:
-        known.paint(*part, mark)

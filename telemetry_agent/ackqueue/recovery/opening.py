@@ -94,7 +94,8 @@ def _completed(
         if is_emptied and not waiting:
             log.error("the queue %s is empty: the fixes that waited in it are lost", path)
             last = summary.last
-        if (waiting or is_emptied) and not _is_carrying(loaded):
+        is_carrying = any(mark.state is State.AWAY for mark, _ in loaded.marks.totals())
+        if (waiting or is_emptied) and not is_carrying:
             loaded = _begin(store, loaded, summary, _last_of(waiting))
         if end_is_lost or 0 < loaded.last < summary.last:
             loaded = _enter_lost_end(store, loaded, summary, None if waiting else last + 1)
@@ -139,10 +140,6 @@ def _is_readable(path: Path) -> bool:
     except OSError as error:
         return error.errno != errno.EIO
     return True
-
-
-def _is_carrying(loaded: Loaded) -> bool:
-    return any(mark.state is State.AWAY for mark, _ in loaded.marks.totals())
 
 
 def _last_of(waiting: list[Path]) -> int:
