@@ -129,8 +129,6 @@ _MIGRATIONS = (_CREATE, (), (), (), (_STREAMS,))
 """The statements at place n bring a file from schema version n to n + 1. Version 4 is that of the
 first release."""
 
-_WITH_STREAMS = 5
-
 
 def is_newer(header: bytes) -> bool:
     """Whether the first 100 bytes of a file are those of a queue of a newer version."""
@@ -174,13 +172,9 @@ _text = partial(str, encoding="utf-8", errors="surrogateescape")
 sqlite3.register_adapter(type(None), lambda absent: absent)
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path | str, *, uri: bool = False) -> sqlite3.Connection:
     """Open an existing file, with transactions begun and ended by the caller alone."""
-    return _connect(str(path))
-
-
-def _connect(database: str, *, uri: bool = False) -> sqlite3.Connection:
-    connection = sqlite3.connect(database, uri=uri, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, uri=uri, isolation_level=None, check_same_thread=False)
     connection.text_factory = _text  # a damaged text must not keep others from being read
     return connection
 
@@ -221,7 +215,7 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     # where no process uses it, SQLite does not trust it, and makes its own in memory.
     log, index = (path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
     mode = f"readonly_shm={index:d}" if log else "immutable=1"
-    return _connect(f"{path.absolute().as_uri()}?mode=ro&{mode}", uri=True)
+    return connect(f"{path.absolute().as_uri()}?mode=ro&{mode}", uri=True)
 
 
 def refusal(what: str, error: Exception, *, opening: bool = False) -> StorageError:
@@ -322,7 +316,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 def _stand_in(connection: sqlite3.Connection, path: Path) -> None:
     """Show an older file, which must not change, with all tables of this version."""
-    if _check_kind(connection, path) < _WITH_STREAMS:
+    if _check_kind(connection, path) < len(_MIGRATIONS):
         columns = ", ".join(f"0 AS {name}" for name in STREAM_COLUMNS)
         connection.execute(f"CREATE TEMP VIEW stream AS SELECT {columns} WHERE 0")
 
