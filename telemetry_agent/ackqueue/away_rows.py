@@ -142,11 +142,6 @@ class AwayRows:
         self._mark(self._border, self._border, UNUSED)
         self.first, self._border, self._oldest_pending = 1, 0, {}
 
-    def parts_away(self, lo: int, hi: int) -> list[tuple[int, int]]:
-        """The part of these rows that is away."""
-        part = max(lo, self.first), min(hi, self._border)
-        return [part] if part[0] <= part[1] else []
-
     def parts_here(self, lo: int, hi: int) -> list[tuple[int, int]]:
         """The parts of these rows that are not away."""
         if not self.any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from telemetry_agent.ackqueue.file.rows import (
     SEQ,
@@ -142,7 +142,7 @@ class Contents:
         while first < ABOVE_ALL:
             with self.shared.lock:
                 seen, last = _look(self.shared.ledger, first)
-            for span in sorted(seen):
+            for span in seen:
                 if waiting is not None and (waiting.hi + 1, waiting.value) == (span.lo, span.value):
                     waiting = waiting._replace(hi=span.hi)
                     continue
@@ -345,23 +345,21 @@ class Contents:
         return accounts, newest_sure_ms(decoded(newest))
 
 
-def _look(ledger: Ledger, first: int) -> tuple[list[Span[Place]], int]:
-    """The rows from ``first`` on, in no order, and up to which row that is all."""
+def _look(ledger: Ledger, first: int) -> tuple[RangeMap[Place], int]:
+    """The rows from ``first`` on, and up to which row that is all."""
     last = ABOVE_ALL
-    marks = list(islice(ledger.marks.within(first), SPANS_PER_HOLD))
-    if len(marks) == SPANS_PER_HOLD:
-        last = marks[-1].hi
-    free = list(islice(ledger.ready_rows.free.within(first, last), SPANS_PER_HOLD))
-    if len(free) == SPANS_PER_HOLD:
-        last = free[-1].hi
-    leased: RangeMap[Place] = RangeMap()
+    marks, free = ledger.marks, ledger.ready_rows.free
+    both: tuple[RangeMap[Any], ...] = (marks, free)
+    for rows in both:
+        some = list(islice(rows.within(first, last), SPANS_PER_HOLD))
+        if len(some) == SPANS_PER_HOLD:
+            last = some[-1].hi
+    seen: RangeMap[Place] = RangeMap()
+    for lo, hi, mark in marks.within(first, last):
+        seen.paint(lo, hi, _PLACES[mark.state])
+    for lo, hi, _ in free.within(first, last):
+        seen.paint(lo, hi, "stored")
     for lo, hi in ledger.leased():
         if first <= hi and lo <= last:
-            leased.paint(max(first, lo), min(hi, last), "in-flight")
-    seen = [*leased, *(Span[Place](lo, hi, "stored") for lo, hi, _ in free)]
-    for lo, hi, mark in ledger.marks.within(first, last):
-        parts = [(lo, hi)]
-        if mark.state is State.READY:  # a batch that got no answer keeps it when free or leased
-            parts = [gap for away in ledger.away.parts_away(lo, hi) for gap in leased.gaps(*away)]
-        seen += [Span(*part, _PLACES[mark.state]) for part in parts]
+            seen.paint(max(first, lo), min(hi, last), "in-flight")
     return seen, last

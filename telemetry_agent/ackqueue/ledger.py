@@ -135,8 +135,8 @@ class Ledger:
         with self._within_reach(ranges):
             for lo, hi in ranges:
                 # A row that has not arrived has its state in a damaged file: the mark overrules it.
-                for first, last in self.away.parts_away(lo, hi):
-                    self._mark(first, last, RowState(State.READY))
+                if self.away.any:
+                    self._mark(lo, hi, RowState(State.READY))
                 for first, last in self.away.parts_here(lo, hi):
                     self._mark(first, last, None)
                     self._free(first, last)
