@@ -88,7 +88,7 @@ class Connection:
             raise self._tls_error(error) from error
 
     def start_tls(self, context: ssl.SSLContext, hostname: str) -> None:
-        """Do the TLS handshake that ``context`` requires; if it fails, the connection is closed."""
+        """Do the TLS handshake that ``context`` requires."""
         tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
         if self._dialer.tls_session is not None:
             # A resumed handshake carries no certificates, and needs a quarter of the bytes. A
@@ -107,12 +107,8 @@ class Connection:
             raise NetworkError(
                 f"TLS handshake with {self._peer} failed: {_words(error)}"
             ) from error
-        else:
-            self.tls = tls
-            self.verified = context.verify_mode == ssl.CERT_REQUIRED
-        finally:
-            if self.tls is None:
-                self.close()
+        self.tls = tls
+        self.verified = context.verify_mode == ssl.CERT_REQUIRED
 
     def _set_user_timeout(self, seconds: float) -> None:
         # How long the kernel waits for its bytes to be acknowledged before it gives up. A server

@@ -81,7 +81,7 @@ class Dialer:
         self._keepalive_s = keepalive_s
         self._bell = Bell()
         self._until_s = 0.0
-        # What has happened in this exchange.
+        # What has happened to this request.
         self._connected = False  # or tried
         self._answering = False
         self._is_http = False  # what has come of the answer
@@ -93,9 +93,12 @@ class Dialer:
         return self._clock.monotonic_s()
 
     def begin(self, timeout_s: float) -> None:
-        """Start an exchange that must be over in ``timeout_s`` seconds."""
+        """Start an exchange, of one request or several, that must be over in ``timeout_s``."""
         self.timeout_s = timeout_s
         self._until_s = self.now_s + timeout_s
+
+    def begin_request(self) -> None:
+        """Start a request, or several at once, that no earlier one can be mistaken for."""
         self._connected = self._answering = False
 
     def abort(self) -> None:
