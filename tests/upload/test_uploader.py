@@ -31,7 +31,7 @@ from misbehaving import (
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
-from telemetry_agent.model import Fix, UploadState
+from telemetry_agent.model import Answer, Fix, Payload, UploadState
 from telemetry_agent.tasks import Beat, run_loop
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.formats.choice import choose
@@ -39,6 +39,7 @@ from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import (
     CompressionSetting,
     FormatName,
+    NoAnswer,
     UploadPolicy,
     WireFormat,
 )
@@ -802,6 +803,39 @@ def test_a_fix_that_gets_no_answer_does_not_hold_up_its_batch(
         b.put(1)
         b.work_for(60)
         assert b.counts == (0, 0, 29, 0)
+
+
+def test_several_fixes_that_get_no_answer_wait_at_the_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each exchange that gets none takes its 30 s, and the order counts."""
+    then = unanswered(range(1, 7), Line.reset)
+    with bench(tmp_path, then=then, max_batch=4, live_first=False, compression="none") as b:
+        exchange = b.transport.exchange
+
+        def hangs(payload: Payload, timeout_s: float) -> Answer | NoAnswer:
+            outcome = exchange(payload, timeout_s)
+            if isinstance(outcome, NoAnswer):
+                b.clock.advance(30)
+            return outcome
+
+        monkeypatch.setattr(b.transport, "exchange", hangs)
+        b.put_backlog(40)
+        b.work_for(3000)
+        assert b.counts == (0, 6, 34, 0)
+        b.server.requests.clear()
+        b.put_backlog(8)
+        b.uploader.network_returned(0)
+        b.work_for(10)
+        good, bad = [41, 42, 43, 44, 45, 46, 47, 48], [1, 2, 3, 4, 5, 6]
+        sent = [seq for request in b.server.requests for _, seq in request.names]
+        assert list(dict.fromkeys(sent)) == [*good, *bad]
+        assert b.counts == (0, 6, 42, 0)
+        assert b.state == "ok"
+        b.server.then = answer()
+        b.uploader.network_returned(0)
+        b.work_for(10)
+        assert b.counts == (0, 0, 48, 0)
 
 
 def test_a_fix_that_the_network_lost_by_chance_is_soon_tried_again(tmp_path: Path) -> None:
