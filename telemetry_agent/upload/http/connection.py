@@ -65,7 +65,7 @@ class Connection:
             except ssl.SSLError as error:
                 raise self._tls_error(error) from error
         if data:
-            self._dialer.note_answer(data)
+            self._dialer.note_answer()
             self._used_s = self._dialer.now_s
             if self._idle_s:
                 self._idle_s = 0.0
@@ -171,7 +171,7 @@ class Connection:
 
     def _recv(self, max_bytes: int, doing: str) -> bytes:
         data = self._when_ready(doing, select.POLLIN, lambda: self._sock.recv(max_bytes))
-        self._dialer.count_received(len(data))
+        self._dialer.received_bytes += len(data)
         return data
 
     def _send(self, data: bytes) -> None:

@@ -1,10 +1,12 @@
 """HTTP/1.1 on one connection: requests as bytes, and one answer after another. Imports h11."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 import h11
 
 from telemetry_agent.model import Answer
+from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.dialer import (
     ANSWER_CAP_BYTES,
@@ -23,11 +25,13 @@ def request_bytes(
     """The request on the wire.
 
     Raises:
-        h11.LocalProtocolError: a header cannot be sent.
+        NetworkError: a header cannot be sent.
     """
-    http = h11.Connection(h11.CLIENT)
-    head = http.send(h11.Request(method=method, target=target, headers=list(headers)))
-    return (head or b"") + body
+    try:
+        request = h11.Request(method=method, target=target, headers=list(headers))
+    except h11.LocalProtocolError as error:
+        raise NetworkError(f"the request cannot be sent: {error}") from error
+    return (h11.Connection(h11.CLIENT).send(request) or b"") + body
 
 
 class Http1:
@@ -46,6 +50,7 @@ class Http1:
         """Whether no further answer can come."""
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_MAX_BYTES)
         self._read_bytes = 0
+        self._is_http = False  # by the first bytes of the answer
         self._is_one = False  # the last write had one request
 
     def send(self, requests: Sequence[bytes]) -> None:
@@ -62,9 +67,7 @@ class Http1:
         """The next one, to a request with this method; its body is cut.
 
         Raises:
-            NetworkError: the connection broke, or the exchange ended.
-            h11.RemoteProtocolError: what came is not HTTP, or ends too soon; ``ValueError`` in
-                old versions of h11.
+            NetworkError: the exchange ended before it was complete, or it is not HTTP.
         """
         self._http.send(h11.Request(method=method, target="/", headers=[("Host", "any")]))
         self._http.send(h11.EndOfMessage())
@@ -76,12 +79,13 @@ class Http1:
                 event = self._http.next_event()
                 if event is h11.NEED_DATA:
                     self._read()
-            except (NetworkError, h11.RemoteProtocolError) as error:
-                if response is not None and response.status_code >= 300:
-                    break  # a status that accepts nothing is clear without its body
-                if response is not None and isinstance(error, NetworkError):
-                    raise NetworkError(f"the answer broke off: {error}", error.state) from error
-                raise
+            # ValueError: h11 before 0.15
+            except (NetworkError, h11.RemoteProtocolError, ValueError) as error:
+                if response is None and isinstance(error, NetworkError):
+                    raise
+                if response is None or response.status_code < 300:
+                    raise self._no_answer(error) from error
+                break  # a status that accepts nothing is clear without its body
             if isinstance(event, h11.Response):
                 response = event
             elif isinstance(event, h11.Data):
@@ -98,6 +102,14 @@ class Http1:
         """Whether bytes have come that no request asked for."""
         in_body = self._http.their_state is h11.SEND_BODY  # of an answer that was too long
         return bool(self._http.trailing_data[0]) and not in_body
+
+    def _no_answer(self, error: Exception) -> NetworkError:
+        if isinstance(error, NetworkError):
+            return NetworkError(f"the answer broke off: {error}", error.state)
+        if self._is_http and self._http.trailing_data[1]:
+            return NetworkError("the answer broke off: the connection closed")
+        said = re.sub(r"bytearray\(b(.*)\)", r"\1", str(error))  # h11 quotes its buffer
+        return NetworkError(f"what came back is not HTTP: {words(said)}")
 
     def _ended(self, response: h11.Response, body: bytearray) -> Answer:
         self.answered += 1
@@ -123,6 +135,8 @@ class Http1:
 
     def _read(self) -> None:
         data = self.connection.recv(_RECV_BYTES)
+        if not self._read_bytes:
+            self._is_http = b"HTTP/".startswith(data[:5])
         self._read_bytes += len(data)
         if self._read_bytes > READ_CAP_BYTES:
             raise BrokenError("the answer is too long")

@@ -30,8 +30,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import h11
-
 from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.dialer import BrokenError, Dialer, NetworkError
 from telemetry_agent.upload.http.http1 import Http1
@@ -84,7 +82,7 @@ class Pipeline:
             while goes_on and left:
                 goes_on = self._send_round(left, on_answer, 1 if one_by_one else _ROUND_MAX)
                 goes_on = goes_on and self._dialer.now_s < until_s
-        except (NetworkError, h11.RemoteProtocolError, ValueError) as error:  # ValueError: old h11
+        except NetworkError as error:
             self.drop()  # the answers that it still owes belong to this series
             surplus = isinstance(error, _SurplusError)
             broken = surplus or (self._under_way > 0 and self._round > 1)

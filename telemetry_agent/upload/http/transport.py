@@ -16,8 +16,6 @@ Every failure gets its text here.
 import sys
 from collections.abc import Mapping, Sequence
 
-import h11
-
 from telemetry_agent import __version__
 from telemetry_agent.addresses import bracketed
 from telemetry_agent.clock import Clock
@@ -109,8 +107,8 @@ class Transport:
         headers = {**host, **agent, **self._credentials.headers()}
         try:
             requests = [self._request(method, payload, headers) for payload in payloads]
-        except h11.LocalProtocolError as error:
-            return NoAnswer(self.masked(f"the request cannot be sent: {error}")), 1
+        except NetworkError as error:
+            return NoAnswer(self.masked(str(error))), 1
         one_by_one = not pipelined or self._proxy is not None
         return self._pipeline.series(requests, timeout_s, on_answer, one_by_one=one_by_one)
 
