@@ -23,7 +23,6 @@ The monitor delays uploads and never forbids them. At the start it assumes that 
 and an exchange that was answered outweighs its own state.
 """
 
-import logging
 import math
 import random
 from collections import deque
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from telemetry_agent.connectivity.routes import Path
 
 Word = Literal["up", "no-route", "unreachable"]
-
-_log = logging.getLogger(__name__)
 
 _SPREAD_PER_OUTAGE = 0.1
 _SETTLE_S = 0.05  # one change of the network is a burst of messages
@@ -101,7 +98,6 @@ class Monitor(Task):
         self._running: Connecting | None = None  # the probe
         self._paths: dict[Address, Path | None] = {}
         self._in_doubt = True
-        self._failed_probes = 0
         # The result of the last exchange only.
         self._results: deque[Literal["doubt", "answer"]] = deque(maxlen=1)
         self._check_due_s = math.inf
@@ -214,7 +210,6 @@ class Monitor(Task):
                 self._return_due_s = now_s + self._rng.uniform(0, self._spread_s(now_s))
         # Unless an exchange was answered since:
         elif failure is not None and (self.state.word != "up" or self._in_doubt):
-            self._failed_probes += 1
             self._mark_down(now_s, failure.state, str(failure))
             self._probe_due_s = now_s + self._probe_every_s
         self._in_doubt = False
@@ -222,23 +217,13 @@ class Monitor(Task):
     def _mark_down(self, now_s: float, word: Word, error: str) -> None:
         self._return_due_s = math.inf
         before = self.state
-        if word != before.word:
-            _log.debug("%s %s: %s", self._probe.target, word, error)
         since_s = now_s if before.word == "up" else before.since_s
         self.state = NetworkState(word, since_s, error)
 
     def _mark_up(self, now_s: float) -> None:
         self._return_due_s = math.inf
         self._probe_due_s = math.inf
-        before = self.state
         spread_s = self._spread_s(now_s)
-        _log.debug(
-            "%s is up again after %.0f s and %d failed probes",
-            self._probe.target,
-            now_s - before.since_s,
-            self._failed_probes,
-        )
-        self._failed_probes = 0
         self.state = NetworkState("up", now_s)
         self._on_return(spread_s)
 

@@ -35,9 +35,11 @@ def request_bytes(
 
 
 class Http1:
-    """Answers from one connection; an answer names no request: only the order connects the two.
+    """Requests to one connection, and their answers: only the order connects the two.
 
-    h11 is given one request at a time, so bytes that come unasked stay unread.
+    If a server answers twice, its second answer would be taken for the answer to the next batch,
+    which the server never saw. So h11 is given one request at a time: bytes that are left when an
+    answer is complete stay unread, and their connection is closed.
     """
 
     def __init__(self, connection: Connection) -> None:

@@ -3,10 +3,6 @@
 Theory of operation. httpx makes the request. ``pipeline`` sends it, alone or with others, on a
 connection of ``connection``: the exchange ends by its deadline, and an abort ends it at once.
 
-*An answer belongs to the request before it.* If a server answers twice, its second answer would be
-taken for the answer to the next batch, which the server never saw. So bytes that are left when an
-answer is complete close the connection.
-
 *Nothing of an answer is kept.* An ``httpx.Client`` would keep cookies and build the next request of
 a redirect, and a captive portal sends both; so none is used.
 
@@ -137,16 +133,14 @@ class Transport:
         self._pipeline.drop()
 
     def _request(self, method: str, payload: Payload, headers: Mapping[str, str]) -> bytes:
-        url = self._url
-        if payload.query:
-            query = b"&".join(filter(None, (url.query, payload.query.encode("ascii"))))
-            url = url.copy_with(query=query)
         # As bytes: httpx refuses a str that is not ASCII.
         raw = _raw({**headers, **payload.headers})
-        request = httpx.Request(method, url, headers=raw, content=payload.body)
-        target, to_proxy = url.raw_path, []
-        if self._proxy is not None and url.scheme == "http":
-            target = b"http://" + url.netloc + target
+        request = httpx.Request(method, self._url, headers=raw, content=payload.body)
+        path, _, query = self._url.raw_path.partition(b"?")
+        both = b"&".join(filter(None, (query, payload.query.encode("ascii"))))
+        target, to_proxy = path + b"?" * bool(both) + both, []
+        if self._proxy is not None and self._url.scheme == "http":
+            target = b"http://" + self._url.netloc + target
             to_proxy = _raw(self._credentials.proxy_headers())
         return request_bytes(method, target, [*to_proxy, *request.headers.raw], payload.body)
 
