@@ -251,7 +251,9 @@ class Refusals:
         if first is None or self._run is not None:
             return  # it was accepted meanwhile, or there is another run
         search.may_be_run = False
-        rest = self._run_behind(first.batch, search.take_all())
+        for piece in search.take_all():  # the backlog begins with them
+            self._leases.give_back(piece)
+        rest = self._run_behind(first.batch.records[0])
         if sum(len(batch.records) for batch in rest) < _RUN_MIN:
             for batch in rest:
                 search.add(batch)
@@ -259,22 +261,15 @@ class Refusals:
             del self._suspects[first.batch.lease]
             self._run = Run(self._leases, first, rest, self._needed(_SAMPLE_REFUSALS), self._rng)
 
-    def _run_behind(self, first: Batch, waiting: list[Batch]) -> list[Batch]:
-        """What may be one run with ``first``: of ``waiting``, and then of the backlog.
-
-        No fix between two of a run was accepted. The others are given back.
-        """
+    def _run_behind(self, last: Record) -> list[Batch]:
+        """What may be one run with ``last``. No fix between two of a run was accepted."""
         run: list[Batch] = []
-        last, count, ended = first.records[-1], 0, False
-        while waiting or (not ended and count < _RUN_MAX):
-            batch = waiting.pop(0) if waiting else self._more()
-            if batch is None:
-                break
-            length = 0 if ended else _length_behind(last, batch)
-            ended = length < len(batch.records)
+        count = 0
+        while count < _RUN_MAX and (batch := self._more()) is not None:
+            length = _length_behind(last, batch)
             if not length:
                 self._leases.give_back(batch)
-                continue
+                break
             run.append(self._leases.first(batch, length))
             last, count = run[-1].records[-1], count + length
         return run

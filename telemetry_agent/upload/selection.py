@@ -84,16 +84,14 @@ class Selection:
         # Refused fixes wait too: only an acceptance ends the pause early.
         if now_s < self.backlog_paused_until_s:
             return min([*waits_s, self.backlog_paused_until_s - now_s])
-        wants_one = refusals.crashes.wants_another and backlog.ready > 0
-        batch = self._single() if wants_one else refusals.next(limit)
-        if batch is not None:
+        if (batch := refusals.next(limit)) is not None:
             return batch
         if not refusals.full:
             if backlog.ready > backlog.live:
                 waits_s.append(self._pace.backlog_in_s(now_s))
             if 0 in waits_s:
                 # While in doubt, one fix shows as much as a whole batch.
-                one = refusals.in_doubt
+                one = refusals.in_doubt or refusals.crashes.wants_another
                 batch = self._single() if one else self._leases.take(limit, live_first=False)
                 if batch is not None:
                     return batch
