@@ -40,7 +40,6 @@ class Sizing:
         self._max_bytes: int | None = None
         self._max_count: int | None = None  # by the size of answers
         self._try_larger_s = 0.0
-        self._time_outs = 0  # in a row
         self._timed_out: int | None = None  # the smallest count that did
         self._smaller_answered = False  # since then
         self._path_max: int | None = None
@@ -57,7 +56,6 @@ class Sizing:
     def took(self, count: int, body_bytes: int, elapsed_s: float, now_s: float) -> None:
         """A batch of ``count`` fixes was answered after ``elapsed_s``."""
         self._measured = count, body_bytes
-        self._time_outs = 0
         full = count >= self.limit()  # a smaller one does not show that a larger one would fit
         if self._timed_out is not None:
             self._smaller_answered = self._smaller_answered or count < self._timed_out
@@ -82,8 +80,8 @@ class Sizing:
     def timed_out(self, count: int, now_s: float) -> None:
         """A batch of ``count`` fixes was on its way when the deadline passed, ours or a proxy's."""
         smaller = max(1, count // 2)
-        self._time_outs += 1
-        self._count = min(self._count, smaller if self._time_outs > 1 else count)
+        again = self._timed_out is not None and not self._smaller_answered
+        self._count = min(self._count, smaller if again else count)
         if self._timed_out is not None and count >= self._timed_out and self._smaller_answered:
             self._path_max = smaller
             if not (self._max_bytes or self._max_count):  # paths may change more than once an hour

@@ -216,7 +216,8 @@ def test_no_answer_is_taken_for_that_to_a_request_that_was_thrown_away(
 class Scripted:
     """Dialer and connection of a server that reads so many requests of one write."""
 
-    aborted = verified = False
+    aborted = False
+    tls = None
 
     def __init__(self, reads: int = 1000, *, closes_after: int = 0) -> None:
         self.clock = FakeClock()

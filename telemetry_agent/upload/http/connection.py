@@ -39,8 +39,7 @@ class Connection:
     def __init__(self, dialer: Dialer, sock: socket.socket) -> None:
         """``sock`` is connected, and does not block."""
         self.tls: ssl.SSLObject | None = None
-        self.verified = False
-        """Whether a certificate proved who the peer is."""
+        """A certificate has proved who the peer is."""
         self._dialer = dialer
         self._sock = sock
         self._peer = _name_of_peer(sock)
@@ -108,7 +107,6 @@ class Connection:
                 f"TLS handshake with {self._peer} failed: {_words(error)}"
             ) from error
         self.tls = tls
-        self.verified = context.verify_mode == ssl.CERT_REQUIRED
 
     def _set_user_timeout(self, seconds: float) -> None:
         # How long the kernel waits for its bytes to be acknowledged before it gives up. A server

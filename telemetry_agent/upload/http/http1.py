@@ -131,7 +131,7 @@ class Http1:
             status=response.status_code,
             headers=headers,
             body=bytes(body[:ANSWER_CAP_BYTES]),
-            verified_tls=self.connection.verified,
+            verified_tls=self.connection.tls is not None,
             too_long_bytes=size if size > ANSWER_CAP_BYTES else None,
         )
 
