@@ -131,12 +131,12 @@ class Refusals:
         return batch
 
     def next_suspect(self, *, in_any_case: bool = False) -> Batch | None:
-        """A suspect whose next refusal counts, or any; each time another."""
+        """A suspect whose next refusal counts, or any, or one of a run; each time another."""
         for lease, suspect in self._suspects.items():
             if in_any_case or self._acceptances[suspect.batch.device] > suspect.acceptances:
                 self._suspects[lease] = self._suspects.pop(lease)  # to the end of the line
                 return suspect.batch
-        return None
+        return self._run.first() if in_any_case and self._run is not None else None
 
     # What the endpoint answered
 
@@ -232,7 +232,6 @@ class Refusals:
 
     def give_up(self, *, but_suspects: bool = False) -> None:
         """Forget everything that is refused. The caller gives its leases back."""
-        self.in_doubt = True
         self.end_search()
         if not but_suspects:
             self._suspects.clear()

@@ -310,9 +310,6 @@ class Uploader(Task):
                 # Live fixes may be accepted where the backlog is not: it may be too old.
                 if only_backlog and self._policy.live_first:
                     return self._pause_backlog(reason)
-                # They wait for a witness if there was one before: a few bad fixes among few good
-                # ones would never be found otherwise.
-                self._refusals.give_up(but_suspects=self._refusals.ever_accepted)
                 return self._hold(reason)
             case Held(reason):
                 return self._hold(reason)
@@ -347,6 +344,9 @@ class Uploader(Task):
 
     def _hold(self, reason: str) -> float | None:
         self._selection.probing = True
+        # Suspects wait for a witness if there was one before: a few bad fixes among few good ones
+        # would never be found otherwise. A run would leave nothing to try.
+        self._refusals.give_up(but_suspects=self._refusals.ever_accepted)
         return self._pause("held", reason, self._policy.backoff_max_s)
 
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:

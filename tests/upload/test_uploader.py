@@ -669,6 +669,33 @@ def test_a_bad_fix_that_is_alone_waits_for_a_witness(tmp_path: Path) -> None:
         assert b.counts == (0, 0, 6, 1)
 
 
+@pytest.mark.parametrize("live_first", [True, False])
+@pytest.mark.parametrize("refusals", range(1, 14))
+def test_after_a_hold_in_the_middle_of_a_search_uploads_go_on(
+    tmp_path: Path, refusals: int, live_first: bool
+) -> None:
+    """No new fix comes, and all that are pending may be in the search."""
+    script = [answer(), *[answer(400)] * refusals, answer(401)]
+    with bench(tmp_path, *script, live_first=live_first, compression="none") as b:
+        b.put_backlog(1)
+        b.work()
+        b.put_backlog(40)
+        b.work_for(2000)
+        assert b.counts == (0, 0, 41, 0)
+
+
+def test_a_run_without_a_witness_is_tried_again(tmp_path: Path) -> None:
+    with bench(tmp_path, answer(), then=answer(400), compression="none") as b:
+        b.put_backlog(1)
+        b.work()
+        b.put_backlog(40)
+        b.work_for(2000)
+        assert b.queue.stats().acked == 1
+        b.server.then = answer()
+        b.work_for(2000)
+        assert b.counts == (0, 0, 41, 0)
+
+
 def test_two_bad_fixes_in_front_of_everything_do_not_block_for_ever(tmp_path: Path) -> None:
     with bench(tmp_path, then=refusing({1, 2, 30}), max_batch=50) as b:
         b.put_backlog(40)
