@@ -135,11 +135,15 @@ class Leases:
         """Whether it is a single fix that was put off."""
         return name_of(batch.records[0]) in self._put_off
 
-    def bring_back(self) -> bool:
-        """What was put off is due for one try each; returns whether anything was."""
-        self._put_off = dict.fromkeys(self._put_off, True)
-        self.unanswered = self.unanswered or bool(self._put_off)
+    @property
+    def has_put_off(self) -> bool:
+        """Whether any fix was put off."""
         return bool(self._put_off)
+
+    def bring_back(self) -> None:
+        """What was put off is due for one try each."""
+        self._put_off = dict.fromkeys(self._put_off, True)
+        self.unanswered = True
 
     def resume_unanswered(self) -> None:
         """Make fixes ready again that got no answer."""
