@@ -23,6 +23,7 @@ The monitor delays uploads and never forbids them. At the start it assumes that 
 and an exchange that was answered outweighs its own state.
 """
 
+import logging
 import math
 import random
 from collections import deque
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from telemetry_agent.connectivity.routes import Path
 
 Word = Literal["up", "no-route", "unreachable"]
+
+_log = logging.getLogger(__name__)
 
 _SPREAD_PER_OUTAGE = 0.1
 _SETTLE_S = 0.05  # one change of the network is a burst of messages
@@ -217,6 +220,8 @@ class Monitor(Task):
     def _mark_down(self, now_s: float, word: Word, error: str) -> None:
         self._return_due_s = math.inf
         before = self.state
+        if word != before.word:
+            _log.debug("the endpoint is %s: %s", word, error)
         since_s = now_s if before.word == "up" else before.since_s
         self.state = NetworkState(word, since_s, error)
 
@@ -224,6 +229,7 @@ class Monitor(Task):
         self._return_due_s = math.inf
         self._probe_due_s = math.inf
         spread_s = self._spread_s(now_s)
+        _log.debug("the endpoint can be reached again")
         self.state = NetworkState("up", now_s)
         self._on_return(spread_s)
 

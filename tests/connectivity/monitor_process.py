@@ -14,7 +14,7 @@ import sys
 import threading
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.connectivity.monitor import Monitor, Word
+from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import route_bell
 from telemetry_agent.tasks import Beat, run_loop
@@ -33,18 +33,13 @@ class Words(logging.Handler):
 
 
 class Loop(Monitor):
-    """Says a change of its state, and when it goes to sleep: there is nothing left to do."""
+    """Says when it goes to sleep, so that a test knows that there is nothing left to do."""
 
     def step(self, now_s: float) -> float | None:
         wait_s = super().step(now_s)
         if wait_s is None:
             say(f"idle {self.state.word}")
         return wait_s
-
-    def _mark_down(self, now_s: float, word: Word, error: str) -> None:
-        if word != self.state.word:
-            say(f"state {word}: {error} at")
-        super()._mark_down(now_s, word, error)
 
 
 class NoNetlink(socket.socket):

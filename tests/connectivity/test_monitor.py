@@ -1,5 +1,6 @@
 """The monitor's steps: a network that is as the test says, and time that passes as it says."""
 
+import logging
 import random
 import socket
 
@@ -427,6 +428,23 @@ def test_unreachable_news_that_change_nothing_cost_no_probe(world: World) -> Non
         world.news()
         world.run(1)
     assert world.probe.starts == [1000.0, 1000.0]
+
+
+def test_each_change_is_said_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    world.answers = False
+    world.doubt()
+    world.run(100)
+    world.change_way(None)
+    world.run(100)
+    world.change_way(A_WAY)
+    world.answers = True
+    world.run(100)
+    assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
+        "the endpoint is unreachable",
+        "the endpoint is no-route",
+        "the endpoint can be reached again",
+    ]
 
 
 def test_close_frees_everything_and_may_be_repeated(world: World) -> None:

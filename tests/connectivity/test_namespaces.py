@@ -96,7 +96,7 @@ class Watched:
         return next((i for i in range(self._read, len(lines)) if line.match(lines[i])), None)
 
     def away(self, word: str) -> float:
-        return self.wait(f"state {word}: ")
+        return self.wait(f"log .* {word}: ")
 
     def back(self, since_s: float) -> None:
         """It says that the network returned; prints how long after ``since_s``."""
