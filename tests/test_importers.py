@@ -13,8 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "telemetry_agent"
 IMPORTERS = {
     "sqlite3": {"ackqueue/file/schema.py", "ackqueue/file/store.py", "lab/endpoint/database.py"},
     "httpx": {"upload/http/transport.py"},
-    "httpcore": {"upload/http/transport.py"},
-    "h11": {"upload/http/pipeline.py"},
+    "h11": {"upload/http/http1.py"},
     "tenacity": {"upload/retry.py"},
     "pynmea2": {"gnss/sentences.py"},
     "serial": {"gnss/sources/serial.py"},

@@ -101,7 +101,6 @@ class Monitor(Task):
         self._running: Connecting | None = None  # the probe
         self._paths: dict[Address, Path | None] = {}
         self._in_doubt = True
-        self._failed_probes = 0
         # The result of the last exchange only.
         self._results: deque[Literal["doubt", "answer"]] = deque(maxlen=1)
         self._check_due_s = math.inf
@@ -214,7 +213,6 @@ class Monitor(Task):
                 self._return_due_s = now_s + self._rng.uniform(0, self._spread_s(now_s))
         # Unless an exchange was answered since:
         elif failure is not None and (self.state.word != "up" or self._in_doubt):
-            self._failed_probes += 1
             self._mark_down(now_s, failure.state, str(failure))
             self._probe_due_s = now_s + self._probe_every_s
         self._in_doubt = False
@@ -223,22 +221,15 @@ class Monitor(Task):
         self._return_due_s = math.inf
         before = self.state
         if word != before.word:
-            _log.debug("%s %s: %s", self._probe.target, word, error)
+            _log.debug("the endpoint is %s: %s", word, error)
         since_s = now_s if before.word == "up" else before.since_s
         self.state = NetworkState(word, since_s, error)
 
     def _mark_up(self, now_s: float) -> None:
         self._return_due_s = math.inf
         self._probe_due_s = math.inf
-        before = self.state
         spread_s = self._spread_s(now_s)
-        _log.debug(
-            "%s is up again after %.0f s and %d failed probes",
-            self._probe.target,
-            now_s - before.since_s,
-            self._failed_probes,
-        )
-        self._failed_probes = 0
+        _log.debug("the endpoint can be reached again")
         self.state = NetworkState("up", now_s)
         self._on_return(spread_s)
 

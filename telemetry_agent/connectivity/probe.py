@@ -7,7 +7,7 @@ the look-up finds are tried as well. A probe never blocks: see ``Connecting``.
 
 from collections.abc import Callable
 
-from telemetry_agent.addresses import Address, Resolve, Resolver, bracketed, resolve
+from telemetry_agent.addresses import Address, Resolve, Resolver, resolve
 from telemetry_agent.connecting import Connecting
 from telemetry_agent.connectivity.routes import Path, path
 
@@ -28,7 +28,6 @@ class Probe:
         resolve: Resolve = resolve,
         path: Callable[[Address], Path | None] = path,
     ) -> None:
-        self.target = f"{bracketed(host)}:{port}"
         self._host, self._port = host, port
         self._resolver = Resolver(resolve)
         self._path = path

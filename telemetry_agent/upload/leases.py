@@ -10,6 +10,7 @@ from telemetry_agent.upload.upload_status import StatusKeeper
 Name = tuple[str, int]
 
 _LOOK_AMONG = 4  # batches, when a single fix is chosen
+_PUT_OFF_MAX = 256
 
 
 def name_of(record: Record) -> Name:
@@ -30,19 +31,37 @@ class Leases:
         self._out: dict[int, Batch] = {}
         self.unanswered = False
         """Whether fixes got no answer and were not made ready again since."""
-        self._has_put_off = False
+        self._put_off: dict[Name, bool] = {}  # whether its next try is due; the latest last
+        self._due: list[Batch] = []  # leased again, for their next try
 
     def take(self, limit: int, *, live_first: bool) -> Batch | None:
-        """A batch of at most ``limit`` fixes."""
+        """A batch of at most ``limit`` fixes, without those that were put off."""
         while batch := self._queue.lease(limit, live_first=live_first):
             self._out[batch.lease] = batch
-            reasons = [self._unfit(record) for record in batch.records]
-            # The fixes before the first that cannot be sent; that one alone, if it is the first.
-            good = next((at for at, reason in enumerate(reasons) if reason), len(reasons))
+            # The fixes before the first that is not sent; that one alone, if it is the first.
+            good = 0
+            for record in batch.records:
+                if self._unfit(record) or name_of(record) in self._put_off:
+                    break
+                good += 1
             if good:
                 return self.first(batch, good)
-            self.make_dead_letter(self.first(batch), reasons[0] or "")
+            head = self.first(batch)
+            if reason := self._unfit(head.records[0]):
+                self.make_dead_letter(head, reason)
+            elif self._put_off[name_of(head.records[0])]:
+                self._due.append(head)
+            else:
+                self.give_back(head, answered=False)
         return None
+
+    def take_put_off(self) -> Batch | None:
+        """A single fix that was put off and is due, of those that ``take`` has met."""
+        if not self._due:
+            return None
+        batch = self._due.pop(0)
+        self._put_off[name_of(batch.records[0])] = False
+        return batch
 
     def take_one(self, limit: int, *, live_first: bool, turn: int) -> Batch | None:
         """A single fix of the next batches; another one with each ``turn``.
@@ -87,6 +106,7 @@ class Leases:
         """Delivered, except the names that the answer gave back."""
         self._queue.ack(batch, rejected=answer.rejected, retry=answer.retry)
         del self._out[batch.lease]
+        self._put_off.pop(name_of(batch.records[0]), None)
         if answer.rejected:
             reason = next(iter(answer.rejected.values()))
             self._keeper.dead_lettered(len(answer.rejected), reason)
@@ -100,20 +120,30 @@ class Leases:
     def give_back(self, batch: Batch, *, answered: bool = True) -> None:
         """Back to the queue, to be sent again."""
         del self._out[batch.lease]
-        self.unanswered = self.unanswered or not answered
+        if not answered and not self.is_put_off(batch):
+            self.unanswered = True
         self._queue.release(batch, answered=answered)
 
     def put_off(self, batch: Batch) -> None:
-        """Back to the queue as unanswered, to be sent again later than the others."""
-        del self._out[batch.lease]
-        self._queue.release(batch, answered=False)
-        self._has_put_off = True
+        """A single fix back to the queue as unanswered, to be sent again later than the others."""
+        if len(self._put_off) >= _PUT_OFF_MAX:
+            del self._put_off[next(iter(self._put_off))]
+        self._put_off[name_of(batch.records[0])] = False
+        self.give_back(batch, answered=False)
 
-    def bring_back(self) -> bool:
-        """Let the next ``resume_unanswered`` include what was put off; returns if anything was."""
-        had, self._has_put_off = self._has_put_off, False
-        self.unanswered = self.unanswered or had
-        return had
+    def is_put_off(self, batch: Batch) -> bool:
+        """Whether it is a single fix that was put off."""
+        return name_of(batch.records[0]) in self._put_off
+
+    @property
+    def has_put_off(self) -> bool:
+        """Whether any fix was put off."""
+        return bool(self._put_off)
+
+    def bring_back(self) -> None:
+        """What was put off is due for one try each."""
+        self._put_off = dict.fromkeys(self._put_off, True)
+        self.unanswered = True
 
     def resume_unanswered(self) -> None:
         """Make fixes ready again that got no answer."""
@@ -123,6 +153,7 @@ class Leases:
 
     def give_all_back(self, keep: Collection[int], *, answered: bool) -> None:
         """Give back every batch that is out, except these leases."""
+        self._due.clear()
         for batch in list(self._out.values()):
             if batch.lease not in keep:
                 self.give_back(batch, answered=answered)

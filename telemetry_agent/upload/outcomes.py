@@ -53,10 +53,11 @@ class OutcomeHandler:
         # decides.
         deferred = outcome if isinstance(outcome, Deferred) else None
         answered = deferred is None or deferred.answered
+        put_off = self._leases.is_put_off(batch)
         if (
             deferred is not None
             and deferred.may_be_a_fix
-            and (answered or not probing)
+            and (answered or not (probing or put_off))
             and self._refusals.crashed(batch, answered=answered)
         ):
             outcome = Refused(deferred.reason, status=deferred.status)
@@ -71,17 +72,18 @@ class OutcomeHandler:
                 self._leases.give_back(batch)
                 self._refusals.lost(batch)
                 return None
-            case Refused(reason, too_large):
+            case Refused(reason):
                 if probing:  # everything is refused, so this shows nothing about this fix
                     return Held(reason)
-                stop = self._refusals.refused(batch, reason, too_large=too_large, answered=answered)
+                stop = self._refusals.refused(batch, reason, answered=answered)
                 return deferred if deferred and isinstance(stop, Deferred) else stop
             case Deferred():
                 if not outcome.answered:
                     # What was never sent may be thinned, and costs no write.
                     self._leases.give_back(batch, answered=not outcome.sent)
                     self._refusals.lost(batch)
-                return outcome
+                # Of a fix that was put off it is no news, and others go on.
+                return None if put_off and not answered else outcome
             case Held():
                 return outcome
 

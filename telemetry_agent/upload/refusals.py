@@ -131,12 +131,12 @@ class Refusals:
         return batch
 
     def next_suspect(self, *, in_any_case: bool = False) -> Batch | None:
-        """A suspect whose next refusal counts, or any; each time another."""
+        """A suspect whose next refusal counts, or any, or one of a run; each time another."""
         for lease, suspect in self._suspects.items():
             if in_any_case or self._acceptances[suspect.batch.device] > suspect.acceptances:
                 self._suspects[lease] = self._suspects.pop(lease)  # to the end of the line
                 return suspect.batch
-        return None
+        return self._run.first() if in_any_case and self._run is not None else None
 
     # What the endpoint answered
 
@@ -146,9 +146,8 @@ class Refusals:
         self._acceptances[batch.device] += 1
         self._in_a_row = 0
         self.live_refused = self.in_doubt = False
-        search = self._search
-        if search is not None and search.accepted(batch) and not search.is_crash:
-            self._keeper.found_inconsistent(self.reason, 2 * _REFUSALS)
+        if self._search is not None and not batch.live:  # live fixes are sent between its pieces
+            self._search.may_be_run = False
         if self._suspects.pop(batch.lease, None) is not None:
             self._keeper.found_inconsistent(self.reason, 2 * _REFUSALS)
         else:
@@ -165,7 +164,7 @@ class Refusals:
             self._dissolve(self._run)
 
     def refused(
-        self, batch: Batch, reason: str, *, too_large: bool = False, answered: bool = True
+        self, batch: Batch, reason: str, *, answered: bool = True
     ) -> AllRefused | Deferred | None:
         """The endpoint refused ``batch``; returns why to stop, ``None`` to continue.
 
@@ -190,7 +189,7 @@ class Refusals:
             self._in_a_row += 1
             search = self._begin_search(batch)
             if len(batch.records) > 1:
-                search.refused(batch, too_large=too_large)
+                search.halve(batch)
             elif not answered:  # it may be the network after all: never a dead letter
                 self._leases.put_off(batch)
             else:
@@ -233,7 +232,6 @@ class Refusals:
 
     def give_up(self, *, but_suspects: bool = False) -> None:
         """Forget everything that is refused. The caller gives its leases back."""
-        self.in_doubt = True
         self.end_search()
         if not but_suspects:
             self._suspects.clear()
@@ -252,7 +250,9 @@ class Refusals:
         if first is None or self._run is not None:
             return  # it was accepted meanwhile, or there is another run
         search.may_be_run = False
-        rest = self._run_behind(first.batch, search.take_all())
+        for piece in search.take_all():  # the backlog begins with them
+            self._leases.give_back(piece)
+        rest = self._run_behind(first.batch.records[0])
         if sum(len(batch.records) for batch in rest) < _RUN_MIN:
             for batch in rest:
                 search.add(batch)
@@ -260,22 +260,15 @@ class Refusals:
             del self._suspects[first.batch.lease]
             self._run = Run(self._leases, first, rest, self._needed(_SAMPLE_REFUSALS), self._rng)
 
-    def _run_behind(self, first: Batch, waiting: list[Batch]) -> list[Batch]:
-        """What may be one run with ``first``: of ``waiting``, and then of the backlog.
-
-        No fix between two of a run was accepted. The others are given back.
-        """
+    def _run_behind(self, last: Record) -> list[Batch]:
+        """What may be one run with ``last``. No fix between two of a run was accepted."""
         run: list[Batch] = []
-        last, count, ended = first.records[-1], 0, False
-        while waiting or (not ended and count < _RUN_MAX):
-            batch = waiting.pop(0) if waiting else self._more()
-            if batch is None:
-                break
-            length = 0 if ended else _length_behind(last, batch)
-            ended = length < len(batch.records)
+        count = 0
+        while count < _RUN_MAX and (batch := self._more()) is not None:
+            length = _length_behind(last, batch)
             if not length:
                 self._leases.give_back(batch)
-                continue
+                break
             run.append(self._leases.first(batch, length))
             last, count = run[-1].records[-1], count + length
         return run

@@ -84,17 +84,17 @@ class Selection:
         # Refused fixes wait too: only an acceptance ends the pause early.
         if now_s < self.backlog_paused_until_s:
             return min([*waits_s, self.backlog_paused_until_s - now_s])
-        wants_one = refusals.crashes.wants_another and backlog.ready > 0
-        batch = self._single() if wants_one else refusals.next(limit)
-        if batch is not None:
+        if (batch := refusals.next(limit)) is not None:
             return batch
         if not refusals.full:
             if backlog.ready > backlog.live:
                 waits_s.append(self._pace.backlog_in_s(now_s))
             if 0 in waits_s:
                 # While in doubt, one fix shows as much as a whole batch.
-                one = refusals.in_doubt
-                return self._single() if one else self._leases.take(limit, live_first=False)
+                one = refusals.in_doubt or refusals.crashes.wants_another
+                batch = self._single() if one else self._leases.take(limit, live_first=False)
+                if batch is not None:
+                    return batch
         return self._suspect(waits_s, now_s, attempted_s)
 
     def _suspect(
@@ -102,7 +102,7 @@ class Selection:
     ) -> Batch | AllRefused | float | None:
         """A fix that was refused before, if there is nothing else to send now."""
         refusals = self.refusals
-        suspect = refusals.next_suspect()
+        suspect = refusals.next_suspect() or self._leases.take_put_off()
         if suspect is not None or not refusals.waiting:
             return suspect or min(waits_s, default=None)
         # No other fix was accepted since the last refusal: the set-up may be wrong instead. If the
@@ -132,7 +132,8 @@ class Selection:
         self._probes += is_other
         turn = self._probes if is_other else 0
         one = self._leases.take_one(_LOOK_AMONG, live_first=live_first, turn=turn)
-        return one or self.refusals.next_suspect(in_any_case=True)
+        suspect = one or self.refusals.next_suspect(in_any_case=True)
+        return suspect or self._leases.take_put_off()
 
     def _more_backlog(self) -> Batch | None:
         """The next of the backlog, for a run of refused fixes. Live fixes are not part of it."""

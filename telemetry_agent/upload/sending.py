@@ -24,7 +24,6 @@ from telemetry_agent.model import (
     Held,
     Outcome,
     Payload,
-    Record,
     Refused,
 )
 from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
@@ -71,7 +70,6 @@ class Sender:
         self.answered = True
         """Whether the last exchange got an answer: what got none before may get one now."""
         self._unanswered_in_a_row = 0  # requests that were sent
-        self._late: Record | None = None  # the first of the batch that was answered too late
         self._compression = CompressionChoice(compression, wire_format)
         self._format = wire_format
         self._transport = transport
@@ -172,15 +170,10 @@ class Sender:
             case Deferred(answered=False):
                 # A deadline that passed before anything was sent shows nothing about the size.
                 if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
-                    self._note_late(batch, now_s)
+                    self._sizing.timed_out(count, now_s)
             case _ if outcome.status in _NOT_PASSED_ON:
-                self._note_late(batch, now_s)
+                self._sizing.timed_out(count, now_s)
         return outcome
-
-    def _note_late(self, batch: Batch, now_s: float) -> None:
-        # By its first fix: what follows it changes.
-        again, self._late = self._late == batch.records[0], batch.records[0]
-        self._sizing.timed_out(len(batch.records), now_s, again=again)
 
     def _exchange(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:
         answer = self._transport.exchange(payload, timeout_s)

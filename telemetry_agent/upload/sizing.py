@@ -10,9 +10,9 @@ Nothing is known of the link at first, so the first batch is small and each quic
 it. An answer that took too long shrinks the next batch in proportion. But a slow answer may be a
 slow server, which smaller batches only make worse: slowness alone never shrinks a batch below the
 size of the first. Time-outs do, down to one fix. But after its first time-out a batch is sent again
-whole: it may have arrived, and some endpoints recognise a batch only by its content. It shrinks if
-it times out again, or if no batch was delivered since another time-out. A small batch grows while
-an exchange of twice the time would still end within the deadline.
+whole: it may have arrived, and some endpoints recognise a batch only by its content. The next one
+shrinks if no batch was delivered since the last time-out. A small batch grows while an exchange of
+twice the time would still end within the deadline.
 
 A path that loses large packets, or a server or proxy that times out on large batches, would do so
 again and again as the batch grows. So a size that timed out twice, while a smaller one was answered
@@ -40,7 +40,6 @@ class Sizing:
         self._max_bytes: int | None = None
         self._max_count: int | None = None  # by the size of answers
         self._try_larger_s = 0.0
-        self._time_outs = 0  # in a row
         self._timed_out: int | None = None  # the smallest count that did
         self._smaller_answered = False  # since then
         self._path_max: int | None = None
@@ -57,7 +56,6 @@ class Sizing:
     def took(self, count: int, body_bytes: int, elapsed_s: float, now_s: float) -> None:
         """A batch of ``count`` fixes was answered after ``elapsed_s``."""
         self._measured = count, body_bytes
-        self._time_outs = 0
         full = count >= self.limit()  # a smaller one does not show that a larger one would fit
         if self._timed_out is not None:
             self._smaller_answered = self._smaller_answered or count < self._timed_out
@@ -79,14 +77,11 @@ class Sizing:
             self._path_max = self._path_max and 2 * self._path_max
             self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
-    def timed_out(self, count: int, now_s: float, *, again: bool = False) -> None:
-        """A batch of ``count`` fixes was on its way when the deadline passed, ours or a proxy's.
-
-        ``again``: this batch has timed out before.
-        """
+    def timed_out(self, count: int, now_s: float) -> None:
+        """A batch of ``count`` fixes was on its way when the deadline passed, ours or a proxy's."""
         smaller = max(1, count // 2)
-        self._time_outs += 1
-        self._count = min(self._count, smaller if again or self._time_outs > 1 else count)
+        again = self._timed_out is not None and not self._smaller_answered
+        self._count = min(self._count, smaller if again else count)
         if self._timed_out is not None and count >= self._timed_out and self._smaller_answered:
             self._path_max = smaller
             if not (self._max_bytes or self._max_count):  # paths may change more than once an hour

@@ -102,6 +102,10 @@ class Run:
                 return self._single(place)
         return None
 
+    def first(self) -> Batch:
+        """Its first fix, which was refused, to try whether that has changed."""
+        return self._single(0)
+
     def refused(self, batch: Batch, reason: str, acceptances: int) -> bool:
         """The fix that was tried is refused. Returns whether the whole run is, by now."""
         self.reason = reason
@@ -119,7 +123,7 @@ class Run:
         """The fix that was tried is accepted. Returns whether the others can still be a run."""
         self.remove(batch)
         self._first_accepted = self._trying_at
-        return not self._samples
+        return self._trying_at > 0 and not self._samples
 
     def remove(self, batch: Batch) -> None:
         """This batch is no longer leased."""

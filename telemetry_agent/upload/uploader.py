@@ -25,6 +25,7 @@ anything is concluded. A report without fixes is sent when there is nothing else
 """
 
 import contextlib
+import math
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -237,13 +238,9 @@ class Uploader(Task):
             if pending or self._leases.unanswered or self._refusals.waiting:
                 self._keeper.trouble(*closed, now_s, retry_s, attempted=False)
             return retry_s - now_s
+        self._bring_back(now_s)
         # The endpoint may choke on the fixes that got no answer, so other fixes are tried before
         # them, unless the last exchange was answered, or the order counts.
-        if now_s >= self._resume_s:
-            # Each try of a fix that the server cannot take delays the others: less and less often.
-            if self._leases.bring_back():
-                self._resume_every_s = min(2 * self._resume_every_s, _RESUME_AT_MOST_S)
-            self._resume_s = now_s + self._resume_every_s
         if self._sender.answered or not self._policy.live_first or not pending:
             self._leases.resume_unanswered()
         chosen = self._selection.next(now_s, self._attempted_s)
@@ -258,8 +255,18 @@ class Uploader(Task):
             return self._stop_for(chosen)
         # Reports come last: ``None`` means that no fix waits for anything.
         if chosen is None and self._reports is not None:
-            return self._report(self._reports, now_s)
+            chosen = self._report(self._reports, now_s)
+        if self._leases.has_put_off:
+            return min(self._resume_s - now_s, math.inf if chosen is None else chosen)
         return chosen
+
+    def _bring_back(self, now_s: float) -> None:
+        """Let fixes that were put off be tried again, less and less often: it delays the others."""
+        if now_s >= self._resume_s:
+            if self._leases.has_put_off:
+                self._leases.bring_back()
+                self._resume_every_s = min(2 * self._resume_every_s, _RESUME_AT_MOST_S)
+            self._resume_s = now_s + self._resume_every_s
 
     # How to send it
 
@@ -310,9 +317,6 @@ class Uploader(Task):
                 # Live fixes may be accepted where the backlog is not: it may be too old.
                 if only_backlog and self._policy.live_first:
                     return self._pause_backlog(reason)
-                # They wait for a witness if there was one before: a few bad fixes among few good
-                # ones would never be found otherwise.
-                self._refusals.give_up(but_suspects=self._refusals.ever_accepted)
                 return self._hold(reason)
             case Held(reason):
                 return self._hold(reason)
@@ -347,6 +351,9 @@ class Uploader(Task):
 
     def _hold(self, reason: str) -> float | None:
         self._selection.probing = True
+        # Suspects wait for a witness if there was one before: a few bad fixes among few good ones
+        # would never be found otherwise. A run would leave nothing to try.
+        self._refusals.give_up(but_suspects=self._refusals.ever_accepted)
         return self._pause("held", reason, self._policy.backoff_max_s)
 
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:

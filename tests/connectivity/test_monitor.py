@@ -441,9 +441,9 @@ def test_each_change_is_said_once(world: World, caplog: pytest.LogCaptureFixture
     world.answers = True
     world.run(100)
     assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
-        "endpoint.test:80 unreachable",
-        "endpoint.test:80 no-route",
-        "endpoint.test:80 is up again after 200 s and 8 failed probes",
+        "the endpoint is unreachable",
+        "the endpoint is no-route",
+        "the endpoint can be reached again",
     ]
 
 

@@ -392,8 +392,11 @@ def test_a_proxy_may_be_an_ipv6_address(url: str) -> None:
 @pytest.mark.parametrize(
     ("act", "why"),
     [
-        (answer(407), "the proxy does not connect to the endpoint: 407 Whatever"),
-        (answer(502), "the proxy does not connect to the endpoint: 502 Whatever"),
+        (
+            answer(407),
+            "the proxy does not connect to the endpoint: 407 Proxy Authentication Required",
+        ),
+        (answer(502), "the proxy does not connect to the endpoint: 502 Bad Gateway"),
         (
             tunnel(says=b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
             "the proxy sent more than one answer",

@@ -1,6 +1,5 @@
 """Several requests under way on one connection: order, ends, and servers that cannot do it."""
 
-import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
 
@@ -11,15 +10,13 @@ from misbehaving import answer, says, tls_server_context, trusting
 from standins import Asked, Recorder, Said, Server
 
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.http import pipeline
-from telemetry_agent.upload.http.connection import Connection
-from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import BrokenError
 from telemetry_agent.upload.http.pipeline import Pipeline
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
 
 if TYPE_CHECKING:
+    from telemetry_agent.upload.http.connection import Connection
     from telemetry_agent.upload.http.dialer import Dialer
 
 
@@ -219,7 +216,8 @@ def test_no_answer_is_taken_for_that_to_a_request_that_was_thrown_away(
 class Scripted:
     """Dialer and connection of a server that reads so many requests of one write."""
 
-    aborted = verified = False
+    aborted = False
+    tls = None
 
     def __init__(self, reads: int = 1000, *, closes_after: int = 0) -> None:
         self.clock = FakeClock()
@@ -236,9 +234,12 @@ class Scripted:
         return self.clock.now_s
 
     def begin(self, timeout_s: float) -> None:
+        pass
+
+    def begin_request(self) -> None:
         self.may_repeat = True
 
-    def connect(self, host: str, port: int) -> "Scripted":
+    def connect(self) -> "Scripted":
         self.may_repeat = False
         self.connections += 1
         self._answered = 0
@@ -270,21 +271,14 @@ class Scripted:
         self._owed = 0
 
 
-@pytest.fixture(autouse=True)
-def scripted_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    def connection(dialer: "Dialer", sock: socket.socket | Scripted) -> Connection | Scripted:
-        return sock if isinstance(sock, Scripted) else Connection(dialer, sock)
-
-    monkeypatch.setattr(pipeline, "Connection", connection)
-
-
 def scripted(server: Scripted) -> Callable[[int], tuple[int, int]]:
     """Sends so many requests; returns how many were answered, and how many were not."""
-    one = Pipeline("http://far/", cast("Dialer", server), Credentials())
+    one = Pipeline(cast("Dialer", server), lambda: cast("Connection", server.connect()))
+    request = b"POST / HTTP/1.1\r\n\r\n"
 
     def send(count: int) -> tuple[int, int]:
         heard = Heard()
-        _, unanswered = one.series(payloads(count), {}, 30, heard)
+        _, unanswered = one.series([request] * count, 30, heard)
         return len(heard.answers), unanswered
 
     return send

@@ -150,6 +150,23 @@ def test_a_backlog_that_is_too_old_delays_no_live_fix_and_costs_few_refusals(
         assert reasons == {"refused as part of a run: 400: older than the retention"}
 
 
+def test_a_run_of_old_fixes_takes_no_live_fix_along(tmp_path: Path) -> None:
+    """Each of its single fixes costs an exchange, and live fixes do not wait for them."""
+    with (
+        Server(then=accepts_from(NOW_MS, [])) as server,
+        closing(Journey(server, tmp_path)) as journey,
+    ):
+        journey.exchange_s = 0.9
+        old = journey.put_backlog([NOW_MS - DAY_MS + 1000 * n for n in range(1000)])
+        journey.drive(60)
+        assert journey.names(State.ACK_FAILED) == set(old)
+        in_time = FLUSH_S + 3 * journey.exchange_s
+        live = set(journey.recorded_s) - set(old)
+        due = {name for name in live if journey.recorded_s[name] < journey.clock.now_s - in_time}
+        waits_s = [journey.arrived_s[name] - journey.recorded_s[name] for name in due]
+        assert max(waits_s) <= in_time
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_fixes_that_are_accepted_among_those_that_are_too_old_are_delivered(
     tmp_path: Path, seed: int

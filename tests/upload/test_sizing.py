@@ -197,11 +197,6 @@ def test_the_first_time_out_of_a_size_only_ends_its_growth() -> None:
     sizing.took(50, 5000, 0.1, 60)
     sizing.timed_out(100, 90)
     assert sizing.limit() == 50
-    sizing = grown()
-    sizing.timed_out(100, 0)
-    sizing.took(100, 10_000, 0.1, 30)  # another one
-    sizing.timed_out(100, 60, again=True)
-    assert sizing.limit() == 50
 
 
 def test_a_dead_radio_teaches_nothing_that_outlasts_it() -> None:

@@ -31,7 +31,7 @@ from misbehaving import (
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
-from telemetry_agent.model import Fix, UploadState
+from telemetry_agent.model import Answer, Fix, Payload, UploadState
 from telemetry_agent.tasks import Beat, run_loop
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.formats.choice import choose
@@ -39,6 +39,7 @@ from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import (
     CompressionSetting,
     FormatName,
+    NoAnswer,
     UploadPolicy,
     WireFormat,
 )
@@ -668,6 +669,33 @@ def test_a_bad_fix_that_is_alone_waits_for_a_witness(tmp_path: Path) -> None:
         assert b.counts == (0, 0, 6, 1)
 
 
+@pytest.mark.parametrize("live_first", [True, False])
+@pytest.mark.parametrize("refusals", range(1, 14))
+def test_after_a_hold_in_the_middle_of_a_search_uploads_go_on(
+    tmp_path: Path, refusals: int, live_first: bool
+) -> None:
+    """No new fix comes, and all that are pending may be in the search."""
+    script = [answer(), *[answer(400)] * refusals, answer(401)]
+    with bench(tmp_path, *script, live_first=live_first, compression="none") as b:
+        b.put_backlog(1)
+        b.work()
+        b.put_backlog(40)
+        b.work_for(2000)
+        assert b.counts == (0, 0, 41, 0)
+
+
+def test_a_run_without_a_witness_is_tried_again(tmp_path: Path) -> None:
+    with bench(tmp_path, answer(), then=answer(400), compression="none") as b:
+        b.put_backlog(1)
+        b.work()
+        b.put_backlog(40)
+        b.work_for(2000)
+        assert b.queue.stats().acked == 1
+        b.server.then = answer()
+        b.work_for(2000)
+        assert b.counts == (0, 0, 41, 0)
+
+
 def test_two_bad_fixes_in_front_of_everything_do_not_block_for_ever(tmp_path: Path) -> None:
     with bench(tmp_path, then=refusing({1, 2, 30}), max_batch=50) as b:
         b.put_backlog(40)
@@ -802,6 +830,38 @@ def test_a_fix_that_gets_no_answer_does_not_hold_up_its_batch(
         b.put(1)
         b.work_for(60)
         assert b.counts == (0, 0, 29, 0)
+
+
+def test_several_fixes_that_get_no_answer_wait_at_the_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each exchange that gets none takes its 30 s, and the order counts."""
+    then = unanswered(range(1, 7), Line.reset)
+    with bench(tmp_path, then=then, max_batch=4, live_first=False, compression="none") as b:
+        exchange = b.transport.exchange
+
+        def hangs(payload: Payload, timeout_s: float) -> Answer | NoAnswer:
+            outcome = exchange(payload, timeout_s)
+            if isinstance(outcome, NoAnswer):
+                b.clock.advance(30)
+            return outcome
+
+        monkeypatch.setattr(b.transport, "exchange", hangs)
+        b.put_backlog(40)
+        b.work_for(3000)
+        assert b.counts == (0, 6, 34, 0)
+        b.server.requests.clear()
+        b.put_backlog(8)
+        b.uploader.network_returned(0)
+        b.work_for(10)
+        good, bad = [41, 42, 43, 44, 45, 46, 47, 48], [1, 2, 3, 4, 5, 6]
+        sent = [seq for request in b.server.requests for _, seq in request.names]
+        assert list(dict.fromkeys(sent)) == [*good, *bad]
+        assert b.counts == (0, 6, 42, 0)
+        assert b.state == "ok"
+        b.server.then = answer()
+        b.work_for(3600)  # by itself, also if no new fix comes
+        assert b.counts == (0, 0, 48, 0)
 
 
 def test_a_fix_that_the_network_lost_by_chance_is_soon_tried_again(tmp_path: Path) -> None:
@@ -996,7 +1056,7 @@ def test_a_search_does_not_send_each_part_packed_and_plain(tmp_path: Path) -> No
         b.put_backlog(16)
         b.work()
         packed = ["content-encoding" in request.headers for request in b.server.requests]
-        assert packed == [True] + [False] * 11
+        assert packed == [True] + [False] * 12
         b.work_among_live(10)
         assert b.dead_seqs == {3}
         assert "content-encoding" in b.server.requests[-1].headers

@@ -39,8 +39,7 @@ class Connection:
     def __init__(self, dialer: Dialer, sock: socket.socket) -> None:
         """``sock`` is connected, and does not block."""
         self.tls: ssl.SSLObject | None = None
-        self.verified = False
-        """Whether a certificate proved who the peer is."""
+        """A certificate has proved who the peer is."""
         self._dialer = dialer
         self._sock = sock
         self._peer = _name_of_peer(sock)
@@ -65,7 +64,7 @@ class Connection:
             except ssl.SSLError as error:
                 raise self._tls_error(error) from error
         if data:
-            self._dialer.note_answer(data)
+            self._dialer.note_answer()
             self._used_s = self._dialer.now_s
             if self._idle_s:
                 self._idle_s = 0.0
@@ -88,7 +87,7 @@ class Connection:
             raise self._tls_error(error) from error
 
     def start_tls(self, context: ssl.SSLContext, hostname: str) -> None:
-        """Do the TLS handshake that ``context`` requires; if it fails, the connection is closed."""
+        """Do the TLS handshake that ``context`` requires."""
         tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
         if self._dialer.tls_session is not None:
             # A resumed handshake carries no certificates, and needs a quarter of the bytes. A
@@ -107,12 +106,7 @@ class Connection:
             raise NetworkError(
                 f"TLS handshake with {self._peer} failed: {_words(error)}"
             ) from error
-        else:
-            self.tls = tls
-            self.verified = context.verify_mode == ssl.CERT_REQUIRED
-        finally:
-            if self.tls is None:
-                self.close()
+        self.tls = tls
 
     def _set_user_timeout(self, seconds: float) -> None:
         # How long the kernel waits for its bytes to be acknowledged before it gives up. A server
@@ -175,7 +169,7 @@ class Connection:
 
     def _recv(self, max_bytes: int, doing: str) -> bytes:
         data = self._when_ready(doing, select.POLLIN, lambda: self._sock.recv(max_bytes))
-        self._dialer.count_received(len(data))
+        self._dialer.received_bytes += len(data)
         return data
 
     def _send(self, data: bytes) -> None:

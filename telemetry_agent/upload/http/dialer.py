@@ -8,7 +8,6 @@ because one that comes between two waits must end the next one too.
 """
 
 import math
-import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable
@@ -19,7 +18,6 @@ from telemetry_agent.connecting import Connecting
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import UploadState
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.interfaces import NoAnswer
 
 _CLOCK_IS_RIGHT_MS = 600_000
@@ -81,11 +79,9 @@ class Dialer:
         self._keepalive_s = keepalive_s
         self._bell = Bell()
         self._until_s = 0.0
-        # What has happened in this exchange.
+        # What has happened to this request.
         self._connected = False  # or tried
         self._answering = False
-        self._is_http = False  # what has come of the answer
-        self._ended = False  # the connection, from the other side
 
     @property
     def now_s(self) -> float:
@@ -93,9 +89,12 @@ class Dialer:
         return self._clock.monotonic_s()
 
     def begin(self, timeout_s: float) -> None:
-        """Start an exchange that must be over in ``timeout_s`` seconds."""
+        """Start an exchange, of one request or several, that must be over in ``timeout_s``."""
         self.timeout_s = timeout_s
         self._until_s = self.now_s + timeout_s
+
+    def begin_request(self) -> None:
+        """Start a request, or several at once, that no earlier one can be mistaken for."""
         self._connected = self._answering = False
 
     def abort(self) -> None:
@@ -124,7 +123,6 @@ class Dialer:
             NetworkError: none could be reached, the exchange was aborted, or its time has passed.
         """
         self._connected = True
-        self._ended = False
         # The look-up has no limit but the deadline.
         connecting = Connecting(self._resolver, host, port, self.now_s, look_up_s=math.inf)
         try:
@@ -135,29 +133,15 @@ class Dialer:
         except UnreachableError as error:
             raise NetworkError(str(error), error.state) from error
 
-    def count_received(self, count: int) -> None:
-        """Count bytes that were received; 0: the other side ended the connection."""
-        self.received_bytes += count
-        self._ended = not count
+    def note_answer(self) -> None:
+        """Some of the answer has come."""
+        self._answering = True
 
-    def note_answer(self, data: bytes) -> None:
-        """These bytes of the answer have come."""
-        if not self._answering:
-            self._answering = True
-            self._is_http = b"HTTP/".startswith(data[:5])
-
-    def no_answer(self, error: Exception) -> NoAnswer:
-        """Why there is no answer. ``error`` may be what h11 reports of the bytes that came."""
+    def no_answer(self, error: NetworkError) -> NoAnswer:
+        """Why there is no answer."""
         if self.aborted:  # which looks like a failure of the network
             return NoAnswer("stopped")
-        if isinstance(error, NetworkError):
-            return NoAnswer(str(error), error.state, proxy_status=error.proxy_status)
-        if not self._answering:
-            return NoAnswer("the server closed the connection without an answer")
-        if self._ended and self._is_http:
-            return NoAnswer("the answer broke off: the connection closed")
-        said = re.sub(r"bytearray\(b(.*)\)", r"\1", str(error))  # h11 quotes its buffer
-        return NoAnswer(f"what came back is not HTTP: {words(said)}")
+        return NoAnswer(str(error), error.state, proxy_status=error.proxy_status)
 
     def note_died_idle(self, idle_s: float) -> None:
         """A connection that was idle for ``idle_s`` no longer carried anything.
