@@ -435,6 +435,15 @@ def test_what_cannot_be_read_for_5_s_is_told_and_opened_again(
     assert back == "gps works again after 10 s (failures: 1)"
 
 
+def test_a_receiver_that_goes_over_to_binary_frames_is_reported() -> None:
+    frames: list[bytes | float] = [UBX, 1.0]
+    reader, source, step = script(OK, line(0), line(1), *frames * 8)
+    while not source.closed:
+        step()
+    assert reader.status.state == "binary"
+    assert reader.status.fixes == 2
+
+
 def test_a_receiver_that_speaks_every_8_s_is_not_taken_for_unreadable() -> None:
     does: list[bytes | float] = [OK]
     for second in range(0, 40, 8):
