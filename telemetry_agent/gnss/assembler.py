@@ -316,7 +316,8 @@ class Assembler:
         # Some send GSA less often than positions.
         self.used = [each for each in epoch.messages if isinstance(each, Gsa)] or self.used
         solution = Solution(epoch)
-        self.shared_talker.closed(epoch, solution.trusted)
+        trusted = solution.trusted
+        self.shared_talker.closed(epoch, trusted.position_e9 if trusted else None)
         self._judge(solution, now_s, fixes)
 
     def _judge(self, solution: Solution, now_s: float, fixes: list[Fix]) -> None:

@@ -27,6 +27,9 @@ _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
 _OF_A_TAG_AT_MOST = 50  # more sentences than any receiver needs for an instant
 
+Position = tuple[int, int]
+"""Latitude and longitude in 1e-9 degrees."""
+
 
 class Report(NamedTuple):
     """A position as RMC, GGA, GLL or GNS reports it."""
@@ -35,8 +38,8 @@ class Report(NamedTuple):
     instant: Instant | None
     veto: bool
     """The talker reports that there is no fix."""
-    position_e9: tuple[int, int] | None
-    """Latitude and longitude, if the receiver reports that they are valid and both can be read."""
+    position_e9: Position | None
+    """If the receiver reports that it is valid, and both numbers can be read."""
     quality: Quality | None
     sats: int | None = None
     hdop_e2: int | None = None
@@ -306,7 +309,7 @@ class Solution:
         # Within rounding the last sentence counts, as does the last value of any other field.
         return last if _agree(trusted, last) else trusted
 
-    def fix(self, position_e9: tuple[int, int], time_ms: int, flags: tuple[Flag, ...]) -> Fix:
+    def fix(self, position_e9: Position, time_ms: int, flags: tuple[Flag, ...]) -> Fix:
         """The fix at its full time."""
         # On many receivers GGA counts to 12 only, and on others GSA has GPS only.
         listed = len(self._listed) or None
