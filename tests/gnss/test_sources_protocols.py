@@ -8,7 +8,6 @@ from nmea import line, rmc
 from telemetry_agent.gnss.diagnosis import Diagnosis, diagnosis
 from telemetry_agent.gnss.sources.protocols import (
     Trial,
-    may_be_binary,
     protocol,
     ubx_checksum,
     unreadable,
@@ -60,12 +59,6 @@ def test_beginnings_without_an_end_take_no_time(begin: bytes) -> None:
     assert protocol(data) is None
     assert unreadable(data) == "wrong-baud"
     assert time.process_time() - started_s < 2
-
-
-@pytest.mark.parametrize("frame", FRAMES.values())
-def test_the_beginning_of_a_frame_may_be_one(frame: bytes) -> None:
-    assert may_be_binary(b"\x00" + frame[:2])
-    assert not may_be_binary(rmc("120000"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pty
 import threading
 import tty
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources import BusyError, serial
 from telemetry_agent.gnss.sources.machine import Holder, how_to_permit
 from telemetry_agent.gnss.sources.protocols import BAUD_RATES, Trial, ubx_checksum
-from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource, detect_baud
+from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource
 
 LIMIT_S = 60.0
 EPOCH = rmc("120000") + sentence("GPVTG,084.4,T,,M,022.4,N,041.5,K,A")
@@ -301,10 +302,16 @@ def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None
 # ---- on a line
 
 
+def found_baud(device: Path) -> int | None:
+    with closing(SerialSource(device)) as source:
+        source.open()
+    return source.baud
+
+
 @pytest.mark.parametrize("baud", BAUD_RATES)
 def test_every_speed_is_found(baud: int) -> None:
     with ScriptedReceiver(EPOCH, baud=baud) as receiver:
-        assert detect_baud(receiver.device) == baud
+        assert found_baud(receiver.device) == baud
 
 
 def test_the_bytes_that_proved_the_speed_are_read() -> None:
@@ -341,7 +348,7 @@ def test_a_line_on_which_nothing_comes_is_left_at_the_likeliest_speed() -> None:
     clock = Clock()
     with ScriptedReceiver(b"") as receiver:
         started_s = clock.monotonic_s()
-        assert detect_baud(receiver.device) is None
+        assert found_baud(receiver.device) is None
         assert clock.monotonic_s() - started_s < 20
         assert receiver.speed == BAUD_RATES[0]
 

@@ -45,8 +45,10 @@ class Trial:
         if len(self.received) < _ENOUGH_BYTES:
             return None
         noise = len(self.received.translate(None, TEXT))
-        if noise * 4 > len(self.received) and not may_be_binary(self.received):
-            return False
+        if noise * 4 > len(self.received) and not any(
+            header in self.received for header, _ in _PROTOCOLS.values()
+        ):
+            return False  # and no frame may begin in it
         return False if len(self.received) > _TOO_MANY_BYTES else None
 
 
@@ -73,11 +75,6 @@ def unreadable(data: bytes) -> Literal["binary", "wrong-baud"] | Diagnosis:
     if has_unchecked(data):
         return diagnosis("no-checksum")
     return diagnosis("ais") if has_ais(data) else "wrong-baud"
-
-
-def may_be_binary(data: bytes) -> bool:
-    """Whether a frame may begin in ``data``."""
-    return any(header in data for header, _ in _PROTOCOLS.values())
 
 
 def nmea_sentence(body: str) -> bytes:

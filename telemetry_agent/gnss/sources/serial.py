@@ -14,14 +14,14 @@ import pwd
 import stat
 import termios
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import serial
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, SourceError, in_shell
-from telemetry_agent.gnss.sources import BusyError
+from telemetry_agent.gnss.sources import BusyError, Source
 from telemetry_agent.gnss.sources.machine import candidate, explain, holder, how_to_permit
 from telemetry_agent.gnss.sources.on_connect import OnConnect
 from telemetry_agent.gnss.sources.protocols import BAUD_RATES, Trial, protocol
@@ -80,7 +80,7 @@ class _Port(serial.Serial):
         """Keep the bytes that came in since the open; pyserial would discard them."""
 
 
-class SerialSource:
+class SerialSource(Source):
     """Reads a serial port and keeps other programs from opening it.
 
     Args:
@@ -91,9 +91,6 @@ class SerialSource:
         clock: limits the detection of the speed.
         root: where the machine's /proc and /sys are.
     """
-
-    live = True
-    rejected: Mapping[str, int] = {}
 
     def __init__(
         self,
@@ -107,7 +104,6 @@ class SerialSource:
     ) -> None:
         self.name = str(path)
         self.baud = baud
-        """The line's baud rate; None: not known yet."""
         self._path = path
         self._fixed = baud is not None
         self._memory = memory or BaudMemory()
@@ -259,10 +255,11 @@ class SerialSource:
                 f"the data from {self.name} is not NMEA at any speed",
                 "is it a receiver? Check the wiring (ground, and 3.3 V levels on a header)",
             )
-        try:
-            found = detect_baud(self._path, self._root)
-        except SourceError:  # it went away, or another program has it now
-            found = None
+        other = SerialSource(self._path, root=self._root)
+        # It may be away now, or another program has it.
+        with contextlib.suppress(SourceError), contextlib.closing(other):
+            other.open()
+        found = other.baud
         likely = f"it sends at {found}: set gps.baud = {found}, or" if found else "set gps.baud ="
         return Advice(
             f"the data from {self.name} at {self.baud} baud is not NMEA",
@@ -295,23 +292,6 @@ class SerialSource:
                     "name the receiver's device, such as /dev/ttyACM0",
                 )
         return SourceError(f"{self.name} cannot be opened: {error}")
-
-
-def detect_baud(path: Path, root: Path = Path("/")) -> int | None:
-    """Detect the speed of a receiver (NMEA or binary) on this port; ``None``: not found.
-
-    Takes 1 s for a likely speed, at most 10 s. Opens the port: ask the user first if it may not be
-    a receiver's.
-
-    Raises:
-        SourceError: as ``Source.open``.
-    """
-    source = SerialSource(path, root=root)
-    try:
-        source.open()
-        return source.baud
-    finally:
-        source.close()
 
 
 def _user() -> str:
