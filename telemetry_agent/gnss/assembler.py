@@ -22,13 +22,16 @@ only its date is used.
 
 Sentences without a time (VTG, GSA; an RMC before the first fix) join the open epoch. If none is
 open, they open one that waits for its time, because some receivers begin their cycle with them. If
-the line becomes quiet before a time comes, they were the late end of the epoch before. If no gap
-separates the epochs, a VTG that begins the next epoch is recognised by its speed, which is the
-speed of the RMC after it.
+the line becomes quiet before a time comes, they were the late end of the epoch before.
+
+A recording and a slow line have no gaps. There the values show whether VTG or GSA begins the cycle:
+VTG repeats the speed of the RMC of its instant, and GSA the HDOP of the GGA. What begins the next
+cycle, and all that follows it, waits for the next time.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Literal
 
 from telemetry_agent.gnss.dates import Dates, is_another_day
@@ -41,7 +44,14 @@ _QUIET_S = 0.25
 _QUIET_BAUD = 9600  # slower lines take longer over one sentence
 _QUIET_GROWTH = 1.5
 _QUIET_AT_MOST = 4  # times what it was
-_SAME_SPEED_MM_S = 60  # a tenth of a knot, rounded
+# What repeats a field of a position sentence, and how far apart the two may be: a tenth of a knot,
+# rounded, or one digit of an HDOP.
+_REPEATED: dict[type, tuple[Callable[[Message], int | None], int]] = {
+    Vtg: (attrgetter("speed_mm_s"), 60),
+    Gsa: (attrgetter("hdop_e2"), 1),
+}
+_SURE = 2
+_EARLY_AT_MOST = 50
 _EPOCHS_TO_LEARN = 5
 _EPOCHS_AT_MOST = 80
 _WGS_84 = frozenset({"", "W84", "P90"})
@@ -128,9 +138,11 @@ class Assembler:
         self._closed_by: Closer = "time"
         self._cycle_repeats = False  # the cycle came again with the same time
         self._moments_differ = False  # ZDA and GBS have other times than the fixes
-        self._gst: Gst | None = None  # came before its epoch
-        self._vtg: Vtg | None = None
-        self._vtg_leads = False  # it comes before the RMC of its instant
+        self._early: deque[Message] = deque(maxlen=_EARLY_AT_MOST)  # of the next epoch
+        self._row = ""  # the tag of the VTG or GSA that came last and joined
+        # Of the last VTG, and of the first GSA of the last ones in a row.
+        self._first: dict[type, int | None] = dict.fromkeys(_REPEATED)
+        self._leads = dict.fromkeys(_REPEATED, 0)  # above 0: it comes before what it repeats
 
     def count_in(self, counts: Counter[str]) -> None:
         """Use ``counts`` from now on, also for the dates."""
@@ -145,15 +157,13 @@ class Assembler:
         """Append the fixes that this sentence completes, by its time or by being the last."""
         epoch, tag = self._epoch, message.tag
         if message.instant is None:
-            epoch = self._epoch_of_untimed(message, now_s, fixes)
-            if epoch is None:
-                return
-            if isinstance(message, Vtg) and self._is_of_next(message, epoch):
-                message = Vtg(tag, None, None)
-            elif isinstance(message, Gst) and not epoch.has_errors(message):
-                self._gst, message = message, Vtg(tag, None, None)
+            # One of several GSA in a row is where the first of them is.
+            if epoch is None or tag != self._row:
+                epoch = self._epoch_of_untimed(message, now_s, fixes)
+                if epoch is None:
+                    return
         else:
-            instant = message.instant
+            instant, self._row = message.instant, ""
             if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of_timed(instant, message, now_s, fixes)
             elif tag in epoch.seen and isinstance(message, Report):
@@ -164,13 +174,15 @@ class Assembler:
                 self.dates.learn(message.day, instant)
             if epoch is None:
                 return
+            if self._early and isinstance(message, Report):
+                self._join_early(epoch)
         epoch.join(message)
         cycle = self._cycle
         if tag == cycle.last and epoch.seen[tag] == cycle.count and epoch.instant is not None:
             self.close("cycle", now_s, fixes)
 
     def _epoch_of_untimed(self, message: Message, now_s: float, fixes: list[Fix]) -> Epoch | None:
-        """The epoch that a sentence without a time joins; None: it is late, or a datum."""
+        """The epoch that a sentence without a time joins; None: late, early, or a datum."""
         epoch, tag = self._epoch, message.tag
         if isinstance(message, Dtm):
             self.datum = None if message.datum in _WGS_84 else message.datum
@@ -188,25 +200,60 @@ class Assembler:
             epoch = None
         if epoch is None:
             epoch = self._epoch = Epoch()
+        if self._is_of_next(message, epoch):
+            self._early.append(message)
+            self._row = ""
+            return None
         return epoch
 
-    def _is_of_next(self, vtg: Vtg, epoch: Epoch) -> bool:
-        """Whether a VTG belongs to the next instant, where no quiet gap shows it.
-
-        VTG repeats the speed of the RMC of its instant: the RMC after it or the one before it. Of
-        two with one RMC, the second one is of the next instant, whose RMC was lost.
-        """
-        before, self._vtg = self._vtg, vtg
-        rmc_mm_s = epoch.rmc_speed_mm_s
-        if before is None or epoch.instant is None:
+    def _is_of_next(self, message: Message, epoch: Epoch) -> bool:
+        """Whether a sentence belongs to the next instant, where no quiet gap shows it."""
+        kind, messages = type(message), epoch.messages
+        if self._early:
+            return kind is not Report  # as the one before it
+        if isinstance(message, Gst):
+            return epoch.is_before(message)
+        if kind not in _REPEATED:
             return False
-        if rmc_mm_s is None or before.speed_mm_s is None or vtg.speed_mm_s is None:
-            return self._vtg_leads
-        before_apart, apart = abs(before.speed_mm_s - rmc_mm_s), abs(vtg.speed_mm_s - rmc_mm_s)
-        # Only an RMC whose speed fits one of the two VTG, and not the other, shows the order.
-        if (before_apart <= _SAME_SPEED_MM_S) != (apart <= _SAME_SPEED_MM_S):
-            self._vtg_leads = before_apart < apart
-        return self._vtg_leads or (vtg.tag in epoch.seen and before_apart <= apart)
+        self._row = message.tag
+        if messages and type(messages[-1]) is kind:
+            return False
+        value, other = _REPEATED[kind][0](message), self._first[kind]
+        self._first[kind] = value
+        if message.tag in epoch.seen or value != other:
+            return self._begins_next(message, epoch, value, other)
+        return self._leads[kind] > 0 and epoch.instant is not None
+
+    def _begins_next(
+        self, message: Message, epoch: Epoch, value: int | None, other: int | None
+    ) -> bool:
+        """Compare VTG or GSA, and the one before, with what both may repeat."""
+        kind, repeated, follows_report = type(message), None, False
+        value_of, rounding = _REPEATED[kind]
+        for before in reversed(epoch.messages):
+            if type(before) is Report and before.instant is not None:
+                follows_report, repeated = True, value_of(before)
+                if repeated is not None:
+                    break
+            elif type(before) is kind:
+                # The same one again is of the next cycle, whose RMC or GGA was lost.
+                return follows_report and before.tag == message.tag
+        if value is not None and other is not None and repeated is not None:
+            fits, other_fits = abs(value - repeated) <= rounding, abs(other - repeated) <= rounding
+            if fits != other_fits:  # otherwise nothing shows the order
+                score = self._leads[kind] + (1 if other_fits else -1)
+                self._leads[kind] = max(-_SURE, min(score, _SURE))
+                return other_fits
+        return self._leads[kind] > 0 and epoch.instant is not None
+
+    def _join_early(self, epoch: Epoch) -> None:
+        """Join the sentences that came before the first position sentence of an epoch."""
+        if epoch.reports:
+            # The instant is the same: the receiver has changed its order.
+            self._leads = dict.fromkeys(_REPEATED, 0)
+        for message in self._early:
+            epoch.join(message)
+        self._early.clear()
 
     def _epoch_of_timed(
         self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]
@@ -257,10 +304,6 @@ class Assembler:
         epoch = self._epoch = self._epoch or Epoch()
         epoch.take_time(instant)
         self._cycle_repeats = False
-        # Some receivers send GST before the first sentence that begins its epoch.
-        if self._gst is not None and epoch.has_errors(self._gst):
-            epoch.messages.append(self._gst)
-            self._gst = None
         return epoch
 
     def _epoch_of_repeated(
@@ -278,6 +321,7 @@ class Assembler:
             epoch.seen = seen
             return epoch
         self.counts["late"] += 1
+        self._early.clear()
         self.shared_talker.repeated(report)
         if report != epoch.messages[-1]:  # otherwise the line repeated one sentence
             self._cycle_repeats = True
@@ -301,6 +345,8 @@ class Assembler:
             self._late(*epoch.seen)  # no time came before the gap
         else:
             self.close("quiet", now_s, fixes)
+        if self._early:
+            self._leads = dict.fromkeys(_REPEATED, 0)  # a cycle begins after the gap
 
     def close(self, by: Closer, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix of the open epoch, if there is one; ``by`` is what ended it."""

@@ -116,8 +116,6 @@ class Epoch:
     """The time of its sentences; None: none of them had a time yet."""
     other_times: frozenset[Instant] = frozenset()
     """Times in its sentences that differ from ``instant`` by some milliseconds."""
-    rmc_speed_mm_s: int | None = None
-    """The speed of its last RMC with a position and a time."""
     clear = True
     """No sentence vetoes others, or counts only beside others."""
 
@@ -154,6 +152,13 @@ class Epoch:
         """Whether a GST has the time of this epoch, or none."""
         return gst.about is None or self.is_at(gst.about, gst)
 
+    def is_before(self, gst: Gst) -> bool:
+        """Whether a GST has a later time than this epoch."""
+        about, instant = gst.about, self.instant
+        if about == instant or about is None or instant is None or self.is_at(about, gst):
+            return False
+        return (about - instant) % DAY_MS < DAY_MS // 2
+
     def take_time(self, instant: Instant) -> None:
         """Note the time of its first sentence with one, or another time that it has too."""
         if self.instant is None:
@@ -175,8 +180,6 @@ class Epoch:
             self.reports.append(message)
             if message.veto or message.unsure:
                 self.clear = False
-            elif tag[2:] == "RMC" and message.position_e9 and message.instant is not None:
-                self.rmc_speed_mm_s = message.speed_mm_s
 
     def counting(self) -> list[Message]:
         """Its sentences without those that are vetoed, or that nothing confirms."""
@@ -237,7 +240,7 @@ class Solution:
                 self._take_gsa(message)
             elif isinstance(message, Vtg):
                 self._take_motion(message.speed_mm_s, message.course_mdeg)
-            elif isinstance(message, Gst):
+            elif isinstance(message, Gst) and epoch.has_errors(message):
                 self._err_h_mm, self._err_v_mm = message.err_h_mm, message.err_v_mm
         self.trusted = self._trusted()
         """The most trusted position; None: no fix."""

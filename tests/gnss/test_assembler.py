@@ -142,21 +142,28 @@ TYPES = ("RMC", "GGA", "GLL", "GNS", "GSA", "VTG", "GST", "ZDA")
 
 
 def epoch(ms: int, types: list[str]) -> list[bytes]:
-    """The sentences of one instant of 2026-11-23, at a place that its time gives."""
+    """The sentences of one instant of 2026-11-23, whose values its time gives."""
     s = ms // 1000
+    knots, hdop, pdop, error = ms // 100 % 359, *dilutions_e2(ms), ms // 100 % 97
     at = f"{s // 3600 % 24:02}{s // 60 % 60:02}{s % 60:02}.{ms % 1000:03}"
     place = f"48{ms // 100 % 60_000 / 1000:07.4f},N,01131.0000,E"
     body = {
-        "RMC": f"GNRMC,{at},A,{place},1.0,84.4,231126,,,A",
-        "GGA": f"GNGGA,{at},{place},1,08,0.9,{s % 60}.0,M,46.9,M,,",
+        "RMC": f"GNRMC,{at},A,{place},{knots},{knots}.0,231126,,,A",
+        "GGA": f"GNGGA,{at},{place},1,08,{hdop / 100},{s % 60}.0,M,46.9,M,,",
         "GLL": f"GNGLL,{place},{at},A,A",
-        "GNS": f"GNGNS,{at},{place},AA,08,0.9,{s % 60}.0,46.9,,",
-        "GSA": "GNGSA,A,3,01,02,03,04,05,,,,,,,,1.9,0.9,1.7",
-        "VTG": "GNVTG,84.4,T,,M,1.0,N,1.9,K,A",
-        "GST": f"GNGST,{at},,,,,3.0,4.0,2.0",
+        "GNS": f"GNGNS,{at},{place},AA,08,{hdop / 100},{s % 60}.0,46.9,,",
+        "GSA": f"GNGSA,A,3,01,02,03,04,05,,,,,,,,{pdop / 100},{hdop / 100},1.7",
+        "VTG": f"GNVTG,{knots}.0,T,,M,{knots},N,,K,A",
+        "GST": f"GNGST,{at},,,,,3.0,4.0,{error}",
         "ZDA": f"GNZDA,{at},23,11,2026,00,00",
     }
     return [line(body[kind]) for kind in types]
+
+
+def dilutions_e2(ms: int) -> tuple[int, int]:
+    """HDOP and PDOP."""
+    hdop_e2 = 50 + 10 * (ms // 100 % 499)
+    return hdop_e2, hdop_e2 + 70
 
 
 def decoded(data: bytes, size: int | None = None) -> list[int]:
@@ -188,6 +195,32 @@ def test_any_cycle_in_any_order_gives_each_instant_once(
     instants = [(start * 40 // 10 * 10 + n * step_ms) % DAY_MS for n in range(6)]
     data = b"".join(sentence for ms in instants for sentence in epoch(ms, types))
     assert decoded(data, size) == instants
+
+
+@given(
+    st.sets(st.sampled_from(TYPES)).map(lambda types: [*types | {"RMC", "GGA"}]),
+    st.sampled_from([100, 200, 1000, 10_000]),
+    st.integers(0, 860_000),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_no_instant_takes_a_value_of_another_one_whatever_begins_the_cycle(
+    types: list[str], step_ms: int, start: int, eager: bool, draw: random.Random
+) -> None:
+    draw.shuffle(types)
+    data = [b"".join(epoch((start * 100 + n * step_ms) % DAY_MS, types)) for n in range(9)]
+    decoder = Decoder(fix_rollover=False, eager=eager)
+    fixes = [fix for each in data for fix in decoder.feed(each, 0.0)] + decoder.finish()
+    assert len(fixes) == 9
+    for fix in fixes:
+        ms = fix.time_ms % DAY_MS
+        hdop_e2, pdop_e2 = dilutions_e2(ms)
+        assert (fix.hdop_e2, fix.course_mdeg) == (hdop_e2, ms // 100 % 359 * 1000)
+        assert fix.pdop_e2 in {None, pdop_e2}
+        assert fix.err_v_mm in {None, ms // 100 % 97 * 1000}
+        if fix.time_ms != fixes[-1].time_ms:
+            assert (fix.pdop_e2 is None) == ("GSA" not in types)
+            assert (fix.err_v_mm is None) == ("GST" not in types)
 
 
 @given(st.lists(st.integers(0, 863_999), min_size=1, max_size=20))
