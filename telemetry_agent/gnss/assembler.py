@@ -137,6 +137,7 @@ class Assembler:
         self._earlier = Epoch()  # the one before that
         self._closed_by: Closer = "time"
         self._cycle_repeats = False  # the cycle came again with the same time
+        self._again = Epoch()  # its sentences: late, unless another date follows them
         self._moments_differ = False  # ZDA and GBS have other times than the fixes
         self._early: deque[Message] = deque(maxlen=_EARLY_AT_MOST)  # of the next epoch
         self._row = ""  # the tag of the VTG or GSA that came last and joined
@@ -166,7 +167,7 @@ class Assembler:
             instant, self._row = message.instant, ""
             if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of_timed(instant, message, now_s, fixes)
-            elif tag in epoch.seen and isinstance(message, Report):
+            elif tag in epoch.seen:
                 epoch = self._epoch_of_repeated(instant, message, epoch, now_s, fixes)
             # After the epoch before was closed: after a jump of time this is not its date. Before
             # this one counts: a late sentence has a date too.
@@ -187,10 +188,11 @@ class Assembler:
         if isinstance(message, Dtm):
             self.datum = None if message.datum in _WGS_84 else message.datum
             return None
+        if self._cycle_repeats:
+            self._again.join(message)
+            return None
         # After the end of the learned cycle only the first tag begins the next one.
-        if self._cycle_repeats or (
-            epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
-        ):
+        if epoch is None and self._closed_by == "cycle" and tag != self._cycle.first:
             self._late(tag)
             return None
         if epoch is not None and isinstance(message, Report) and tag in epoch.seen:
@@ -307,25 +309,42 @@ class Assembler:
         return epoch
 
     def _epoch_of_repeated(
-        self, instant: Instant, report: Report, epoch: Epoch, now_s: float, fixes: list[Fix]
+        self,
+        instant: Instant,
+        message: Report | Moment,
+        epoch: Epoch,
+        now_s: float,
+        fixes: list[Fix],
     ) -> Epoch | None:
         """The epoch of a sentence whose type came with this time before; ``None``: it is late."""
-        another_day = report.day is not None and is_another_day(
-            report.day, (each.day for each in epoch.reports if each.tag == report.tag), instant
-        )
-        if another_day or _has_regained(epoch, report):
-            # What came before this date was taken for late.
-            seen = dict.fromkeys(epoch.seen, 0) if another_day and self._cycle_repeats else {}
+        if message.day is not None and is_another_day(
+            message.day, epoch.days(message.tag), instant
+        ):
+            again, self._again = self._again, Epoch()
             self.close("time", now_s, fixes)
             epoch = self._begin(instant)
-            epoch.seen = seen
+            for each in again.messages:  # before this date it was taken for late
+                epoch.join(each)
             return epoch
-        self.counts["late"] += 1
+        if not isinstance(message, Report):
+            return epoch
+        if _has_regained(epoch, message):
+            self.close("time", now_s, fixes)
+            return self._begin(instant)
+        if message.tag in self._again.seen:
+            self._count_again()
+        for each in (*self._early, message):
+            self._again.join(each)
         self._early.clear()
-        self.shared_talker.repeated(report)
-        if report != epoch.messages[-1]:  # otherwise the line repeated one sentence
+        self.shared_talker.repeated(message)
+        if message != epoch.messages[-1]:  # otherwise the line repeated one sentence
             self._cycle_repeats = True
         return None
+
+    def _count_again(self) -> None:
+        if again := self._again.messages:
+            self.counts["late"] += len(again)
+            self._again = Epoch()
 
     def _late(self, *tags: str) -> None:
         """Count sentences of an instant that is judged, and correct what ended it too early."""
@@ -350,6 +369,7 @@ class Assembler:
 
     def close(self, by: Closer, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix of the open epoch, if there is one; ``by`` is what ended it."""
+        self._count_again()
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reports:
             return  # without a position sentence, not even an instant without a fix

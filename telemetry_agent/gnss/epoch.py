@@ -159,6 +159,11 @@ class Epoch:
             return False
         return (about - instant) % DAY_MS < DAY_MS // 2
 
+    def days(self, tag: str) -> list[int | None]:
+        """The dates in its sentences with this tag."""
+        dated = (each for each in self.messages if isinstance(each, Report | Moment))
+        return [each.day for each in dated if each.tag == tag]
+
     def take_time(self, instant: Instant) -> None:
         """Note the time of its first sentence with one, or another time that it has too."""
         if self.instant is None:
