@@ -176,6 +176,8 @@ class Assembler:
             if epoch is None:
                 return
             if self._early and isinstance(message, Report):
+                # They came before the end of their instant: the receiver has changed its order.
+                self._leads = dict.fromkeys(_REPEATED, 0)
                 self._join_early(epoch)
         epoch.join(message)
         cycle = self._cycle
@@ -211,12 +213,14 @@ class Assembler:
     def _is_of_next(self, message: Message, epoch: Epoch) -> bool:
         """Whether a sentence belongs to the next instant, where no quiet gap shows it."""
         kind, messages = type(message), epoch.messages
-        if self._early:
-            return kind is not Report  # as the one before it
-        if isinstance(message, Gst):
+        if isinstance(message, Gst) and not self._early:
             return epoch.is_before(message)
         if kind not in _REPEATED:
-            return False
+            return bool(self._early) and kind is not Report
+        if self._early:
+            if type(self._early[-1]) is not kind:
+                self._first[kind] = _REPEATED[kind][0](message)
+            return True  # as the one before it
         self._row = message.tag
         if messages and type(messages[-1]) is kind:
             return False
@@ -230,7 +234,7 @@ class Assembler:
         self, message: Message, epoch: Epoch, value: int | None, other: int | None
     ) -> bool:
         """Compare VTG or GSA, and the one before, with what both may repeat."""
-        kind, repeated, follows_report = type(message), None, False
+        kind, repeated, follows_report, again = type(message), None, False, False
         value_of, rounding = _REPEATED[kind]
         for before in reversed(epoch.messages):
             if type(before) is Report and before.instant is not None:
@@ -238,8 +242,11 @@ class Assembler:
                 if repeated is not None:
                     break
             elif type(before) is kind:
-                # The same one again is of the next cycle, whose RMC or GGA was lost.
-                return follows_report and before.tag == message.tag
+                if not follows_report:
+                    return False  # of one group
+                again = True
+        if again and repeated is not None:
+            return True  # the second one after one RMC or GGA: the one between them was lost
         if value is not None and other is not None and repeated is not None:
             fits, other_fits = abs(value - repeated) <= rounding, abs(other - repeated) <= rounding
             if fits != other_fits:  # otherwise nothing shows the order
@@ -249,10 +256,6 @@ class Assembler:
         return self._leads[kind] > 0 and epoch.instant is not None
 
     def _join_early(self, epoch: Epoch) -> None:
-        """Join the sentences that came before the first position sentence of an epoch."""
-        if epoch.reports:
-            # The instant is the same: the receiver has changed its order.
-            self._leads = dict.fromkeys(_REPEATED, 0)
         for message in self._early:
             epoch.join(message)
         self._early.clear()
@@ -305,6 +308,7 @@ class Assembler:
         """Begin an epoch, or give the waiting one its time."""
         epoch = self._epoch = self._epoch or Epoch()
         epoch.take_time(instant)
+        self._join_early(epoch)
         self._cycle_repeats = False
         return epoch
 
