@@ -63,9 +63,8 @@ class Cycle:
     """How a receiver's cycle ends, so that a fix need not wait for the next one.
 
     A shape is (tag of the first sentence, tag of the last, how many of these). If several epochs in
-    a row that ended by themselves (the time changed, the line was quiet) had the same shape, the
-    next epoch is complete with its last sentence. If a sentence comes late after that, the shape is
-    forgotten, and must repeat twice as often to be learned again.
+    a row had the same shape, the next epoch is complete with its last sentence. If a sentence comes
+    late after that, the shape is forgotten, and must repeat twice as often to be learned again.
     """
 
     first = ""
@@ -80,7 +79,7 @@ class Cycle:
         self._needed = _EPOCHS_TO_LEARN
 
     def ended(self, first: str, last: str, count: int) -> None:
-        """An epoch ended by itself and had this shape."""
+        """An epoch had this shape."""
         shape = (first, last, count)
         self._repeats = self._repeats + 1 if shape == self._shape else 1
         self._shape = shape
@@ -204,35 +203,37 @@ class Assembler:
             epoch = None
         if epoch is None:
             epoch = self._epoch = Epoch()
-        if self._is_of_next(message, epoch):
+        instant = self._instant_of(message, epoch)
+        if instant == "this":
+            return epoch
+        self._row = ""
+        if instant == "next":
             self._early.append(message)
-            self._row = ""
-            return None
-        return epoch
+        return None
 
-    def _is_of_next(self, message: Message, epoch: Epoch) -> bool:
-        """Whether a sentence belongs to the next instant, where no quiet gap shows it."""
+    def _instant_of(self, message: Message, epoch: Epoch) -> Literal["this", "next", "unclear"]:
+        """The instant of a sentence without a time, where no quiet gap shows it."""
         kind, messages = type(message), epoch.messages
         if isinstance(message, Gst) and not self._early:
-            return epoch.is_before(message)
+            return "next" if epoch.is_before(message) else "this"
         if kind not in _REPEATED:
-            return bool(self._early) and kind is not Report
+            return "next" if self._early and kind is not Report else "this"
         if self._early:
             if type(self._early[-1]) is not kind:
                 self._first[kind] = _REPEATED[kind][0](message)
-            return True  # as the one before it
+            return "next"  # as the one before it
         self._row = message.tag
         if messages and type(messages[-1]) is kind:
-            return False
+            return "this"
         value, other = _REPEATED[kind][0](message), self._first[kind]
         self._first[kind] = value
         if message.tag in epoch.seen or value != other:
-            return self._begins_next(message, epoch, value, other)
-        return self._leads[kind] > 0 and epoch.instant is not None
+            return self._instant_by_value(message, epoch, value, other)
+        return "next" if self._leads[kind] > 0 and epoch.instant is not None else "this"
 
-    def _begins_next(
+    def _instant_by_value(
         self, message: Message, epoch: Epoch, value: int | None, other: int | None
-    ) -> bool:
+    ) -> Literal["this", "next", "unclear"]:
         """Compare VTG or GSA, and the one before, with what both may repeat."""
         kind, repeated, follows_report, again = type(message), None, False, False
         value_of, rounding = _REPEATED[kind]
@@ -243,17 +244,18 @@ class Assembler:
                     break
             elif type(before) is kind:
                 if not follows_report:
-                    return False  # of one group
+                    return "this"  # of one group
                 again = True
         if again and repeated is not None:
-            return True  # the second one after one RMC or GGA: the one between them was lost
-        if value is not None and other is not None and repeated is not None:
-            fits, other_fits = abs(value - repeated) <= rounding, abs(other - repeated) <= rounding
-            if fits != other_fits:  # otherwise nothing shows the order
-                score = self._leads[kind] + (1 if other_fits else -1)
-                self._leads[kind] = max(-_SURE, min(score, _SURE))
-                return other_fits
-        return self._leads[kind] > 0 and epoch.instant is not None
+            return "next"  # the second one after one RMC or GGA: the one between them was lost
+        score = self._leads[kind]
+        if (leads := _leads(value, other, repeated, rounding)) is not None:
+            score = self._leads[kind] = max(-_SURE, min(score + (1 if leads else -1), _SURE))
+            if not leads:
+                return "this"
+            if score <= 0:
+                return "unclear"  # until now it came after what it repeats
+        return "next" if score > 0 and epoch.instant is not None else "this"
 
     def _join_early(self, epoch: Epoch) -> None:
         for message in self._early:
@@ -282,18 +284,26 @@ class Assembler:
             self.counts["late"] += 1  # no matter how long its own epoch was open
             return None
         if late and judged.is_at(instant, message):
-            if isinstance(message, Report) and tag in judged.seen:
-                self._cycle_repeats = True
-            if epoch is not None and epoch.instant is not None and not epoch.reports:
-                # The open epoch has only a ZDA or GBS: it came between the sentences of one fix.
-                self._moments_differ = True
-            if waiting:
-                self._epoch = None
-            self._late(tag)
+            self._judged_before(message)
             return None
         if not waiting:
             self.close("time", now_s, fixes)
         return self._begin(instant)
+
+    def _judged_before(self, message: Message) -> None:
+        """A sentence of an instant that is judged is late."""
+        epoch, judged, tag = self._epoch, self._judged, message.tag
+        if isinstance(message, Report) and tag in judged.seen:
+            if message == judged.messages[-1]:  # the line repeated one sentence
+                self.counts["late"] += 1
+                return
+            self._cycle_repeats = True
+        if epoch is not None and epoch.instant is not None and not epoch.reports:
+            # The open epoch has only a ZDA or GBS: it came between the sentences of one fix.
+            self._moments_differ = True
+        if epoch is not None and epoch.is_waiting:
+            self._epoch = None
+        self._late(tag)
 
     def _lags(self, instant: Instant, report: Report) -> bool:
         """Whether a sentence comes after the next instant's position, and is new in its own one."""
@@ -377,8 +387,7 @@ class Assembler:
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reports:
             return  # without a position sentence, not even an instant without a fix
-        # An epoch that the learned cycle ended would only confirm what is learned already.
-        if self._eager and by in {"time", "quiet"}:
+        if self._eager and by != "end":
             last = epoch.messages[-1].tag
             self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
         self._earlier, self._judged = self._judged, epoch
@@ -416,6 +425,16 @@ class Assembler:
         fix = solution.fix(trusted.position_e9, time_ms, flags)
         self.state = "3d" if fix.mode == 3 else "2d"
         fixes.append(fix)
+
+
+def _leads(
+    value: int | None, other: int | None, repeated: int | None, rounding: int
+) -> bool | None:
+    """Whether only ``other``, which came before, is equal to what is repeated; None: nothing shows."""
+    if value is None or other is None or repeated is None:
+        return None
+    fits, other_fits = abs(value - repeated) <= rounding, abs(other - repeated) <= rounding
+    return None if fits == other_fits else other_fits
 
 
 def _has_regained(epoch: Epoch, message: Message) -> bool:

@@ -70,6 +70,25 @@ def test_a_cycle_may_end_with_the_second_of_two_like_sentences() -> None:
     assert len(decoder.feed(GSA, 6.1)) == 1
 
 
+def test_a_sentence_that_is_lost_now_and_then_is_learned_as_part_of_the_cycle() -> None:
+    decoder = live()
+    for n in range(40):
+        second(decoder, n, rmc(f"1235{n:02}"), *[gga(f"1235{n:02}")] * (n % 7 != 6))
+    assert decoder.feed(rmc("123540"), 40.0) == []
+    assert [fix.alt_mm for fix in decoder.feed(gga("123540"), 40.1)] == [545_400]
+    assert decoder.counts["late"] == 0
+
+
+def test_a_sentence_that_the_line_repeats_after_the_end_changes_nothing() -> None:
+    decoder = live()
+    for n in range(8):
+        second(decoder, n, GSA, gga(f"12350{n}"), rmc(f"12350{n}"))
+    second(decoder, 8, GSA, gga("123508"), rmc("123508") * 2)
+    assert decoder.counts["late"] == 1
+    (fix,) = decoder.feed(GSA + gga("123509") + rmc("123509"), 9.0)
+    assert fix.pdop_e2 == 190
+
+
 def test_what_comes_after_the_learned_end_unlearns_it() -> None:
     decoder = live()
     for n in range(6):
