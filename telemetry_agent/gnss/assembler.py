@@ -430,7 +430,7 @@ class Assembler:
 def _leads(
     value: int | None, other: int | None, repeated: int | None, rounding: int
 ) -> bool | None:
-    """Whether only ``other``, which came before, is equal to what is repeated; None: nothing shows."""
+    """Whether only ``other``, which came before, equals what is repeated; None: nothing shows."""
     if value is None or other is None or repeated is None:
         return None
     fits, other_fits = abs(value - repeated) <= rounding, abs(other - repeated) <= rounding
