@@ -293,11 +293,11 @@ class Assembler:
     def _judged_before(self, message: Message) -> None:
         """A sentence of an instant that is judged is late."""
         epoch, judged, tag = self._epoch, self._judged, message.tag
-        if isinstance(message, Report) and tag in judged.seen:
+        if tag in judged.seen:
             if message == judged.messages[-1]:  # the line repeated one sentence
                 self.counts["late"] += 1
                 return
-            self._cycle_repeats = True
+            self._cycle_repeats = self._cycle_repeats or isinstance(message, Report)
         if epoch is not None and epoch.instant is not None and not epoch.reports:
             # The open epoch has only a ZDA or GBS: it came between the sentences of one fix.
             self._moments_differ = True
