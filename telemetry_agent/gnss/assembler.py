@@ -318,7 +318,8 @@ class Assembler:
         """Begin an epoch, or give the waiting one its time."""
         epoch = self._epoch = self._epoch or Epoch()
         epoch.take_time(instant)
-        self._join_early(epoch)
+        if self._early:
+            self._join_early(epoch)
         self._cycle_repeats = False
         return epoch
 
@@ -356,9 +357,8 @@ class Assembler:
         return None
 
     def _count_again(self) -> None:
-        if again := self._again.messages:
-            self.counts["late"] += len(again)
-            self._again = Epoch()
+        self.counts["late"] += len(self._again.messages)
+        self._again = Epoch()
 
     def _late(self, *tags: str) -> None:
         """Count sentences of an instant that is judged, and correct what ended it too early."""
@@ -383,7 +383,8 @@ class Assembler:
 
     def close(self, by: Closer, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix of the open epoch, if there is one; ``by`` is what ended it."""
-        self._count_again()
+        if self._again.messages:
+            self._count_again()
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reports:
             return  # without a position sentence, not even an instant without a fix

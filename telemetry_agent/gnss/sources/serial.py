@@ -34,47 +34,6 @@ _TRIAL_S = 1.2  # longer than the second between two epochs of most receivers
 _SILENT_TRIALS = 2
 
 
-class BaudMemory:
-    """The speed that worked for each receiver, in a file that may disappear at any time.
-
-    Args:
-        path: the file, in a folder that survives a restart; ``None``: remember nothing.
-    """
-
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
-        self._known = self._load()
-
-    def rates(self, name: str) -> list[int]:
-        """All speeds; the one that worked before for this receiver comes first."""
-        known = self._known.get(name)
-        return sorted(BAUD_RATES, key=lambda baud: baud != known)
-
-    def remember(self, name: str, baud: int) -> None:
-        """Note the speed that works for a receiver."""
-        if self._known.get(name) == baud:
-            return
-        self._known[name] = baud
-        if self._path is None:
-            return
-        new = self._path.with_name(self._path.name + ".new")
-        try:
-            new.write_text(json.dumps(self._known))
-            new.replace(self._path)
-        except OSError as error:
-            # The next start detects the speed again, which takes seconds.
-            _log.debug("cannot remember the baud rate in %s: %s", self._path, error)
-
-    def _load(self) -> dict[str, int]:
-        try:
-            known = json.loads(self._path.read_text()) if self._path else {}
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(known, dict):
-            return {}
-        return {name: baud for name, baud in known.items() if baud in BAUD_RATES}
-
-
 class _Port(serial.Serial):
     def _reset_input_buffer(self) -> None:
         """Keep the bytes that came in since the open; pyserial would discard them."""
@@ -87,7 +46,7 @@ class SerialSource(Source):
         path: the port, or a link to it.
         baud: its speed; ``None``: detect it at each open.
         commands: sent after each open, and when the receiver reports a start.
-        memory: the speeds that worked before.
+        baud_file: keeps the speeds that worked, in a folder that survives a restart.
         clock: limits the detection of the speed.
         root: where the machine's /proc and /sys are.
     """
@@ -98,7 +57,7 @@ class SerialSource(Source):
         baud: int | None = None,
         *,
         commands: Sequence[bytes] = (),
-        memory: BaudMemory | None = None,
+        baud_file: Path | None = None,
         clock: Clock | None = None,
         root: Path = Path("/"),
     ) -> None:
@@ -106,7 +65,7 @@ class SerialSource(Source):
         self.baud = baud
         self._path = path
         self._fixed = baud is not None
-        self._memory = memory or BaudMemory()
+        self._baud_file = baud_file
         self._clock = clock or Clock()
         self._commands = OnConnect(self.name, commands, self._clock)
         self._root = root
@@ -190,7 +149,7 @@ class SerialSource(Source):
             device = self._path.resolve()
             if by := holder(device, self._root):
                 raise BusyError(*explain(device, by, self._root))
-            speed = self.baud or self._memory.rates(self.name)[0]
+            speed = self.baud or self._rates()[0]
             port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)
             with self._guard:
                 self._port = port
@@ -206,14 +165,14 @@ class SerialSource(Source):
         A cancel ends the search.
         """
         port = self._opened()
-        rates = self._memory.rates(self.name)
+        rates = self._rates()
         silent = 0
         for baud in rates:
             port.baudrate = baud
             trial = Trial()
             if self._try(trial):
                 self._held = trial.received
-                self._memory.remember(self.name, baud)
+                self._remember(baud)
                 return baud
             silent += not trial.received
             # A line without data does not show its speed.
@@ -222,6 +181,23 @@ class SerialSource(Source):
             termios.tcflush(port.fileno(), termios.TCIFLUSH)
         port.baudrate = rates[0]
         return None
+
+    def _rates(self) -> list[int]:
+        """All speeds; the one that worked before comes first."""
+        first = self.baud or _known_bauds(self._baud_file).get(self.name)
+        return sorted(BAUD_RATES, key=lambda baud: baud != first)
+
+    def _remember(self, baud: int) -> None:
+        file, known = self._baud_file, _known_bauds(self._baud_file)
+        if file is None or known.get(self.name) == baud:
+            return
+        new = file.with_name(file.name + ".new")
+        try:
+            new.write_text(json.dumps(known | {self.name: baud}))
+            new.replace(file)
+        except OSError as error:
+            # The next start detects the speed again, which takes seconds.
+            _log.debug("cannot remember the baud rate in %s: %s", file, error)
 
     def _try(self, trial: Trial) -> bool:
         until_s = self._clock.monotonic_s() + _TRIAL_S
@@ -292,6 +268,15 @@ class SerialSource(Source):
                     "name the receiver's device, such as /dev/ttyACM0",
                 )
         return SourceError(f"{self.name} cannot be opened: {error}")
+
+
+def _known_bauds(file: Path | None) -> dict[str, int]:
+    """Receiver -> its speed, from a file that may be gone, or hold anything."""
+    try:
+        known = json.loads(file.read_text()) if file else {}
+        return {name: baud for name, baud in known.items() if baud in BAUD_RATES}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def _user() -> str:
