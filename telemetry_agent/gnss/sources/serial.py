@@ -24,7 +24,7 @@ from telemetry_agent.errors import Advice, SourceError, in_shell
 from telemetry_agent.gnss.sources import BusyError, Source
 from telemetry_agent.gnss.sources.machine import candidate, explain, holder, how_to_permit
 from telemetry_agent.gnss.sources.on_connect import OnConnect
-from telemetry_agent.gnss.sources.protocols import BAUD_RATES, Trial, protocol
+from telemetry_agent.gnss.sources.protocols import BAUD_RATES, is_speed_right, protocol
 from telemetry_agent.model import ReceiverState
 
 _log = logging.getLogger(__name__)
@@ -169,12 +169,18 @@ class SerialSource(Source):
         silent = 0
         for baud in rates:
             port.baudrate = baud
-            trial = Trial()
-            if self._try(trial):
-                self._held = trial.received
+            received, right = b"", None
+            until_s = self._clock.monotonic_s() + _TRIAL_S
+            while right is None and not self._cancelled:
+                if (left_s := until_s - self._clock.monotonic_s()) <= 0:
+                    break
+                received += self._take(left_s)
+                right = is_speed_right(received)
+            if right:
+                self._held = received
                 self._remember(baud)
                 return baud
-            silent += not trial.received
+            silent += not received
             # A line without data does not show its speed.
             if self._cancelled or silent == _SILENT_TRIALS:
                 break
@@ -198,15 +204,6 @@ class SerialSource(Source):
         except OSError as error:
             # The next start detects the speed again, which takes seconds.
             _log.debug("cannot remember the baud rate in %s: %s", file, error)
-
-    def _try(self, trial: Trial) -> bool:
-        until_s = self._clock.monotonic_s() + _TRIAL_S
-        verdict = None
-        while verdict is None and not self._cancelled:
-            if (left_s := until_s - self._clock.monotonic_s()) <= 0:
-                break
-            verdict = trial.feed(self._take(left_s))
-        return verdict is True
 
     def _send(self, commands: Sequence[bytes]) -> None:
         for command in commands:
