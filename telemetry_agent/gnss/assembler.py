@@ -101,8 +101,8 @@ class Assembler:
 
     Args:
         dates: gives the fixes their day.
-        may_follow: called with the time of each valid position while this receiver is not
-            followed; returns whether it is from now on.
+        may_follow: called with the time of each valid position; returns whether the positions of
+            this receiver become fixes.
         eager: whether to learn the end of the cycle.
         baud: of a serial line.
     """
@@ -123,8 +123,6 @@ class Assembler:
         """The datum of positions; None: WGS 84."""
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
         """After this many seconds without a byte the epoch is complete."""
-        self.followed = False
-        """Whether its positions become fixes."""
         self.dates = dates
         self.shared_talker = SharedTalker()
         self._quiet_most_s = _QUIET_AT_MOST * self.quiet_s
@@ -414,7 +412,7 @@ class Assembler:
         # A date that counts only beside a GGA: whether it counts is known only now.
         if solution.day is not None and trusted.instant is not None:
             self.dates.learn(solution.day, trusted.instant)
-        if not (self.followed or self._may_follow(instant)):
+        if not self._may_follow(instant):
             return
         resolved = self.dates.resolve(instant, now_s)
         if resolved is None:
