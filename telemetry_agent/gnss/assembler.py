@@ -22,20 +22,17 @@ only its date is used.
 
 Sentences without a time (VTG, GSA; an RMC before the first fix) join the open epoch. If none is
 open, they open one that waits for its time, because some receivers begin their cycle with them. If
-the line becomes quiet before a time comes, they were the late end of the epoch before.
-
-A recording and a slow line have no gaps. There the values show whether VTG or GSA begins the cycle:
-VTG repeats the speed of the RMC of its instant, and GSA the HDOP of the GGA. What begins the next
-cycle, and all that follows it, waits for the next time.
+the line becomes quiet before a time comes, they were the late end of the epoch before. On a line
+without gaps, what begins the next cycle (see ``cycle``) waits for the next time.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from operator import attrgetter
 from typing import Literal
 
+from telemetry_agent.gnss.cycle import Cycle, Order
 from telemetry_agent.gnss.dates import Dates, is_another_day
-from telemetry_agent.gnss.epoch import Dtm, Epoch, Gsa, Gst, Message, Moment, Report, Solution, Vtg
+from telemetry_agent.gnss.epoch import Dtm, Epoch, Gsa, Message, Moment, Report, Solution
 from telemetry_agent.gnss.field_values import Instant
 from telemetry_agent.gnss.shared_talker import SharedTalker
 from telemetry_agent.model import Fix, ReceiverState
@@ -44,53 +41,9 @@ _QUIET_S = 0.25
 _QUIET_BAUD = 9600  # slower lines take longer over one sentence
 _QUIET_GROWTH = 1.5
 _QUIET_AT_MOST = 4  # times what it was
-# What repeats a field of a position sentence, and how far apart the two may be: a tenth of a knot,
-# rounded, or one digit of an HDOP.
-_REPEATED: dict[type, tuple[Callable[[Message], int | None], int]] = {
-    Vtg: (attrgetter("speed_mm_s"), 60),
-    Gsa: (attrgetter("hdop_e2"), 1),
-}
-_SURE = 2
-_EARLY_AT_MOST = 50
-_EPOCHS_TO_LEARN = 5
-_EPOCHS_AT_MOST = 80
 _WGS_84 = frozenset({"", "W84", "P90"})
 Closer = Literal["time", "cycle", "quiet", "end"]
 MayFollow = Callable[[Instant], bool]
-
-
-class Cycle:
-    """How a receiver's cycle ends, so that a fix need not wait for the next one.
-
-    A shape is (tag of the first sentence, tag of the last, how many of these). If several epochs in
-    a row had the same shape, the next epoch is complete with its last sentence. If a sentence comes
-    late after that, the shape is forgotten, and must repeat twice as often to be learned again.
-    """
-
-    first = ""
-    """The tag that begins the cycle; empty until it is learned, as ``last`` is."""
-    last = ""
-    """The tag that ends it, with its ``count``-th sentence."""
-    count = 0
-
-    def __init__(self) -> None:
-        self._shape = ("", "", 0)
-        self._repeats = 0
-        self._needed = _EPOCHS_TO_LEARN
-
-    def ended(self, first: str, last: str, count: int) -> None:
-        """An epoch had this shape."""
-        shape = (first, last, count)
-        self._repeats = self._repeats + 1 if shape == self._shape else 1
-        self._shape = shape
-        if self._repeats >= self._needed:
-            self.first, self.last, self.count = shape
-
-    def broken(self) -> None:
-        """A sentence came after the learned end of the cycle."""
-        if self.last:
-            self._needed = min(2 * self._needed, _EPOCHS_AT_MOST)
-        self.first, self.last, self.count = self._shape = ("", "", 0)
 
 
 class Assembler:
@@ -136,11 +89,7 @@ class Assembler:
         self._cycle_repeats = False  # the cycle came again with the same time
         self._again = Epoch()  # its sentences: late, unless another date follows them
         self._moments_differ = False  # ZDA and GBS have other times than the fixes
-        self._early: deque[Message] = deque(maxlen=_EARLY_AT_MOST)  # of the next epoch
-        self._row = ""  # the tag of the VTG or GSA that came last and joined
-        # Of the last VTG, and of the first GSA of the last ones in a row.
-        self._first: dict[type, int | None] = dict.fromkeys(_REPEATED)
-        self._leads = dict.fromkeys(_REPEATED, 0)  # above 0: it comes before what it repeats
+        self._order = Order()
 
     def count_in(self, counts: Counter[str]) -> None:
         """Use ``counts`` from now on, also for the dates."""
@@ -156,12 +105,12 @@ class Assembler:
         epoch, tag = self._epoch, message.tag
         if message.instant is None:
             # One of several GSA in a row is where the first of them is.
-            if epoch is None or tag != self._row:
+            if epoch is None or tag != self._order.row:
                 epoch = self._epoch_of_untimed(message, now_s, fixes)
                 if epoch is None:
                     return
         else:
-            instant, self._row = message.instant, ""
+            instant, self._order.row = message.instant, ""
             if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of_timed(instant, message, now_s, fixes)
             elif tag in epoch.seen:
@@ -172,9 +121,9 @@ class Assembler:
                 self.dates.learn(message.day, instant)
             if epoch is None:
                 return
-            if self._early and isinstance(message, Report):
+            if self._order.early and isinstance(message, Report):
                 # They came before the end of their instant: the receiver has changed its order.
-                self._leads = dict.fromkeys(_REPEATED, 0)
+                self._order.forget()
                 self._join_early(epoch)
         epoch.join(message)
         cycle = self._cycle
@@ -201,64 +150,18 @@ class Assembler:
             epoch = None
         if epoch is None:
             epoch = self._epoch = Epoch()
-        instant = self._instant_of(message, epoch)
-        if instant == "this":
+        whose = self._order.instant_of(message, epoch)
+        if whose == "this":
             return epoch
-        self._row = ""
-        if instant == "next":
-            self._early.append(message)
+        self._order.row = ""
+        if whose == "next":
+            self._order.early.append(message)
         return None
 
-    def _instant_of(self, message: Message, epoch: Epoch) -> Literal["this", "next", "unclear"]:
-        """The instant of a sentence without a time, where no quiet gap shows it."""
-        kind, messages = type(message), epoch.messages
-        if isinstance(message, Gst) and not self._early:
-            return "next" if epoch.is_before(message) else "this"
-        if kind not in _REPEATED:
-            return "next" if self._early and kind is not Report else "this"
-        if self._early:
-            if type(self._early[-1]) is not kind:
-                self._first[kind] = _REPEATED[kind][0](message)
-            return "next"  # as the one before it
-        self._row = message.tag
-        if messages and type(messages[-1]) is kind:
-            return "this"
-        value, other = _REPEATED[kind][0](message), self._first[kind]
-        self._first[kind] = value
-        if message.tag in epoch.seen or value != other:
-            return self._instant_by_value(message, epoch, value, other)
-        return "next" if self._leads[kind] > 0 and epoch.instant is not None else "this"
-
-    def _instant_by_value(
-        self, message: Message, epoch: Epoch, value: int | None, other: int | None
-    ) -> Literal["this", "next", "unclear"]:
-        """Compare VTG or GSA, and the one before, with what both may repeat."""
-        kind, repeated, follows_report, again = type(message), None, False, False
-        value_of, rounding = _REPEATED[kind]
-        for before in reversed(epoch.messages):
-            if type(before) is Report and before.instant is not None:
-                follows_report, repeated = True, value_of(before)
-                if repeated is not None:
-                    break
-            elif type(before) is kind:
-                if not follows_report:
-                    return "this"  # of one group
-                again = True
-        if again and repeated is not None:
-            return "next"  # the second one after one RMC or GGA: the one between them was lost
-        score = self._leads[kind]
-        if (leads := _leads(value, other, repeated, rounding)) is not None:
-            score = self._leads[kind] = max(-_SURE, min(score + (1 if leads else -1), _SURE))
-            if not leads:
-                return "this"
-            if score <= 0:
-                return "unclear"  # until now it came after what it repeats
-        return "next" if score > 0 and epoch.instant is not None else "this"
-
     def _join_early(self, epoch: Epoch) -> None:
-        for message in self._early:
+        for message in self._order.early:
             epoch.join(message)
-        self._early.clear()
+        self._order.early.clear()
 
     def _epoch_of_timed(
         self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]
@@ -316,7 +219,7 @@ class Assembler:
         """Begin an epoch, or give the waiting one its time."""
         epoch = self._epoch = self._epoch or Epoch()
         epoch.take_time(instant)
-        if self._early:
+        if self._order.early:
             self._join_early(epoch)
         self._cycle_repeats = False
         return epoch
@@ -346,9 +249,9 @@ class Assembler:
             return self._begin(instant)
         if message.tag in self._again.seen:
             self._count_again()
-        for each in (*self._early, message):
+        for each in (*self._order.early, message):
             self._again.join(each)
-        self._early.clear()
+        self._order.early.clear()
         self.shared_talker.repeated(message)
         if message != epoch.messages[-1]:  # otherwise the line repeated one sentence
             self._cycle_repeats = True
@@ -376,8 +279,8 @@ class Assembler:
             self._late(*epoch.seen)  # no time came before the gap
         else:
             self.close("quiet", now_s, fixes)
-        if self._early:
-            self._leads = dict.fromkeys(_REPEATED, 0)  # a cycle begins after the gap
+        if self._order.early:
+            self._order.forget()  # a cycle begins after the gap
 
     def close(self, by: Closer, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix of the open epoch, if there is one; ``by`` is what ended it."""
@@ -424,16 +327,6 @@ class Assembler:
         fix = solution.fix(trusted.position_e9, time_ms, flags)
         self.state = "3d" if fix.mode == 3 else "2d"
         fixes.append(fix)
-
-
-def _leads(
-    value: int | None, other: int | None, repeated: int | None, rounding: int
-) -> bool | None:
-    """Whether only ``other``, which came before, equals what is repeated; None: nothing shows."""
-    if value is None or other is None or repeated is None:
-        return None
-    fits, other_fits = abs(value - repeated) <= rounding, abs(other - repeated) <= rounding
-    return None if fits == other_fits else other_fits
 
 
 def _has_regained(epoch: Epoch, message: Message) -> bool:
