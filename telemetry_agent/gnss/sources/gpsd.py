@@ -14,7 +14,7 @@ would look like a receiver that repeats its cycle.
 
 Other programs use gpsd's protocol too, and send null, NaN or texts in place of numbers. An invalid
 value is unknown, and counted under its name. Many of them know no other request than the WATCH that
-clients usually begin with, so one that does not answer ``?DEVICES`` gets that, on a new connection.
+clients usually begin with, so that is the first one; gpsd answers it with its devices.
 """
 
 import itertools
@@ -227,32 +227,21 @@ class GpsdSource(TcpSource):
         self._followed: str | None = None
         self._skipped = 0  # receivers that were followed and sent no data
         self._has_sent = False
-        self._ask_again_s: float | None = None  # monotonic; None: that was done
 
     def open(self) -> None:
         """See ``Source.open``."""
-        self._connect(_DEVICES)
-        self._ask_again_s = self._clock.monotonic_s() + _REPLY_S
-
-    def _connect(self, request: bytes) -> None:
         super().open()
         self._reports = Reports(self.rejected)
         if self._followed and not self._has_sent:
             self._skipped += 1
         self._followed, self._has_sent = None, False
-        self.request(request)
+        self.request(_WATCH)
 
     def read(self, timeout_s: float) -> bytes:
         """See ``Source.read``."""
-        data = super().read(timeout_s)
-        sentences = self._reports.feed(data)
+        sentences = self._reports.feed(super().read(timeout_s))
         self._has_sent = self._has_sent or bool(sentences)
-        devices, again_s = self._reports.devices, self._ask_again_s
-        if devices is None and again_s is not None and not self._has_sent:
-            if self._reports.error is not None or self._clock.monotonic_s() >= again_s:
-                self._ask_again_s = None
-                self._connect(_WATCH)
-            return b""
+        devices = self._reports.devices
         if devices == []:
             raise SourceError(
                 f"{self.name} has no receiver",
