@@ -112,7 +112,7 @@ class Order:
             elif type(before) is kind:
                 if not follows_report:
                     return "this"  # of one group
-                again = True
+                again = again or before.tag == message.tag
         if again and repeated is not None:
             return "next"  # the second one after one RMC or GGA: the one between them was lost
         score = self._leads[kind]
