@@ -141,7 +141,7 @@ class Assembler:
             return None
         # After the end of the learned cycle only the first tag begins the next one.
         if epoch is None and self._closed_by == "cycle" and tag != self._cycle.first:
-            self._late(tag)
+            self._late(message)
             return None
         if epoch is not None and isinstance(message, Report) and tag in epoch.seen:
             # The same sentence again, now without a time: another instant, whose time the receiver
@@ -193,18 +193,16 @@ class Assembler:
 
     def _judged_before(self, message: Message) -> None:
         """A sentence of an instant that is judged is late."""
-        epoch, judged, tag = self._epoch, self._judged, message.tag
-        if tag in judged.seen:
-            if message == judged.messages[-1]:  # the line repeated one sentence
-                self.counts["late"] += 1
-                return
-            self._cycle_repeats = self._cycle_repeats or isinstance(message, Report)
+        epoch, judged = self._epoch, self._judged
+        # If it equals the last one, the line repeated one sentence.
+        if isinstance(message, Report) and message.tag in judged.seen:
+            self._cycle_repeats = self._cycle_repeats or message != judged.messages[-1]
         if epoch is not None and epoch.instant is not None and not epoch.reports:
             # The open epoch has only a ZDA or GBS: it came between the sentences of one fix.
             self._moments_differ = True
         if epoch is not None and epoch.is_waiting:
             self._epoch = None
-        self._late(tag)
+        self._late(message)
 
     def _lags(self, instant: Instant, report: Report) -> bool:
         """Whether a sentence comes after the next instant's position, and is new in its own one."""
@@ -261,10 +259,10 @@ class Assembler:
         self.counts["late"] += len(self._again.messages)
         self._again = Epoch()
 
-    def _late(self, *tags: str) -> None:
+    def _late(self, *messages: Message) -> None:
         """Count sentences of an instant that is judged, and correct what ended it too early."""
-        self.counts["late"] += len(tags)
-        if self._cycle_repeats:
+        self.counts["late"] += len(messages)
+        if self._cycle_repeats or [*messages] == self._judged.messages[-1:]:
             return  # the first cycle ended where it should
         if self._closed_by == "cycle":
             self._cycle.broken()
@@ -276,7 +274,7 @@ class Assembler:
         epoch = self._epoch
         if epoch is not None and epoch.is_waiting:
             self._epoch = None
-            self._late(*epoch.seen)  # no time came before the gap
+            self._late(*epoch.messages)  # no time came before the gap
         else:
             self.close("quiet", now_s, fixes)
         if self._order.early:

@@ -81,7 +81,7 @@ class Order:
         That of the epoch, the next one, or one that is unclear.
         """
         kind, messages = type(message), epoch.messages
-        if isinstance(message, Gst) and not self.early:
+        if isinstance(message, Gst):
             return "next" if epoch.is_before(message) else "this"
         if kind not in _REPEATED:
             return "next" if self.early and kind is not Report else "this"

@@ -88,6 +88,16 @@ def test_a_sentence_that_the_line_repeats_after_the_end_changes_nothing() -> Non
     assert fix.pdop_e2 == 190
 
 
+def test_a_sentence_without_a_time_that_the_line_repeats_changes_nothing_either() -> None:
+    decoder = live()
+    for n in range(8):
+        second(decoder, n, GSA, rmc(f"12350{n}"), VTG)
+    second(decoder, 8, GSA, rmc("123508"), VTG, VTG)
+    assert decoder.counts["late"] == 1
+    (fix,) = decoder.feed(GSA + rmc("123509") + VTG, 9.0)
+    assert fix.pdop_e2 == 190
+
+
 def test_what_comes_after_the_learned_end_unlearns_it() -> None:
     decoder = live()
     for n in range(6):
