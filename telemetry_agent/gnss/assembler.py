@@ -122,9 +122,7 @@ class Assembler:
             if epoch is None:
                 return
             if self._order.early and isinstance(message, Report):
-                # They came before the end of their instant: the receiver has changed its order.
-                self._order.forget()
-                self._join_early(epoch)
+                self._join_early(epoch)  # the instant is the same: they do not begin the next one
         epoch.join(message)
         cycle = self._cycle
         if tag == cycle.last and epoch.seen[tag] == cycle.count and epoch.instant is not None:

@@ -84,10 +84,8 @@ class Order:
         if isinstance(message, Gst):
             return "next" if epoch.is_before(message) else "this"
         if kind not in _REPEATED:
-            return "next" if self.early and kind is not Report else "this"
+            return "this"
         if self.early:
-            if type(self.early[-1]) is not kind:
-                self._first[kind] = _REPEATED[kind][0](message)
             return "next"  # as the one before it
         self.row = message.tag
         if messages and type(messages[-1]) is kind:
