@@ -77,8 +77,6 @@ class SharedLine:
             needed = {GNSS, self.followed}  # damaged tags never push out the receiver
             gone = next(name for name in self.assemblers if name not in needed)
             del self.assemblers[gone], self.adders[gone], self._overtaken_ms[gone]
-            self._ignored_since_ms.pop(gone, None)
-            self._position_ms.pop(gone, None)
         assembler = self.assemblers[owner] = self._new_assembler(
             lambda: self._other_known_ms(owner),
             lambda instant: self._may_follow(owner, instant),
