@@ -159,8 +159,8 @@ class Decoder:
                 return "no-checksum"  # another device on the line may send checksums
             if not self.sentences:
                 return None
-            proprietary = self._parser.only_proprietary and self._parser.proprietary
-            return "proprietary" if proprietary else "no-position"
+            talks = any(kind.owner for kind in self._parser.kinds.values())
+            return "proprietary" if self._parser.proprietary and not talks else "no-position"
         if current.timeless:
             return "no-time"
         return current.dates.reason if current.state == "no-date" else None
