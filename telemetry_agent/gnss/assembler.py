@@ -32,7 +32,7 @@ from typing import Literal
 
 from telemetry_agent.gnss.cycle import Cycle, Order
 from telemetry_agent.gnss.dates import Dates, is_another_day
-from telemetry_agent.gnss.epoch import Dtm, Epoch, Gsa, Message, Moment, Report, Solution
+from telemetry_agent.gnss.epoch import Dtm, Epoch, Gsa, Gst, Message, Moment, Report, Solution
 from telemetry_agent.gnss.field_values import Instant
 from telemetry_agent.gnss.shared_talker import SharedTalker
 from telemetry_agent.model import Fix, ReceiverState
@@ -102,15 +102,15 @@ class Assembler:
 
     def add(self, message: Message, now_s: float, fixes: list[Fix]) -> None:
         """Append the fixes that this sentence completes, by its time or by being the last."""
-        epoch, tag = self._epoch, message.tag
+        epoch, tag, order = self._epoch, message.tag, self._order
         if message.instant is None:
             # One of several GSA in a row is where the first of them is.
-            if epoch is None or tag != self._order.row:
+            if epoch is None or tag != order.row:
                 epoch = self._epoch_of_untimed(message, now_s, fixes)
                 if epoch is None:
                     return
         else:
-            instant, self._order.row = message.instant, ""
+            instant, order.row = message.instant, ""
             if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of_timed(instant, message, now_s, fixes)
             elif tag in epoch.seen:
@@ -121,7 +121,7 @@ class Assembler:
                 self.dates.learn(message.day, instant)
             if epoch is None:
                 return
-            if self._order.early and isinstance(message, Report):
+            if order.early and isinstance(message, Report):
                 self._join_early(epoch)  # the instant is the same: they do not begin the next one
         epoch.join(message)
         cycle = self._cycle
@@ -146,10 +146,10 @@ class Assembler:
             # does not know.
             self.close("time", now_s, fixes)
             epoch = None
-        if epoch is None:
-            epoch = self._epoch = Epoch()
+        epoch = epoch or Epoch()
         whose = self._order.instant_of(message, epoch)
         if whose == "this":
+            self._epoch = epoch
             return epoch
         self._order.row = ""
         if whose == "next":
@@ -269,14 +269,15 @@ class Assembler:
 
     def quiet(self, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
-        epoch = self._epoch
+        epoch, early = self._epoch, self._order.early
+        if epoch is not None and early and not isinstance(early[0], Gst):
+            self._order.forget()  # a cycle begins after the gap, and these came before it
+            self._join_early(epoch)
         if epoch is not None and epoch.is_waiting:
             self._epoch = None
             self._late(*epoch.messages)  # no time came before the gap
         else:
             self.close("quiet", now_s, fixes)
-        if self._order.early:
-            self._order.forget()  # a cycle begins after the gap
 
     def close(self, by: Closer, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix of the open epoch, if there is one; ``by`` is what ended it."""

@@ -78,8 +78,7 @@ class SharedLine:
             gone = next(name for name in self.assemblers if name not in needed)
             del self.assemblers[gone], self.adders[gone], self._overtaken_ms[gone]
         assembler = self.assemblers[owner] = self._new_assembler(
-            lambda: self._other_known_ms(owner),
-            lambda instant: self._may_follow(owner, instant),
+            partial(self._other_known_ms, owner), partial(self._may_follow, owner)
         )
         self._overtaken_ms[owner] = {}
         if self.followed is None:

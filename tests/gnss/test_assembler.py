@@ -131,6 +131,17 @@ def test_a_cycle_may_begin_with_a_sentence_without_a_time() -> None:
     assert decoder.counts["late"] == 0
 
 
+def test_a_gap_shows_that_a_cycle_does_not_begin_with_what_came_before_it() -> None:
+    decoder = live()
+    place = "4807.038,N,01131.000,E"
+    for n, hdop in enumerate((0.9, 1.0, 1.1, 1.2)):  # without gaps, GSA comes first
+        gsa = line(f"GPGSA,A,3,01,02,03,04,,,,,,,,,1.9,{hdop},1.7")
+        gga = line(f"GPGGA,12350{n},{place},1,08,{hdop},545.4,M,46.9,M,,")
+        decoder.feed(gsa + gga + rmc(f"12350{n}"), n / 10)
+    (fix,) = second(decoder, 4, line("GPGSA,A,3,01,02,03,04,,,,,,,,,2.9,1.9,1.7"))
+    assert fix.pdop_e2 == 290
+
+
 def test_a_late_sentence_opens_nothing_and_makes_the_quiet_gap_grow() -> None:
     decoder = live()
     decoder.feed(rmc("123519"), 10.0)
