@@ -29,7 +29,7 @@ from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.gpsd import GpsdSource
 from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.gnss.sources.replay import ReplaySource
-from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource
+from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.gnss.sources.sockets import TcpSource, UdpOptions, UdpSource
 from telemetry_agent.model import Fix
 from telemetry_agent.snapshot import ReceiverView
@@ -230,11 +230,10 @@ class Recording:
 def source_of(gps: GpsSettings, baud_file: Path | None) -> Source:
     """The source of bytes. ``baud_file`` keeps the speed that a serial line was found to have."""
     commands = [command_bytes(text) for text in gps.on_connect]
-    memory = BaudMemory(baud_file)
     baud = None if gps.baud == "auto" else gps.baud
 
     def port(path: Path) -> Source:
-        return SerialSource(path, baud, commands=commands, memory=memory)
+        return SerialSource(path, baud, commands=commands, baud_file=baud_file)
 
     if gps.source == "auto":
         return AutoSource(port)

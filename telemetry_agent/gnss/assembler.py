@@ -22,17 +22,17 @@ only its date is used.
 
 Sentences without a time (VTG, GSA; an RMC before the first fix) join the open epoch. If none is
 open, they open one that waits for its time, because some receivers begin their cycle with them. If
-the line becomes quiet before a time comes, they were the late end of the epoch before. If no gap
-separates the epochs, a VTG that begins the next epoch is recognised by its speed, which is the
-speed of the RMC after it.
+the line becomes quiet before a time comes, they were the late end of the epoch before. On a line
+without gaps, what begins the next cycle (see ``cycle``) waits for the next time.
 """
 
 from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
+from telemetry_agent.gnss.cycle import Cycle, Order
 from telemetry_agent.gnss.dates import Dates, is_another_day
-from telemetry_agent.gnss.epoch import Dtm, Epoch, Gsa, Gst, Message, Moment, Report, Solution, Vtg
+from telemetry_agent.gnss.epoch import Dtm, Epoch, Gsa, Gst, Message, Moment, Report, Solution
 from telemetry_agent.gnss.field_values import Instant
 from telemetry_agent.gnss.shared_talker import SharedTalker
 from telemetry_agent.model import Fix, ReceiverState
@@ -41,47 +41,9 @@ _QUIET_S = 0.25
 _QUIET_BAUD = 9600  # slower lines take longer over one sentence
 _QUIET_GROWTH = 1.5
 _QUIET_AT_MOST = 4  # times what it was
-_SAME_SPEED_MM_S = 60  # a tenth of a knot, rounded
-_EPOCHS_TO_LEARN = 5
-_EPOCHS_AT_MOST = 80
 _WGS_84 = frozenset({"", "W84", "P90"})
 Closer = Literal["time", "cycle", "quiet", "end"]
 MayFollow = Callable[[Instant], bool]
-
-
-class Cycle:
-    """How a receiver's cycle ends, so that a fix need not wait for the next one.
-
-    A shape is (tag of the first sentence, tag of the last, how many of these). If several epochs in
-    a row that ended by themselves (the time changed, the line was quiet) had the same shape, the
-    next epoch is complete with its last sentence. If a sentence comes late after that, the shape is
-    forgotten, and must repeat twice as often to be learned again.
-    """
-
-    first = ""
-    """The tag that begins the cycle; empty until it is learned, as ``last`` is."""
-    last = ""
-    """The tag that ends it, with its ``count``-th sentence."""
-    count = 0
-
-    def __init__(self) -> None:
-        self._shape = ("", "", 0)
-        self._repeats = 0
-        self._needed = _EPOCHS_TO_LEARN
-
-    def ended(self, first: str, last: str, count: int) -> None:
-        """An epoch ended by itself and had this shape."""
-        shape = (first, last, count)
-        self._repeats = self._repeats + 1 if shape == self._shape else 1
-        self._shape = shape
-        if self._repeats >= self._needed:
-            self.first, self.last, self.count = shape
-
-    def broken(self) -> None:
-        """A sentence came after the learned end of the cycle."""
-        if self.last:
-            self._needed = min(2 * self._needed, _EPOCHS_AT_MOST)
-        self.first, self.last, self.count = self._shape = ("", "", 0)
 
 
 class Assembler:
@@ -92,8 +54,8 @@ class Assembler:
 
     Args:
         dates: gives the fixes their day.
-        may_follow: called with the time of each valid position while this receiver is not
-            followed; returns whether it is from now on.
+        may_follow: called with the time of each valid position; returns whether the positions of
+            this receiver become fixes.
         eager: whether to learn the end of the cycle.
         baud: of a serial line.
     """
@@ -114,8 +76,6 @@ class Assembler:
         """The datum of positions; None: WGS 84."""
         self.quiet_s = _QUIET_S * max(1.0, _QUIET_BAUD / baud if baud else 1.0)
         """After this many seconds without a byte the epoch is complete."""
-        self.followed = False
-        """Whether its positions become fixes."""
         self.dates = dates
         self.shared_talker = SharedTalker()
         self._quiet_most_s = _QUIET_AT_MOST * self.quiet_s
@@ -127,10 +87,9 @@ class Assembler:
         self._earlier = Epoch()  # the one before that
         self._closed_by: Closer = "time"
         self._cycle_repeats = False  # the cycle came again with the same time
+        self._again = Epoch()  # its sentences: late, unless another date follows them
         self._moments_differ = False  # ZDA and GBS have other times than the fixes
-        self._gst: Gst | None = None  # came before its epoch
-        self._vtg: Vtg | None = None
-        self._vtg_leads = False  # it comes before the RMC of its instant
+        self._order = Order()
 
     def count_in(self, counts: Counter[str]) -> None:
         """Use ``counts`` from now on, also for the dates."""
@@ -143,20 +102,18 @@ class Assembler:
 
     def add(self, message: Message, now_s: float, fixes: list[Fix]) -> None:
         """Append the fixes that this sentence completes, by its time or by being the last."""
-        epoch, tag = self._epoch, message.tag
+        epoch, tag, order = self._epoch, message.tag, self._order
         if message.instant is None:
-            epoch = self._epoch_of_untimed(message, now_s, fixes)
-            if epoch is None:
-                return
-            if isinstance(message, Vtg) and self._is_of_next(message, epoch):
-                message = Vtg(tag, None, None)
-            elif isinstance(message, Gst) and not epoch.has_errors(message):
-                self._gst, message = message, Vtg(tag, None, None)
+            # One of several GSA in a row is where the first of them is.
+            if epoch is None or tag != order.row:
+                epoch = self._epoch_of_untimed(message, now_s, fixes)
+                if epoch is None:
+                    return
         else:
-            instant = message.instant
+            instant, order.row = message.instant, ""
             if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of_timed(instant, message, now_s, fixes)
-            elif tag in epoch.seen and isinstance(message, Report):
+            elif tag in epoch.seen:
                 epoch = self._epoch_of_repeated(instant, message, epoch, now_s, fixes)
             # After the epoch before was closed: after a jump of time this is not its date. Before
             # this one counts: a late sentence has a date too.
@@ -164,49 +121,45 @@ class Assembler:
                 self.dates.learn(message.day, instant)
             if epoch is None:
                 return
+            if order.early and isinstance(message, Report):
+                self._join_early(epoch)  # the instant is the same: they do not begin the next one
         epoch.join(message)
         cycle = self._cycle
         if tag == cycle.last and epoch.seen[tag] == cycle.count and epoch.instant is not None:
             self.close("cycle", now_s, fixes)
 
     def _epoch_of_untimed(self, message: Message, now_s: float, fixes: list[Fix]) -> Epoch | None:
-        """The epoch that a sentence without a time joins; None: it is late, or a datum."""
+        """The epoch that a sentence without a time joins; None: late, early, or a datum."""
         epoch, tag = self._epoch, message.tag
         if isinstance(message, Dtm):
             self.datum = None if message.datum in _WGS_84 else message.datum
             return None
+        if self._cycle_repeats:
+            self._again.join(message)
+            return None
         # After the end of the learned cycle only the first tag begins the next one.
-        if self._cycle_repeats or (
-            epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
-        ):
-            self._late(tag)
+        if epoch is None and self._closed_by == "cycle" and tag != self._cycle.first:
+            self._late(message)
             return None
         if epoch is not None and isinstance(message, Report) and tag in epoch.seen:
             # The same sentence again, now without a time: another instant, whose time the receiver
             # does not know.
             self.close("time", now_s, fixes)
             epoch = None
-        if epoch is None:
-            epoch = self._epoch = Epoch()
-        return epoch
+        epoch = epoch or Epoch()
+        whose = self._order.instant_of(message, epoch)
+        if whose == "this":
+            self._epoch = epoch
+            return epoch
+        self._order.row = ""
+        if whose == "next":
+            self._order.early.append(message)
+        return None
 
-    def _is_of_next(self, vtg: Vtg, epoch: Epoch) -> bool:
-        """Whether a VTG belongs to the next instant, where no quiet gap shows it.
-
-        VTG repeats the speed of the RMC of its instant: the RMC after it or the one before it. Of
-        two with one RMC, the second one is of the next instant, whose RMC was lost.
-        """
-        before, self._vtg = self._vtg, vtg
-        rmc_mm_s = epoch.rmc_speed_mm_s
-        if before is None or epoch.instant is None:
-            return False
-        if rmc_mm_s is None or before.speed_mm_s is None or vtg.speed_mm_s is None:
-            return self._vtg_leads
-        before_apart, apart = abs(before.speed_mm_s - rmc_mm_s), abs(vtg.speed_mm_s - rmc_mm_s)
-        # Only an RMC whose speed fits one of the two VTG, and not the other, shows the order.
-        if (before_apart <= _SAME_SPEED_MM_S) != (apart <= _SAME_SPEED_MM_S):
-            self._vtg_leads = before_apart < apart
-        return self._vtg_leads or (vtg.tag in epoch.seen and before_apart <= apart)
+    def _join_early(self, epoch: Epoch) -> None:
+        for message in self._order.early:
+            epoch.join(message)
+        self._order.early.clear()
 
     def _epoch_of_timed(
         self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]
@@ -230,18 +183,24 @@ class Assembler:
             self.counts["late"] += 1  # no matter how long its own epoch was open
             return None
         if late and judged.is_at(instant, message):
-            if isinstance(message, Report) and tag in judged.seen:
-                self._cycle_repeats = True
-            if epoch is not None and epoch.instant is not None and not epoch.reports:
-                # The open epoch has only a ZDA or GBS: it came between the sentences of one fix.
-                self._moments_differ = True
-            if waiting:
-                self._epoch = None
-            self._late(tag)
+            self._judged_before(message)
             return None
         if not waiting:
             self.close("time", now_s, fixes)
         return self._begin(instant)
+
+    def _judged_before(self, message: Message) -> None:
+        """A sentence of an instant that is judged is late."""
+        epoch, judged = self._epoch, self._judged
+        # If it equals the last one, the line repeated one sentence.
+        if isinstance(message, Report) and message.tag in judged.seen:
+            self._cycle_repeats = self._cycle_repeats or message != judged.messages[-1]
+        if epoch is not None and epoch.instant is not None and not epoch.reports:
+            # The open epoch has only a ZDA or GBS: it came between the sentences of one fix.
+            self._moments_differ = True
+        if epoch is not None and epoch.is_waiting:
+            self._epoch = None
+        self._late(message)
 
     def _lags(self, instant: Instant, report: Report) -> bool:
         """Whether a sentence comes after the next instant's position, and is new in its own one."""
@@ -256,37 +215,52 @@ class Assembler:
         """Begin an epoch, or give the waiting one its time."""
         epoch = self._epoch = self._epoch or Epoch()
         epoch.take_time(instant)
+        if self._order.early:
+            self._join_early(epoch)
         self._cycle_repeats = False
-        # Some receivers send GST before the first sentence that begins its epoch.
-        if self._gst is not None and epoch.has_errors(self._gst):
-            epoch.messages.append(self._gst)
-            self._gst = None
         return epoch
 
     def _epoch_of_repeated(
-        self, instant: Instant, report: Report, epoch: Epoch, now_s: float, fixes: list[Fix]
+        self,
+        instant: Instant,
+        message: Report | Moment,
+        epoch: Epoch,
+        now_s: float,
+        fixes: list[Fix],
     ) -> Epoch | None:
         """The epoch of a sentence whose type came with this time before; ``None``: it is late."""
-        another_day = report.day is not None and is_another_day(
-            report.day, (each.day for each in epoch.reports if each.tag == report.tag), instant
-        )
-        if another_day or _has_regained(epoch, report):
-            # What came before this date was taken for late.
-            seen = dict.fromkeys(epoch.seen, 0) if another_day and self._cycle_repeats else {}
+        if message.day is not None and is_another_day(
+            message.day, epoch.days(message.tag), instant
+        ):
+            again, self._again = self._again, Epoch()
             self.close("time", now_s, fixes)
             epoch = self._begin(instant)
-            epoch.seen = seen
+            for each in again.messages:  # before this date it was taken for late
+                epoch.join(each)
             return epoch
-        self.counts["late"] += 1
-        self.shared_talker.repeated(report)
-        if report != epoch.messages[-1]:  # otherwise the line repeated one sentence
+        if not isinstance(message, Report):
+            return epoch
+        if _has_regained(epoch, message):
+            self.close("time", now_s, fixes)
+            return self._begin(instant)
+        if message.tag in self._again.seen:
+            self._count_again()
+        for each in (*self._order.early, message):
+            self._again.join(each)
+        self._order.early.clear()
+        self.shared_talker.repeated(message)
+        if message != epoch.messages[-1]:  # otherwise the line repeated one sentence
             self._cycle_repeats = True
         return None
 
-    def _late(self, *tags: str) -> None:
+    def _count_again(self) -> None:
+        self.counts["late"] += len(self._again.messages)
+        self._again = Epoch()
+
+    def _late(self, *messages: Message) -> None:
         """Count sentences of an instant that is judged, and correct what ended it too early."""
-        self.counts["late"] += len(tags)
-        if self._cycle_repeats:
+        self.counts["late"] += len(messages)
+        if self._cycle_repeats or [*messages] == self._judged.messages[-1:]:
             return  # the first cycle ended where it should
         if self._closed_by == "cycle":
             self._cycle.broken()
@@ -295,20 +269,24 @@ class Assembler:
 
     def quiet(self, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
-        epoch = self._epoch
+        epoch, early = self._epoch, self._order.early
+        if epoch is not None and early and not isinstance(early[0], Gst):
+            self._order.forget()  # a cycle begins after the gap, and these came before it
+            self._join_early(epoch)
         if epoch is not None and epoch.is_waiting:
             self._epoch = None
-            self._late(*epoch.seen)  # no time came before the gap
+            self._late(*epoch.messages)  # no time came before the gap
         else:
             self.close("quiet", now_s, fixes)
 
     def close(self, by: Closer, now_s: float, fixes: list[Fix]) -> None:
         """Append the fix of the open epoch, if there is one; ``by`` is what ended it."""
+        if self._again.messages:
+            self._count_again()
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reports:
             return  # without a position sentence, not even an instant without a fix
-        # An epoch that the learned cycle ended would only confirm what is learned already.
-        if self._eager and by in {"time", "quiet"}:
+        if self._eager and by != "end":
             last = epoch.messages[-1].tag
             self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
         self._earlier, self._judged = self._judged, epoch
@@ -316,7 +294,8 @@ class Assembler:
         # Some send GSA less often than positions.
         self.used = [each for each in epoch.messages if isinstance(each, Gsa)] or self.used
         solution = Solution(epoch)
-        self.shared_talker.closed(epoch, solution.trusted)
+        trusted = solution.trusted
+        self.shared_talker.closed(epoch, trusted.position_e9 if trusted else None)
         self._judge(solution, now_s, fixes)
 
     def _judge(self, solution: Solution, now_s: float, fixes: list[Fix]) -> None:
@@ -333,7 +312,7 @@ class Assembler:
         # A date that counts only beside a GGA: whether it counts is known only now.
         if solution.day is not None and trusted.instant is not None:
             self.dates.learn(solution.day, trusted.instant)
-        if not (self.followed or self._may_follow(instant)):
+        if not self._may_follow(instant):
             return
         resolved = self.dates.resolve(instant, now_s)
         if resolved is None:

@@ -17,7 +17,6 @@ from telemetry_agent.gnss.sky import InView
 from telemetry_agent.model import Fix, ReceiverState, Satellite
 
 _STALE_S = 10.0  # some receivers take 8 s for an epoch
-_BINARY_FRAMES = 3
 _UNCHECKED = 3
 
 _ANTENNA = re.compile(r"ANT(?:ENNA[ =]|STATUS[ =]|_)(\w+)")
@@ -75,8 +74,7 @@ class Decoder:
         self._in_view = InView()
         self._first_byte_s: float | None = None
         self._last_byte_s = 0.0
-        self._first_sentence_s = self._last_sentence_s = 0.0
-        self._binary_frames_before = self._unchecked_before = 0
+        self._first_sentence_s = 0.0
         self._over = False
 
     def feed(self, data: bytes, now_s: float) -> list[Fix]:
@@ -84,7 +82,7 @@ class Decoder:
         if not data:
             return []
         if self._first_byte_s is None:
-            self._first_byte_s = self._last_sentence_s = now_s
+            self._first_byte_s = now_s
         self._last_byte_s = now_s
         return self._decode(self._framer.feed(data), now_s)
 
@@ -155,39 +153,29 @@ class Decoder:
         since_s = self._first_sentence_s if self.sentences else self._first_byte_s
         if since_s is None or not (self._over or self._last_byte_s - since_s >= _STALE_S):
             return None
-        if not self.sentences or self._last_byte_s - self._last_sentence_s >= _STALE_S:
-            return "no-checksum" if self._is_unchecked() else None
         current = self._line.current
         if current is None or current.judged_s is None:
             if self._framer.unchecked >= _UNCHECKED:
-                return "no-checksum"  # another device on the line sends checksums
-            proprietary = self._parser.only_proprietary and self._parser.proprietary
-            return "proprietary" if proprietary else "no-position"
+                return "no-checksum"  # another device on the line may send checksums
+            if not self.sentences:
+                return None
+            talks = any(kind.owner for kind in self._parser.kinds.values())
+            return "proprietary" if self._parser.proprietary and not talks else "no-position"
         if current.timeless:
             return "no-time"
         return current.dates.reason if current.state == "no-date" else None
 
     @property
     def state(self) -> ReceiverState | None:
-        """binary, no-date, no-fix, 2d or 3d; None before anything is known.
-
-        The bytes do not show whether the receiver is absent, silent, or read at a wrong baud rate.
-        """
-        if self._first_byte_s is None:
-            return None
-        if self._last_byte_s - self._last_sentence_s >= _STALE_S:
-            frames = self._framer.binary_frames - self._binary_frames_before
-            if frames >= _BINARY_FRAMES:
-                return "binary"
-            return "no-fix" if self._is_unchecked() else None
+        """no-date, no-fix, 2d or 3d; None before anything is known."""
+        if not self.sentences:
+            return "no-fix" if self.diagnosis else None
         current = self._line.current
         judged_s = current.judged_s if current else None
-        if self._last_byte_s - (self._first_byte_s if judged_s is None else judged_s) >= _STALE_S:
+        since_s = self._first_sentence_s if judged_s is None else judged_s
+        if self._last_byte_s - since_s >= _STALE_S:
             return "no-fix"
         return current.state if current else None
-
-    def _is_unchecked(self) -> bool:
-        return self._framer.unchecked - self._unchecked_before >= _UNCHECKED
 
     def satellites(self) -> tuple[Satellite, ...]:
         """Those in view. Any thread may call."""
@@ -201,9 +189,6 @@ class Decoder:
         if not self.sentences:
             self._first_sentence_s = now_s
         self.sentences += len(sentences)
-        self._last_sentence_s = now_s
-        self._binary_frames_before = self._framer.binary_frames
-        self._unchecked_before = self._framer.unchecked
         kinds = self._parser.kinds
         adders, keep = self._line.adders, self._in_view.keep
         for sentence in sentences:

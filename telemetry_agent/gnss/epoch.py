@@ -27,6 +27,9 @@ _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
 _OF_A_TAG_AT_MOST = 50  # more sentences than any receiver needs for an instant
 
+Position = tuple[int, int]
+"""Latitude and longitude in 1e-9 degrees."""
+
 
 class Report(NamedTuple):
     """A position as RMC, GGA, GLL or GNS reports it."""
@@ -35,8 +38,8 @@ class Report(NamedTuple):
     instant: Instant | None
     veto: bool
     """The talker reports that there is no fix."""
-    position_e9: tuple[int, int] | None
-    """Latitude and longitude, if the receiver reports that they are valid and both can be read."""
+    position_e9: Position | None
+    """If the receiver reports that it is valid, and both numbers can be read."""
     quality: Quality | None
     sats: int | None = None
     hdop_e2: int | None = None
@@ -113,8 +116,6 @@ class Epoch:
     """The time of its sentences; None: none of them had a time yet."""
     other_times: frozenset[Instant] = frozenset()
     """Times in its sentences that differ from ``instant`` by some milliseconds."""
-    rmc_speed_mm_s: int | None = None
-    """The speed of its last RMC with a position and a time."""
     clear = True
     """No sentence vetoes others, or counts only beside others."""
 
@@ -151,6 +152,18 @@ class Epoch:
         """Whether a GST has the time of this epoch, or none."""
         return gst.about is None or self.is_at(gst.about, gst)
 
+    def is_before(self, gst: Gst) -> bool:
+        """Whether a GST has a later time than this epoch."""
+        about, instant = gst.about, self.instant
+        if about == instant or about is None or instant is None or self.is_at(about, gst):
+            return False
+        return (about - instant) % DAY_MS < DAY_MS // 2
+
+    def days(self, tag: str) -> list[int | None]:
+        """The dates in its sentences with this tag."""
+        dated = (each for each in self.messages if isinstance(each, Report | Moment))
+        return [each.day for each in dated if each.tag == tag]
+
     def take_time(self, instant: Instant) -> None:
         """Note the time of its first sentence with one, or another time that it has too."""
         if self.instant is None:
@@ -172,8 +185,6 @@ class Epoch:
             self.reports.append(message)
             if message.veto or message.unsure:
                 self.clear = False
-            elif tag[2:] == "RMC" and message.position_e9 and message.instant is not None:
-                self.rmc_speed_mm_s = message.speed_mm_s
 
     def counting(self) -> list[Message]:
         """Its sentences without those that are vetoed, or that nothing confirms."""
@@ -234,7 +245,7 @@ class Solution:
                 self._take_gsa(message)
             elif isinstance(message, Vtg):
                 self._take_motion(message.speed_mm_s, message.course_mdeg)
-            elif isinstance(message, Gst):
+            elif isinstance(message, Gst) and epoch.has_errors(message):
                 self._err_h_mm, self._err_v_mm = message.err_h_mm, message.err_v_mm
         self.trusted = self._trusted()
         """The most trusted position; None: no fix."""
@@ -306,7 +317,7 @@ class Solution:
         # Within rounding the last sentence counts, as does the last value of any other field.
         return last if _agree(trusted, last) else trusted
 
-    def fix(self, position_e9: tuple[int, int], time_ms: int, flags: tuple[Flag, ...]) -> Fix:
+    def fix(self, position_e9: Position, time_ms: int, flags: tuple[Flag, ...]) -> Fix:
         """The fix at its full time."""
         # On many receivers GGA counts to 12 only, and on others GSA has GPS only.
         listed = len(self._listed) or None

@@ -42,8 +42,6 @@ _CHECKSUMS |= {text[1:]: value for text, value in _CHECKSUMS.items() if value < 
 _LINE_TAILS = {text + end: value for text, value in _CHECKSUMS.items() for end in _LINE_ENDS}
 _BEGIN = re.compile(rb"\$[A-Z][A-Z0-9]{2}")
 _UNCHECKED = re.compile(rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GS[ATV]|ZDA),[ -#%-)+-~]*(?=[\r\n]|$)")
-# How the frames of UBX, SiRF, CASIC, SkyTraq and RTCM 3 begin.
-_BINARY = re.compile(rb"\xb5\x62|\xa0\xa2|\xba\xce|\xa0\xa1|\xd3[\x00-\x03]")
 
 
 class Framer:
@@ -51,18 +49,15 @@ class Framer:
 
     ``rejected`` counts the dropped input by reason: ``aborted`` (a tag, cut short by a ``$`` or an
     unprintable byte), ``no-checksum``, ``bad-checksum``, ``too-long``, and ``garbage-bytes`` (bytes
-    outside of sentences, without line ends). ``binary_frames`` counts what looks like the beginning
-    of a binary frame in that garbage, ``unchecked`` what looks like a receiver's sentence without a
-    checksum.
+    outside of sentences, without line ends). ``unchecked`` counts what looks like a receiver's
+    sentence without a checksum.
     """
 
     def __init__(self, rejected: Counter[str] | None = None) -> None:
         self.rejected: Counter[str] = Counter() if rejected is None else rejected
-        self.binary_frames = 0
         self.unchecked = 0
         self._known: dict[bytes, Sentence] = {}  # whole lines: GSA and GSV often repeat
         self._tail = b""  # the run whose end has not arrived
-        self._gap_end = b""  # the last byte outside of runs, if it is the last byte of all
 
     def feed(self, data: bytes) -> list[Sentence]:
         """The sentences that ``data`` completes, in order."""
@@ -74,7 +69,6 @@ class Framer:
             self._scan(before, bool(pieces), sentences)
         if not pieces:
             return sentences
-        self._gap_end = b""
         is_text = _is_text(stream)
         if is_text and _LF not in pieces[-1] and _CR not in pieces[-1]:
             self._tail = b"$" + pieces.pop()[:MAX_SENTENCE]
@@ -96,31 +90,24 @@ class Framer:
         end = 0
         for run in _RUN.finditer(stream):
             start, run_end = run.span()
-            if start > end:
-                self._skip(stream[end:start])
+            self._skip(stream[end:start])
             end = run_end
             if end == len(stream) and not dollar_follows:
                 self._tail = run[0][: MAX_SENTENCE + 1]
             elif (sentence := self._judge(run[0], stream[end : end + 1])) is not None:
                 sentences.append(sentence)
-        if end < len(stream):
-            self._skip(stream[end:])
-            if not dollar_follows:
-                self._gap_end = stream[-1:]
+        self._skip(stream[end:])
 
     def finish(self) -> list[Sentence]:
         """The sentence that the end of the input completes."""
         return self.feed(b"\n")
 
     def _skip(self, gap: bytes) -> None:
-        before, self._gap_end = self._gap_end, b""
         if garbage := len(gap.translate(None, b"\r\n")):
             self.rejected["garbage-bytes"] += garbage
-            self.binary_frames += len(_BINARY.findall(before + gap))
 
     def _judge(self, run: bytes, ended_by: bytes) -> Sentence | None:
         """Judge a whole run; ``ended_by`` is the byte after it, empty for a ``$``."""
-        self._gap_end = b""
         if run[0] != _DOLLAR or len(run) == 1:
             return None  # an AIS sentence, or the first `$` of two: not a fault
         star = last = run.rfind(b"*", 0, MAX_SENTENCE - 2)

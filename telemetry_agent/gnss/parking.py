@@ -9,7 +9,6 @@ outside.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from telemetry_agent.gnss.geodesy import Place, distance_m, noise_m, offset_e9, place_of
 from telemetry_agent.gnss.motion import WALKING_MM_S, Step
@@ -19,21 +18,13 @@ _FIXES_TO_LEAVE = 3
 _LEAVING_M_S = 1.0
 
 
-class Circle(NamedTuple):
-    """What counts as parking."""
-
-    radius_m: float
-    """0: the device is never parked."""
-    after_s: float
-    """How long the device must stay inside, in seconds."""
-
-    def limit_m(self, fix: Fix) -> float:
-        """The longest distance of a fix from the centre."""
-        return max(self.radius_m, noise_m(fix))
-
-
 class Parking:
     """Follows one device."""
+
+    radius_m = 0.0
+    """0: the device is never parked."""
+    after_s = 0.0
+    """How long the device must stay inside, in seconds."""
 
     def __init__(self) -> None:
         self.parked = False
@@ -45,9 +36,9 @@ class Parking:
         self._stayed_s = 0.0
         self._leaving = 0
 
-    def follow(self, step: Step, circle: Circle) -> None:
+    def follow(self, step: Step) -> None:
         """Add one fix."""
-        if not circle.radius_m:
+        if not self.radius_m:
             self.parked = False
             return
         drives = (step.fix.speed_mm_s or 0) > WALKING_MM_S
@@ -60,7 +51,8 @@ class Parking:
         if step.jump:
             self.inside = False
             return
-        limit_m, way_m = circle.limit_m(step.fix), distance_m(self.place, step.place)
+        limit_m = max(self.radius_m, noise_m(step.fix))
+        way_m = distance_m(self.place, step.place)
         self.inside = bool(self._fixes) and way_m <= limit_m
         if self.parked and self.inside:
             self._leaving = 0
@@ -70,12 +62,12 @@ class Parking:
             if self._leaving == _FIXES_TO_LEAVE or way_m > 2 * limit_m:
                 self._enter(step.place)
         elif self.inside:
-            self._stay(step.place, circle)
+            self._stay(step.place)
             self.parked = self.parked and not drives
         else:
             self._enter(step.place)
 
-    def resume(self, recent: Iterable[Fix], circle: Circle) -> None:
+    def resume(self, recent: Iterable[Fix]) -> None:
         """Continue from the recorded fixes, the newest first.
 
         A device that was parked when the agent stopped is parked when it starts again.
@@ -89,20 +81,20 @@ class Parking:
                 self._enter(place_of(fix))
                 continue
             stayed_s = (newest_ms - fix.time_ms) / 1000
-            away = distance_m(self.place, place_of(fix)) > circle.limit_m(fix)
-            if away or stayed_s < self._stayed_s:
+            limit_m = max(self.radius_m, noise_m(fix))
+            if distance_m(self.place, place_of(fix)) > limit_m or stayed_s < self._stayed_s:
                 return  # it came from elsewhere, or time stepped back
             self._stayed_s = stayed_s
-            self._stay(place_of(fix), circle)
+            self._stay(place_of(fix))
 
     def _enter(self, place: Place) -> None:
         """Begin a new circle."""
         self.place, self._fixes, self._stayed_s = place, 1, 0.0
         self.parked, self._leaving = False, 0
 
-    def _stay(self, place: Place, circle: Circle) -> None:
+    def _stay(self, place: Place) -> None:
         self._fixes += 1
         north_e9, east_e9 = offset_e9(self.place, place)
         lat_e9, lon_e9 = self.place
         self.place = (lat_e9 + north_e9 / self._fixes, lon_e9 + east_e9 / self._fixes)
-        self.parked = self._stayed_s >= circle.after_s
+        self.parked = self._stayed_s >= self.after_s

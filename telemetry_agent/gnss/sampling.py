@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from telemetry_agent.gnss.geodesy import PoorFix, distance_m, place_of
 from telemetry_agent.gnss.motion import WALKING_MM_S, Motion, Odometer
-from telemetry_agent.gnss.parking import Circle, Parking
+from telemetry_agent.gnss.parking import Parking
 from telemetry_agent.model import Fix, Quality
 
 _PERIOD_AT_MOST_S = 10.0  # a longer one is a gap
@@ -61,6 +61,7 @@ class Sampler:
     """
 
     def __init__(self, policy: SamplingPolicy, recent: Sequence[Fix] = ()) -> None:
+        self._parking = Parking()
         self.follow(policy)
         self.dropped: Counter[str] = Counter()
         last = recent[0] if recent else None
@@ -68,8 +69,7 @@ class Sampler:
         plausible = next((fix for fix in recent if "jump" not in fix.flags), last)
         self._motion = Motion(plausible)
         self._odometer = Odometer(plausible and plausible._replace(odo_m=last and last.odo_m))
-        self._parking = Parking()
-        self._parking.resume(recent, self._circle)
+        self._parking.resume(recent)
         self._last_ms = None if last is None else last.time_ms
         self._steps_s: deque[float] = deque(maxlen=_STEPS)
         self._recorded = last
@@ -80,7 +80,8 @@ class Sampler:
     def follow(self, policy: SamplingPolicy) -> None:
         """Use this policy from now on."""
         self._policy = policy
-        self._circle = Circle(policy.parked_radius_m, policy.parked_after_s)
+        self._parking.radius_m = policy.parked_radius_m
+        self._parking.after_s = policy.parked_after_s
 
     def feed(self, fix: Fix) -> list[Fix]:
         """The fixes to record now, in order, with their metres and their flag ``jump``."""
@@ -92,7 +93,7 @@ class Sampler:
         self._gap_s += elapsed_s or 0.0
         step = self._motion.judge(fix, elapsed_s)
         was_parked = self._parking.parked
-        self._parking.follow(step, self._circle)
+        self._parking.follow(step)
         parks = self._parking.parked
         if not parks:
             self._odometer.drive(step)

@@ -129,7 +129,7 @@ class Kind(NamedTuple):
 
     owner: str
     name: str = ""
-    """The three letters of a type that is used."""
+    """The three letters of its type."""
     read: Read | None = None
     """Types without it have nothing for a fix."""
 
@@ -152,7 +152,6 @@ class Parser:
         self.rejected: Counter[str] = Counter() if rejected is None else rejected
         self.proprietary: set[str] = set()
         """The first few names of proprietary sentences."""
-        self.only_proprietary = True
         self.kinds: dict[str, Kind] = {}
         """By the first six characters (the tag and its comma). ``kind`` finds what is missing."""
         # The least number of fields (the tag counts), the number that is read, and the reader.
@@ -182,11 +181,9 @@ class Parser:
         else:
             talker, name = tag[:2], tag[2:]
             owner = GNSS if talker in _GNSS_TALKERS else talker
-            used = name in self._types or name == "TXT"
-            kind = Kind(owner, name if used else "", self._types.get(name))
+            kind = Kind(owner, name, self._types.get(name))
             if (owner, name) == IN_VIEW[:2]:
                 kind = IN_VIEW
-            self.only_proprietary = False
         if len(self.kinds) >= _KINDS_AT_MOST:
             self.kinds.clear()  # damaged tags, of which there are millions
         self.kinds[sentence[:6]] = kind

@@ -77,11 +77,8 @@ class SharedLine:
             needed = {GNSS, self.followed}  # damaged tags never push out the receiver
             gone = next(name for name in self.assemblers if name not in needed)
             del self.assemblers[gone], self.adders[gone], self._overtaken_ms[gone]
-            self._ignored_since_ms.pop(gone, None)
-            self._position_ms.pop(gone, None)
         assembler = self.assemblers[owner] = self._new_assembler(
-            lambda: self._other_known_ms(owner),
-            lambda instant: self._may_follow(owner, instant),
+            partial(self._other_known_ms, owner), partial(self._may_follow, owner)
         )
         self._overtaken_ms[owner] = {}
         if self.followed is None:
@@ -141,6 +138,8 @@ class SharedLine:
 
     def _may_follow(self, owner: str, instant: Instant) -> bool:
         """Whether an owner with a position at this time is followed from now on."""
+        if owner == self.followed:
+            return True
         time_ms = time_of_day_ms(instant)
         since_ms = self._ignored_since_ms.get(owner, time_ms)
         if self.followed is not None and not _has_passed(since_ms, time_ms, _SILENCE_MS):
@@ -164,8 +163,7 @@ class SharedLine:
         if owner == GNSS:
             self._of_gnss = 0
         for name, assembler in self.assemblers.items():
-            assembler.followed = name == owner
-            assembler.count_in(self.counts if assembler.followed else Counter())
+            assembler.count_in(self.counts if name == owner else Counter())
 
 
 def _has_passed(since_ms: int, time_ms: int, by_ms: int) -> bool:

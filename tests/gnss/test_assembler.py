@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from live_line import live, second, times
 from nmea import gga, line, rmc
 
-from telemetry_agent.gnss.assembler import Cycle
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.field_values import DAY_MS
 
@@ -70,6 +69,35 @@ def test_a_cycle_may_end_with_the_second_of_two_like_sentences() -> None:
     assert len(decoder.feed(GSA, 6.1)) == 1
 
 
+def test_a_sentence_that_is_lost_now_and_then_is_learned_as_part_of_the_cycle() -> None:
+    decoder = live()
+    for n in range(40):
+        second(decoder, n, rmc(f"1235{n:02}"), *[gga(f"1235{n:02}")] * (n % 7 != 6))
+    assert decoder.feed(rmc("123540"), 40.0) == []
+    assert [fix.alt_mm for fix in decoder.feed(gga("123540"), 40.1)] == [545_400]
+    assert decoder.counts["late"] == 0
+
+
+def test_a_sentence_that_the_line_repeats_after_the_end_changes_nothing() -> None:
+    decoder = live()
+    for n in range(8):
+        second(decoder, n, GSA, gga(f"12350{n}"), rmc(f"12350{n}"))
+    second(decoder, 8, GSA, gga("123508"), rmc("123508") * 2)
+    assert decoder.counts["late"] == 1
+    (fix,) = decoder.feed(GSA + gga("123509") + rmc("123509"), 9.0)
+    assert fix.pdop_e2 == 190
+
+
+def test_a_sentence_without_a_time_that_the_line_repeats_changes_nothing_either() -> None:
+    decoder = live()
+    for n in range(8):
+        second(decoder, n, GSA, rmc(f"12350{n}"), VTG)
+    second(decoder, 8, GSA, rmc("123508"), VTG, VTG)
+    assert decoder.counts["late"] == 1
+    (fix,) = decoder.feed(GSA + rmc("123509") + VTG, 9.0)
+    assert fix.pdop_e2 == 190
+
+
 def test_what_comes_after_the_learned_end_unlearns_it() -> None:
     decoder = live()
     for n in range(6):
@@ -101,6 +129,17 @@ def test_a_cycle_may_begin_with_a_sentence_without_a_time() -> None:
         (fix,) = second(decoder, n, VTG, gga(f"12350{n}"), line(f"GPZDA,12350{n},23,11,2026,00,00"))
         assert fix.speed_mm_s == 5_144
     assert decoder.counts["late"] == 0
+
+
+def test_a_gap_shows_that_a_cycle_does_not_begin_with_what_came_before_it() -> None:
+    decoder = live()
+    place = "4807.038,N,01131.000,E"
+    for n, hdop in enumerate((0.9, 1.0, 1.1, 1.2)):  # without gaps, GSA comes first
+        gsa = line(f"GPGSA,A,3,01,02,03,04,,,,,,,,,1.9,{hdop},1.7")
+        gga = line(f"GPGGA,12350{n},{place},1,08,{hdop},545.4,M,46.9,M,,")
+        decoder.feed(gsa + gga + rmc(f"12350{n}"), n / 10)
+    (fix,) = second(decoder, 4, line("GPGSA,A,3,01,02,03,04,,,,,,,,,2.9,1.9,1.7"))
+    assert fix.pdop_e2 == 290
 
 
 def test_a_late_sentence_opens_nothing_and_makes_the_quiet_gap_grow() -> None:
@@ -142,21 +181,28 @@ TYPES = ("RMC", "GGA", "GLL", "GNS", "GSA", "VTG", "GST", "ZDA")
 
 
 def epoch(ms: int, types: list[str]) -> list[bytes]:
-    """The sentences of one instant of 2026-11-23, at a place that its time gives."""
+    """The sentences of one instant of 2026-11-23, whose values its time gives."""
     s = ms // 1000
+    knots, hdop, pdop, error = ms // 100 % 359, *dilutions_e2(ms), ms // 100 % 97
     at = f"{s // 3600 % 24:02}{s // 60 % 60:02}{s % 60:02}.{ms % 1000:03}"
     place = f"48{ms // 100 % 60_000 / 1000:07.4f},N,01131.0000,E"
     body = {
-        "RMC": f"GNRMC,{at},A,{place},1.0,84.4,231126,,,A",
-        "GGA": f"GNGGA,{at},{place},1,08,0.9,{s % 60}.0,M,46.9,M,,",
+        "RMC": f"GNRMC,{at},A,{place},{knots},{knots}.0,231126,,,A",
+        "GGA": f"GNGGA,{at},{place},1,08,{hdop / 100},{s % 60}.0,M,46.9,M,,",
         "GLL": f"GNGLL,{place},{at},A,A",
-        "GNS": f"GNGNS,{at},{place},AA,08,0.9,{s % 60}.0,46.9,,",
-        "GSA": "GNGSA,A,3,01,02,03,04,05,,,,,,,,1.9,0.9,1.7",
-        "VTG": "GNVTG,84.4,T,,M,1.0,N,1.9,K,A",
-        "GST": f"GNGST,{at},,,,,3.0,4.0,2.0",
+        "GNS": f"GNGNS,{at},{place},AA,08,{hdop / 100},{s % 60}.0,46.9,,",
+        "GSA": f"GNGSA,A,3,01,02,03,04,05,,,,,,,,{pdop / 100},{hdop / 100},1.7",
+        "VTG": f"GNVTG,{knots}.0,T,,M,{knots},N,,K,A",
+        "GST": f"GNGST,{at},,,,,3.0,4.0,{error}",
         "ZDA": f"GNZDA,{at},23,11,2026,00,00",
     }
     return [line(body[kind]) for kind in types]
+
+
+def dilutions_e2(ms: int) -> tuple[int, int]:
+    """HDOP and PDOP."""
+    hdop_e2 = 50 + 10 * (ms // 100 % 499)
+    return hdop_e2, hdop_e2 + 70
 
 
 def decoded(data: bytes, size: int | None = None) -> list[int]:
@@ -190,6 +236,32 @@ def test_any_cycle_in_any_order_gives_each_instant_once(
     assert decoded(data, size) == instants
 
 
+@given(
+    st.sets(st.sampled_from(TYPES)).map(lambda types: [*types | {"RMC", "GGA"}]),
+    st.sampled_from([100, 200, 1000, 10_000]),
+    st.integers(0, 860_000),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_no_instant_takes_a_value_of_another_one_whatever_begins_the_cycle(
+    types: list[str], step_ms: int, start: int, eager: bool, draw: random.Random
+) -> None:
+    draw.shuffle(types)
+    data = [b"".join(epoch((start * 100 + n * step_ms) % DAY_MS, types)) for n in range(9)]
+    decoder = Decoder(fix_rollover=False, eager=eager)
+    fixes = [fix for each in data for fix in decoder.feed(each, 0.0)] + decoder.finish()
+    assert len(fixes) == 9
+    for fix in fixes:
+        ms = fix.time_ms % DAY_MS
+        hdop_e2, pdop_e2 = dilutions_e2(ms)
+        assert (fix.hdop_e2, fix.course_mdeg) == (hdop_e2, ms // 100 % 359 * 1000)
+        assert fix.pdop_e2 in {None, pdop_e2}
+        assert fix.err_v_mm in {None, ms // 100 % 97 * 1000}
+        if fix.time_ms != fixes[-1].time_ms:
+            assert (fix.pdop_e2 is None) == ("GSA" not in types)
+            assert (fix.err_v_mm is None) == ("GST" not in types)
+
+
 @given(st.lists(st.integers(0, 863_999), min_size=1, max_size=20))
 def test_time_may_go_anywhere_and_no_instant_is_lost(tenths: list[int]) -> None:
     instants = [tenth * 100 for tenth in tenths]
@@ -206,63 +278,3 @@ def test_no_instant_gives_two_fixes_whatever_is_missing(kinds: list[str], start:
         data += b"".join(epoch(ms, [kind]))
     found = decoded(data)
     assert found == sorted(set(found))
-
-
-# ---- how a cycle is learned and forgotten
-
-SHAPE = ("GPRMC", "GPGSA", 2)
-
-
-def ended(cycle: Cycle, times: int, shape: tuple[str, str, int] = SHAPE) -> None:
-    for _ in range(times):
-        cycle.ended(*shape)
-
-
-def learned(cycle: Cycle) -> tuple[str, str, int]:
-    return cycle.first, cycle.last, cycle.count
-
-
-def test_a_shape_is_learned_from_five_epochs_in_a_row() -> None:
-    cycle = Cycle()
-    ended(cycle, 4)
-    assert learned(cycle) == ("", "", 0)
-    ended(cycle, 1)
-    assert learned(cycle) == SHAPE
-
-
-@pytest.mark.parametrize(
-    "other", [("GPGGA", "GPGSA", 2), ("GPRMC", "GPGGA", 2), ("GPRMC", "GPGSA", 3)]
-)
-def test_another_shape_begins_again_and_what_was_learned_stays(other: tuple[str, str, int]) -> None:
-    cycle = Cycle()
-    ended(cycle, 4)
-    ended(cycle, 1, other)
-    ended(cycle, 4)
-    assert learned(cycle) == ("", "", 0)
-    ended(cycle, 1)
-    ended(cycle, 4, other)
-    assert learned(cycle) == SHAPE
-    ended(cycle, 1, other)
-    assert learned(cycle) == other
-
-
-def test_a_forgotten_shape_must_repeat_twice_as_often_80_times_at_most() -> None:
-    cycle = Cycle()
-    ended(cycle, 5)
-    for needed in (10, 20, 40, 80, 80):
-        cycle.broken()
-        assert learned(cycle) == ("", "", 0)
-        ended(cycle, needed - 1)
-        assert learned(cycle) == ("", "", 0)
-        ended(cycle, 1)
-        assert learned(cycle) == SHAPE
-
-
-def test_a_late_sentence_before_anything_was_learned_costs_no_patience() -> None:
-    cycle = Cycle()
-    ended(cycle, 4)
-    cycle.broken()
-    ended(cycle, 4)
-    assert learned(cycle) == ("", "", 0)
-    ended(cycle, 1)
-    assert learned(cycle) == SHAPE

@@ -37,14 +37,6 @@ def test_state_of_a_receiver_that_sends_no_position() -> None:
     assert decoder.state == "no-fix"
 
 
-def test_state_of_a_receiver_that_went_over_to_binary_frames() -> None:
-    decoder = live()
-    second(decoder, 0, rmc("123519"), GSA)
-    for n in range(1, 12):
-        second(decoder, n, b"\xb5\x62\x01\x07\x5c\x00" + bytes(94))
-    assert decoder.state == "binary"
-
-
 def test_state_of_a_line_of_noise_is_not_known() -> None:
     decoder = live()
     for n in range(12):
@@ -111,7 +103,7 @@ def test_nothing_raises_and_every_fix_is_storable(
         fixes += decoder.feed(part, n * 0.1)
         if n % 5 == 0:
             fixes += decoder.tick(n * 0.1 + 0.3)
-        assert decoder.state in {None, "binary", "no-date", "no-fix", "2d", "3d"}
+        assert decoder.state in {None, "no-date", "no-fix", "2d", "3d"}
     for fix in fixes + decoder.finish():
         assert abs(fix.lat_e9) <= 90 * 10**9
         assert abs(fix.lon_e9) <= 180 * 10**9

@@ -170,12 +170,6 @@ def test_the_last_value_of_a_field_wins_and_an_empty_one_is_none() -> None:
     assert len(epoch.messages) < 60
 
 
-def test_the_order_of_vtg_is_learned_from_an_rmc_of_this_instant() -> None:
-    of_another = rmc(talker="GL").replace("120000", "").replace(",1.0,", ",7.0,")
-    assert of(rmc(), of_another).rmc_speed_mm_s == 514
-    assert of(rmc(), rmc(talker="GL").replace(",1.0,", ",,")).rmc_speed_mm_s is None
-
-
 def test_the_altitude_of_gga_comes_before_that_of_gns() -> None:
     gns = "GNGNS,120000,4807.038,N,01131.000,E,AA,08,0.9,500.0,40.0,,"
     for bodies in ([gga(), gns], [gns, gga()]):

@@ -5,7 +5,7 @@ from road import at, feed, parked, seconds, standing
 
 from telemetry_agent.gnss.geodesy import PoorFix, distance_m, place_of
 from telemetry_agent.gnss.motion import Step
-from telemetry_agent.gnss.parking import Circle, Parking
+from telemetry_agent.gnss.parking import Parking
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.model import Fix
 
@@ -100,25 +100,29 @@ def test_parking_can_be_switched_off_meanwhile() -> None:
 
 # ---- without a sampler
 
-CIRCLE = Circle(25, 180)
+
+def new_parking() -> Parking:
+    parking = Parking()
+    parking.radius_m, parking.after_s = 25, 180
+    return parking
 
 
 def followed(parking: Parking, fixes: list[Fix], *, jump: bool = False) -> Parking:
     for fix in fixes:
         speed_m_s = None if fix.speed_mm_s is None else fix.speed_mm_s / 1000
-        parking.follow(Step(fix, place_of(fix), 1.0, jump, False, speed_m_s), CIRCLE)
+        parking.follow(Step(fix, place_of(fix), 1.0, jump, False, speed_m_s))
     return parking
 
 
 def test_parking_begins_after_its_time_inside() -> None:
-    parking = followed(Parking(), standing(0, 180))
+    parking = followed(new_parking(), standing(0, 180))
     assert not parking.parked
     assert followed(parking, standing(180, 1)).parked
 
 
 def test_the_centre_is_the_mean_and_is_fixed_once_parked() -> None:
     draw = [at(n, 10 if n % 2 else -10, speed_m_s=0) for n in range(182)]
-    parking = followed(Parking(), draw)
+    parking = followed(new_parking(), draw)
     assert parking.parked
     assert distance_m(parking.place, place_of(at(0))) < 1
     place = parking.place
@@ -126,7 +130,7 @@ def test_the_centre_is_the_mean_and_is_fixed_once_parked() -> None:
 
 
 def test_a_jump_is_neither_inside_nor_outside() -> None:
-    parking = followed(Parking(), standing(0, 200))
+    parking = followed(new_parking(), standing(0, 200))
     followed(parking, [at(200 + n, 1_000, speed_m_s=0) for n in range(9)], jump=True)
     assert parking.parked
     assert not parking.inside
@@ -135,17 +139,17 @@ def test_a_jump_is_neither_inside_nor_outside() -> None:
 
 def test_rows_from_before_a_restart_show_whether_it_is_parked() -> None:
     rows = [at(900 * n, 5 * n) for n in range(3, -1, -1)]
-    parking = Parking()
-    parking.resume(rows, CIRCLE)
+    parking = new_parking()
+    parking.resume(rows)
     assert parking.parked
     moving = [at(60 * n, 100 * n) for n in range(9, -1, -1)]
-    parking = Parking()
-    parking.resume(moving, CIRCLE)
+    parking = new_parking()
+    parking.resume(moving)
     assert not parking.parked
     # A jump among them is left out; a time that steps back ends the search.
-    parking = Parking()
-    parking.resume([rows[0], at(2000, 9_000)._replace(flags=("jump",)), *rows[1:]], CIRCLE)
+    parking = new_parking()
+    parking.resume([rows[0], at(2000, 9_000)._replace(flags=("jump",)), *rows[1:]])
     assert parking.parked
-    parking = Parking()
-    parking.resume([rows[-1], rows[0]], CIRCLE)
+    parking = new_parking()
+    parking.resume([rows[-1], rows[0]])
     assert not parking.parked

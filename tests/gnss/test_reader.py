@@ -193,8 +193,8 @@ def test_a_receiver_that_comes_later_is_read_from_its_first_byte(tmp_path: Path)
 class Opened:
     """A source that tells when it could not be opened."""
 
-    baud = None
-    live = True
+    baud: int | None = None
+    live: bool = True
     rejected: Mapping[str, int] = {}
 
     def __init__(self, source: Source) -> None:
@@ -261,17 +261,13 @@ def test_a_file_without_a_position_is_replayed_with_the_reason(
 # ---- step by step
 
 
-class Script:
+class Script(Source):
     """A source that does what the test says, one thing for each open or read.
 
     Bytes come, seconds pass with nothing coming, an error is raised.
     """
 
     name = "gps"
-
-    baud = None
-    live = True
-    rejected: Mapping[str, int] = {}
 
     def __init__(self, clock: FakeClock, *does: bytes | float | Exception) -> None:
         self._does = list(does)
@@ -433,6 +429,15 @@ def test_what_cannot_be_read_for_5_s_is_told_and_opened_again(
     heard, back = caplog.messages
     assert heard == f"{state} after {5 * len(says)} bytes"
     assert back == "gps works again after 10 s (failures: 1)"
+
+
+def test_a_receiver_that_goes_over_to_binary_frames_is_reported() -> None:
+    frames: list[bytes | float] = [UBX, 1.0]
+    reader, source, step = script(OK, line(0), line(1), *frames * 8)
+    while not source.closed:
+        step()
+    assert reader.status.state == "binary"
+    assert reader.status.fixes == 2
 
 
 def test_a_receiver_that_speaks_every_8_s_is_not_taken_for_unreadable() -> None:

@@ -48,9 +48,9 @@ def test_any_other_talker_is_a_device_of_its_own(talker: str) -> None:
         ("GPRMC,120000,A", "GN", "RMC"),
         ("BDGGA,120000", "GN", "GGA"),
         ("IIGLL,", "II", "GLL"),
-        ("AIVDO,", "AI", ""),
+        ("AIVDO,", "AI", "VDO"),
         ("GPGSA,A", "GN", "GSA"),
-        ("GPHDT,84.4,T", "GN", ""),
+        ("GPHDT,84.4,T", "GN", "HDT"),
         ("GPTXT,01,01,01,ANTENNA OK", "GN", "TXT"),
         # Whatever follows the P.
         ("PGRMC,A", "", ""),

@@ -1,22 +1,17 @@
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from telemetry_agent.errors import Advice, SourceError
-from telemetry_agent.gnss.sources import BusyError
+from telemetry_agent.gnss.sources import BusyError, Source
 from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.machine import Candidate, Kind
 from telemetry_agent.model import ReceiverState
 
 
-class Port:
+class Port(Source):
     """A source that says what it is told to, and notes what is done with it."""
-
-    baud = None
-    live = True
-    rejected: Mapping[str, int] = {}
 
     def __init__(self, name: str, says: bytes = b"", error: SourceError | None = None) -> None:
         self.name = name

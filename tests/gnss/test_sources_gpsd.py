@@ -11,7 +11,6 @@ from typing import Any
 import corpus
 import peers
 import pytest
-from fakes import FakeClock
 from nmea import line
 
 from telemetry_agent.clock import Clock
@@ -493,7 +492,7 @@ def test_gpsd_is_asked_for_its_first_receiver_and_its_reports_are_read(server: S
     source = GpsdSource("127.0.0.1", server.port)
     source.open()
     with server.accept() as gpsd_side:
-        assert gpsd_side.recv(1000) == b"?DEVICES;\n"
+        assert gpsd_side.recv(1000) == b'?WATCH={"enable":true,"json":true};\n'
         devices = [{"path": "/dev/a"}, {"path": "/dev/b"}]
         gpsd_side.sendall(wire(VERSION, {"class": "DEVICES", "devices": devices}))
         assert source.read(LIMIT_S) == b""
@@ -528,51 +527,27 @@ def test_a_receiver_that_says_nothing_gives_way_to_the_next(server: Server, foun
         with server.accept() as gpsd_side:
             gpsd_side.sendall(wire(VERSION, {"class": "DEVICES", "devices": devices}))
             asked = gpsd_side.recv(1000)
-            while b"WATCH" not in asked:
+            while b"device" not in asked:
                 source.read(LIMIT_S)
                 asked += gpsd_side.recv(1000)
-            followed.append(json.loads(asked[asked.index(b"{") :].rstrip(b"\n;"))["device"])
+            followed.append(json.loads(asked[asked.rindex(b"{") :].rstrip(b"\n;"))["device"])
             gpsd_side.sendall(says)
             assert source.read(LIMIT_S if heard else 0.1) == heard
         source.close()
     assert followed == ["/dev/ais", "/dev/gps", "/dev/gps", "/dev/ais"]
 
 
-@pytest.mark.parametrize("answer", [b"", wire({"class": "ERROR", "message": "unknown request"})])
-def test_a_program_that_knows_no_request_but_watch_gets_that(server: Server, answer: bytes) -> None:
+def test_a_program_that_knows_no_request_but_watch_is_read(server: Server) -> None:
     """As simulators and bridges of other protocols do; the first request decides."""
-    clock = FakeClock()
-    source = GpsdSource("127.0.0.1", server.port, clock=clock)
+    source = GpsdSource("127.0.0.1", server.port)
     source.open()
-    with server.accept() as first:
-        assert first.recv(1000) == b"?DEVICES;\n"
-        first.sendall(wire(VERSION) + answer)
-        assert source.read(LIMIT_S) == b""
-        if not answer:
-            clock.advance(2)
-            assert source.read(0.0) == b""
-        with server.accept() as second:
-            assert first.recv(1000) == b""
-            assert second.recv(1000) == b'?WATCH={"enable":true,"json":true};\n'
-            second.sendall(wire(VERSION))
-            assert source.read(LIMIT_S) == b""
-            clock.advance(100)
-            second.sendall(wire({"class": "DEVICES", "devices": [{"path": "/dev/sim"}]}, TPV))
-            assert len(decoded(source.read(LIMIT_S))) == 1
-            assert json.loads(second.recv(1000)[7:].rstrip(b"\n;"))["device"] == "/dev/sim"
-    source.close()
-
-
-def test_a_program_that_sends_without_a_request_keeps_its_connection(server: Server) -> None:
-    clock = FakeClock()
-    source = GpsdSource("127.0.0.1", server.port, clock=clock)
-    source.open()
-    with server.accept() as gpsd_side:
-        gpsd_side.sendall(wire(VERSION, TPV))
+    with server.accept() as program:
+        assert program.recv(1000) == b'?WATCH={"enable":true,"json":true};\n'
+        program.sendall(wire(VERSION, TPV))
         assert len(decoded(source.read(LIMIT_S))) == 1
-        clock.advance(3)
-        gpsd_side.sendall(wire(TPV | {"time": "2026-11-23T12:35:20.250Z"}))
-        assert len(decoded(source.read(LIMIT_S))) == 1
+        program.sendall(wire({"class": "DEVICES", "devices": [{"path": "/dev/sim"}]}, TPV))
+        source.read(LIMIT_S)
+        assert json.loads(program.recv(1000)[7:].rstrip(b"\n;"))["device"] == "/dev/sim"
     source.close()
 
 

@@ -1,9 +1,12 @@
 import grp
+import json
 import os
 import pty
+import termios
 import threading
 import tty
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,8 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import SourceError
 from telemetry_agent.gnss.sources import BusyError, serial
 from telemetry_agent.gnss.sources.machine import Holder, how_to_permit
-from telemetry_agent.gnss.sources.protocols import BAUD_RATES, Trial, ubx_checksum
-from telemetry_agent.gnss.sources.serial import BaudMemory, SerialSource, detect_baud
+from telemetry_agent.gnss.sources.protocols import BAUD_RATES, ubx_checksum
+from telemetry_agent.gnss.sources.serial import SerialSource
 
 LIMIT_S = 60.0
 EPOCH = rmc("120000") + sentence("GPVTG,084.4,T,,M,022.4,N,041.5,K,A")
@@ -75,18 +78,13 @@ def test_what_the_receiver_says_is_read(line: Line, source: SerialSource) -> Non
 def test_a_line_that_is_silent_at_two_speeds_is_not_searched_further(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[Trial] = []
-
-    def trial() -> Trial:
-        tried.append(Trial())
-        return tried[-1]
-
+    flushed: list[int] = []
     monkeypatch.setattr(serial, "_TRIAL_S", 0.01)
-    monkeypatch.setattr(serial, "Trial", trial)
+    monkeypatch.setattr(termios, "tcflush", lambda *_: flushed.append(1))
     source = SerialSource(line.device)
     source.open()
     source.close()
-    assert len(tried) == 2
+    assert len(flushed) == 1  # between the two
 
 
 def test_a_silent_line_ends_a_read_in_time(source: SerialSource) -> None:
@@ -270,41 +268,16 @@ def test_close_may_be_called_at_any_time(source: SerialSource) -> None:
 # ---- the speed of the line
 
 
-def test_the_speed_that_worked_is_tried_first() -> None:
-    memory = BaudMemory()
-    assert memory.rates("/dev/ttyUSB0") == list(BAUD_RATES)
-    memory.remember("/dev/ttyUSB0", 921600)
-    assert memory.rates("/dev/ttyUSB0") == [921600, *BAUD_RATES[:-1]]
-    assert memory.rates("/dev/ttyUSB1") == list(BAUD_RATES)
-
-
-def test_what_worked_is_remembered_in_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "queue.baud"
-    memory = BaudMemory(path)
-    memory.remember("/dev/ttyUSB0", 38400)
-    assert BaudMemory(path).rates("/dev/ttyUSB0")[0] == 38400
-
-
-@pytest.mark.parametrize("content", ["", "[1]", '{"a":', '{"/dev/ttyUSB0": 17}'])
-def test_a_spoilt_memory_is_none(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "queue.baud"
-    path.write_text(content)
-    assert BaudMemory(path).rates("/dev/ttyUSB0") == list(BAUD_RATES)
-
-
-def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
-    memory = BaudMemory(tmp_path / "none" / "queue.baud")
-    memory.remember("/dev/ttyUSB0", 38400)
-    assert memory.rates("/dev/ttyUSB0")[0] == 38400
-
-
-# ---- on a line
+def found_baud(device: Path) -> int | None:
+    with closing(SerialSource(device)) as source:
+        source.open()
+    return source.baud
 
 
 @pytest.mark.parametrize("baud", BAUD_RATES)
 def test_every_speed_is_found(baud: int) -> None:
     with ScriptedReceiver(EPOCH, baud=baud) as receiver:
-        assert detect_baud(receiver.device) == baud
+        assert found_baud(receiver.device) == baud
 
 
 def test_the_bytes_that_proved_the_speed_are_read() -> None:
@@ -319,11 +292,31 @@ def test_the_next_open_begins_with_what_worked(tmp_path: Path) -> None:
     with ScriptedReceiver(EPOCH, baud=921600) as receiver:
         assert SerialSource(receiver.device).baud is None
         for _ in range(2):
-            source = SerialSource(receiver.device, memory=BaudMemory(tmp_path / "queue.baud"))
+            source = SerialSource(receiver.device, baud_file=tmp_path / "queue.baud")
             source.open()
             assert source.baud == 921600
             source.close()
-        assert BaudMemory(tmp_path / "queue.baud").rates(str(receiver.device))[0] == 921600
+        known = json.loads((tmp_path / "queue.baud").read_text())
+        assert known == {str(receiver.device): 921600}
+        source = SerialSource(receiver.device, baud_file=tmp_path / "queue.baud")
+        assert source._rates() == [921600, *BAUD_RATES[:-1]]
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"a":', '{"DEVICE": 17}', None])
+def test_a_file_of_speeds_may_hold_anything_or_be_in_no_folder(
+    tmp_path: Path, content: str | None
+) -> None:
+    with ScriptedReceiver(EPOCH, baud=38400) as receiver:
+        file = tmp_path / "none" / "queue.baud"
+        if content is not None:
+            file.parent.mkdir()
+            file.write_text(content.replace("DEVICE", str(receiver.device)))
+        source = SerialSource(receiver.device, baud_file=file)
+        assert source._rates() == list(BAUD_RATES)
+        source.open()
+        assert source.baud == 38400
+        source.close()
+        assert (source._rates()[0], file.exists()) == (38400, content is not None)
 
 
 def test_a_receiver_that_changed_its_speed_is_found_again() -> None:
@@ -341,7 +334,7 @@ def test_a_line_on_which_nothing_comes_is_left_at_the_likeliest_speed() -> None:
     clock = Clock()
     with ScriptedReceiver(b"") as receiver:
         started_s = clock.monotonic_s()
-        assert detect_baud(receiver.device) is None
+        assert found_baud(receiver.device) is None
         assert clock.monotonic_s() - started_s < 20
         assert receiver.speed == BAUD_RATES[0]
 

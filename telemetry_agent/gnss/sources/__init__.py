@@ -6,6 +6,7 @@ which finds the receiver by its name even if its device node has changed.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from telemetry_agent.errors import Advice, SourceError
@@ -23,21 +24,14 @@ class EndOfSourceError(Exception):
 class Source(Protocol):
     """A receiver, or a recording of one."""
 
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
-
-    @property
-    def baud(self) -> int | None:
-        """The baud rate of a serial line; ``None``: no serial line, or not known yet."""
-
-    @property
-    def live(self) -> bool:
-        """Whether its positions are current, unlike those of a recording."""
-
-    @property
-    def rejected(self) -> Mapping[str, int]:
-        """How often it dropped input that the decoder never saw, by reason."""
+    name: str
+    """Its name in messages."""
+    baud: int | None = None
+    """The baud rate of a serial line; ``None``: no serial line, or not known yet."""
+    live: bool = True
+    """Whether its positions are current, unlike those of a recording."""
+    rejected: Mapping[str, int] = MappingProxyType({})
+    """How often it dropped input that the decoder never saw, by reason."""
 
     def open(self) -> None:
         """Open the device or connection.

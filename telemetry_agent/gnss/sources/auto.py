@@ -27,7 +27,7 @@ NO_RECEIVER = Advice(
 )
 
 
-class AutoSource:
+class AutoSource(Source):
     """The best receiver of this machine, chosen again at each open.
 
     Args:
@@ -39,8 +39,6 @@ class AutoSource:
 
     name = "the receiver"
     """That of the last one that was tried."""
-    baud: int | None = None
-    live = True
 
     def __init__(
         self,

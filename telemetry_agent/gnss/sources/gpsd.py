@@ -14,7 +14,7 @@ would look like a receiver that repeats its cycle.
 
 Other programs use gpsd's protocol too, and send null, NaN or texts in place of numbers. An invalid
 value is unknown, and counted under its name. Many of them know no other request than the WATCH that
-clients usually begin with, so one that does not answer ``?DEVICES`` gets that, on a new connection.
+clients usually begin with, so that is the first one; gpsd answers it with its devices.
 """
 
 import itertools
@@ -176,18 +176,13 @@ class _Report:
         self._reject(name)
         return None
 
-    def integer(self, name: str, least: int, most: int) -> int | None:
-        """As ``number``, an integer."""
-        number = self.number(name, least, most)
-        if number is None or number == int(number):
-            return None if number is None else int(number)
-        self._reject(name)
-        return None
-
-    def integer_or(self, default: int, name: str, most: int) -> int:
-        """As ``integer``, with a default if it is missing."""
-        number = self.integer(name, 0, most) if self.has(name) else None
-        return default if number is None else number
+    def integer(self, name: str, most: int, default: T) -> int | T:
+        """An integer from 0 on, or else the default; a missing one is counted if that is None."""
+        number = self.number(name, 0, most) if default is None or self.has(name) else None
+        if number is not None and number != int(number):
+            self._reject(name)
+            number = None
+        return default if number is None else int(number)
 
     def text(self, name: str, factor: float = 1.0) -> str:
         """A number as a field of a sentence; a missing one is an empty field, and not counted."""
@@ -232,32 +227,21 @@ class GpsdSource(TcpSource):
         self._followed: str | None = None
         self._skipped = 0  # receivers that were followed and sent no data
         self._has_sent = False
-        self._ask_again_s: float | None = None  # monotonic; None: that was done
 
     def open(self) -> None:
         """See ``Source.open``."""
-        self._connect(_DEVICES)
-        self._ask_again_s = self._clock.monotonic_s() + _REPLY_S
-
-    def _connect(self, request: bytes) -> None:
         super().open()
         self._reports = Reports(self.rejected)
         if self._followed and not self._has_sent:
             self._skipped += 1
         self._followed, self._has_sent = None, False
-        self.request(request)
+        self.request(_WATCH)
 
     def read(self, timeout_s: float) -> bytes:
         """See ``Source.read``."""
-        data = super().read(timeout_s)
-        sentences = self._reports.feed(data)
+        sentences = self._reports.feed(super().read(timeout_s))
         self._has_sent = self._has_sent or bool(sentences)
-        devices, again_s = self._reports.devices, self._ask_again_s
-        if devices is None and again_s is not None and not self._has_sent:
-            if self._reports.error is not None or self._clock.monotonic_s() >= again_s:
-                self._ask_again_s = None
-                self._connect(_WATCH)
-            return b""
+        devices = self._reports.devices
         if devices == []:
             raise SourceError(
                 f"{self.name} has no receiver",
@@ -302,7 +286,7 @@ def devices(host: str = "localhost", port: int = PORT) -> list[str]:
 
 def _tpv(tpv: _Report, talker: str) -> Iterator[str]:
     time, date = tpv.time()
-    mode = tpv.integer("mode", 0, 3)
+    mode = tpv.integer("mode", 3, None)
     if mode is None:
         return
     if mode < 2:
@@ -311,7 +295,7 @@ def _tpv(tpv: _Report, talker: str) -> Iterator[str]:
     lat, lon = tpv.number("lat", -90, 90), tpv.number("lon", -180, 180)
     if lat is None or lon is None:
         return  # gpsd does not have the whole epoch yet
-    quality = _QUALITY.get(tpv.integer_or(1, "status", 9), 1)
+    quality = _QUALITY.get(tpv.integer("status", 9, 1), 1)
     geoid_sep = tpv.text("geoidSep")
     alt = _altitude(tpv, geoid_sep)
     knots = tpv.text("speed", 1 / _M_S_PER_KNOT)
@@ -339,11 +323,11 @@ def _sky(sky: _Report) -> Iterator[str]:
     used: dict[str, list[str]] = {}
     in_view: dict[str, list[str]] = {}
     for satellite in sky.objects("satellites"):
-        prn = satellite.integer("PRN", 1, 999)
-        if prn is None:
+        prn = satellite.integer("PRN", 999, None)
+        if not prn:
             continue
-        talker, system = _SYSTEMS[satellite.integer_or(-1, "gnssid", 7)]
-        own = prn if talker in {"GN", "GP"} else satellite.integer_or(prn, "svid", 999)
+        talker, system = _SYSTEMS[satellite.integer("gnssid", 7, -1)]
+        own = prn if talker in {"GN", "GP"} else satellite.integer("svid", 999, prn)
         where = ",".join(satellite.text(name).partition(".")[0] for name in ("el", "az", "ss"))
         in_view.setdefault(talker, []).append(f"{own},{where}")
         if satellite.typed("used", bool, default=False):

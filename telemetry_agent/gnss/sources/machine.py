@@ -210,24 +210,20 @@ def holder(device: Path, root: Path = Path("/")) -> Holder | None:
     if not device.name.startswith("tty"):
         return None  # a pty: the program that made it often has it open as well
     proc = root / "proc"
-    for pid in _processes(proc):
-        if pid != os.getpid() and (_has_open(proc, pid, device) or _is_getty_on(proc, pid, device)):
-            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
-    # Not seen: its process may belong to another user. The unit of a login shows its process, and
-    # the kernel's list of locks those that lock their port.
-    for pid in _login_unit(root, device.name):
-        return Holder(pid, "agetty")
-    for pid in _lockers(proc, root / device.relative_to("/")):
-        if pid != os.getpid():
-            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
+    pids = sorted(int(folder.name) for folder in proc.glob("[0-9]*"))
+    # A process of another user is not seen with its files: then the unit of a login shows it, or
+    # the kernel's list of locks.
+    users = (
+        ("a program", (p for p in pids if _has_open(proc, p, device))),
+        ("a program", (p for p in pids if _is_getty_on(proc, p, device))),
+        ("agetty", _login_unit(root, device.name)),
+        ("a program", _lockers(proc, root / device.relative_to("/"))),
+    )
+    for unknown, found in users:
+        for pid in found:
+            if pid != os.getpid():
+                return Holder(pid, _text_of(proc / str(pid) / "comm") or unknown)
     return None
-
-
-def _processes(proc: Path) -> Iterator[int]:
-    try:
-        yield from sorted(int(p.name) for p in proc.iterdir() if p.name.isdecimal())
-    except OSError:
-        return
 
 
 def _has_open(proc: Path, pid: int, device: Path) -> bool:

@@ -28,26 +28,18 @@ _AIS = re.compile(rb"![A-Z]{2}VD[MO],[ \"-)+-~]+\*[0-9A-F]{2}")
 _LOG = re.compile(rb"#([A-Z0-9]+A,[ -\"$-)+-~]+)\*([0-9a-fA-F]{8})")
 
 
-class Trial:
-    """The test of one speed."""
-
-    def __init__(self) -> None:
-        self.received = b""
-        self._framer = Framer()
-
-    def feed(self, data: bytes) -> bool | None:
-        """Whether the speed is right; ``None`` while that is not decided."""
-        self.received += data
-        if self._framer.feed(data) or self._framer.unchecked:
-            return True
-        if has_ais(self.received) or protocol(self.received):
-            return True
-        if len(self.received) < _ENOUGH_BYTES:
-            return None
-        noise = len(self.received.translate(None, TEXT))
-        if noise * 4 > len(self.received) and not may_be_binary(self.received):
-            return False
-        return False if len(self.received) > _TOO_MANY_BYTES else None
+def is_speed_right(received: bytes) -> bool | None:
+    """Whether bytes were received at the right speed; ``None`` while that is not decided."""
+    framer = Framer()
+    if framer.feed(received) or framer.unchecked or has_ais(received) or protocol(received):
+        return True
+    if len(received) < _ENOUGH_BYTES:
+        return None
+    noise = len(received.translate(None, TEXT))
+    begins = any(header in received for header, _ in _PROTOCOLS.values())
+    if noise * 4 > len(received) and not begins:
+        return False
+    return False if len(received) > _TOO_MANY_BYTES else None
 
 
 def protocol(data: bytes) -> str | None:
@@ -73,11 +65,6 @@ def unreadable(data: bytes) -> Literal["binary", "wrong-baud"] | Diagnosis:
     if has_unchecked(data):
         return diagnosis("no-checksum")
     return diagnosis("ais") if has_ais(data) else "wrong-baud"
-
-
-def may_be_binary(data: bytes) -> bool:
-    """Whether a frame may begin in ``data``."""
-    return any(header in data for header, _ in _PROTOCOLS.values())
 
 
 def nmea_sentence(body: str) -> bytes:

@@ -1,26 +1,23 @@
 """A recorded file in place of a receiver."""
 
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from telemetry_agent.errors import Advice, SourceError
-from telemetry_agent.gnss.sources import EndOfSourceError
+from telemetry_agent.gnss.sources import EndOfSourceError, Source
 from telemetry_agent.model import ReceiverState
 
 _CHUNK_BYTES = 4096
 
 
-class ReplaySource:
+class ReplaySource(Source):
     """Reads a file from its beginning to its end, as fast as the caller reads.
 
     It does not remember its place in the file: a restart replays it, and its fixes are new.
     """
 
-    baud = None
     live = False
-    rejected: Mapping[str, int] = {}
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)

@@ -14,17 +14,17 @@ import pwd
 import stat
 import termios
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import serial
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, SourceError, in_shell
-from telemetry_agent.gnss.sources import BusyError
+from telemetry_agent.gnss.sources import BusyError, Source
 from telemetry_agent.gnss.sources.machine import candidate, explain, holder, how_to_permit
 from telemetry_agent.gnss.sources.on_connect import OnConnect
-from telemetry_agent.gnss.sources.protocols import BAUD_RATES, Trial, protocol
+from telemetry_agent.gnss.sources.protocols import BAUD_RATES, is_speed_right, protocol
 from telemetry_agent.model import ReceiverState
 
 _log = logging.getLogger(__name__)
@@ -34,66 +34,22 @@ _TRIAL_S = 1.2  # longer than the second between two epochs of most receivers
 _SILENT_TRIALS = 2
 
 
-class BaudMemory:
-    """The speed that worked for each receiver, in a file that may disappear at any time.
-
-    Args:
-        path: the file, in a folder that survives a restart; ``None``: remember nothing.
-    """
-
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
-        self._known = self._load()
-
-    def rates(self, name: str) -> list[int]:
-        """All speeds; the one that worked before for this receiver comes first."""
-        known = self._known.get(name)
-        return sorted(BAUD_RATES, key=lambda baud: baud != known)
-
-    def remember(self, name: str, baud: int) -> None:
-        """Note the speed that works for a receiver."""
-        if self._known.get(name) == baud:
-            return
-        self._known[name] = baud
-        if self._path is None:
-            return
-        new = self._path.with_name(self._path.name + ".new")
-        try:
-            new.write_text(json.dumps(self._known))
-            new.replace(self._path)
-        except OSError as error:
-            # The next start detects the speed again, which takes seconds.
-            _log.debug("cannot remember the baud rate in %s: %s", self._path, error)
-
-    def _load(self) -> dict[str, int]:
-        try:
-            known = json.loads(self._path.read_text()) if self._path else {}
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(known, dict):
-            return {}
-        return {name: baud for name, baud in known.items() if baud in BAUD_RATES}
-
-
 class _Port(serial.Serial):
     def _reset_input_buffer(self) -> None:
         """Keep the bytes that came in since the open; pyserial would discard them."""
 
 
-class SerialSource:
+class SerialSource(Source):
     """Reads a serial port and keeps other programs from opening it.
 
     Args:
         path: the port, or a link to it.
         baud: its speed; ``None``: detect it at each open.
         commands: sent after each open, and when the receiver reports a start.
-        memory: the speeds that worked before.
+        baud_file: keeps the speeds that worked, in a folder that survives a restart.
         clock: limits the detection of the speed.
         root: where the machine's /proc and /sys are.
     """
-
-    live = True
-    rejected: Mapping[str, int] = {}
 
     def __init__(
         self,
@@ -101,16 +57,15 @@ class SerialSource:
         baud: int | None = None,
         *,
         commands: Sequence[bytes] = (),
-        memory: BaudMemory | None = None,
+        baud_file: Path | None = None,
         clock: Clock | None = None,
         root: Path = Path("/"),
     ) -> None:
         self.name = str(path)
         self.baud = baud
-        """The line's baud rate; None: not known yet."""
         self._path = path
         self._fixed = baud is not None
-        self._memory = memory or BaudMemory()
+        self._baud_file = baud_file
         self._clock = clock or Clock()
         self._commands = OnConnect(self.name, commands, self._clock)
         self._root = root
@@ -194,7 +149,7 @@ class SerialSource:
             device = self._path.resolve()
             if by := holder(device, self._root):
                 raise BusyError(*explain(device, by, self._root))
-            speed = self.baud or self._memory.rates(self.name)[0]
+            speed = self.baud or self._rates()[0]
             port = _Port(self.name, speed, timeout=0, write_timeout=_WRITE_S, exclusive=True)
             with self._guard:
                 self._port = port
@@ -210,16 +165,22 @@ class SerialSource:
         A cancel ends the search.
         """
         port = self._opened()
-        rates = self._memory.rates(self.name)
+        rates = self._rates()
         silent = 0
         for baud in rates:
             port.baudrate = baud
-            trial = Trial()
-            if self._try(trial):
-                self._held = trial.received
-                self._memory.remember(self.name, baud)
+            received, right = b"", None
+            until_s = self._clock.monotonic_s() + _TRIAL_S
+            while right is None and not self._cancelled:
+                if (left_s := until_s - self._clock.monotonic_s()) <= 0:
+                    break
+                received += self._take(left_s)
+                right = is_speed_right(received)
+            if right:
+                self._held = received
+                self._remember(baud)
                 return baud
-            silent += not trial.received
+            silent += not received
             # A line without data does not show its speed.
             if self._cancelled or silent == _SILENT_TRIALS:
                 break
@@ -227,14 +188,22 @@ class SerialSource:
         port.baudrate = rates[0]
         return None
 
-    def _try(self, trial: Trial) -> bool:
-        until_s = self._clock.monotonic_s() + _TRIAL_S
-        verdict = None
-        while verdict is None and not self._cancelled:
-            if (left_s := until_s - self._clock.monotonic_s()) <= 0:
-                break
-            verdict = trial.feed(self._take(left_s))
-        return verdict is True
+    def _rates(self) -> list[int]:
+        """All speeds; the one that worked before comes first."""
+        first = self.baud or _known_bauds(self._baud_file).get(self.name)
+        return sorted(BAUD_RATES, key=lambda baud: baud != first)
+
+    def _remember(self, baud: int) -> None:
+        file, known = self._baud_file, _known_bauds(self._baud_file)
+        if file is None or known.get(self.name) == baud:
+            return
+        new = file.with_name(file.name + ".new")
+        try:
+            new.write_text(json.dumps(known | {self.name: baud}))
+            new.replace(file)
+        except OSError as error:
+            # The next start detects the speed again, which takes seconds.
+            _log.debug("cannot remember the baud rate in %s: %s", file, error)
 
     def _send(self, commands: Sequence[bytes]) -> None:
         for command in commands:
@@ -259,10 +228,11 @@ class SerialSource:
                 f"the data from {self.name} is not NMEA at any speed",
                 "is it a receiver? Check the wiring (ground, and 3.3 V levels on a header)",
             )
-        try:
-            found = detect_baud(self._path, self._root)
-        except SourceError:  # it went away, or another program has it now
-            found = None
+        other = SerialSource(self._path, root=self._root)
+        # It may be away now, or another program has it.
+        with contextlib.suppress(SourceError), contextlib.closing(other):
+            other.open()
+        found = other.baud
         likely = f"it sends at {found}: set gps.baud = {found}, or" if found else "set gps.baud ="
         return Advice(
             f"the data from {self.name} at {self.baud} baud is not NMEA",
@@ -297,21 +267,13 @@ class SerialSource:
         return SourceError(f"{self.name} cannot be opened: {error}")
 
 
-def detect_baud(path: Path, root: Path = Path("/")) -> int | None:
-    """Detect the speed of a receiver (NMEA or binary) on this port; ``None``: not found.
-
-    Takes 1 s for a likely speed, at most 10 s. Opens the port: ask the user first if it may not be
-    a receiver's.
-
-    Raises:
-        SourceError: as ``Source.open``.
-    """
-    source = SerialSource(path, root=root)
+def _known_bauds(file: Path | None) -> dict[str, int]:
+    """Receiver -> its speed, from a file that may be gone, or hold anything."""
     try:
-        source.open()
-        return source.baud
-    finally:
-        source.close()
+        known = json.loads(file.read_text()) if file else {}
+        return {name: baud for name, baud in known.items() if baud in BAUD_RATES}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def _user() -> str:

@@ -13,7 +13,7 @@ import select
 import socket
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 from telemetry_agent.addresses import (
@@ -27,6 +27,7 @@ from telemetry_agent.addresses import (
 from telemetry_agent.clock import Clock
 from telemetry_agent.connecting import Connecting
 from telemetry_agent.errors import Advice, SourceError
+from telemetry_agent.gnss.sources import Source
 from telemetry_agent.gnss.sources.on_connect import OnConnect
 from telemetry_agent.model import ReceiverState
 from telemetry_agent.tasks import Bell
@@ -45,12 +46,8 @@ _POSITION = re.compile(
 )
 
 
-class SocketSource:
+class SocketSource(Source):
     """What TCP and UDP share: a socket, and a way to end a wait on it."""
-
-    baud: int | None = None
-    live = True
-    rejected: Mapping[str, int] = {}
 
     def __init__(self, name: str, clock: Clock | None = None) -> None:
         self.name = name

@@ -1,0 +1,133 @@
+"""What a receiver's cycle of sentences begins with, and what ends it.
+
+A quiet gap shows both. A recording and a slow line have no gaps. There the values show whether VTG
+or GSA begins the cycle: VTG repeats the speed of the RMC of its instant, and GSA the HDOP of the
+GGA. GST has a time. What follows a sentence of the next instant is of the next instant, too.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Literal
+
+from telemetry_agent.gnss.epoch import Epoch, Gsa, Gst, Message, Report, Vtg
+
+_EPOCHS_TO_LEARN = 5
+_EPOCHS_AT_MOST = 80
+# What repeats a field of a position sentence, and how far apart the two may be: a tenth of a knot,
+# rounded, or one digit of an HDOP.
+_REPEATED: dict[type, tuple[Callable[[Message], int | None], int]] = {
+    Vtg: (attrgetter("speed_mm_s"), 60),
+    Gsa: (attrgetter("hdop_e2"), 1),
+}
+_SURE = 2
+_EARLY_AT_MOST = 50
+Whose = Literal["this", "next", "unclear"]
+
+
+class Cycle:
+    """How a receiver's cycle ends, so that a fix need not wait for the next one.
+
+    A shape is (tag of the first sentence, tag of the last, how many of these). If several epochs in
+    a row had the same shape, the next epoch is complete with its last sentence. If a sentence comes
+    late after that, the shape is forgotten, and must repeat twice as often to be learned again.
+    """
+
+    first = ""
+    """The tag that begins the cycle; empty until it is learned, as ``last`` is."""
+    last = ""
+    """The tag that ends it, with its ``count``-th sentence."""
+    count = 0
+
+    def __init__(self) -> None:
+        self._shape = ("", "", 0)
+        self._repeats = 0
+        self._needed = _EPOCHS_TO_LEARN
+
+    def ended(self, first: str, last: str, count: int) -> None:
+        """An epoch had this shape."""
+        shape = (first, last, count)
+        self._repeats = self._repeats + 1 if shape == self._shape else 1
+        self._shape = shape
+        if self._repeats >= self._needed:
+            self.first, self.last, self.count = shape
+
+    def broken(self) -> None:
+        """A sentence came after the learned end of the cycle."""
+        if self.last:
+            self._needed = min(2 * self._needed, _EPOCHS_AT_MOST)
+        self.first, self.last, self.count = self._shape = ("", "", 0)
+
+
+class Order:
+    """Which sentences without a time belong to the next instant."""
+
+    def __init__(self) -> None:
+        self.early: deque[Message] = deque(maxlen=_EARLY_AT_MOST)
+        """Sentences of the next instant, in order."""
+        self.row = ""
+        """The tag of the VTG or GSA that came last, and belongs to the open epoch."""
+        # Of the last VTG, and of the first GSA of the last ones in a row.
+        self._first: dict[type, int | None] = dict.fromkeys(_REPEATED)
+        self._leads = dict.fromkeys(_REPEATED, 0)  # above 0: it comes before what it repeats
+
+    def forget(self) -> None:
+        """The sentences in ``early`` did not begin a cycle."""
+        self._leads = dict.fromkeys(_REPEATED, 0)
+
+    def instant_of(self, message: Message, epoch: Epoch) -> Whose:
+        """The instant of a sentence without a time, where no quiet gap shows it.
+
+        That of the epoch, the next one, or one that is unclear.
+        """
+        kind, messages = type(message), epoch.messages
+        if isinstance(message, Gst):
+            return "next" if epoch.is_before(message) else "this"
+        if kind not in _REPEATED:
+            return "this"
+        if self.early:
+            return "next"  # as the one before it
+        self.row = message.tag
+        if messages and type(messages[-1]) is kind:
+            return "this"
+        value, other = _REPEATED[kind][0](message), self._first[kind]
+        self._first[kind] = value
+        if message.tag in epoch.seen or value != other:
+            return self._by_value(message, epoch, value, other)
+        return "next" if self._leads[kind] > 0 and epoch.instant is not None else "this"
+
+    def _by_value(
+        self, message: Message, epoch: Epoch, value: int | None, other: int | None
+    ) -> Whose:
+        """Compare VTG or GSA, and the one before, with what both may repeat."""
+        kind, repeated, follows_report, again = type(message), None, False, False
+        value_of, rounding = _REPEATED[kind]
+        for before in reversed(epoch.messages):
+            if type(before) is Report and before.instant is not None:
+                follows_report, repeated = True, value_of(before)
+                if repeated is not None:
+                    break
+            elif type(before) is kind:
+                if not follows_report:
+                    return "this"  # of one group
+                again = again or before.tag == message.tag
+        if again and repeated is not None:
+            return "next"  # the second one after one RMC or GGA: the one between them was lost
+        score = self._leads[kind]
+        if (leads := _leads(value, other, repeated, rounding)) is not None:
+            score = self._leads[kind] = max(-_SURE, min(score + (1 if leads else -1), _SURE))
+            if not leads:
+                return "this"
+            if score <= 0:
+                return "unclear"  # until now it came after what it repeats
+        return "next" if score > 0 and epoch.instant is not None else "this"
+
+
+def _leads(
+    value: int | None, other: int | None, repeated: int | None, rounding: int
+) -> bool | None:
+    """Whether only ``other``, which came before, equals what is repeated; None: nothing shows."""
+    if value is None or other is None or repeated is None:
+        return None
+    fits, other_fits = abs(value - repeated) <= rounding, abs(other - repeated) <= rounding
+    return None if fits == other_fits else other_fits
