@@ -41,8 +41,7 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
     """
     path, command = settings.queue.path, question["ask"]
     if command in LOOKING or command == "queue verify":
-        # Root becomes root again to replace the exported file, whose folder is not the agent's.
-        check(path, os.R_OK, for_good=command != "export")
+        check(path, os.R_OK, as_owner=command != "export")  # its file is the caller's
         if command == "queue verify":
             check_at_rest(path := place_of(path))
             with readable(path) as file:
@@ -124,10 +123,10 @@ def _silence_log() -> None:
     logging.getLogger("telemetry_agent").addHandler(logging.NullHandler())
 
 
-def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
+def check(path: Path, wanted: int, *, as_owner: bool = True) -> None:
     """Check that there is a queue, and that this user may open it: ``os.R_OK`` or ``os.W_OK``.
 
-    Root becomes the owner of its folder; see ``become_owner``. Raises AgentError.
+    Raises AgentError. ``as_owner``: see ``become_owner``.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -138,7 +137,8 @@ def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
         if not set_aside_files.left_at_rest(path):
             raise StorageError(f"there is no queue at {path}", "nothing was recorded yet") from None
     was_root = os.geteuid() == 0
-    become_owner(path.parent, for_good=for_good)
+    if as_owner:
+        become_owner(path.parent)
     if all(os.access(file, wanted) for file in set_aside_files.left_at_rest(path) or [path]):
         return
     if was_root:

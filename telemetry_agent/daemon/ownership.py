@@ -6,19 +6,13 @@ owner of the folder before it opens a queue at rest.
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 _LINKS_MAX = 40  # as the kernel
 
 
-def become_owner(folder: Path, *, for_good: bool = True) -> None:
-    """If root runs the command, become the user and the group of the folder's owner.
-
-    Args:
-        folder: the queue's.
-        for_good: False if ``root_again`` must be possible.
+def become_owner(folder: Path) -> None:
+    """If root runs the command, become the user and the group of the folder's owner, for good.
 
     Raises:
         OSError: the owner cannot be found.
@@ -30,24 +24,8 @@ def become_owner(folder: Path, *, for_good: bool = True) -> None:
         return
     uid, gid = owner.st_uid, owner.st_gid
     os.setgroups([])
-    os.setresgid(gid, gid, gid if for_good else 0)
-    os.setresuid(uid, uid, uid if for_good else 0)
-
-
-@contextmanager
-def root_again() -> Iterator[None]:
-    """Become root for this block, after ``become_owner(for_good=False)``."""
-    uid, gid = os.geteuid(), os.getegid()
-    is_back = uid != 0 and os.getresuid()[2] == 0
-    if is_back:
-        os.seteuid(0)
-        os.setegid(0)
-    try:
-        yield
-    finally:
-        if is_back:
-            os.setegid(gid)
-            os.seteuid(uid)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
 
 
 def _owner(folder: Path) -> os.stat_result:
