@@ -21,7 +21,6 @@ from telemetry_agent.ackqueue.reading import QueueReader, copied, readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
-from telemetry_agent.ackqueue.recovery.wal import read_log
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
@@ -106,11 +105,9 @@ def _in_place(path: Path) -> Iterator[QueueReader]:
         raise StorageError(f"{waiting[0]} is still to be carried over")
     with readable(path) as file:
         try:
-            if damage := read_log(file).damage:
-                raise StorageError(damage)  # noqa: TRY301 - named below
             with closing(QueueReader(file)) as reader:
                 if reader.damage is not None:
-                    raise StorageError(reader.damage)  # noqa: TRY301 - as above
+                    raise StorageError(reader.damage)  # noqa: TRY301 - named below
                 yield reader
         except StorageError as error:
             raise StorageError(error.message.replace(str(file), str(path))) from error

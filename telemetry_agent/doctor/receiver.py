@@ -46,8 +46,6 @@ class ReceiverChecks:
             yield warned(f"not listened to: no permission to read {self._path}", "use sudo")
         elif status is None:
             yield from self._listen_to_source()
-        elif status.receiver.state == "absent" and status.receiver.message:
-            yield failed(status.receiver.message, status.receiver.remedy or "")
         else:
             yield from self._listen_to_agent(status.receiver)
 
@@ -70,6 +68,10 @@ class ReceiverChecks:
 
     def _listen_to_agent(self, receiver: ReceiverView) -> Iterator[Finding]:
         """Listen to what the running agent reads."""
+        check, found = reported(receiver)
+        if check != "fix" and receiver.message is not None:
+            yield found
+            return
         has_line = self._gps.source.startswith(("/", "auto"))
         baud = self._gps.baud if has_line and self._gps.baud != "auto" else None
         answers = self._agent.answers({"ask": "tap", "for_s": self._patience.silent_s})
@@ -80,8 +82,6 @@ class ReceiverChecks:
             raise EndOfSourceError
 
         def advice(state: ReceiverState, _heard: bytes) -> Advice:
-            if receiver.message is not None:
-                return Advice(receiver.message, receiver.remedy or "")
             return Advice(
                 f"the agent reports {name} as {state}",
                 "check the receiver's wiring, power and gps.baud; `sudo journalctl -u "
@@ -90,14 +90,13 @@ class ReceiverChecks:
 
         try:
             name = next(answers)["source"]
-            live = not self._gps.source.startswith("file:")
-            heard = Reception(name, baud, self._clock, live=live)
+            heard = Reception(name, baud, self._clock, live=not name.startswith("file:"))
             heard.listen(read, self._patience)
         except AgentError as error:
             # This user may not listen; every user may read its status.
             yield warned(f"not listened to: {error.message}", error.remedy)
             yield from [skipped("needs sentences")] * 2
-            yield reported(receiver)[1]
+            yield found
             return
         if heard.decoder.antenna is None:
             # Most receivers report it at power-on only, when only the agent listened.
