@@ -60,7 +60,6 @@ class Client(Bell):
         super().__init__()
         self.trusted = _is_trusted(sock)
         self._sock = sock
-        self._sock.settimeout(_SEND_S)
 
     def wait(
         self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()

@@ -90,7 +90,8 @@ class ReceiverChecks:
 
         try:
             name = next(answers)["source"]
-            heard = Reception(name, baud, self._clock, live=not name.startswith("file:"))
+            live = not self._gps.source.startswith("file:")
+            heard = Reception(name, baud, self._clock, live=live)
             heard.listen(read, self._patience)
         except AgentError as error:
             # This user may not listen; every user may read its status.
