@@ -157,7 +157,18 @@ class ReceiverChecks:
             return skipped("no port is needed")
         account, device = self._agent.account, path.resolve()
         if account.may_write(path):
-            return passed(f"{account.name} may read {path}")
+            said = f"{account.name} may read {path}"
+            status = self._agent.status
+            why = "" if status is None else status.receiver.message or ""
+            if not (why.startswith("no permission") and self._agent.is_service):
+                return passed(said)
+            return failed(
+                f"{said}, but the running agent was refused: it started before that, or its unit "
+                "does not allow this device",
+                f"`sudo systemctl restart telemetry-agent`; if that is not enough, `sudo systemctl "
+                f"edit telemetry-agent`, add DeviceAllow={device} rw under [Service], then restart "
+                "it again",
+            )
         if by := machine.holder(device, self._root):
             return failed(*machine.explain(device, by, self._root))
         is_self = account.uid == os.geteuid()

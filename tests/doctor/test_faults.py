@@ -831,6 +831,18 @@ def a_port_that_another_program_took_before_the_agent(bench: Bench) -> None:
     runs(bench, [], receiver=trouble("busy", "/dev/x is in use by another program"))
 
 
+@fault(
+    "permissions",
+    "fail",
+    "but the running agent was refused: .* its unit does not allow this device",
+    "restart telemetry-agent`; if that is .*DeviceAllow=/dev/pts/.* rw under",
+)
+def a_port_that_only_the_unit_forbids(bench: Bench) -> None:
+    bench.user = pwd.getpwuid(os.geteuid()).pw_name
+    bench.plug_in()
+    runs(bench, [], receiver=trouble("absent", f"no permission to read {bench.source}"))
+
+
 @fault("sentences", "fail", "no connection to 192.0.2.7", "unplug it")
 def a_receiver_that_the_agent_cannot_connect_to(bench: Bench) -> None:
     runs(bench, [], receiver=trouble("absent", "no connection to 192.0.2.7:4001"))
