@@ -72,6 +72,7 @@ class Agent:
         self.secrets = secrets if secrets is not None else set()
         self._switch = switch
         self._doctor = doctor
+        self._later_queues: set[str] = set()
         self._log_tail = LogTail(self.secrets)
         self._clock = clock
         self._began_s = clock.monotonic_s()
@@ -120,7 +121,8 @@ class Agent:
             "tap": self.recording.tap,
         }
         self._control = self.supervisor.add(
-            "control", lambda: Control(self.settings.queue.path, self._commands)
+            "control",
+            lambda: Control(self.settings.queue.path, self._commands, self._later_queues),
         )
         self.page = self.supervisor.add("page", self._build_page, vital=False)
         self._leftover = self._build_leftover()
@@ -166,6 +168,7 @@ class Agent:
         before = self.settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
+            self._later_queues.add(str(settings.queue.path))
             settings = replace(settings, queue=before.queue)
         self.settings, self.config = settings, None
         self.recording.apply(settings)

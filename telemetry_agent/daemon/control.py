@@ -21,7 +21,7 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -141,17 +141,21 @@ class Control(Task):
         queue_path: the queue. This process holds its lock, so a socket that exists already was left
             by a daemon that was killed.
         commands: the commands by their names.
+        later: the queues of later configs, which count from the next start on.
     """
 
     max_step_s = 2 * _STEP_S
 
-    def __init__(self, queue_path: Path, commands: Mapping[str, Command]) -> None:
+    def __init__(
+        self, queue_path: Path, commands: Mapping[str, Command], later: Container[str] = ()
+    ) -> None:
         self.bell = Bell()
         self._queue_path = queue_path
         # The service's socket is where every user can reach it, and not on a read-only disk.
         is_service = "RUNTIME_DIRECTORY" in os.environ
         self._path = service_socket() if is_service else socket_path(queue_path)
         self._commands = commands
+        self._later = later
         self._lock = threading.Lock()
         self._closed = False
         self._listener: socket.socket | None = None
@@ -244,7 +248,8 @@ class Control(Task):
             command = self._commands.get(question["ask"])
             if command is None:
                 raise UsageError(f"{question['ask']!r} cannot be asked here")  # noqa: TRY301
-            if question.pop("queue", str(self._queue_path)) != str(self._queue_path):
+            asked = question.pop("queue", str(self._queue_path))
+            if asked != str(self._queue_path) and asked not in self._later:
                 return {"error": "the service has another queue", "other_queue": True}
             if not client.trusted and question["ask"] not in PUBLIC:
                 raise AgentError(  # noqa: TRY301 - sent to the client as any other
