@@ -197,6 +197,9 @@ class Control(Task):
                 self._accept(self._listener.accept()[0])
             except OSError:  # the client has left, or the process has no descriptor left for it
                 return _ACCEPT_AGAIN_S
+        elif not self._path.exists():  # somebody has deleted it
+            self._listener.close()
+            self._listener = None
         return 0
 
     def close(self) -> None:

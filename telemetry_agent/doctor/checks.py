@@ -57,7 +57,8 @@ def examine(
     agent = AgentChecks(loaded.settings.queue.path, machine, config_path=config_path)
     clock = agent.machine.clock
     until_s = clock.monotonic_s() + _ALL_S
-    first = single("agent", agent.examine, Advice("the agent does not answer", RESTART))
+    mute = Advice("the agent does not answer", agent.again(RESTART))
+    first = single("agent", agent.examine, mute)
     (found,) = run_checks([first], limit_s=_AGENT_S)
     yield found
     agent.is_mute = found.verdict == "fail" and agent.status is None

@@ -308,6 +308,15 @@ def test_the_socket_of_a_killed_daemon_is_replaced(queue: Path, commands: Comman
         assert answers_at(queue)
 
 
+def test_a_socket_that_was_deleted_is_made_again(
+    queue: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry_agent.daemon.control._STEP_S", 0.01)
+    with listening(queue, commands):
+        socket_path(queue).unlink()
+        wait_until(lambda: answers_at(queue))
+
+
 def test_a_file_in_the_way_is_left_alone_and_told_once(
     queue: Path, commands: Commands, caplog: pytest.LogCaptureFixture
 ) -> None:

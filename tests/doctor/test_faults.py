@@ -736,7 +736,7 @@ def runs(bench: Bench, tapped: list[Any] | None = None, **changed: Any) -> None:
     bench.ask = answers(status=[STATUS | changed], tap=heard if tapped is None else tapped)
 
 
-@fault("agent", "fail", "the process with pid .* and does not answer", "systemctl restart")
+@fault("agent", "fail", "the process with pid .* and does not answer", "^restart the agent$")
 def an_agent_that_hangs(bench: Bench) -> None:
     lock = QueueLock(bench.queue)
     bench.cleanup.callback(lock.release)
@@ -744,6 +744,7 @@ def an_agent_that_hangs(bench: Bench) -> None:
 
 @fault("agent", "fail", "the agent at .* does not answer", "systemctl restart")
 def an_agent_that_does_not_answer(bench: Bench) -> None:
+    bench.user = pwd.getpwuid(os.geteuid()).pw_name
     bench.ask = answers(status=[AgentError("the agent at x does not answer")])
 
 
@@ -758,7 +759,12 @@ def a_service_that_was_never_installed(bench: Bench) -> None:
     bench.ask = answers(status=[client.NoAgentError("no agent")])
 
 
-@fault("agent", "warn", f"version 0.0.1.*version {re.escape(__version__)} is installed", "restart")
+@fault(
+    "agent",
+    "warn",
+    f"version 0.0.1.*version {re.escape(__version__)} is installed",
+    "^restart the agent$",
+)
 def an_agent_from_before_the_upgrade(bench: Bench) -> None:
     runs(bench, version="0.0.1")
 
