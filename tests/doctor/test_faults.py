@@ -106,6 +106,16 @@ def a_variable_that_means_nothing(bench: Bench) -> None:
     os.environ["TELEMETRY_AGENT_UPLOAD_URL"] = "http://x/"
 
 
+@fault("config", "fail", r"nobody may not read .*/config.toml \(root:", "chown nobody: ", ROOT_ONLY)
+def a_config_that_only_root_may_read(bench: Bench) -> None:
+    bench.user = "nobody"
+    bench.state.chmod(0o777)
+    bench.folder.chmod(0o755)
+    (bench.folder / "config.toml").touch(0o600)
+    services = mock.patch("telemetry_agent.doctor.checks._SERVICES", bench.folder)
+    bench.cleanup.enter_context(services)
+
+
 # The receiver
 
 
