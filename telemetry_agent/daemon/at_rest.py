@@ -3,6 +3,9 @@
 A command that only looks does not create, rename or write a file, and takes no lock that would
 keep an agent from starting. If the queue is damaged, the command reads a private copy, which is
 recovered in the same way as the agent will recover the original when it starts.
+
+The service's user owns the queue's folder and all files in it, and could not open a file that root
+had created there. So a command that root runs becomes the owner of the folder.
 """
 
 import logging
@@ -25,9 +28,10 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.commands import LOOKING, Readable, queue_commands
-from telemetry_agent.daemon.ownership import become_owner
 from telemetry_agent.errors import JOIN, AgentError, StorageError, in_shell
 from telemetry_agent.tasks import Bell
+
+_LINKS_MAX = 40  # as the kernel
 
 V = TypeVar("V")
 
@@ -146,3 +150,25 @@ def check(path: Path, wanted: int, *, as_owner: bool = True) -> None:
             f"`sudo chown --reference={in_shell(path.parent)} {files}`",
         )
     raise AgentError(f"no permission to open {path}, the queue of an agent at rest", JOIN)
+
+
+def become_owner(folder: Path) -> None:
+    """If root runs the command, become the user and the group of the folder's owner, for good.
+
+    Raises:
+        OSError: the owner cannot be found.
+    """
+    if os.geteuid() == 0 and (owner := _owner(folder)).st_uid != 0:
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)
+
+
+def _owner(folder: Path) -> os.stat_result:
+    """The owner of the folder. Only a symlink of root is followed: others could point anywhere."""
+    for _ in range(_LINKS_MAX):
+        status = folder.lstat()
+        if not stat.S_ISLNK(status.st_mode) or status.st_uid != 0:
+            return status
+        folder = folder.parent / folder.readlink()
+    return folder.stat()  # raises: too many links
