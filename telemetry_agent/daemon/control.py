@@ -65,7 +65,8 @@ class Client(Bell):
         self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
     ) -> dict[int, int]:
         """As ``Bell.wait``."""
-        ready = super().wait(timeout_s, [*watched, (self._sock.fileno(), select.POLLRDHUP)])
+        # 0: POLLHUP alone. A client that closes its own side only, as socat does, still reads.
+        ready = super().wait(timeout_s, [*watched, (self._sock.fileno(), 0)])
         if self._sock.fileno() in ready:
             raise GoneError
         return ready

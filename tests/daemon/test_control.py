@@ -317,6 +317,21 @@ def test_a_socket_that_was_deleted_is_made_again(
         wait_until(lambda: answers_at(queue))
 
 
+def test_a_client_that_has_asked_and_closes_its_side_gets_the_whole_answer(
+    queue: Path, commands: Commands
+) -> None:
+    """As ``socat`` and ``nc -N`` do at the end of their input."""
+    with listening(queue, commands) as control, connected(queue) as sock:
+        sock.sendall(b'{"ask": "wait"}\n')
+        sock.shutdown(socket.SHUT_WR)
+        assert commands.waiting.acquire(timeout=LIMIT_S)
+        (client,) = control._clients
+        client.ring()
+        with sock.makefile() as lines:
+            said = [json.loads(line) for line in lines]
+    assert [*said[1], *said[2]] == ["protocol", "rung", "protocol", "end"]
+
+
 def test_a_file_in_the_way_is_left_alone_and_told_once(
     queue: Path, commands: Commands, caplog: pytest.LogCaptureFixture
 ) -> None:
