@@ -252,7 +252,7 @@ class Control(Task):
             command = self._commands.get(question["ask"])
             if command is None:
                 raise UsageError(f"{question['ask']!r} cannot be asked here")  # noqa: TRY301
-            asked = question.pop("queue", str(self._queue_path))
+            asked = str(question.pop("queue", self._queue_path))
             if asked != str(self._queue_path) and asked not in self._later:
                 return {"error": "the service has another queue", "other_queue": True}
             if not client.trusted and question["ask"] not in PUBLIC:

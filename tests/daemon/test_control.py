@@ -317,6 +317,15 @@ def test_a_socket_that_was_deleted_is_made_again(
         wait_until(lambda: answers_at(queue))
 
 
+@pytest.mark.parametrize("other", ["/else/queue.db", 3, None, [1], {"a": 1}])
+def test_another_queue_is_not_that_of_this_agent(
+    other: object, queue: Path, commands: Commands
+) -> None:
+    with listening(queue, commands), connected(queue) as sock:
+        sock.sendall(json.dumps({"ask": "echo", "queue": other}).encode() + b"\n")
+        assert json.loads(sock.makefile().readline())["other_queue"]
+
+
 def test_a_client_that_has_asked_and_closes_its_side_gets_the_whole_answer(
     queue: Path, commands: Commands
 ) -> None:
