@@ -15,7 +15,7 @@ from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
 from telemetry_agent.config.files import STATE_DIRECTORY
 from telemetry_agent.disks import ELSEWHERE, SURVIVES, mount_of, size, trouble
 from telemetry_agent.doctor import agent_checks
-from telemetry_agent.doctor.agent_checks import AgentChecks
+from telemetry_agent.doctor.agent_checks import RESTART, AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, guarded, passed, skipped, warned
 from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.errors import AgentError, QueueLockedError, StorageError, counted, in_shell
@@ -111,6 +111,9 @@ class StorageChecks:
 
     def _missing(self, folder: Path, above: Path) -> Finding:
         who = self._agent.account
+        if self._agent.status is not None and not self._is_in_runtime():
+            said = f"{folder} was deleted under the agent: what is pending is lost at its next stop"
+            return failed(said, f"wait until nothing is pending, then {self._agent.again(RESTART)}")
         if folder == STATE_DIRECTORY:
             return passed(f"{folder} is created when the service starts")
         if who.may_write(above):
@@ -144,9 +147,7 @@ class StorageChecks:
 
     def _sandboxed(self, folder: Path) -> Finding | None:
         """The fault if the rights are fine, but the unit does not let the agent write."""
-        status = self._agent.status
-        is_in_runtime = status is not None and status.storage and status.storage.state == "runtime"
-        if not is_in_runtime or folder.is_relative_to(STATE_DIRECTORY):
+        if not self._is_in_runtime() or folder.is_relative_to(STATE_DIRECTORY):
             return None
         remedy = (
             f"set queue.path below {STATE_DIRECTORY}; or `sudo systemctl edit telemetry-agent`, "
@@ -154,6 +155,11 @@ class StorageChecks:
         )
         said = f"the service's unit does not let the service write to {folder}"
         return failed(said, remedy)
+
+    def _is_in_runtime(self) -> bool:
+        status = self._agent.status
+        storage = None if status is None else status.storage
+        return storage is not None and storage.state == "runtime"
 
     def _write(self, folder: Path) -> Finding:
         began_s = self._clock.monotonic_s()

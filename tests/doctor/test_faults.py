@@ -353,6 +353,12 @@ def a_queue_among_other_things(bench: Bench) -> None:
     (bench.state / "others").touch()
 
 
+@fault("state directory", "fail", "/state was deleted .* lost at its next stop", "is pending, then")
+def a_state_directory_that_was_deleted_under_the_agent(bench: Bench) -> None:
+    bench.state.rmdir()
+    runs(bench)
+
+
 @fault(
     "state directory", "fail", "does not exist, and nobody may not create", "install -d", ROOT_ONLY
 )
