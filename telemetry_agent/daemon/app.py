@@ -143,6 +143,8 @@ class Agent:
         within(_DISK_S, self.queue.commit)
         if self._leftover is not None:
             self._leftover.end(last=False)
+        if self._committer.task.has_no_place and (elsewhere := storage.runtime_queue()):
+            within(_DISK_S, lambda: self.queue.copy_to(elsewhere))
         self.delivery.end()
         for task in (self._committer, self._control, self.page):
             task.end(_TASK_S)
@@ -155,7 +157,8 @@ class Agent:
         """Whether ``must_move`` must look at the disk."""
         if self._stays_in_runtime or storage.runtime_queue() is None:
             return False
-        return self._is_in_runtime() or self.queue.shared.writer.refused
+        refuses = self.queue.shared.writer.refused or self._committer.task.has_no_place
+        return self._is_in_runtime() or refuses
 
     def must_move(self) -> bool:
         """Whether the queue must change places: its disk refuses files, or accepts them again."""

@@ -111,11 +111,10 @@ class StorageChecks:
 
     def _missing(self, folder: Path, above: Path) -> Finding:
         who = self._agent.account
-        if self._agent.status is not None and not self._is_in_runtime():
-            said = f"{folder} was deleted under the agent: what is pending is lost at its next stop"
-            return failed(said, f"wait until nothing is pending, then {self._agent.again(RESTART)}")
         if folder == STATE_DIRECTORY:
-            return passed(f"{folder} is created when the service starts")
+            if self._agent.status is None:
+                return passed(f"{folder} is created when the service starts")
+            return failed(f"{folder} was deleted under the agent", self._agent.again(RESTART))
         if who.may_write(above):
             return passed(f"{folder} does not exist yet; {who.name} may create it")
         said = f"{folder} does not exist, and {who.name} may not create it"
@@ -147,7 +146,9 @@ class StorageChecks:
 
     def _sandboxed(self, folder: Path) -> Finding | None:
         """The fault if the rights are fine, but the unit does not let the agent write."""
-        if not self._is_in_runtime() or folder.is_relative_to(STATE_DIRECTORY):
+        status = self._agent.status
+        is_in_runtime = status is not None and status.storage and status.storage.state == "runtime"
+        if not is_in_runtime or folder.is_relative_to(STATE_DIRECTORY):
             return None
         remedy = (
             f"set queue.path below {STATE_DIRECTORY}; or `sudo systemctl edit telemetry-agent`, "
@@ -155,11 +156,6 @@ class StorageChecks:
         )
         said = f"the service's unit does not let the service write to {folder}"
         return failed(said, remedy)
-
-    def _is_in_runtime(self) -> bool:
-        status = self._agent.status
-        storage = None if status is None else status.storage
-        return storage is not None and storage.state == "runtime"
 
     def _write(self, folder: Path) -> Finding:
         began_s = self._clock.monotonic_s()

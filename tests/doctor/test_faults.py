@@ -353,9 +353,11 @@ def a_queue_among_other_things(bench: Bench) -> None:
     (bench.state / "others").touch()
 
 
-@fault("state directory", "fail", "/state was deleted .* lost at its next stop", "is pending, then")
+@fault("state directory", "fail", "/state was deleted under the agent", "restart the agent")
 def a_state_directory_that_was_deleted_under_the_agent(bench: Bench) -> None:
     bench.state.rmdir()
+    services = mock.patch("telemetry_agent.doctor.storage.STATE_DIRECTORY", bench.state)
+    bench.cleanup.enter_context(services)
     runs(bench)
 
 
