@@ -95,13 +95,8 @@ def standard_error() -> "StandardError":
     sys.stderr = io.TextIOWrapper(
         raw, encoding="utf-8", errors="backslashreplace", write_through=True
     )
-    atexit.register(raw.end, _END_S)
+    atexit.register(raw.end)
     return raw
-
-
-def end() -> None:
-    """Write the waiting lines to standard error if it is read; before ``os._exit``."""
-    standard_error().end(_END_S)
 
 
 class _Text(logging.Formatter):
@@ -283,8 +278,8 @@ class StandardError(io.RawIOBase):
             self._changed.notify_all()
         return len(data)
 
-    def end(self, timeout_s: float) -> None:
-        """Wait until the buffer is written, for at most this time."""
+    def end(self, timeout_s: float = _END_S) -> None:
+        """Wait until the buffer is written, for at most this time; before ``os._exit``."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_behind(), timeout_s if self._thread else 0)
 

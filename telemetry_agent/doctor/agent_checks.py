@@ -51,8 +51,6 @@ class AgentChecks:
     """The agent that has this queue.
 
     Args:
-        queue_path: the queue.
-        machine: what the checks look at.
         planned: the service is not set up yet.
         config_path: the config that was named to ``doctor``.
     """
