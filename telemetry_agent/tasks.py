@@ -231,10 +231,6 @@ class Beat:
 
     due_s: float = math.inf
 
-    def is_late(self, now_s: float) -> bool:
-        """Whether the promise is broken."""
-        return now_s > self.due_s
-
 
 _WAKE_UP_SLACK_S = 5.0  # a loaded machine may wake a thread late; then it is not stuck
 

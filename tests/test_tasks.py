@@ -84,16 +84,6 @@ def test_a_wait_may_be_longer_than_the_kernel_allows(seconds: float) -> None:
     assert bell.wait(seconds) == {}
 
 
-def test_an_idle_loop_is_never_late_and_a_stuck_step_is() -> None:
-    clock = FakeClock()
-    beat = Beat()
-    beat.due_s = clock.now_s + 1
-    assert not beat.is_late(clock.now_s)
-    assert beat.is_late(clock.advance(1.5))
-    beat.due_s = float("inf")
-    assert not beat.is_late(clock.advance(1e9))
-
-
 def test_what_a_step_raises_leaves_the_loop() -> None:
     class Raises(Steps):
         def step(self, now_s: float) -> float | None:

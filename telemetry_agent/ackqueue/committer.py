@@ -59,6 +59,11 @@ class Committer(Task):
         wake_s = wake_s if due_s is None else min(due_s, wake_s)
         return max(0.0, wake_s - now_s)
 
+    @property
+    def has_no_place(self) -> bool:
+        """Whether the queue's files are gone, and its folder cannot be made again."""
+        return self._place.lasts
+
     def _try(self, work: Callable[[], bool | None], trouble: Trouble, what: str) -> bool:
         try:
             more = work()

@@ -19,6 +19,7 @@ from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.recovery import set_aside_files
+from telemetry_agent.ackqueue.recovery.wal import read_log
 from telemetry_agent.ackqueue.row_states import RowState, State
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
 from telemetry_agent.errors import StorageError
@@ -43,17 +44,19 @@ class QueueReader:
 
     Raises:
         StorageError: it is damaged so that it cannot be opened, or the disk refuses.
+        OSError: its log cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.disk: AbstractContextManager[object] = nullcontext()
         self.lock = self.disk
+        log = read_log(path)  # before the database is open
         self.store = Store(path, None)
         loaded = self.store.load()
         self.ledger = Ledger(loaded)
         self.committed = loaded.last
-        self.damage = loaded.damage
+        self.damage = log.damage or loaded.damage
 
     def check_open(self) -> None:
         """Do nothing: it is open."""

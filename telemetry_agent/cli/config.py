@@ -9,7 +9,6 @@ from telemetry_agent.cli.options import report_options, say, toml_string
 from telemetry_agent.config import last_good, loader
 from telemetry_agent.config.files import STATE_DIRECTORY
 from telemetry_agent.config.settings import shown
-from telemetry_agent.daemon.ownership import become_owner
 from telemetry_agent.errors import StorageError
 from telemetry_agent.secrecy import see_service_credentials
 
@@ -62,6 +61,8 @@ def forget() -> None:
     Do this before an image of this machine is cloned. The service uses the copy while the config is
     invalid. The next start or reload makes it again.
     """
+    from telemetry_agent.daemon.at_rest import become_owner  # noqa: PLC0415 - imports SQLite
+
     try:
         if STATE_DIRECTORY.exists():
             become_owner(STATE_DIRECTORY)

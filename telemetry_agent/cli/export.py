@@ -22,7 +22,6 @@ from telemetry_agent.cli.options import (
 )
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
-from telemetry_agent.daemon.ownership import root_again
 from telemetry_agent.errors import StorageError, counted
 from telemetry_agent.export import FORMATS, file_name
 from telemetry_agent.export.track import Gaps
@@ -141,11 +140,9 @@ def _opened(path: Path | None) -> Iterator[Callable[[bytes], object]]:
                 yield file.write
                 file.flush()
                 os.fsync(file.fileno())
-            with root_again():  # the folder is the caller's
-                beside.replace(path)
+            beside.replace(path)
         finally:
-            with root_again():
-                beside.unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
 

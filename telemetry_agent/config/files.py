@@ -202,7 +202,10 @@ def _read(path: Path, read: Callable[[], bytes]) -> str:
 
 
 def _refused(what: str, error: OSError) -> ResourceError:
-    remedy = JOIN if isinstance(error, PermissionError) else ""
+    is_service = "STATE_DIRECTORY" in os.environ
+    remedy = "`sudo telemetry-agent doctor` shows what to do" if is_service else JOIN
+    if not isinstance(error, PermissionError):
+        remedy = ""
     return ResourceError(f"cannot read the {what}: {error.strerror}", remedy)
 
 

@@ -74,6 +74,7 @@ class Agent:
         self.secrets = secrets if secrets is not None else set()
         self._switch = switch
         self._doctor = doctor
+        self._later_queues: set[str] = set()
         self._log_tail = LogTail(self.secrets)
         self._clock = clock
         self._began_s = clock.monotonic_s()
@@ -122,7 +123,8 @@ class Agent:
             "tap": self.recording.tap,
         }
         self._control = self.supervisor.add(
-            "control", lambda: Control(self.settings.queue.path, self._commands)
+            "control",
+            lambda: Control(self.settings.queue.path, self._commands, self._later_queues),
         )
         self.page = self.supervisor.add("page", self._build_page, vital=False)
         left = [queue for queue in (covered, self._open_runtime_queue()) if queue is not None]
@@ -145,6 +147,8 @@ class Agent:
         within(_DISK_S, self.queue.commit)
         for leftover in self._leftovers:
             leftover.end(last=False)
+        if self._committer.task.has_no_place and (elsewhere := storage.runtime_queue()):
+            within(_DISK_S, lambda: self.queue.copy_to(elsewhere))
         self.delivery.end()
         for task in (self._committer, self._control, self.page):
             task.end(_TASK_S)
@@ -165,7 +169,8 @@ class Agent:
             return True
         if self._stays_in_runtime or storage.runtime_queue() is None:
             return False
-        return self._is_in_runtime() or self.queue.shared.writer.refused
+        refuses = self.queue.shared.writer.refused or self._committer.task.has_no_place
+        return self._is_in_runtime() or refuses
 
     def must_move(self) -> bool:
         """Whether the queue must change places: its disk refuses files, or accepts them again.
@@ -183,6 +188,7 @@ class Agent:
         before = self.settings
         if settings.queue != before.queue:
             log.warning("[queue] has changed: that takes effect at the next start")
+            self._later_queues.add(str(settings.queue.path))
             settings = replace(settings, queue=before.queue)
         self.settings, self.config = settings, None
         self.recording.apply(settings)

@@ -3,6 +3,9 @@
 A command that only looks does not create, rename or write a file, and takes no lock that would
 keep an agent from starting. If the queue is damaged, the command reads a private copy, which is
 recovered in the same way as the agent will recover the original when it starts.
+
+The service's user owns the queue's folder and all files in it, and could not open a file that root
+had created there. So a command that root runs becomes the owner of the folder.
 """
 
 import logging
@@ -21,14 +24,14 @@ from telemetry_agent.ackqueue.reading import QueueReader, copied, readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
-from telemetry_agent.ackqueue.recovery.wal import read_log
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
 from telemetry_agent.daemon.commands import LOOKING, Readable, queue_commands
-from telemetry_agent.daemon.ownership import become_owner
 from telemetry_agent.errors import JOIN, AgentError, StorageError, in_shell
 from telemetry_agent.tasks import Bell
+
+_LINKS_MAX = 40  # as the kernel
 
 V = TypeVar("V")
 
@@ -41,8 +44,7 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
     """
     path, command = settings.queue.path, question["ask"]
     if command in LOOKING or command == "queue verify":
-        # Root becomes root again to replace the exported file, whose folder is not the agent's.
-        check(path, os.R_OK, for_good=command != "export")
+        check(path, os.R_OK, as_owner=command != "export")  # its file is the caller's
         if command == "queue verify":
             check_at_rest(path := place_of(path))
             with readable(path) as file:
@@ -107,11 +109,9 @@ def _in_place(path: Path) -> Iterator[QueueReader]:
         raise StorageError(f"{waiting[0]} is still to be carried over")
     with readable(path) as file:
         try:
-            if damage := read_log(file).damage:
-                raise StorageError(damage)  # noqa: TRY301 - named below
             with closing(QueueReader(file)) as reader:
                 if reader.damage is not None:
-                    raise StorageError(reader.damage)  # noqa: TRY301 - as above
+                    raise StorageError(reader.damage)  # noqa: TRY301 - named below
                 yield reader
         except StorageError as error:
             raise StorageError(error.message.replace(str(file), str(path))) from error
@@ -124,10 +124,10 @@ def _silence_log() -> None:
     logging.getLogger("telemetry_agent").addHandler(logging.NullHandler())
 
 
-def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
+def check(path: Path, wanted: int, *, as_owner: bool = True) -> None:
     """Check that there is a queue, and that this user may open it: ``os.R_OK`` or ``os.W_OK``.
 
-    Root becomes the owner of its folder; see ``become_owner``. Raises AgentError.
+    Raises AgentError. ``as_owner``: see ``become_owner``.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -138,7 +138,8 @@ def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
         if not set_aside_files.left_at_rest(path):
             raise StorageError(f"there is no queue at {path}", "nothing was recorded yet") from None
     was_root = os.geteuid() == 0
-    become_owner(path.parent, for_good=for_good)
+    if as_owner:
+        become_owner(path.parent)
     if all(os.access(file, wanted) for file in set_aside_files.left_at_rest(path) or [path]):
         return
     if was_root:
@@ -149,3 +150,25 @@ def check(path: Path, wanted: int, *, for_good: bool = True) -> None:
             f"`sudo chown --reference={in_shell(path.parent)} {files}`",
         )
     raise AgentError(f"no permission to open {path}, the queue of an agent at rest", JOIN)
+
+
+def become_owner(folder: Path) -> None:
+    """If root runs the command, become the user and the group of the folder's owner, for good.
+
+    Raises:
+        OSError: the owner cannot be found.
+    """
+    if os.geteuid() == 0 and (owner := _owner(folder)).st_uid != 0:
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)
+
+
+def _owner(folder: Path) -> os.stat_result:
+    """The owner of the folder. Only a symlink of root is followed: others could point anywhere."""
+    for _ in range(_LINKS_MAX):
+        status = folder.lstat()
+        if not stat.S_ISLNK(status.st_mode) or status.st_uid != 0:
+            return status
+        folder = folder.parent / folder.readlink()
+    return folder.stat()  # raises: too many links

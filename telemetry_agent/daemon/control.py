@@ -21,7 +21,7 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,13 @@ class Client(Bell):
         super().__init__()
         self.trusted = _is_trusted(sock)
         self._sock = sock
-        self._sock.settimeout(_SEND_S)
 
     def wait(
         self, timeout_s: float | None, watched: Iterable[tuple[int, int]] = ()
     ) -> dict[int, int]:
         """As ``Bell.wait``."""
-        ready = super().wait(timeout_s, [*watched, (self._sock.fileno(), select.POLLRDHUP)])
+        # 0: POLLHUP alone. A client that closes its own side only, as socat does, still reads.
+        ready = super().wait(timeout_s, [*watched, (self._sock.fileno(), 0)])
         if self._sock.fileno() in ready:
             raise GoneError
         return ready
@@ -142,17 +142,21 @@ class Control(Task):
         queue_path: the queue. This process holds its lock, so a socket that exists already was left
             by a daemon that was killed.
         commands: the commands by their names.
+        later: the queues of later configs, which count from the next start on.
     """
 
     max_step_s = 2 * _STEP_S
 
-    def __init__(self, queue_path: Path, commands: Mapping[str, Command]) -> None:
+    def __init__(
+        self, queue_path: Path, commands: Mapping[str, Command], later: Container[str] = ()
+    ) -> None:
         self.bell = Bell()
         self._queue_path = queue_path
         # The service's socket is where every user can reach it, and not on a read-only disk.
         is_service = "RUNTIME_DIRECTORY" in os.environ
         self._path = service_socket() if is_service else socket_path(queue_path)
         self._commands = commands
+        self._later = later
         self._lock = threading.Lock()
         self._closed = False
         self._listener: socket.socket | None = None
@@ -194,6 +198,9 @@ class Control(Task):
                 self._accept(self._listener.accept()[0])
             except OSError:  # the client has left, or the process has no descriptor left for it
                 return _ACCEPT_AGAIN_S
+        elif not self._path.exists():  # somebody has deleted it
+            self._listener.close()
+            self._listener = None
         return 0
 
     def close(self) -> None:
@@ -245,7 +252,8 @@ class Control(Task):
             command = self._commands.get(question["ask"])
             if command is None:
                 raise UsageError(f"{question['ask']!r} cannot be asked here")  # noqa: TRY301
-            if question.pop("queue", str(self._queue_path)) != str(self._queue_path):
+            asked = str(question.pop("queue", self._queue_path))
+            if asked != str(self._queue_path) and asked not in self._later:
                 return {"error": "the service has another queue", "other_queue": True}
             if not client.trusted and question["ask"] not in PUBLIC:
                 raise AgentError(  # noqa: TRY301 - sent to the client as any other

@@ -33,17 +33,15 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Literal
 
-from telemetry_agent.clock import Clock
 from telemetry_agent.errors import counted, out_of_memory
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.secrecy import masked
-from telemetry_agent.tasks import Bell, started
+from telemetry_agent.tasks import started
 
 PROGRAM = "telemetry-agent"
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 _BUFFER_BYTES = 256 * 1024
-_LAST_LINE_S = 0.2
 _END_S = 1.0  # to write the lines that still wait for a slow reader of standard error
 
 log = logging.getLogger(__name__)
@@ -97,13 +95,8 @@ def standard_error() -> "StandardError":
     sys.stderr = io.TextIOWrapper(
         raw, encoding="utf-8", errors="backslashreplace", write_through=True
     )
-    atexit.register(raw.end, _END_S)
+    atexit.register(raw.end)
     return raw
-
-
-def end() -> None:
-    """Write the waiting lines to standard error if it is read; before ``os._exit``."""
-    standard_error().end(_END_S)
 
 
 class _Text(logging.Formatter):
@@ -249,13 +242,8 @@ class StandardError(io.RawIOBase):
 
     A write blocks if the pipe is not read (Docker, runit), if the terminal is stopped, or if the
     journal hangs. So writes go into a bounded buffer, which a thread of its own empties, from the
-    first line on. O_NONBLOCK is not a solution: it would apply to all processes that share the
-    terminal or the pipe.
-
-    The thread writes only when there is room (``poll``), and at most PIPE_BUF bytes at a time,
-    which a pipe with room accepts at once. So the thread rarely blocks, and a pipe that ``poll``
-    reports as full usually has room for one more line at the end. A thread that does block does not
-    delay the exit.
+    first line on. That thread does not delay the exit. O_NONBLOCK is not a solution: it would apply
+    to all processes that share the terminal or the pipe.
     """
 
     dropped_line: Callable[[int], str]
@@ -265,12 +253,9 @@ class StandardError(io.RawIOBase):
         super().__init__()
         self.dropped_line = lambda n: f"{counted(n, 'line was', 'lines were')} dropped\n"
         self._fd = fd
-        self._clock = Clock()
-        self._lock = threading.RLock()
-        self._bell = Bell()
+        self._changed = threading.Condition()
         self._waiting = bytearray()
         self._dropped = 0
-        self._end_s = float("inf")
         self._thread: threading.Thread | None = None
 
     def writable(self) -> bool:
@@ -280,70 +265,50 @@ class StandardError(io.RawIOBase):
     def write(self, data: bytes) -> int:  # type: ignore[override]  # of a text stream's encoder
         """Put ``data`` into the buffer, or count it as dropped. Never blocks."""
         data = bytes(data)
-        with self._lock:
+        with self._changed:
             # After a gap, nothing may follow until the gap is reported.
             if self._dropped or len(self._waiting) + len(data) > _BUFFER_BYTES:
                 self._dropped += data.count(b"\n")
             else:
                 self._waiting += data
-            if not self._has_thread():
-                self._write_waiting()
-        self._bell.ring()
+            self._thread = self._thread or started(self._run, "standard error")
+            while self._thread is None and self._is_behind() and self._has_room(0):
+                written = self._put(self._next())
+                del self._waiting[:written]
+            self._changed.notify_all()
         return len(data)
 
-    def end(self, timeout_s: float) -> None:
-        """Write the buffer, as far as that is possible in this time."""
-        self._end_s = self._clock.monotonic_s() + timeout_s
-        self._bell.ring()
-        if self._thread is not None:
-            self._thread.join(timeout_s + _LAST_LINE_S)
+    def end(self, timeout_s: float = _END_S) -> None:
+        """Wait until the buffer is written, for at most this time; before ``os._exit``."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_behind(), timeout_s if self._thread else 0)
 
-    def _has_thread(self) -> bool:
-        """Start the thread if necessary. Returns whether the system allows it."""
-        self._thread = self._thread or started(self._run, "standard error")
-        return self._thread is not None
+    def _is_behind(self) -> bool:
+        return bool(self._waiting or self._dropped)
 
     def _run(self) -> None:
-        while self._write_waiting():
-            # A line may have come just before the end.
-            if self._end_s < float("inf") and not self._waiting:
-                return
-            self._bell.wait(None)
-            self._bell.clear()
-        # The reader was too slow. There may be room for one more line.
-        with self._lock:
-            self._dropped += self._waiting.count(b"\n")
-            self._waiting.clear()
-        self._put(self._next())
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._is_behind)
+                data = self._next()
+            self._has_room(None)
+            written = self._put(data)  # without the lock: the system may block it all the same
+            with self._changed:
+                del self._waiting[:written]
+                self._changed.notify_all()
+
+    def _has_room(self, timeout_ms: int | None) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        return bool(poll.poll(timeout_ms))
 
     def _next(self) -> bytes:
-        """The next line to write, or a part of it; empty if there is none."""
-        with self._lock:
-            if self._dropped and not self._waiting:
-                self._waiting += self.dropped_line(self._dropped).encode("utf-8", "replace")
-                self._dropped = 0
-            end = self._waiting.find(b"\n", 0, select.PIPE_BUF) + 1 or select.PIPE_BUF
-            return bytes(self._waiting[:end])
-
-    def _write_waiting(self) -> bool:
-        """Write what waits. Returns whether there was room for all of it before the end."""
-        while line := self._next():
-            if not self._has_room():
-                return False
-            written = self._put(line)
-            with self._lock:
-                del self._waiting[:written]
-        return True
-
-    def _has_room(self) -> bool:
-        """Wait for room, without a thread not at all. Returns whether there is some by the end."""
-        while True:
-            left_s = self._end_s - self._clock.monotonic_s() if self._thread else 0.0
-            if self._bell.wait(left_s, [(self._fd, select.POLLOUT)]):
-                return True
-            if left_s <= 0:
-                return False
-            self._bell.clear()
+        """The next line, or as much of it as a pipe with room accepts at once."""
+        if not self._waiting:
+            self._waiting += self.dropped_line(self._dropped).encode("utf-8", "replace")
+            self._dropped = 0
+        end = self._waiting.find(b"\n", 0, select.PIPE_BUF) + 1
+        return bytes(self._waiting[: end or select.PIPE_BUF])
 
     def _put(self, data: bytes) -> int:
         try:

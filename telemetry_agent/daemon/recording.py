@@ -4,7 +4,7 @@ It needs only the queue: a fault of the network, a secret or the page cannot kee
 """
 
 import logging
-import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 _MINUTE_S = 60.0
 _READER_S = 1.0
-_TAP_BYTES = 256 * 1024
+_TAP_PIECES = 1000
 _ROWS_TO_RESUME = 1000  # at 1 Hz this is longer than parking takes to be recognised
 
 
@@ -139,16 +139,14 @@ class Recording:
         """
         for_s = value(asked, "for_s", is_number, "a number of seconds", None)
         end_s = None if for_s is None else self._clock.monotonic_s() + for_s
-        lock, waiting, dropped = threading.Lock(), bytearray(), 0
+        # Pieces, and how many bytes came before each. The oldest gives way.
+        waiting: deque[tuple[int, bytes]] = deque(maxlen=_TAP_PIECES)
+        came = went = 0
 
         def take(data: bytes) -> None:
-            nonlocal dropped
-            with lock:
-                # After a gap, nothing may follow until the gap is reported.
-                if dropped or len(waiting) + len(data) > _TAP_BYTES:
-                    dropped += len(data)
-                else:
-                    waiting.extend(data)
+            nonlocal came
+            waiting.append((came, data))
+            came += len(data)
             bell.ring()
 
         receiver = self.receiver()
@@ -157,18 +155,16 @@ class Recording:
             yield {"source": receiver.source, "state": receiver.state}
             while True:
                 bell.clear()
-                with lock:
-                    raw, gap = waiting.decode("latin-1"), dropped
-                    waiting.clear()
-                    dropped = 0
-                if raw:
-                    yield {"raw": raw}
-                if gap:
-                    yield {"dropped_bytes": gap}
+                if waiting:
+                    before, data = waiting.popleft()
+                    if before > went:
+                        yield {"dropped_bytes": before - went}
+                    yield {"raw": data.decode("latin-1")}
+                    went = before + len(data)
                 left_s = None if end_s is None else end_s - self._clock.monotonic_s()
                 if left_s is not None and left_s <= 0:
                     return
-                bell.wait(left_s)
+                bell.wait(0 if waiting else left_s)
         finally:
             self._taps.remove(take)
 

@@ -206,7 +206,7 @@ class Service:
         status = _EX_SOFTWARE if gave_up else 0
         if not started:
             log.error("a disk or a file system hangs: the process ends without it")
-            logs.end()
+            logs.standard_error().end()
             os._exit(status)  # the interpreter would wait for the thread that hangs
         return status
 

@@ -166,7 +166,7 @@ class Supervisor:
 
     def late(self, now_s: float) -> list[Supervised[Any]]:
         """The tasks whose beat is overdue."""
-        return [task for task in self._tasks if task.beat.is_late(now_s)]
+        return [task for task in self._tasks if now_s > task.beat.due_s]
 
     def _give_up(self) -> None:
         # The main thread waits in sigwait.

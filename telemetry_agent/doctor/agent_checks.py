@@ -51,8 +51,6 @@ class AgentChecks:
     """The agent that has this queue.
 
     Args:
-        queue_path: the queue.
-        machine: what the checks look at.
         planned: the service is not set up yet.
         config_path: the config that was named to ``doctor``.
     """
@@ -134,11 +132,9 @@ class AgentChecks:
             return self._absent()
         except AgentError as error:
             is_forbidden = isinstance(error.__cause__, PermissionError)
-            return (
-                warned(error.message, "use sudo")
-                if is_forbidden
-                else failed(error.message, RESTART)
-            )
+            if is_forbidden:
+                return warned(error.message, "use sudo")
+            return failed(error.message, self.again(RESTART))
         return self._running(self.status)
 
     def _running(self, status: Snapshot) -> Finding:
@@ -152,28 +148,27 @@ class AgentChecks:
             return warned(f"{said}; {storage.last_error}", remedy)
         if version != __version__:
             said += f", but version {__version__} is installed"
-            return warned(said, "`sudo systemctl restart telemetry-agent`")
+            return warned(said, self.again("`sudo systemctl restart telemetry-agent`"))
         if page is not None and page.state == "held":
             said += f"; the device page is held: {page.last_error or 'use sudo to see the reason'}"
-            return warned(said, f"correct [page], then {self._again}, or free its address")
+            return warned(said, f"correct [page], then {self.again()}, or free its address")
         return passed(said)
 
     def delivery(self) -> Finding:
         """``delivery``: the state of its uploads."""
         if self.status is None:
             return skipped("needs agent" if self.is_mute else "no agent runs")
-        return delivery(self.status, self._again)
+        return delivery(self.status, self.again())
 
-    @property
-    def _again(self) -> str:
-        """How the agent reads a corrected config."""
-        return RELOAD if self.is_service else "restart the agent"
+    def again(self, command: str = RELOAD) -> str:
+        """How it is reloaded or restarted: by this command if it is the service."""
+        return command if self.is_service else "restart the agent"
 
     def _absent(self) -> Finding:
         try:
             check_at_rest(self._queue_path)
         except QueueLockedError as error:
-            return failed(f"{error.message}, and does not answer", RESTART)
+            return failed(f"{error.message}, and does not answer", self.again(RESTART))
         remedy = (
             "`sudo systemctl enable --now telemetry-agent`; "
             "`sudo journalctl -u telemetry-agent` shows why it stopped"

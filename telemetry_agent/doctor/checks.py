@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from telemetry_agent.config import loader
+from telemetry_agent.config.files import DEFAULT_PATHS
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.doctor import endpoint, receiver, storage
 from telemetry_agent.doctor.agent_checks import RESTART, AgentChecks, Machine
@@ -19,11 +20,13 @@ from telemetry_agent.doctor.findings import (
     skipped,
     warned,
 )
+from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.doctor.receiver import ReceiverChecks
 from telemetry_agent.doctor.storage import StorageChecks
-from telemetry_agent.errors import JOIN, Advice, AgentError
+from telemetry_agent.errors import JOIN, Advice, AgentError, in_shell
 from telemetry_agent.secrecy import see_service_credentials
 
+_SERVICES = DEFAULT_PATHS[0].parent
 _ALL_S = 12.0  # starting and ending the program takes a small board more time
 _AGENT_S = 3.0  # the other checks wait for its answer
 
@@ -52,12 +55,18 @@ def examine(
         return
     files = ", ".join(loaded.texts) or "the environment"
     said = f"{files}, for the device {loaded.settings.device}"
-    found = warned(said, "; ".join(loaded.notes)) if loaded.notes else passed(said)
-    yield replace(found, name="config")
     agent = AgentChecks(loaded.settings.queue.path, machine, config_path=config_path)
+    found = warned(said, "; ".join(loaded.notes)) if loaded.notes else passed(said)
+    for blocked in filter(None, map(agent.account.blocked_at, map(Path, loaded.texts))):
+        if agent.is_service and blocked.is_relative_to(_SERVICES):
+            who = agent.account.name
+            said = f"{who} may not read {blocked} ({owner_of(blocked)})"
+            found = failed(said, f"`sudo chown {who}: {in_shell(blocked)}`")
+    yield replace(found, name="config")
     clock = agent.machine.clock
     until_s = clock.monotonic_s() + _ALL_S
-    first = single("agent", agent.examine, Advice("the agent does not answer", RESTART))
+    mute = Advice("the agent does not answer", agent.again(RESTART))
+    first = single("agent", agent.examine, mute)
     (found,) = run_checks([first], limit_s=_AGENT_S)
     yield found
     agent.is_mute = found.verdict == "fail" and agent.status is None

@@ -46,8 +46,6 @@ class ReceiverChecks:
             yield warned(f"not listened to: no permission to read {self._path}", "use sudo")
         elif status is None:
             yield from self._listen_to_source()
-        elif status.receiver.state == "absent" and status.receiver.message:
-            yield failed(status.receiver.message, status.receiver.remedy or "")
         else:
             yield from self._listen_to_agent(status.receiver)
 
@@ -70,6 +68,10 @@ class ReceiverChecks:
 
     def _listen_to_agent(self, receiver: ReceiverView) -> Iterator[Finding]:
         """Listen to what the running agent reads."""
+        check, found = reported(receiver)
+        if check != "fix" and receiver.message is not None:
+            yield found
+            return
         has_line = self._gps.source.startswith(("/", "auto"))
         baud = self._gps.baud if has_line and self._gps.baud != "auto" else None
         answers = self._agent.answers({"ask": "tap", "for_s": self._patience.silent_s})
@@ -80,8 +82,6 @@ class ReceiverChecks:
             raise EndOfSourceError
 
         def advice(state: ReceiverState, _heard: bytes) -> Advice:
-            if receiver.message is not None:
-                return Advice(receiver.message, receiver.remedy or "")
             return Advice(
                 f"the agent reports {name} as {state}",
                 "check the receiver's wiring, power and gps.baud; `sudo journalctl -u "
@@ -97,7 +97,7 @@ class ReceiverChecks:
             # This user may not listen; every user may read its status.
             yield warned(f"not listened to: {error.message}", error.remedy)
             yield from [skipped("needs sentences")] * 2
-            yield reported(receiver)[1]
+            yield found
             return
         if heard.decoder.antenna is None:
             # Most receivers report it at power-on only, when only the agent listened.
@@ -157,7 +157,18 @@ class ReceiverChecks:
             return skipped("no port is needed")
         account, device = self._agent.account, path.resolve()
         if account.may_write(path):
-            return passed(f"{account.name} may read {path}")
+            said = f"{account.name} may read {path}"
+            status = self._agent.status
+            why = "" if status is None else status.receiver.message or ""
+            if not (why.startswith("no permission") and self._agent.is_service):
+                return passed(said)
+            return failed(
+                f"{said}, but the running agent was refused: it started before that, or its unit "
+                "does not allow this device",
+                f"`sudo systemctl restart telemetry-agent`; if that is not enough, `sudo systemctl "
+                f"edit telemetry-agent`, add DeviceAllow={device} rw under [Service], then restart "
+                "it again",
+            )
         if by := machine.holder(device, self._root):
             return failed(*machine.explain(device, by, self._root))
         is_self = account.uid == os.geteuid()

@@ -5,17 +5,17 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
 from telemetry_agent.ackqueue.file.schema import place_of
 from telemetry_agent.ackqueue.reading import QueueReader, readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
-from telemetry_agent.ackqueue.recovery.verify import verify
-from telemetry_agent.ackqueue.recovery.wal import read_log
+from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
 from telemetry_agent.config.files import STATE_DIRECTORY
 from telemetry_agent.disks import ELSEWHERE, SURVIVES, mount_of, size, trouble
 from telemetry_agent.doctor import agent_checks
-from telemetry_agent.doctor.agent_checks import AgentChecks
+from telemetry_agent.doctor.agent_checks import RESTART, AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, guarded, passed, skipped, warned
 from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.errors import AgentError, QueueLockedError, StorageError, counted, in_shell
@@ -112,7 +112,9 @@ class StorageChecks:
     def _missing(self, folder: Path, above: Path) -> Finding:
         who = self._agent.account
         if folder == STATE_DIRECTORY:
-            return passed(f"{folder} is created when the service starts")
+            if self._agent.status is None:
+                return passed(f"{folder} is created when the service starts")
+            return failed(f"{folder} was deleted under the agent", self._agent.again(RESTART))
         if who.may_write(above):
             return passed(f"{folder} does not exist yet; {who.name} may create it")
         said = f"{folder} does not exist, and {who.name} may not create it"
@@ -170,17 +172,12 @@ class StorageChecks:
 
     def _read_all(self, file: Path) -> Finding:
         until_s = self._clock.monotonic_s() + _VERIFY_S
-        damage = read_log(file).damage
-        source = QueueReader(file)
-        with contextlib.closing(source):
-            structure = damage or source.damage or "ok"
-            answers = verify(source, structure)
-            found = next(answers)
-            while "sound" not in found and self._clock.monotonic_s() < until_s:
-                found = next(answers)
-        structure = found.get("structure", structure)
-        if structure != "ok":
-            raise StorageError(structure.replace(str(file), str(self._path)))
+        found: dict[str, Any] = {}
+        for found in verify_at_rest(self._path, file, all_pages=False):
+            if "sound" in found or self._clock.monotonic_s() >= until_s:
+                break
+        if found.get("structure", "ok") != "ok":
+            raise StorageError(found["structure"])
         faults = [f"{found[name]} {words}" for name, words in _FAULTS.items() if found[name]]
         if faults:
             said = f"{counted(found['rows'], 'position')}, of these {', '.join(faults)}"

@@ -308,6 +308,39 @@ def test_the_socket_of_a_killed_daemon_is_replaced(queue: Path, commands: Comman
         assert answers_at(queue)
 
 
+def test_a_socket_that_was_deleted_is_made_again(
+    queue: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry_agent.daemon.control._STEP_S", 0.01)
+    with listening(queue, commands):
+        socket_path(queue).unlink()
+        wait_until(lambda: answers_at(queue))
+
+
+@pytest.mark.parametrize("other", ["/else/queue.db", 3, None, [1], {"a": 1}])
+def test_another_queue_is_not_that_of_this_agent(
+    other: object, queue: Path, commands: Commands
+) -> None:
+    with listening(queue, commands), connected(queue) as sock:
+        sock.sendall(json.dumps({"ask": "echo", "queue": other}).encode() + b"\n")
+        assert json.loads(sock.makefile().readline())["other_queue"]
+
+
+def test_a_client_that_has_asked_and_closes_its_side_gets_the_whole_answer(
+    queue: Path, commands: Commands
+) -> None:
+    """As ``socat`` and ``nc -N`` do at the end of their input."""
+    with listening(queue, commands) as control, connected(queue) as sock:
+        sock.sendall(b'{"ask": "wait"}\n')
+        sock.shutdown(socket.SHUT_WR)
+        assert commands.waiting.acquire(timeout=LIMIT_S)
+        (client,) = control._clients
+        client.ring()
+        with sock.makefile() as lines:
+            said = [json.loads(line) for line in lines]
+    assert [*said[1], *said[2]] == ["protocol", "rung", "protocol", "end"]
+
+
 def test_a_file_in_the_way_is_left_alone_and_told_once(
     queue: Path, commands: Commands, caplog: pytest.LogCaptureFixture
 ) -> None:

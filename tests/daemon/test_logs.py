@@ -1,12 +1,9 @@
 import json
 import logging
-import os
 import re
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry_agent.daemon.logs import JournalHandler, StandardError, journal_datagram
+from telemetry_agent.daemon.logs import JournalHandler, journal_datagram
 
 
 def parsed(datagram: bytes) -> dict[str, str]:
@@ -242,29 +239,18 @@ def test_a_burst_is_whole_and_in_order_at_the_end() -> None:
     assert lines == [*map(str, range(2000)), "way"]
 
 
-def test_a_line_that_comes_just_before_the_end_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, writing = os.pipe()
-    stream = StandardError(writing)
-    write_waiting = stream._write_waiting
-    ending = threading.Thread(target=stream.end, args=(60.0,))
-
-    def write_and_be_ended() -> bool:
-        done = write_waiting()
-        if not ending.ident:
-            stream.write(b"last\n")
-            ending.start()
-            while stream._end_s == float("inf"):
-                time.sleep(0.001)
-        return done
-
-    monkeypatch.setattr(stream, "_write_waiting", write_and_be_ended)
-    stream.write(b"first\n")
-    while not ending.ident:
-        time.sleep(0.001)
-    ending.join()
-    os.close(writing)
-    with os.fdopen(reading, "rb") as received:
-        assert received.read() == b"first\nlast\n"
+def test_a_line_that_is_larger_than_the_buffer_is_counted_and_the_next_one_is_written() -> None:
+    said = run(
+        "logs.configure('info', 'auto', 'van-07')\n"
+        "log = logging.getLogger('telemetry_agent')\n"
+        "log.info('x' * 300_000)\n"
+        "logs.standard_error().end(60)\n"
+        "log.info('next')"
+    )
+    assert [line.rpartition(": ")[2] for line in said.splitlines()] == [
+        "standard error was not read",
+        "next",
+    ]
 
 
 def test_without_a_standard_error_nothing_is_written_into_another_file(tmp_path: Path) -> None:

@@ -106,6 +106,16 @@ def a_variable_that_means_nothing(bench: Bench) -> None:
     os.environ["TELEMETRY_AGENT_UPLOAD_URL"] = "http://x/"
 
 
+@fault("config", "fail", r"nobody may not read .*/config.toml \(root:", "chown nobody: ", ROOT_ONLY)
+def a_config_that_only_root_may_read(bench: Bench) -> None:
+    bench.user = "nobody"
+    bench.state.chmod(0o777)
+    bench.folder.chmod(0o755)
+    (bench.folder / "config.toml").touch(0o600)
+    services = mock.patch("telemetry_agent.doctor.checks._SERVICES", bench.folder)
+    bench.cleanup.enter_context(services)
+
+
 # The receiver
 
 
@@ -341,6 +351,14 @@ def a_state_directory_of_root(bench: Bench) -> None:
 def a_queue_among_other_things(bench: Bench) -> None:
     bench.user = "nobody"
     (bench.state / "others").touch()
+
+
+@fault("state directory", "fail", "/state was deleted under the agent", "restart the agent")
+def a_state_directory_that_was_deleted_under_the_agent(bench: Bench) -> None:
+    bench.state.rmdir()
+    services = mock.patch("telemetry_agent.doctor.storage.STATE_DIRECTORY", bench.state)
+    bench.cleanup.enter_context(services)
+    runs(bench)
 
 
 @fault(
@@ -736,7 +754,7 @@ def runs(bench: Bench, tapped: list[Any] | None = None, **changed: Any) -> None:
     bench.ask = answers(status=[STATUS | changed], tap=heard if tapped is None else tapped)
 
 
-@fault("agent", "fail", "the process with pid .* and does not answer", "systemctl restart")
+@fault("agent", "fail", "the process with pid .* and does not answer", "^restart the agent$")
 def an_agent_that_hangs(bench: Bench) -> None:
     lock = QueueLock(bench.queue)
     bench.cleanup.callback(lock.release)
@@ -744,6 +762,7 @@ def an_agent_that_hangs(bench: Bench) -> None:
 
 @fault("agent", "fail", "the agent at .* does not answer", "systemctl restart")
 def an_agent_that_does_not_answer(bench: Bench) -> None:
+    bench.user = pwd.getpwuid(os.geteuid()).pw_name
     bench.ask = answers(status=[AgentError("the agent at x does not answer")])
 
 
@@ -758,7 +777,12 @@ def a_service_that_was_never_installed(bench: Bench) -> None:
     bench.ask = answers(status=[client.NoAgentError("no agent")])
 
 
-@fault("agent", "warn", f"version 0.0.1.*version {re.escape(__version__)} is installed", "restart")
+@fault(
+    "agent",
+    "warn",
+    f"version 0.0.1.*version {re.escape(__version__)} is installed",
+    "^restart the agent$",
+)
 def an_agent_from_before_the_upgrade(bench: Bench) -> None:
     runs(bench, version="0.0.1")
 
@@ -829,6 +853,18 @@ def trouble(state: str, message: str) -> dict[str, str]:
 @fault("port in use", "fail", "/dev/x is in use by another program", "unplug it")
 def a_port_that_another_program_took_before_the_agent(bench: Bench) -> None:
     runs(bench, [], receiver=trouble("busy", "/dev/x is in use by another program"))
+
+
+@fault(
+    "permissions",
+    "fail",
+    "but the running agent was refused: .* its unit does not allow this device",
+    "restart telemetry-agent`; if that is .*DeviceAllow=/dev/pts/.* rw under",
+)
+def a_port_that_only_the_unit_forbids(bench: Bench) -> None:
+    bench.user = pwd.getpwuid(os.geteuid()).pw_name
+    bench.plug_in()
+    runs(bench, [], receiver=trouble("absent", f"no permission to read {bench.source}"))
 
 
 @fault("sentences", "fail", "no connection to 192.0.2.7", "unplug it")

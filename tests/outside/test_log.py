@@ -69,8 +69,6 @@ def test_a_standard_error_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> 
             assert endpoint.wait_for(endpoint.count() + 40, 60)
             daemon.send_signal(signal.SIGTERM)
             assert daemon.wait(60) == 0
-            *_, last = pipe
-            assert "log lines were dropped" in json.loads(last)["message"]
         finally:
             daemon.kill()
             daemon.wait()

@@ -267,6 +267,8 @@ def test_of_a_file_with_damaged_pages_the_rest_is_shown(
 def test_a_log_at_rest_needs_no_copy_of_the_queue(folder: Path) -> None:
     config = queue_in(folder, with_log)
     for command in LOOKING[:-1]:
+        if command[0] == "export":  # root does not become the owner: the file is the caller's
+            continue
         result = look(config, command, ("prlimit", "--fsize=4096", *AGENT))
         assert result.returncode == 0, result.stderr
 

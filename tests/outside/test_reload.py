@@ -53,6 +53,24 @@ def test_a_wrong_config_keeps_the_old_one(tmp_path: Path) -> None:
             assert agent.end() == 0
 
 
+def test_commands_reach_the_service_whose_next_queue_is_another(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    env = {"RUNTIME_DIRECTORY": str(tmp_path / "run")}
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with started(config, env) as agent:
+        config.write_text(config.read_text().replace("queue.db", "other.db"))
+        agent.send(signal.SIGHUP)
+        agent.wait_for_line("reloaded")
+        for command in (["status"], ["queue", "stats"]):
+            done = run_agent(*command, "--json", "--config", str(config), env=env)
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout).get("running", True)
+        config.write_text(config.read_text().replace("other.db", "foreign.db"))
+        done = run_agent("status", "--json", "--config", str(config), env=env)
+        assert not json.loads(done.stdout)["running"]
+        assert agent.end() == 0
+
+
 def test_a_config_process_that_is_killed_keeps_the_old_config_and_at_the_start_is_no_wrong_one(
     tmp_path: Path,
 ) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from processes import agent, run_agent
 from rig import record_backlog, simulated, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.lab.endpoint import Endpoint
 
 
 @pytest.fixture
@@ -217,6 +219,25 @@ def test_a_state_directory_that_leads_nowhere_is_left_once(tmp_path: Path) -> No
             wait(lambda: pending(config, env) > 10)
             assert daemon.end() == 0
     assert "were taken along" not in "\n".join(daemon.err)  # from one directory to the other
+
+
+def test_a_state_directory_that_is_deleted_is_left_with_all_fixes(tmp_path: Path) -> None:
+    state = tmp_path / "parent" / "state"
+    state.mkdir(parents=True)
+    endpoint = Endpoint("127.0.0.1:0", tmp_path / "received.db")
+    with endpoint, simulated(tmp_path, rate_hz=10) as simulator:
+        config, env = service(tmp_path, state, endpoint.url, str(simulator.device))
+        endpoint.disconnect()
+        with agent("run", "--config", str(config), env=env) as daemon:
+            daemon.wait_for_line("telemetry-agent .* records ")
+            wait(lambda: pending(config, env) > 10)
+            shutil.rmtree(state.parent)
+            state.parent.touch()  # it cannot be made again
+            daemon.wait_for_line("recording into .*/run, at most")
+            simulator.hush()
+            endpoint.reconnect()
+            assert endpoint.wait_for(simulator.sent, 60), daemon.text()
+            assert daemon.end() == 0
 
 
 def test_a_full_disk_stops_nothing_whether_the_queue_is_there_or_not(
