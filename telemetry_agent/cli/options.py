@@ -92,12 +92,13 @@ def progress_bar(
 
 def duration(value: str) -> float:
     """The type of an option with a value such as ``30s``: seconds."""
-    from telemetry_agent.config.values import duration_s  # noqa: PLC0415 - status does not need it
+    from telemetry_agent.config.values import DURATION  # noqa: PLC0415 - status does not need it
 
     try:
-        return duration_s(value)
+        seconds: float = DURATION.read(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: {error}") from None
+    return seconds
 
 
 def day(value: str) -> datetime:
@@ -113,12 +114,12 @@ def instant_callback(
     _context: click.Context, parameter: click.Parameter, value: str | None
 ) -> dict[str, Any]:
     """The part of a question for an option whose value is a time, or an age of the newest fix."""
-    from telemetry_agent.config.values import duration_s  # noqa: PLC0415 - as above
+    from telemetry_agent.config.values import DURATION  # noqa: PLC0415 - as above
 
     if value is None:
         return {}
     try:
-        return {f"{parameter.name}_age_s": duration_s(value)}
+        return {f"{parameter.name}_age_s": DURATION.read(value)}
     except ValueError:
         pass
     try:

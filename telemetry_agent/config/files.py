@@ -9,6 +9,7 @@ it can keep the whole process from ending, even after SIGKILL.
 
 import os
 import pickle
+import re
 import select
 import signal
 import warnings
@@ -31,6 +32,9 @@ DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 STATE_DIRECTORY = Path("/var/lib/telemetry-agent")
 """Of the service."""
 QUEUE_PATH = STATE_DIRECTORY / "queue.db"
+# Its last part is not empty, "." or "..", which are always directories.
+QUEUE_PATH_FORM = r"(?!~(?:/|$))(?:[^\x00]*/)?(?!\.{0,2}(?:/|$))[^/\x00]+(?:/\.?)*"
+QUEUE_PATH_ALLOWED = f"be the path of a file, such as {QUEUE_PATH}: without NUL, and not below ~"
 _BACKSLASHES = "write a text with backslashes as '…'"
 _TOML_REMEDIES = {
     "Invalid value": 'write a text as "…", in straight quotation marks; true and false in small '
@@ -63,16 +67,9 @@ def queue_path(path: Path | None) -> Path:
         if not isinstance(queue, dict):
             raise ConfigError("config: queue must be a table, [queue]")
         found = queue.get("path", str(QUEUE_PATH))
-    if not isinstance(found, str) or "\0" in found or not names_a_file(Path(found)):
-        raise ConfigError(
-            f"config: queue.path = {found!r}: must be the path of a file, in quotes, without NUL"
-        )
+    if not isinstance(found, str) or not re.fullmatch(QUEUE_PATH_FORM, found):
+        raise ConfigError(f"config: queue.path = {found!r}: must {QUEUE_PATH_ALLOWED}")
     return Path(found)
-
-
-def names_a_file(path: Path) -> bool:
-    """Whether a file can have this path: ``/``, ``.`` and ``..`` are always directories."""
-    return path.name not in {"", ".."}
 
 
 def _files(path: Path | None) -> Iterator[Path]:

@@ -63,7 +63,6 @@ def _model() -> type[BaseSettings]:
 _MODEL = _model()
 _KINDS = {
     "string": "must be a text in quotation marks",
-    "path": "must be a path in quotation marks",
     "bool": "must be true or false",
     "int": "must be a whole number",
     "float": "must be a number",
