@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -119,7 +118,7 @@ def _opened(path: Path | None) -> Iterator[Callable[[bytes], object]]:
         path = path.resolve()
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         for end in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(end, _end)
+            signal.signal(end, lambda number, _frame: sys.exit(128 + number))
         file = beside.open("xb")  # what is there already is not deleted
         try:
             with file:
@@ -133,7 +132,3 @@ def _opened(path: Path | None) -> Iterator[Callable[[bytes], object]]:
                 beside.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _end(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)

@@ -76,9 +76,7 @@ def say_of_service(error: AgentError, config_path: Path | None) -> None:
 
 
 @contextmanager
-def progress_bar(
-    text: str, *, shown: bool = True, transient: bool = False
-) -> Iterator[Callable[..., None]]:
+def progress_bar(text: str, *, shown: bool) -> Iterator[Callable[..., None]]:
     """A function that updates a bar on standard error; if it is not ``shown``, it does nothing."""
     if not shown:
         yield lambda **_fields: None
@@ -86,7 +84,7 @@ def progress_bar(
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.progress import Progress  # noqa: PLC0415 - the same
 
-    with Progress(console=Console(stderr=True), transient=transient) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         yield partial(progress.update, progress.add_task(text, total=None))
 
 

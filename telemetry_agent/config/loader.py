@@ -193,7 +193,7 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
 
 
 def _layer(key: str, origins: Mapping[str, str]) -> str:
-    # An unknown table has no origin of its own, but its keys have; a key in a value has its value's.
+    # Only keys have one: an unknown table has that of a key in it, a part of a value its key's.
     pairs = ((f"{one}.", f"{key}.", origin) for one, origin in origins.items())
     origin = next((o for a, b, o in pairs if a.startswith(b) or b.startswith(a)), "")
     return f" [{origin}]" if origin else ""
