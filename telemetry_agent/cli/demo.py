@@ -214,7 +214,7 @@ def _line(agent: Agent, network: _Network) -> str:
     recorded = waiting + stats.acked + stats.ack_failed
     amber = round(_BAR * waiting / max(recorded, 1))
     green = _BAR - amber if recorded else 0
-    full, light = _blocks()
+    full, light = "█░" if "utf" in sys.stdout.encoding.lower() else "#."
     bar = click.style(full * green, fg="green") + click.style(light * amber, fg="yellow")
     counts = f"recorded {recorded:4}  waiting {waiting:4}  delivered {stats.acked:4}"
     return f"{counts}  {_way(agent, network):<12}  {bar}"
@@ -226,15 +226,6 @@ def _way(agent: Agent, network: _Network) -> str:
         return "no network"
     receiver = agent.recording.receiver().state
     return "in a tunnel" if receiver == "no-fix" else "network up"
-
-
-def _blocks() -> tuple[str, str]:
-    """The characters of the bar that the terminal can show."""
-    try:
-        "█░".encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return "#", "."
-    return "█", "░"
 
 
 def _summary(
