@@ -117,15 +117,14 @@ def instant_callback(
     if value is None:
         return {}
     try:
-        return {f"{parameter.name}_age_s": DURATION.read(value)}
-    except ValueError:
-        pass
-    try:
         instant = datetime.fromisoformat(value)
     except ValueError:
-        raise click.BadParameter(
-            f"{value!r}: a time such as 2026-11-23T12:35:19Z, or an age such as 2h"
-        ) from None
+        try:
+            return {f"{parameter.name}_age_s": DURATION.read(value)}
+        except ValueError:
+            raise click.BadParameter(
+                f"{value!r}: a time such as 2026-11-23T12:35:19Z, or an age such as 2h"
+            ) from None
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=UTC)
     return {f"{parameter.name}_ms": round(instant.timestamp() * 1000)}
