@@ -20,7 +20,7 @@ from telemetry_agent.model import Fix, Flag, Quality
 
 _SECOND = tuple(f"{second:02}." for second in range(60))
 _MS = tuple(f"{ms:03}" for ms in range(1000))
-_DAY_1970 = date(1970, 1, 1).toordinal()
+DAY_1970 = date(1970, 1, 1).toordinal()
 _FAR = 1e9
 
 
@@ -74,7 +74,7 @@ def _minute(minutes: int) -> str:
     # Not fromtimestamp(): with a 32-bit time_t it overflows in 2038.
     days, minutes = divmod(minutes, 1440)
     hours, minutes = divmod(minutes, 60)
-    return f"{date.fromordinal(_DAY_1970 + days).isoformat()}T{hours:02}:{minutes:02}:"
+    return f"{date.fromordinal(DAY_1970 + days).isoformat()}T{hours:02}:{minutes:02}:"
 
 
 def rfc3339(time_ms: int) -> str:

@@ -30,8 +30,10 @@ def main(args: list[str] | None = None) -> None:
                 f"the locale (encoding {error.encoding}) has no such file name: {error.object!r}",
                 "set LC_ALL=C.UTF-8",
             )
-        if known is None and isinstance(error, OSError):
-            # Commands handle the files that they open, so this is standard output.
+        elif known is None and isinstance(error, OSError) and error.filename is not None:
+            known = StorageError(f"cannot open {os.fsdecode(error.filename)}: {error.strerror}")
+        elif known is None and isinstance(error, OSError):
+            # Commands handle the files that they have open, so this is standard output.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if isinstance(error, BrokenPipeError):  # the reader has ended (`… | head`)
                 sys.exit(1)

@@ -10,7 +10,7 @@ import click
 
 from telemetry_agent.cli.options import day
 from telemetry_agent.errors import SourceError, counted
-from telemetry_agent.fields import fix_json
+from telemetry_agent.fields import DAY_1970, fix_json
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.diagnosis import diagnosis
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
@@ -26,7 +26,6 @@ _BEGINNINGS = {
     b"\xfe\xff": _UTF_16,
     b'{"class":"': ("gpsd", "a log of gpsd's reports: gpspipe -r records sentences"),
 }
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - days are counted, no instants
 _DATE = "`--date YYYY-MM-DD` gives this recording a day"
 
 
@@ -50,7 +49,7 @@ def command(*, file: str, stats: bool, fix_rollover: bool, date: datetime | None
     FILE is a recording of a receiver. Without FILE, or with -, standard input is decoded as it
     arrives.
     """
-    days = (date - _EPOCH).days if date else None
+    days = date.toordinal() - DAY_1970 if date else None
     decoder = Decoder(fix_rollover=fix_rollover, prove_rollover=False, day=days, eager=False)
     sampler = Sampler(SamplingPolicy(interval_s=0))  # for metres and jumps; it keeps all fixes
     fixes, begin = 0, b""

@@ -61,9 +61,7 @@ def command(length_s: float | None, *, no_page: bool) -> int:
     switch on the page. Ctrl-C ends the demo. The exit status is 0 if every position arrived
     exactly once.
     """
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Wrapped())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.INFO, handlers=[_Log()])
     logging.getLogger("telemetry_agent.page").setLevel(logging.WARNING)  # the demo shows its URL
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     missing = server_missing()
@@ -118,19 +116,14 @@ def command(length_s: float | None, *, no_page: bool) -> int:
         return _summary(sent(), endpoint.received(), delivered=stats.acked, waiting=pending(stats))
 
 
-class _Wrapped(logging.Formatter):
+class _Log(logging.Handler):
     """The agent's log, indented between the lines of the demo."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """See ``logging.Formatter.format``."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """See ``logging.Handler.emit``."""
         indent = " " * 7
-        return textwrap.fill(
-            record.getMessage(),
-            _WIDTH - 1,
-            initial_indent=indent,
-            subsequent_indent=indent,
-            break_on_hyphens=False,
-        )
+        wrapped = textwrap.wrap(record.getMessage(), _WIDTH - 8, break_on_hyphens=False)
+        click.echo(textwrap.indent("\n".join(wrapped), indent))
 
 
 def _slow_line() -> float:
@@ -221,7 +214,7 @@ def _line(agent: Agent, network: _Network) -> str:
     recorded = waiting + stats.acked + stats.ack_failed
     amber = round(_BAR * waiting / max(recorded, 1))
     green = _BAR - amber if recorded else 0
-    full, light = _blocks()
+    full, light = "█░" if "utf" in sys.stdout.encoding.lower() else "#."
     bar = click.style(full * green, fg="green") + click.style(light * amber, fg="yellow")
     counts = f"recorded {recorded:4}  waiting {waiting:4}  delivered {stats.acked:4}"
     return f"{counts}  {_way(agent, network):<12}  {bar}"
@@ -233,15 +226,6 @@ def _way(agent: Agent, network: _Network) -> str:
         return "no network"
     receiver = agent.recording.receiver().state
     return "in a tunnel" if receiver == "no-fix" else "network up"
-
-
-def _blocks() -> tuple[str, str]:
-    """The characters of the bar that the terminal can show."""
-    try:
-        "█░".encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return "#", "."
-    return "█", "░"
 
 
 def _summary(

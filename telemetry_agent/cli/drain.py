@@ -23,7 +23,7 @@ def command(config_path: Path | None, *, as_json: bool) -> None:
             click.echo(json.dumps(answer))
         return
     delivered, total = 0, None
-    with progress_bar("sending", shown=sys.stderr.isatty(), transient=True) as show:
+    with progress_bar("sending", shown=sys.stderr.isatty()) as show:
         for answer in answers:
             total = answer["pending"] if total is None else total
             delivered = answer["delivered"]

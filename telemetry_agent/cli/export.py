@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -24,8 +23,6 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.errors import StorageError, counted
 from telemetry_agent.export import FORMATS, file_name
-from telemetry_agent.export.track import Gaps
-from telemetry_agent.export.trips import ParkingRule
 
 
 @click.command()
@@ -79,20 +76,7 @@ def command(
         if name not in FORMATS:
             raise click.UsageError(f"--format is needed: one of {', '.join(FORMATS)}.")
     settings = loader.load(config_path).settings
-    sampling = settings.sampling
-    gaps = Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s)
-    question = {
-        "ask": "export",
-        "format": name,
-        "gap_s": gaps.moving_s,
-        "standing_gap_s": gaps.standing_s,
-        **since,
-        **until,
-    }
-    if trip is not None:
-        radius_m = sampling.parked_radius_m or ParkingRule().radius_m
-        parking = ParkingRule(radius_m, sampling.parked_after_s)
-        question |= {"trip": trip, "parking": list(map(float, parking))}
+    question = {"ask": "export", "format": name, "trip": trip, **since, **until}
     if output is not None and output.is_dir():
         device = settings.device + (f"-trip-{trip}" if trip else "")
         first_ms = since.get("since_ms", Clock().wall_ms())  # unknown: today's date
@@ -133,7 +117,7 @@ def _opened(path: Path | None) -> Iterator[Callable[[bytes], object]]:
         path = path.resolve()
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         for end in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(end, _end)
+            signal.signal(end, lambda number, _frame: sys.exit(128 + number))
         file = beside.open("xb")  # what is there already is not deleted
         try:
             with file:
@@ -145,7 +129,3 @@ def _opened(path: Path | None) -> Iterator[Callable[[bytes], object]]:
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _end(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)

@@ -155,7 +155,12 @@ def command(
     asks = sys.stdin.isatty()
     if url is None and not asks:
         raise UsageError("init needs --url, the endpoint that fixes go to")
-    given = _Answers(device or "x", source or "auto", baud, url=url or _Answers.url)
+    given = _Answers(
+        "x" if device is None else device,
+        "auto" if source is None else source,
+        baud,
+        url=_Answers.url if url is None else url,
+    )
     given.settings()  # a wrong option is reported before anything is tried
     if start and not _may_start(path):
         raise UsageError(f"--start needs root, systemd and the config at {DEFAULT_PATHS[0]}")

@@ -76,9 +76,7 @@ def say_of_service(error: AgentError, config_path: Path | None) -> None:
 
 
 @contextmanager
-def progress_bar(
-    text: str, *, shown: bool = True, transient: bool = False
-) -> Iterator[Callable[..., None]]:
+def progress_bar(text: str, *, shown: bool) -> Iterator[Callable[..., None]]:
     """A function that updates a bar on standard error; if it is not ``shown``, it does nothing."""
     if not shown:
         yield lambda **_fields: None
@@ -86,18 +84,19 @@ def progress_bar(
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.progress import Progress  # noqa: PLC0415 - the same
 
-    with Progress(console=Console(stderr=True), transient=transient) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         yield partial(progress.update, progress.add_task(text, total=None))
 
 
 def duration(value: str) -> float:
     """The type of an option with a value such as ``30s``: seconds."""
-    from telemetry_agent.config.values import duration_s  # noqa: PLC0415 - status does not need it
+    from telemetry_agent.config.values import DURATION  # noqa: PLC0415 - status does not need it
 
     try:
-        return duration_s(value)
+        seconds: float = DURATION.read(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: {error}") from None
+    return seconds
 
 
 def day(value: str) -> datetime:
@@ -113,20 +112,19 @@ def instant_callback(
     _context: click.Context, parameter: click.Parameter, value: str | None
 ) -> dict[str, Any]:
     """The part of a question for an option whose value is a time, or an age of the newest fix."""
-    from telemetry_agent.config.values import duration_s  # noqa: PLC0415 - as above
+    from telemetry_agent.config.values import DURATION  # noqa: PLC0415 - as above
 
     if value is None:
         return {}
     try:
-        return {f"{parameter.name}_age_s": duration_s(value)}
-    except ValueError:
-        pass
-    try:
         instant = datetime.fromisoformat(value)
     except ValueError:
-        raise click.BadParameter(
-            f"{value!r}: a time such as 2026-11-23T12:35:19Z, or an age such as 2h"
-        ) from None
+        try:
+            return {f"{parameter.name}_age_s": DURATION.read(value)}
+        except ValueError:
+            raise click.BadParameter(
+                f"{value!r}: a time such as 2026-11-23T12:35:19Z, or an age such as 2h"
+            ) from None
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=UTC)
     return {f"{parameter.name}_ms": round(instant.timestamp() * 1000)}

@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 from telemetry_agent.config.files import DEFAULT_PATHS, QUEUE_PATH, STATE_DIRECTORY
+from telemetry_agent.config.subprocess_loader import run_module
 from telemetry_agent.doctor.permissions import HIDDEN
 from telemetry_agent.errors import AgentError, UsageError, counted
 
@@ -179,9 +180,8 @@ def _undelivered() -> str:
     """How many fixes wait; a process of its own looks, as it becomes the queue's owner for good."""
     if not QUEUE_PATH.exists():
         return counted(0, "undelivered fix")
-    argv = [sys.executable, "-P", "-m", "telemetry_agent", "queue", "stats", "--json"]
-    environment = os.environ | {"TELEMETRY_AGENT_QUEUE__PATH": str(QUEUE_PATH)}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+    os.environ["TELEMETRY_AGENT_QUEUE__PATH"] = str(QUEUE_PATH)
+    done = run_module("telemetry_agent", "queue", "stats", "--json")
     if done.returncode:
         return "an unknown number of undelivered fixes"
     stats = json.loads(done.stdout)

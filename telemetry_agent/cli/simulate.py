@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import SourceError, UsageError
+from telemetry_agent.errors import UsageError
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator, replay
 
@@ -56,7 +56,4 @@ def command(link: Path | None, recording: Path | None, rate: float, count: int |
 def _epochs(recording: Path | None, rate: float) -> Iterable[bytes]:
     if recording is None:
         return Drive(Clock().wall_ms(), interval_ms=round(1000 / rate) if rate else 1000)
-    try:
-        return replay(recording.open("rb"))
-    except OSError as error:
-        raise SourceError(f"cannot read {recording}: {error.strerror}") from error
+    return replay(recording.open("rb"))

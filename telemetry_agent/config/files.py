@@ -9,13 +9,13 @@ it can keep the whole process from ending, even after SIGKILL.
 
 import os
 import pickle
+import re
 import select
 import signal
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from telemetry_agent.errors import (
     JOIN,
@@ -31,6 +31,9 @@ DEFAULT_PATHS = (Path("/etc/telemetry-agent/config.toml"), Path("config.toml"))
 STATE_DIRECTORY = Path("/var/lib/telemetry-agent")
 """Of the service."""
 QUEUE_PATH = STATE_DIRECTORY / "queue.db"
+# Its last part is not empty, "." or "..", which are always directories.
+QUEUE_PATH_FORM = r"(?!~(?:/|$))(?:[^\x00]*/)?(?!\.{0,2}(?:/|$))[^/\x00]+(?:/\.?)*"
+QUEUE_PATH_ALLOWED = f"be the path of a file, such as {QUEUE_PATH}: without NUL, and not below ~"
 _BACKSLASHES = "write a text with backslashes as '…'"
 _TOML_REMEDIES = {
     "Invalid value": 'write a text as "…", in straight quotation marks; true and false in small '
@@ -63,16 +66,9 @@ def queue_path(path: Path | None) -> Path:
         if not isinstance(queue, dict):
             raise ConfigError("config: queue must be a table, [queue]")
         found = queue.get("path", str(QUEUE_PATH))
-    if not isinstance(found, str) or "\0" in found or not names_a_file(Path(found)):
-        raise ConfigError(
-            f"config: queue.path = {found!r}: must be the path of a file, in quotes, without NUL"
-        )
+    if not isinstance(found, str) or not re.fullmatch(QUEUE_PATH_FORM, found):
+        raise ConfigError(f"config: queue.path = {found!r}: must {QUEUE_PATH_ALLOWED}")
     return Path(found)
-
-
-def names_a_file(path: Path) -> bool:
-    """Whether a file can have this path: ``/``, ``.`` and ``..`` are always directories."""
-    return path.name not in {"", ".."}
 
 
 def _files(path: Path | None) -> Iterator[Path]:
@@ -142,17 +138,25 @@ def _apart(act: Callable[[], dict[str, str]]) -> dict[str, str]:
         TimeoutError: it takes too long, and is left behind.
         Exception: what ``act`` raises.
     """
+    result: dict[str, str] | Exception
     reading, writing = os.pipe()
     with open(reading, "rb") as answer:  # noqa: PTH123 - a descriptor
         try:
-            with warnings.catch_warnings():  # of the threads, which the new process does not use
-                warnings.simplefilter("ignore", DeprecationWarning)
-                process = os.fork()
+            process = os.fork()
         except OSError:  # refused by the system
             os.close(writing)
             return act()
         if process == 0:
-            _answer(act, writing)
+            try:
+                os.closerange(1, 3)  # who reads standard output need not wait for this process
+                try:
+                    result = act()
+                except Exception as error:  # noqa: BLE001 - the other process raises it
+                    result = error
+                with open(writing, "wb") as pipe:  # noqa: PTH123 - as above
+                    pickle.dump(result, pipe)
+            finally:
+                os._exit(0)
         os.close(writing)
         if not select.select([answer], [], [], ANSWER_S)[0]:
             os.kill(process, signal.SIGKILL)
@@ -161,25 +165,10 @@ def _apart(act: Callable[[], dict[str, str]]) -> dict[str, str]:
     os.waitpid(process, 0)
     if not content:
         raise ResourceError("the process that reads the config was killed", "try again")
-    result: dict[str, str] | Exception = pickle.loads(content)  # noqa: S301 - our own process wrote it
+    result = pickle.loads(content)  # noqa: S301 - our own process wrote it
     if isinstance(result, Exception):
         raise result
     return result
-
-
-def _answer(act: Callable[[], dict[str, str]], writing: int) -> NoReturn:
-    """In the new process: write what ``act`` returns or raises, and end."""
-    try:
-        os.closerange(1, 3)  # who reads standard output need not wait for this process
-        result: dict[str, str] | Exception
-        try:
-            result = act()
-        except Exception as error:  # noqa: BLE001 - the other process raises it
-            result = error
-        with open(writing, "wb") as answer:
-            pickle.dump(result, answer)
-    finally:
-        os._exit(0)
 
 
 def _read(path: Path, read: Callable[[], bytes]) -> str:

@@ -63,7 +63,6 @@ def _model() -> type[BaseSettings]:
 _MODEL = _model()
 _KINDS = {
     "string": "must be a text in quotation marks",
-    "path": "must be a path in quotation marks",
     "bool": "must be true or false",
     "int": "must be a whole number",
     "float": "must be a number",
@@ -146,23 +145,21 @@ def _overrides(
     origins, notes = {}, []
     known = [ENVIRONMENT_PREFIX + key.upper().replace(".", "__") for key in known_keys()]
     for name, value in sorted(environment.items()):
-        section, nested, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if not name.upper().startswith(ENVIRONMENT_PREFIX):
             continue
-        if not name.isupper() or not (key or section == "device"):
+        if not name.isupper() or bool(key) == (section == "device"):
             close = difflib.get_close_matches(name.upper(), known, n=1)
             suggestion = f"; did you mean {close[0]}?" if close else ""
             notes.append(
                 f"the environment variable {name} is unknown and has no effect{suggestion}"
             )
-        elif section not in _MODEL.model_fields or (nested and section == "device"):
-            raise ConfigError(f"the environment variable {name} is not a key of the config")
         else:
-            origins[f"{section}.{key}" if nested else section] = f"environment variable {name}"
+            origins[f"{section}.{key}" if key else section] = f"environment variable {name}"
             found: object = value
             with suppress(ValueError, RecursionError):  # a table or a list
                 found = held if isinstance(held := json.loads(value), dict | list) else value
-            merge({section: {key: found} if nested else found}, into=layer)
+            merge({section: {key: found} if key else found}, into=layer)
     return layer, origins, notes
 
 
@@ -196,8 +193,9 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
 
 
 def _layer(key: str, origins: Mapping[str, str]) -> str:
-    # An unknown table has no origin of its own, but its keys have.
-    origin = next((origins[one] for one in origins if f"{one}.".startswith(f"{key}.")), "")
+    # Only keys have one: an unknown table has that of a key in it, a part of a value its key's.
+    pairs = ((f"{one}.", f"{key}.", origin) for one, origin in origins.items())
+    origin = next((o for a, b, o in pairs if a.startswith(b) or b.startswith(a)), "")
     return f" [{origin}]" if origin else ""
 
 

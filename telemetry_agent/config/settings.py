@@ -8,13 +8,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from operator import attrgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from telemetry_agent.addresses import bracketed
 from telemetry_agent.config import values
-from telemetry_agent.config.files import QUEUE_PATH, names_a_file
+from telemetry_agent.config.files import QUEUE_PATH
 from telemetry_agent.errors import Advice
 from telemetry_agent.fields import FIELDS
 from telemetry_agent.secrecy import (
@@ -91,21 +90,11 @@ class SamplingSettings(_Section):
     drop_quality: values.Qualities = ()
 
 
-_NOT_BELOW_HOME = values.must(
-    "be a full path: ~ is not replaced", lambda path: path.parts[:1] != ("~",)
-)
-_NAMES_A_FILE = values.must(
-    f"be the path of a file, such as {QUEUE_PATH}",
-    names_a_file,
-    **{"not": {"pattern": r"^/*$|^\.?$|(^|/)\.\./*$|^~(/|$)"}},
-)
-
-
 @dataclass(frozen=True)
 class QueueSettings(_Section):
     """Where fixes are stored."""
 
-    path: Annotated[values.FilePath, _NOT_BELOW_HOME, _NAMES_A_FILE] = QUEUE_PATH
+    path: values.QueuePath = QUEUE_PATH
     commit_every_s: values.Duration = 1.0
     max_size_bytes: values.QueueSize = 256 << 20
     min_free_bytes: values.Size = 64 << 20
@@ -205,16 +194,11 @@ class PageSettings(_Section):
     map: values.OptionalPath = None
 
 
-_FULL_PATH = values.must(
-    "be the full path of a file, such as /sys/…", Path.is_absolute, pattern="^/"
-)
-
-
 @dataclass(frozen=True)
 class ExtraFile(_Section):
     """One attribute of the user: the content of a file."""
 
-    file: Annotated[values.FilePath, _FULL_PATH]
+    file: values.FullPath
     scale: values.Number | None = None
     unit: str = ""
 
@@ -323,9 +307,9 @@ def shown(settings: Settings) -> dict[str, Any]:
     for path in _paths():
         value = attrgetter(path)(settings)
         if path.endswith("_s"):
-            value = values.duration_text(value)
+            value = values.DURATION.written(value)
         elif path.endswith("_bytes"):
-            value = values.size_text(value)
+            value = values.SIZE.written(value)
         elif path in {"page.listen", "connectivity.probe"} and value is not None:
             value = f"{bracketed(value[0])}:{value[1]}"
         found[key_of(path)] = "" if value is None else value

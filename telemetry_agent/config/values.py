@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+from telemetry_agent.config.files import QUEUE_PATH_ALLOWED, QUEUE_PATH_FORM
 from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.gnss.sources.protocols import BAUD_RATES
 from telemetry_agent.gnss.sources.sockets import UdpOptions
@@ -69,67 +70,74 @@ def must(allowed: str, is_right: Callable[[Any], object], **schema: Any) -> Chec
     return Checks(check, schema or None)
 
 
-def _schema(number: str, text: re.Pattern[str]) -> dict[str, Any]:
-    """Of a quantity: a number, or a text with a unit."""
-    texts = {"type": "string", "pattern": f"^{text.pattern}$"}
-    return {"anyOf": [{"type": number, "minimum": 0}, texts]}
+def text(pattern: str, allowed: str, read: Callable[[str], object] = str) -> Checks:
+    """A check of texts of one form, also in the schema; ``read`` makes the value of one."""
+
+    def check(value: object) -> object:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"must {allowed}")
+        return read(value)
+
+    return Checks(check, {"type": "string", "pattern": f"^(?:{pattern})$"}, reads=True)
 
 
-_DURATION_UNITS_S = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION_ALLOWED = 'a duration such as "250ms", "30s", "5min", "2h", "7d", or a number of seconds'
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h|d)?")
+@dataclass(frozen=True)
+class _Quantity:
+    """A number, or a text with a unit."""
+
+    allowed: str
+    kind: type[float] | type[int]
+    digits: str
+    units: dict[str, float]
+    """The smallest first."""
+
+    @property
+    def pattern(self) -> str:
+        return rf"\s*({self.digits})\s*({'|'.join(self.units)})?\s*"
+
+    def read(self, value: object) -> Any:
+        """The number; raises ValueError."""
+        match = re.fullmatch(self.pattern, str(value))
+        if match is None or isinstance(value, bool):
+            raise ValueError(f"must be {self.allowed}")
+        return self.kind(match[1]) * self.units.get(match[2], 1)
+
+    def written(self, number: float) -> object:
+        """As in the config, with the largest unit that makes it a whole number."""
+        for unit, size in reversed(self.units.items()):
+            if number and math.isclose(number / size, round(number / size), rel_tol=1e-15):
+                return f"{round(number / size)}{unit}"
+        return f"{number:g}s" if self.kind is float else number
+
+    def checks(self) -> Checks:
+        """The checks of a key."""
+        number = {"type": "number" if self.kind is float else "integer", "minimum": 0}
+        texts = {"type": "string", "pattern": f"^{self.pattern}$"}
+        return Checks(self.read, {"anyOf": [number, texts]}, reads=True)
 
 
-def duration_s(value: object) -> float:
-    """Seconds of ``"250ms"``, ``"5min"``, ``3`` and so on.
-
-    Raises:
-        ValueError: it is not a duration.
-    """
-    match = _DURATION.fullmatch(str(value).strip())
-    seconds = float(match[1]) * _DURATION_UNITS_S[match[2] or "s"] if match else math.inf
-    if isinstance(value, bool) or math.isinf(seconds):  # of 309 digits
-        raise ValueError(f"must be {_DURATION_ALLOWED}")
-    return seconds
-
-
-def duration_text(seconds: float) -> str:
-    """As written in the config: ``250ms``, ``30s``, ``5min``."""
-    for unit, unit_s in reversed(_DURATION_UNITS_S.items()):
-        if seconds >= unit_s and math.isclose(seconds / unit_s, round(seconds / unit_s)):
-            return f"{round(seconds / unit_s)}{unit}"
-    return f"{seconds:g}s"
-
-
-Duration = Annotated[float, Checks(duration_s, _schema("number", _DURATION), reads=True)]
-_NONE = {"type": "string", "pattern": r"^[0.]+\s*[a-z]*$"}
+# With at most 15 digits no number overflows.
+DURATION = _Quantity(
+    'a duration such as "250ms", "30s", "5min", "2h", "7d", or a number of seconds',
+    float,
+    r"[0-9]{1,15}(?:\.[0-9]+)?",
+    {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0},
+)
+Duration = Annotated[float, DURATION.checks()]
+_NONE = {"type": "string", "pattern": r"^[\s0.]+[a-z]*\s*$"}
 _LONGER = must("be longer than 0", lambda s: s > 0, **{"not": {"anyOf": [{"const": 0}, _NONE]}})
 PositiveDuration = Annotated[Duration, _LONGER]
 
-
-_SIZE_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-_SIZE = re.compile(r"([0-9]+)\s*(KiB|MiB|GiB)?")
-
-
-def _size_bytes(value: object) -> int:
-    match = _SIZE.fullmatch(str(value).strip())
-    if isinstance(value, bool) or match is None:
-        raise ValueError('must be a size such as "512KiB", "64MiB", "2GiB", or a number of bytes')
-    return int(match[1]) * _SIZE_UNITS.get(match[2], 1)
-
-
-def size_text(count: int) -> object:
-    """As written in the config: ``64MiB``; a number if no unit fits."""
-    for unit, unit_bytes in reversed(_SIZE_UNITS.items()):
-        if count and count % unit_bytes == 0:
-            return f"{count // unit_bytes}{unit}"
-    return count
-
-
-Size = Annotated[int, Checks(_size_bytes, _schema("integer", _SIZE), reads=True)]
+SIZE = _Quantity(
+    'a size such as "512KiB", "64MiB", "2GiB", or a number of bytes',
+    int,
+    "[0-9]{1,15}",
+    {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30},
+)
+Size = Annotated[int, SIZE.checks()]
 _SMALL = [
     {"type": "integer", "exclusiveMaximum": 1 << 20},
-    {"type": "string", "pattern": r"^([0-9]{1,6}|[0-9]{1,3}\s*KiB|0+\s*[MG]iB)$"},
+    {"type": "string", "pattern": r"^\s*([0-9]{1,6}|[0-9]{1,3}\s*KiB|0+\s*[MG]iB)\s*$"},
 ]
 _LARGE = must("be at least 1MiB", lambda size: size >= 1 << 20, **{"not": {"anyOf": _SMALL}})
 QueueSize = Annotated[Size, _LARGE]
@@ -189,47 +197,40 @@ def _device_name(value: str) -> str:
 _DEVICE = r"^(?=.*\S)([^{\x00-\x1f]|\{(hostname|serial|machine-id)\})*$"
 DeviceName = Annotated[str, Checks(_device_name, {"pattern": _DEVICE})]
 
+OptionalPath = Annotated[
+    Path | None,
+    text(
+        r"[^\x00]*",
+        "be a path in quotation marks, without NUL",
+        lambda value: Path(value) if value else None,
+    ),
+]
+FullPath = Annotated[
+    Path, text(r"/[^\x00]*", "be the full path of a file, such as /sys/…, without NUL", Path)
+]
+QueuePath = Annotated[Path, text(QUEUE_PATH_FORM, QUEUE_PATH_ALLOWED, Path)]
+
+_PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_HOST = r"(?:\[[^\]/?#@\s\x00]+\]|[^\[\]/?#@:\s\x00]+)"
+# gpsd has a default port; for UDP the host is an address of this machine, by default all.
+_SOURCE = (
+    rf"auto|(?:file://)?/(?:[^\n\x00]*[^\s\x00])|gpsd://{_HOST}(?::{_PORT})?|tcp://{_HOST}:{_PORT}"
+    rf"|udp://{_HOST}?:{_PORT}(?:\?[^#\s]+)?"
+)
 _SOURCES = (
-    "auto, a device such as /dev/serial/by-id/…, gpsd://HOST:PORT, tcp://HOST:PORT, "
+    "be auto, a device such as /dev/serial/by-id/…, gpsd://HOST:PORT, tcp://HOST:PORT, "
     "udp://:PORT (also ?from=ADDRESS&interface=NAME), or file:///PATH to replay a recording"
 )
 
 
-_NO_NUL = must("not contain NUL", lambda value: "\0" not in str(value))
-FilePath = Annotated[Path, _NO_NUL]
-
-
-def _url_fault(error: ValueError) -> str:
-    said = str(error)
-    return "its port must be a number up to 65535" if said.startswith("Port") else said
-
-
 def _source(value: str) -> str:
-    if value != value.strip():
-        raise ValueError("must not have spaces at its ends")
-    if value == "auto" or re.fullmatch("(file://)?/.+", value):
-        return value
-    kind, scheme, _ = value.partition("://")
-    if scheme and kind in {"gpsd", "tcp", "udp"}:
-        try:
-            parts = urlsplit(value)
-            port = parts.port
-        except ValueError as error:
-            raise ValueError(f"must be {kind}://HOST:PORT: {_url_fault(error)}") from None
-        # gpsd has a default port; for UDP the host is an address of this machine, by default all.
-        whole = parts.netloc and (port or kind == "gpsd") and (parts.hostname or kind == "udp")
-        query = f"?{parts.query}" if parts.query and kind == "udp" else ""
-        if whole and port != 0 and "@" not in value and value == f"{kind}://{parts.netloc}{query}":
-            UdpOptions.read(parts.query)
-            return value
-    raise ValueError(f"must be {_SOURCES}")
+    parts = urlsplit(value)  # refuses more hosts
+    if parts.scheme == "udp":
+        UdpOptions.read(parts.query)
+    return value
 
 
-_SOURCE = (
-    r"^(auto|(file://)?/.*\S|gpsd://[^/?#@\s]+|tcp://[^/?#@:\s][^/?#@\s]*:[0-9]{1,5}"
-    r"|udp://[^/?#@\s]*:[0-9]{1,5}(\?[^#\s]+)?)$"
-)
-SourceName = Annotated[str, _NO_NUL, Checks(_source, {"pattern": _SOURCE})]
+SourceName = Annotated[str, text(_SOURCE, _SOURCES, _source)]
 
 
 def _baud(value: object) -> object:
@@ -264,7 +265,10 @@ def _url(value: str) -> str:
         if "[" in parts.netloc:
             IPv6Address(parts.hostname or "")
     except ValueError as error:
-        raise ValueError(f"must be a URL: {_url_fault(error)}") from None
+        said = str(error)
+        is_port = said.startswith("Port")
+        said = "its port must be a number up to 65535" if is_port else said
+        raise ValueError(f"must be a URL: {said}") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
         raise ValueError("must be a URL such as https://example.com/v1/fixes")
     if parts.username is not None or parts.password is not None:
@@ -297,31 +301,14 @@ Url = Annotated[str, Checks(_url, {**_URL, "maxLength": _URL_MAX - 1})]
 ProxyUrl = Annotated[str, Checks(_proxy, _PROXY)]
 
 
-def _tiles(value: str) -> str:
-    if value:
-        parts = urlsplit(_url(value))
-        others = set(re.findall(r"\{(.*?)\}", value)) - {"s", "x", "y", "z", "r"}
-        if others:
-            raise ValueError(f"{{{min(others)}}} is unknown: use {{s}} {{z}} {{x}} {{y}} {{r}}")
-        if not all(f"{{{name}}}" in parts.path for name in "xyz"):
-            raise ValueError("must be like https://tiles.example.com/{z}/{x}/{y}.png")
-    return value
+_EACH = "".join(rf"(?=[^?#]*\{{{name}\}})" for name in "zxy")
+_TILES = rf"(?:{_EACH}{_HTTP}[Ss]?://(?:[^{{}}]|\{{[sxyzr]\}})+)?"
+_TILES_ALLOWED = "be like https://tiles.example.com/{z}/{x}/{y}.png; {s} and {r} are possible too"
+TilesUrl = Annotated[str, text(_TILES, _TILES_ALLOWED, lambda value: value and _url(value))]
 
-
-_TILES = {"pattern": rf"^((?=.*\{{z\}})(?=.*\{{x\}})(?=.*\{{y\}}){_HTTP}[Ss]?://.+)?$"}
-TilesUrl = Annotated[str, Checks(_tiles, _TILES)]
-
-
-_PAGE_NAME = re.compile(r"[0-9A-Za-z](?:[-.0-9A-Za-z]*[0-9A-Za-z])?(?::[0-9]{1,5})?")
-
-
-def _page_name(value: str) -> str:
-    if not _PAGE_NAME.fullmatch(value):
-        raise ValueError('must be a host name, or host:port, such as "van-07.example.com"')
-    return value.lower()
-
-
-PageNames = tuple[Annotated[str, Checks(_page_name, {"pattern": f"^{_PAGE_NAME.pattern}$"})], ...]
+_PAGE_NAME = rf"[0-9A-Za-z](?:[-.0-9A-Za-z]*[0-9A-Za-z])?(?::{_PORT})?"
+_PAGE_NAME_ALLOWED = 'be a host name, or host:port, such as "van-07.example.com"'
+PageNames = tuple[Annotated[str, text(_PAGE_NAME, _PAGE_NAME_ALLOWED, str.lower)], ...]
 
 
 _HEADER_NAME = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
@@ -351,21 +338,12 @@ _HEADERS = {
 Headers = Annotated[dict[str, str], Checks(_headers, _HEADERS)]
 
 
-def _host_and_port(value: object) -> tuple[str, int] | None:
-    """``"host:port"`` or ``"[::1]:port"``; None for an empty text."""
-    if value is None or value == "":
-        return None
-    host, _, port = str(value).rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError('must be host:port, such as "127.0.0.1:8077" or "[::1]:8077"')
-    return host.strip("[]"), int(port)
+def _host_and_port(value: str) -> tuple[str, int] | None:
+    host, _, port = value.rpartition(":")
+    return (host.strip("[]"), int(port)) if value else None
 
 
-_TEXT_SCHEMA = {"type": "string"}
-_HOST_AND_PORT = {**_TEXT_SCHEMA, "pattern": "^(.+:(?!0+$)[0-9]{1,5})?$"}
-HostAndPort = Annotated[tuple[str, int] | None, Checks(_host_and_port, _HOST_AND_PORT, reads=True)]
-OptionalPath = Annotated[
-    Path | None,
-    _NO_NUL,
-    Checks(lambda value: None if value == "" else value, _TEXT_SCHEMA, reads=True),
-]
+_HOST_AND_PORT = text(
+    rf"(?:.+:{_PORT})?", 'be host:port, such as "127.0.0.1:8077" or "[::1]:8077"', _host_and_port
+)
+HostAndPort = Annotated[tuple[str, int] | None, _HOST_AND_PORT]

@@ -15,15 +15,13 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings, shown
 from telemetry_agent.daemon import storage
 from telemetry_agent.daemon.client import Answers
-from telemetry_agent.daemon.commands import queue_commands
+from telemetry_agent.daemon.commands import TrackRules, queue_commands
 from telemetry_agent.daemon.control import Control
 from telemetry_agent.daemon.delivery import Delivery, host_of
 from telemetry_agent.daemon.recording import Recording
 from telemetry_agent.daemon.status import Completeness, pending, queue_view, report
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import Advice, AgentError, StorageError, counted
-from telemetry_agent.export.track import Gaps
-from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.page.agent_view import AgentView, Doctor, LogTail, Switch
 from telemetry_agent.page.task import Page
 from telemetry_agent.secrecy import credential
@@ -117,7 +115,7 @@ class Agent:
             on_step=lambda: self.page.task.nudge(),  # noqa: PLW0108 - the page that runs now
             held=self._held,
         )
-        self._commands = queue_commands(self.queue) | {
+        self._commands = queue_commands(self.queue, self._track_rules) | {
             "status": self._status,
             "drain": self.delivery.drain,
             "tap": self.recording.tap,
@@ -278,14 +276,17 @@ class Agent:
     def _status(self, _asked: Mapping[str, Any], _bell: Bell) -> Answers:
         yield as_json(self.snapshot())
 
+    def _track_rules(self) -> TrackRules:
+        return TrackRules.of(self.settings.sampling)
+
     def _build_page(self) -> Page:
-        page, sampling = self.settings.page, self.settings.sampling
+        page, rules = self.settings.page, self._track_rules()
         agent = AgentView(
             self.queue,
             snapshot=self.snapshot,
             position=self.recording.position,
             network=self.delivery.network,
-            gaps=Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s),
+            gaps=rules.gaps,
             ask=lambda command, asked: self._commands[command](asked, Bell()),
             gnss_ms=self.recording.gnss_ms,
             clock=self._clock,
@@ -293,7 +294,7 @@ class Agent:
             doctor=self._doctor() if self._doctor and page.listen else None,
             log_lines=self._log_tail.lines,
             config=lambda: shown(self.settings),
-            parking=ParkingRule(sampling.parked_radius_m or 25, sampling.parked_after_s),
+            parking=rules.parking,
             listen=page.listen,
             token_file=page.token_file or credential("page_token"),
             secrets=self.secrets,

@@ -27,7 +27,7 @@ from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
-from telemetry_agent.daemon.commands import LOOKING, Readable, queue_commands
+from telemetry_agent.daemon.commands import Readable, TrackRules, looking, queue_commands
 from telemetry_agent.errors import JOIN, AgentError, StorageError, in_shell
 from telemetry_agent.tasks import Bell
 
@@ -43,14 +43,15 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
         AgentError: there is no queue, this user may not open it, or the command failed.
     """
     path, command = settings.queue.path, question["ask"]
-    if command in LOOKING or command == "queue verify":
+    looks = looking(lambda: TrackRules.of(settings.sampling))
+    if command in looks or command == "queue verify":
         check(path, os.R_OK, as_owner=command != "export")  # its file is the caller's
         if command == "queue verify":
             check_at_rest(path := place_of(path))
             with readable(path) as file:
                 yield from verify_at_rest(path, file)
             return
-        yield from look(path, note, lambda queue: LOOKING[command](queue, question))
+        yield from look(path, note, lambda queue: looks[command](queue, question))
         return
     check(path, os.W_OK)
     _silence_log()

@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.reading import QueueReader
 from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import Stored
+from telemetry_agent.config.settings import SamplingSettings
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.control import Command
 from telemetry_agent.errors import AgentError, UsageError
@@ -35,6 +36,26 @@ Asked = Mapping[str, Any]
 """A question, as the control socket takes it."""
 
 
+class TrackRules(NamedTuple):
+    """Where a track breaks into segments, and what ends a trip."""
+
+    gaps: Gaps = Gaps()
+    parking: ParkingRule = ParkingRule()
+
+    @classmethod
+    def of(cls, sampling: SamplingSettings) -> Self:
+        """Of fixes that were recorded with these settings."""
+        radius_m = sampling.parked_radius_m or ParkingRule().radius_m
+        return cls(
+            Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s),
+            ParkingRule(radius_m, sampling.parked_after_s),
+        )
+
+
+Rules = Callable[[], TrackRules]
+"""The rules in effect: a reload may change them."""
+
+
 def _stats(queue: Readable, _asked: Asked) -> Answers:
     yield asdict(queue.stats())
 
@@ -53,13 +74,13 @@ def _list(queue: Readable, asked: Asked) -> Answers:
         yield answer if stored.reason is None else answer | {"reason": stored.reason}
 
 
-def export(queue: Readable, asked: Asked) -> Answers:
+def export(queue: Readable, asked: Asked, rules: TrackRules) -> Answers:
     """The fixes of a period or a trip as the pieces of a file: ``{"text": …}``.
 
     Each answer also has the number of ``fixes`` so far, and how many of those that are ``stored``
     were ``read``.
     """
-    since_ms, until_ms = _period_ms(queue, asked)
+    since_ms, until_ms = _period_ms(queue, asked, rules)
     name = value(asked, "format", _one_of(FORMATS), f"one of {', '.join(FORMATS)}")
     counts = queue.stats()
     progress = {
@@ -76,7 +97,7 @@ def export(queue: Readable, asked: Asked) -> Answers:
             progress["fixes"] += len(chosen)
             yield chosen
 
-    for text in FORMATS[name].pieces(chunks(), _gaps(asked)):
+    for text in FORMATS[name].pieces(chunks(), rules.gaps):
         yield {"text": text, **progress}
 
 
@@ -110,8 +131,6 @@ def _resend(queue: AckQueue, asked: Asked) -> Answers:
     yield {"resent": queue.resend(since_ms, until_ms)}
 
 
-LOOKING = {"queue stats": _stats, "queue list": _list, "export": export}
-"""What changes nothing, so that a queue at rest is enough."""
 _OTHERS = {
     "queue newest": _newest,
     "queue retry": _retry,
@@ -121,13 +140,22 @@ _OTHERS = {
 }
 
 
-def queue_commands(queue: AckQueue) -> dict[str, Command]:
+def looking(rules: Rules) -> dict[str, Callable[[Readable, Asked], Answers]]:
+    """What changes nothing, so that a queue at rest is enough."""
+    return {
+        "queue stats": _stats,
+        "queue list": _list,
+        "export": lambda queue, asked: export(queue, asked, rules()),
+    }
+
+
+def queue_commands(queue: AckQueue, rules: Rules = TrackRules) -> dict[str, Command]:
     """The commands that a queue in use can answer, by their names."""
 
     def command(answer: Callable[[AckQueue, Asked], Answers]) -> Command:
         return lambda asked, _bell: answer(queue, asked)
 
-    return {name: command(answer) for name, answer in (LOOKING | _OTHERS).items()}
+    return {name: command(answer) for name, answer in (looking(rules) | _OTHERS).items()}
 
 
 _NEEDED = object()
@@ -198,36 +226,13 @@ def _instant_ms(queue: Readable, asked: Asked, edge: str, default: int) -> int:
     return newest_ms - round(1000 * float(age_s))
 
 
-def _gaps(asked: Asked) -> Gaps:
-    """From ``"gap_s"`` and ``"standing_gap_s"``."""
-    default = Gaps()
-    return Gaps(
-        value(asked, "gap_s", is_number, "a number of seconds", default.moving_s),
-        value(asked, "standing_gap_s", is_number, "a number of seconds", default.standing_s),
-    )
-
-
-def _period_ms(queue: Readable, asked: Asked) -> tuple[int, int]:
-    """The period of ``"since_…"`` and ``"until_…"``, or of a ``"trip"``.
-
-    1 is the newest trip. ``"parking"``, a radius in m and a time in s, ends a trip.
-    """
+def _period_ms(queue: Readable, asked: Asked, rules: TrackRules) -> tuple[int, int]:
+    """The period of ``"since_…"`` and ``"until_…"``, or of a ``"trip"``: 1 is the newest."""
     if asked.get("trip") is None:
         since_ms = _instant_ms(queue, asked, "since", -_ALWAYS_MS)
         return since_ms, _instant_ms(queue, asked, "until", _ALWAYS_MS)
     number = value(asked, "trip", _is_seq, "a number from 1 on; 1 is the newest")
-    parking = value(
-        asked,
-        "parking",
-        lambda found: (
-            isinstance(found, list)
-            and [*map(type, found)] == [float, float]
-            and all(map(is_number, found))
-        ),
-        "two numbers: metres and seconds",
-        ParkingRule(),
-    )
-    trips = Trips(_gaps(asked).between, ParkingRule(*parking))
+    trips = Trips(rules.gaps.between, rules.parking)
     for row, stored in enumerate(queue.stored()):
         trips.feed(row, stored.record)
     found = trips.all()

@@ -8,7 +8,6 @@ the time of each position, in the shape of the coordinates.
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from telemetry_agent.export.track import HALF_TURN_E9, Chunks, Gaps, by_pieces
 from telemetry_agent.fields import degrees, rfc3339
@@ -16,17 +15,6 @@ from telemetry_agent.model import Fix, Record
 
 _HEAD = '{"type":"FeatureCollection","features":[\n'
 _END = "\n]}\n"
-
-
-class _Position(NamedTuple):
-    time_ms: int
-    lat_e9: int
-    lon_e9: int
-    height_mm: int | None
-
-    def text(self) -> str:
-        height = "" if self.height_mm is None else f",{self.height_mm / 1e3}"
-        return f"[{degrees(self.lon_e9)},{degrees(self.lat_e9)}{height}]"
 
 
 def geojson(chunks: Chunks, gaps: Gaps) -> Iterator[str]:
@@ -41,9 +29,9 @@ def geojson(chunks: Chunks, gaps: Gaps) -> Iterator[str]:
 
 def _feature(piece: list[Record]) -> str:
     first, last = piece[0], piece[-1]
-    parts = _parts([_position(record.fix) for record in piece])
-    lines = [_list(position.text() for position in part) for part in parts]
-    times = [_list(f'"{rfc3339(position.time_ms)}"' for position in part) for part in parts]
+    parts = _parts([record.fix for record in piece])
+    lines = [_list(map(_position, part)) for part in parts]
+    times = [_list(f'"{rfc3339(fix.time_ms)}"' for fix in part) for part in parts]
     if len(parts) > 1:
         kind, coordinates, coord_times = "MultiLineString", _list(lines), _list(times)
     elif len(piece) > 1:
@@ -58,45 +46,54 @@ def _feature(piece: list[Record]) -> str:
     )
 
 
-def _parts(positions: list[_Position]) -> list[list[_Position]]:
+def _parts(fixes: list[Fix]) -> list[list[Fix]]:
     """A piece of track, cut into parts at the antimeridian."""
-    parts: list[list[_Position]] = [[]]
-    for position in positions:
-        start = parts[-1][-1] if parts[-1] else position
-        if abs(position.lon_e9 - start.lon_e9) <= HALF_TURN_E9:
-            parts[-1].append(position)
-        elif abs(position.lon_e9) == HALF_TURN_E9:  # it lies on both sides
-            parts[-1].append(position._replace(lon_e9=-position.lon_e9))
+    parts: list[list[Fix]] = [[]]
+    for fix in fixes:
+        start = parts[-1][-1] if parts[-1] else fix
+        if abs(fix.lon_e9 - start.lon_e9) <= HALF_TURN_E9:
+            parts[-1].append(fix)
+        elif abs(fix.lon_e9) == HALF_TURN_E9:  # it lies on both sides
+            parts[-1].append(fix._replace(lon_e9=-fix.lon_e9))
         else:
             side_e9 = HALF_TURN_E9 if start.lon_e9 > 0 else -HALF_TURN_E9
             edge = start
             if start.lon_e9 != side_e9:
-                edge = _on_the_way(start, position, side_e9)
+                edge = _on_the_way(start, fix, side_e9)
                 parts[-1].append(edge)
-            parts.append([edge._replace(lon_e9=-side_e9), position])
+            parts.append([edge._replace(lon_e9=-side_e9), fix])
     # A line that begins on the antimeridian and crosses it has one position on that side.
     return [part for part in parts if len(part) > 1] or parts
 
 
-def _on_the_way(start: _Position, end: _Position, side_e9: int) -> _Position:
+def _on_the_way(start: Fix, end: Fix, side_e9: int) -> Fix:
     """Where the straight way from one to the other reaches the antimeridian."""
     to_side = abs(side_e9 - start.lon_e9)
     share = to_side / (to_side + abs(end.lon_e9 + side_e9))
-    return _Position(
-        start.time_ms + round(share * (end.time_ms - start.time_ms)),
-        start.lat_e9 + round(share * (end.lat_e9 - start.lat_e9)),
-        side_e9,
-        None
-        if start.height_mm is None or end.height_mm is None
-        else start.height_mm + round(share * (end.height_mm - start.height_mm)),
+
+    def between(first: int, last: int) -> int:
+        return first + round(share * (last - first))
+
+    low_mm, high_mm = _height_mm(start), _height_mm(end)
+    return start._replace(
+        time_ms=between(start.time_ms, end.time_ms),
+        lat_e9=between(start.lat_e9, end.lat_e9),
+        lon_e9=side_e9,
+        alt_mm=None if low_mm is None or high_mm is None else between(low_mm, high_mm),
+        geoid_sep_mm=0,
     )
 
 
-def _position(fix: Fix) -> _Position:
-    height_mm = (
-        None if fix.alt_mm is None or fix.geoid_sep_mm is None else fix.alt_mm + fix.geoid_sep_mm
-    )
-    return _Position(fix.time_ms, fix.lat_e9, fix.lon_e9, height_mm)
+def _position(fix: Fix) -> str:
+    height_mm = _height_mm(fix)
+    height = "" if height_mm is None else f",{height_mm / 1e3}"
+    return f"[{degrees(fix.lon_e9)},{degrees(fix.lat_e9)}{height}]"
+
+
+def _height_mm(fix: Fix) -> int | None:
+    if fix.alt_mm is None or fix.geoid_sep_mm is None:
+        return None
+    return fix.alt_mm + fix.geoid_sep_mm
 
 
 def _list(items: Iterable[str]) -> str:

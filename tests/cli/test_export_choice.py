@@ -62,6 +62,11 @@ def test_what_is_not_a_day_is_refused(config: Path, day: str) -> None:
     assert (done.exit_code, "a day such as 2026-11-23" in done.output) == (2, True)
 
 
+def test_a_date_without_hyphens_is_not_an_age(config: Path) -> None:
+    done = export(config, "--format", "ndjson", "--since", "20261124")
+    assert len(done.output.splitlines()) == 1
+
+
 def test_a_dash_is_standard_output(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

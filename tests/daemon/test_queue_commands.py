@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from puppet import Puppet
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.config.settings import Settings, UploadSettings
 from telemetry_agent.daemon import control
-from telemetry_agent.daemon.commands import queue_commands
+from telemetry_agent.daemon.commands import TrackRules, queue_commands
 from telemetry_agent.daemon.delivery import Delivery
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import AgentError, UnavailableError, UsageError
+from telemetry_agent.export.track import Gaps
 from telemetry_agent.model import Fix
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.upload_status import UploadStatus
@@ -138,12 +140,8 @@ def test_an_age_needs_a_fix_to_count_from(tmp_path: Path) -> None:
         ("export", {}),
         ("export", {"format": "shp"}),
         ("export", {"format": "gpx", "trip": 0}),
-        ("export", {"format": "gpx", "trip": 1, "parking": [25]}),
-        ("export", {"format": "gpx", "trip": 1, "parking": [25.0, math.nan]}),
         ("export", {"format": ["gpx"]}),
         ("export", {"format": "gpx", "since_ms": "yesterday"}),
-        ("export", {"format": "gpx", "gap_s": "long"}),
-        ("export", {"format": "gpx", "gap_s": math.nan}),
         ("export", {"format": "gpx", "until_age_s": -math.inf}),
         ("queue list", {"state": ["acked"]}),
         ("queue list", {"state": {}}),
@@ -191,15 +189,14 @@ def test_export_counts_what_it_read(queue: AckQueue) -> None:
     assert (last["fixes"], last["read"], last["stored"]) == (2, 10, 10)
 
 
-def test_an_export_breaks_the_track_where_the_asker_says(queue: AckQueue) -> None:
+def test_an_export_breaks_the_track_where_sampling_does_not_explain_a_gap(queue: AckQueue) -> None:
     queue.put(FIX._replace(time_ms=FIX.time_ms + 40_000, speed_mm_s=9_000), "van-07")
     queue.commit()
 
-    def segments(**asked: Any) -> int:
-        answers = told(queue, "export", format="gpx", **asked)
-        return "".join(answer["text"] for answer in answers).count("<trkseg>")
-
-    assert (segments(), segments(gap_s=20)) == (1, 2)
+    for gaps, segments in ((Gaps(), 1), (Gaps(moving_s=20), 2)):
+        commands = queue_commands(queue, partial(TrackRules, gaps))
+        answers = commands["export"]({"format": "gpx"}, Bell())
+        assert "".join(answer["text"] for answer in answers).count("<trkseg>") == segments
 
 
 def test_an_export_goes_on_through_a_purge(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_recording_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         server.bind(str(tmp_path / "s"))
         result = run_agent("simulate", "--replay", "s", cwd=tmp_path)
     assert result.returncode == 74
-    assert result.stderr == "telemetry-agent: cannot read s: No such device or address\n"
+    assert result.stderr == "telemetry-agent: cannot open s: No such device or address\n"
 
 
 def test_a_wrong_config_starts_nothing(tmp_path: Path) -> None:
@@ -177,6 +177,26 @@ def test_queue_stats_before_anything_was_recorded(tmp_path: Path) -> None:
     assert result.returncode == 74
     assert "there is no queue at" in result.stderr
     assert not (tmp_path / "queue.db").exists()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("export", "--format", "csv", "--config", "config.toml", "--output"),
+        ("receive", "--db"),
+        ("receive", "--audit", "--db"),
+        ("simulate", "--replay"),
+        ("init", "--url", "http://127.0.0.1:9/", "--source", "auto", "--config"),
+    ],
+)
+def test_a_file_that_cannot_be_looked_at_is_named(args: tuple[str, ...], tmp_path: Path) -> None:
+    write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    name = 300 * "a"
+    result = run_agent(*args, name, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (74, "")
+    assert result.stderr.startswith("telemetry-agent: cannot open ")
+    assert name in result.stderr
+    assert result.stderr.endswith(": File name too long\n")
 
 
 def test_config_show_and_schema(tmp_path: Path) -> None:

@@ -129,6 +129,9 @@ def test_what_is_wrong_is_not_written(tmp_path: Path) -> None:
     ("option", "says"),
     [
         ("--source=gps0", "gps.source = 'gps0': must be auto, a device"),
+        ("--source=", "gps.source = '': must be auto, a device"),
+        ("--url=", "upload.url = '': must be a URL"),
+        ("--device=", "device = '': must not be empty"),
         ("--baud=1234", "gps.baud = 1234: must be"),
         ("--device={nonsense}", "{nonsense} is not one of"),
         ("--start", "--start needs root, systemd and the config at /etc/"),

@@ -20,7 +20,8 @@ def test_status_at_rest_names_the_fault_and_the_queue(tmp_path: Path) -> None:
 
 def test_status_does_not_show_the_default_queue_for_a_wrong_path(tmp_path: Path) -> None:
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
-    of_a_file = "must be the path of a file, in quotes, without NUL"
+    of_a_file = "must be the path of a file, such as "
+    of_a_file += "/var/lib/telemetry-agent/queue.db: without NUL, and not below ~"
     for queue, said in (
         ("[queue]\npath = 3", f"queue.path = 3: {of_a_file}"),
         ("[queue]\npath = ''", f"queue.path = '': {of_a_file}"),
