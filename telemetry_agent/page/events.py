@@ -28,18 +28,16 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.agent_view import AgentView
-from telemetry_agent.page.track import NEWEST, Point, TrackIndex, points_of
+from telemetry_agent.page.track import NEWEST, POINT, Point, TrackIndex
 from telemetry_agent.snapshot import as_json
 
-if TYPE_CHECKING:
-    from telemetry_agent.model import Record
-
+_POINTS_MAX = 1000
 _LOOK_SHARE = 5
 """Until the next look at the places of all rows: so many times what this one took."""
 _RUNS_MAX = 4000
@@ -55,7 +53,6 @@ class EventSource:
         self._stream = ""
         self._moves = self._moves_before = 0
         self._last = 0
-        self._newest: Record | None = None
         self.index = self._new_index()
         self._latest: dict[str, Any] = {}
         self._gone: set[tuple[int, int]] = set()
@@ -144,17 +141,14 @@ class EventSource:
         self._moves_before = moves
         if queue.stream != self._stream or newest < self._last or moved:
             self._stream, self._moves = queue.stream, moves
-            # Of the newest it depends whether the next one begins a segment.
-            self._last, self._newest = max(0, newest - 1), None
+            self._last = newest
             self._look_again_s = 0.0
             self.index = self._new_index()
-        after, points = self._last, []
+        after = max(self._last, newest - _POINTS_MAX)
+        packed = b""
         with suppress(StorageError):
-            while (read := queue.after(self._last))[0] != self._last:
-                after, (self._last, found) = self._last, read
-                points = list(points_of(found, self._agent.gaps.between, self._newest))
-                self._newest = found[-1][1] if found else self._newest
-        return after, points
+            self._last, packed = self.index.behind(after)
+        return after, list(POINT.iter_unpack(packed))
 
     def _look_at_places(self) -> list[tuple[int, int]]:
         """Where the rows are now. Returns those of the newest that are newly gone.
