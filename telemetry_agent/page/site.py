@@ -39,7 +39,7 @@ _EXPORTS = 2
 _MONTH_H = 720
 _LONGEST_BODY_BYTES = 64 * 1024
 _BODY_S = 10.0
-_LARGEST_ROW_DIGITS = 18
+_LARGEST_ROW = 2**53
 _LARGEST = 253_402_300_799  # the end of the year 9999, seconds since 1970
 
 T = TypeVar("T")
@@ -94,22 +94,20 @@ class Site:
         """Close the map."""
         if self._map is not None:
             self._map.close()
-            self._map = None
 
     async def _static(self, request: Request) -> Response:
         return static_file(request.path_params.get("path", "index.html"), request.headers)
 
     async def _setup(self, request: Request) -> Response:
-        agent = self._agent
-        setup: dict[str, Any] = {"check": agent.doctor is not None}
-        if self._access.cookies(request.headers):
-            setup["login"] = True
-        if self._missing:
-            setup["missing"] = self._missing
-        if agent.tiles:
-            setup |= {"tiles": agent.tiles, "credit": agent.tiles_credit}
-        if (found := self._map) is not None:
-            setup["map"] = {"credit": found.credit, "deepest": found.deepest}
+        agent, found = self._agent, self._map
+        setup = {
+            "check": agent.doctor is not None,
+            "login": bool(self._access.cookies(request.headers)),
+            "missing": self._missing,
+            "tiles": agent.tiles,
+            "credit": agent.tiles_credit,
+            "map": found and {"credit": found.credit, "deepest": found.deepest},
+        }
         return JSONResponse(setup)
 
     async def _map_part(self, request: Request) -> Response:
@@ -150,7 +148,7 @@ class Site:
         return _json(self._event_source.hello(), request)
 
     async def _trail(self, request: Request) -> Response:
-        after = _row_number(request.query_params, "after", "0")
+        after = _row(request.query_params, "after")
         await self.streams.refresh()  # before the first viewer nothing was read yet
         index = self._event_source.index
         return await self._from_disk(lambda: _packed(request, *index.behind(after)))
@@ -171,7 +169,7 @@ class Site:
         return _json(self._event_source.trips(), request)
 
     async def _fix(self, request: Request) -> Response:
-        row = _row_number(request.query_params, "row")
+        row = _row(request.query_params, "row")
         found = await self._from_disk(lambda: self._event_source.fix(row))
         if found is None:
             raise HTTPException(404, "It is gone.")
@@ -202,10 +200,9 @@ class Site:
         wanted = _wanted_part(request.query_params)
         period = {"since_ms": wanted.since_s * 1000, "until_ms": wanted.until_s * 1000 + 1}
         asked |= {end: round(ms) for end, ms in period.items() if math.isfinite(ms)}
-        device = self._agent.snapshot().device
-        until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
+        until_ms = asked.get("until_ms") or await self._from_disk(self._agent.queue.newest_ms)
         since_ms = asked.get("since_ms", until_ms and until_ms - 1)
-        file = file_name(device, name, since_ms, until_ms)
+        file = file_name(self._agent.snapshot().device, name, since_ms, until_ms)
         return StreamedAnswer(
             self._pieces(asked),
             self._broken_off,
@@ -304,6 +301,11 @@ def _number(query: Mapping[str, str], name: str, default: float, most: float = _
     return value
 
 
+def _row(query: Mapping[str, str], name: str) -> int:
+    """The number of a row; 0: before all."""
+    return int(_number(query, name, 0, most=_LARGEST_ROW))
+
+
 def _wanted_part(query: Mapping[str, str]) -> Wanted:
     """``since``, ``until`` (seconds since 1970), ``across`` (pixels), ``tolerance`` and ``box``.
 
@@ -345,11 +347,3 @@ async def _body_of(request: Request) -> bytes:
     except (TimeoutError, ClientDisconnect):
         raise HTTPException(400, "The body came too slowly, or not whole.") from None
     return body
-
-
-def _row_number(query: Mapping[str, str], name: str, default: str = "") -> int:
-    """The number of a row in the queue."""
-    text = query.get(name, default)
-    if not (text.isascii() and text.isdecimal()) or len(text) > _LARGEST_ROW_DIGITS:
-        raise HTTPException(400, f"{name} is a row's number.")
-    return int(text)
