@@ -443,9 +443,9 @@ def test_a_fault_that_cannot_be_read(pattern: str) -> None:
 
 
 def test_faults_are_read() -> None:
-    assert Fault.parse("503") == Fault("503", 1.0, None)
-    assert Fault.parse("drop:.25") == Fault("drop", 0.25, None)
-    assert Fault.parse("hang:1") == Fault("hang", 1.0, None)
+    assert Fault.parse("503") == Fault("503", 1.0)
+    assert Fault.parse("drop:.25") == Fault("drop", 0.25)
+    assert Fault.parse("hang:1") == Fault("hang", 1.0)
     assert Fault.parse("400x5") == Fault("400", 1.0, 5)
 
 
