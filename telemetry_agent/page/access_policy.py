@@ -37,7 +37,7 @@ _COOKIE = "telemetry-agent"
 _COOKIE_S = 30 * 86400
 _OPEN_PATHS = ("/login", "/static/")
 _WRONG_TOKENS = 10
-_WRONG_TOKENS_WITHIN_S = 60.0
+_WITHIN_S = 60.0
 _PEERS = 1000
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -56,10 +56,8 @@ class WrongTokens:
 
     def wait_s(self, peer: str, now_s: float) -> float:
         """For how long no token of that peer is looked at; 0: the next one is."""
-        times = self._peers.get(_network_of(peer))
-        if times is None or len(times) < _WRONG_TOKENS:
-            return 0.0
-        return max(0.0, times[0] + _WRONG_TOKENS_WITHIN_S - now_s)
+        times = self._peers.get(_network_of(peer)) or deque()
+        return max(0.0, times[0] + _WITHIN_S - now_s) if len(times) == _WRONG_TOKENS else 0.0
 
     def count(self, peer: str, now_s: float) -> None:
         """Count a wrong token of that peer."""

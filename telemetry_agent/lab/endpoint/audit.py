@@ -66,12 +66,7 @@ def account_of(said: object) -> StreamAccount | None:
 
 
 def judge(account: StreamAccount, rows: Sequence[tuple[int, str]]) -> StreamVerdict:
-    """Compare an account with the rows of its stream.
-
-    Args:
-        account: of the agent.
-        rows: (seq, time) of each row, ascending.
-    """
+    """Compare an account with the rows of its stream: (seq, time) of each, ascending."""
     here = [row for row in rows if row[0] <= account.through]
     if len(here) >= account.expected:
         return StreamVerdict(account, len(here), here[-1][1] if here else None, ())
@@ -83,12 +78,9 @@ def judge(account: StreamAccount, rows: Sequence[tuple[int, str]]) -> StreamVerd
 def as_json(
     device: str, verdicts: Sequence[StreamVerdict], unaccounted: tuple[int, str] | None = None
 ) -> dict[str, Any]:
-    """The answer of ``GET /v1/audit`` for one device.
+    """The answer of ``GET /v1/audit`` for one device; ``verdicts``: the oldest stream first.
 
-    Args:
-        device: its name.
-        verdicts: of its streams, the oldest first.
-        unaccounted: how many rows of it are of streams without an account, and the newest time.
+    ``unaccounted``: how many rows are of streams without an account, and the newest time.
     """
     return {
         "device": device,
@@ -114,9 +106,8 @@ def as_json(
 def lines(audit: Mapping[str, Any]) -> list[str]:
     """The same as text."""
     said = []
-    if audit["streams"] and not audit["complete"]:
-        said.append("not complete")
     if audit["streams"]:
+        said += ["not complete"] * (not audit["complete"])
         said.append(f"complete until {audit['complete_until'] or 'no fix'}")
     if unaccounted := audit["unaccounted"]:
         fixes = counted(unaccounted["fixes"], "fix")
