@@ -17,8 +17,6 @@ from typing import Any
 from telemetry_agent.errors import counted
 from telemetry_agent.model import StreamAccount
 
-_GAPS_NAMED = 20
-
 
 @dataclass(frozen=True, slots=True)
 class StreamVerdict:
@@ -29,8 +27,8 @@ class StreamVerdict:
     """Rows up to ``through``."""
     complete_until: str | None
     """The time of the last fix before the first gap in which a fix may be missing."""
-    gaps: tuple[tuple[int, int], ...]
-    """Where missing rows can be, as first and last seq; empty if none is missing."""
+    gaps: Sequence[tuple[int, int]]
+    """Where missing rows can be, as first and last seq; of many, the last one covers the rest."""
 
     @property
     def missing(self) -> int:
@@ -65,16 +63,6 @@ def account_of(said: object) -> StreamAccount | None:
     return account if is_possible else None
 
 
-def judge(account: StreamAccount, rows: Sequence[tuple[int, str]]) -> StreamVerdict:
-    """Compare an account with the rows of its stream: (seq, time) of each, ascending."""
-    here = [row for row in rows if row[0] <= account.through]
-    if len(here) >= account.expected:
-        return StreamVerdict(account, len(here), here[-1][1] if here else None, ())
-    gaps = tuple(_gaps([seq for seq, _ in here], account.through))
-    before = [time for seq, time in here if seq < gaps[0][0]]
-    return StreamVerdict(account, len(here), before[-1] if before else None, gaps)
-
-
 def as_json(
     device: str, verdicts: Sequence[StreamVerdict], unaccounted: tuple[int, str] | None = None
 ) -> dict[str, Any]:
@@ -94,7 +82,7 @@ def as_json(
                 "expected": verdict.account.expected,
                 "stored": verdict.stored,
                 "missing": max(0, verdict.missing),
-                "gaps": _named(verdict.gaps),
+                "gaps": list(map(list, verdict.gaps)),
                 "not_coming": dict(verdict.account.not_coming),
                 "damaged_in": verdict.account.damaged_in,
             }
@@ -137,19 +125,3 @@ def _complete_until(verdicts: Iterable[StreamVerdict]) -> str | None:
             doubts.append(until or before)
         before = max(before or "", until or "") or None
     return min((time or "" for time in doubts), default=before) or None
-
-
-def _named(gaps: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """At most 20 gaps; the last one then covers the rest."""
-    named = [list(gap) for gap in gaps[:_GAPS_NAMED]]
-    if named:
-        named[-1][1] = gaps[-1][1]
-    return named
-
-
-def _gaps(seqs: Sequence[int], through: int) -> Iterable[tuple[int, int]]:
-    expected = 1
-    for seq in (*seqs, through + 1):
-        if seq > expected:
-            yield expected, seq - 1
-        expected = seq + 1

@@ -208,12 +208,7 @@ class Endpoint:
 
     def _missing(self, device: str) -> Iterator[dict[str, Any]]:
         """What to ask for: other gaps each time, because most of them can be legal."""
-        gaps = [
-            (verdict.account.stream, *gap)
-            for verdicts in self._store.verdicts(device).values()
-            for verdict in verdicts
-            for gap in verdict.gaps
-        ]
+        gaps = self._store.some_gaps(device)
         for stream, first, last in sorted(gaps, key=lambda _: self._draw())[:_ASKS_MAX]:
             parts = (last - first) // _SEQS_MAX + 1
             begin = first + _SEQS_MAX * int(self._draw() * parts)
