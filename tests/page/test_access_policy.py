@@ -110,6 +110,12 @@ def test_a_script_shows_the_token_and_needs_no_origin() -> None:
     )
 
 
+def test_a_script_may_show_a_token_that_is_not_ascii() -> None:
+    token = "a-tökèn-of-24-characters"
+    shown = f"Bearer {token}".encode().decode("latin-1")  # as the server reads a header
+    assert status(AccessPolicy(set(), token), "GET", "/", OURS | {"authorization": shown}) == 200
+
+
 def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
     policy = AccessPolicy(set(), TOKEN)
     assert cookie_of(policy, "wrong", SAME) is None
