@@ -9,7 +9,7 @@ event gets the packed positions (``TrackIndex``) and continues from there.
 
 - the fields of ``Agent.snapshot``, without ``pid``;
 - ``stream``: names the row numbers. If it changes, all positions must be read again: the agent was
-  restarted, or thinning has moved the rows;
+  restarted, thinning has moved the rows, or a damaged file was carried over;
 - ``position``: the last fix as in an export, with ``age_s``; absent: there was none;
 - ``findings``: what is wrong, in the doctor's words: ``name``, ``verdict``, ``said``, ``remedy``;
 - ``network``: ``word``, since ``since_s``, ``error``;
@@ -134,9 +134,9 @@ class EventSource:
         cheaper. If the disk cannot be read now, a later call reads the same rows.
         """
         queue = self._agent.queue
-        newest, moves = queue.last_row(), queue.moves()
-        # While the queue thins a backlog, rows move each second. The track is read again once that
-        # has come to rest.
+        newest, moves = queue.last_row(), 2 * queue.moves() + queue.stats().carrying_over
+        # While the queue thins a backlog, rows move each second; while it carries over a damaged
+        # file, rows come before others. The track is read again once that has come to rest.
         moved = moves == self._moves_before != self._moves
         self._moves_before = moves
         if queue.stream != self._stream or newest < self._last or moved:
