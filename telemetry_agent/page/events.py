@@ -75,7 +75,7 @@ class EventSource:
         return _text(latest | {"after": latest["last"], "points": []})
 
     def trips(self) -> str:
-        """The trips, whether all rows were read for them, up to which row, and the last row."""
+        """The trips, whether all rows were read for them, how many were, and of how many."""
         index = self.index
         found, goes_on = index.trips()
         trips = [asdict(trip) for trip in found]
@@ -83,9 +83,10 @@ class EventSource:
             silent_s = (self._agent.utc_ms() - found[-1].end_ms) / 1000
             if silent_s < self._agent.parking.after_s:
                 trips[-1]["open"] = True
-        last = self._agent.queue.last_row()
+        counts = self._agent.queue.stats()
+        stored = counts.ready + counts.unack + counts.acked + counts.ack_failed
         return json.dumps(
-            {"trips": trips, "complete": index.is_complete, "read": index.last, "last": last}
+            {"trips": trips, "complete": index.is_complete, "read": index.read, "stored": stored}
         )
 
     def fix(self, row: int) -> dict[str, Any] | None:

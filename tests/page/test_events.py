@@ -97,11 +97,14 @@ def test_what_is_carried_over_from_a_damaged_file_is_on_the_page_in_the_end(tmp_
         carry_over(queue)
         for _ in range(3):
             event_source.news()
+        event_source.index.scan()
+        told = json.loads(event_source.trips())
         while event_source.index.scan():
             continue
         _, packed, _ = event_source.index.shown(Wanted(tolerance_e7=1))
         stored = [row for row, _ in everything(queue)]
     assert len(stored) > 1000
+    assert (told["read"], told["stored"]) == (1000, len(stored))
     assert [row for row, *_ in struct.iter_unpack("<diiII", packed)] == stored
 
 
