@@ -213,7 +213,7 @@ class Site:
     async def _pieces(self, asked: dict[str, Any]) -> AsyncIterator[str]:
         async with self._exports:  # a third one waits
             answers = self._agent.ask("export", asked)
-            while answer := await in_thread(next, answers, None):
+            while answer := await in_thread(lambda: next(answers, None)):
                 yield answer["text"]
 
     async def _metrics(self, request: Request) -> Response:
