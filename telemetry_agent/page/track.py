@@ -262,7 +262,7 @@ def pack(points: Iterable[Point]) -> bytearray:
 
 
 def thinned(points: Iterable[Point], tolerance_e7: float) -> Iterator[Point]:
-    """The points that can be seen apart, and each begin of a segment, each glitch and the end."""
+    """The points that can be seen apart, with both ends of each segment and every glitch."""
     kept: Point | None = None
     last: Point | None = None
     for point in points:
@@ -273,6 +273,8 @@ def thinned(points: Iterable[Point], tolerance_e7: float) -> Iterator[Point]:
             or abs(kept[1] - point[1]) >= tolerance_e7
             or abs(kept[2] - point[2]) >= tolerance_e7
         ):
+            if point[4] & BEGINS and last is not None:
+                yield last
             yield point
             kept, last = point, None
         else:
@@ -291,7 +293,7 @@ def fitting(
     tolerance = max(1, round(tolerance_e7))
     while len(shown := pack(islice(thinned(points(), tolerance), most + 1))) > most * POINT.size:
         tolerance *= 2
-        if tolerance > _TURN_E7:  # all are glitches and begins of segments, which thinning keeps
+        if tolerance > _TURN_E7:  # all are glitches and ends of segments, which thinning keeps
             return pack(_each(total // most + 1, points())), _TURN_E7
     return shown, tolerance if len(shown) < total * POINT.size else 0
 
