@@ -26,7 +26,7 @@ from telemetry_agent.page.history import History
 from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
-from telemetry_agent.page.streams import VIEWERS, EventStreams, StreamedAnswer
+from telemetry_agent.page.streams import EventStreams, StreamedAnswer
 from telemetry_agent.page.threads import in_thread
 from telemetry_agent.page.track import POINT, Box, Wanted
 from telemetry_agent.trouble import Trouble
@@ -132,12 +132,11 @@ class Site:
         return Response(data, 206, headers, "application/octet-stream")
 
     async def _events(self, request: Request) -> Response:
-        if self.streams.count >= VIEWERS:
-            says = f"Too many viewers (limit {VIEWERS}): close another window."
-            raise HTTPException(503, says)
+        events = self.streams.follow(request.query_params.get("browser", ""))
+        await anext(events)
         # Else nginx would collect events before it passes them on.
         return StreamedAnswer(
-            self.streams.follow(request.query_params.get("browser", "")),
+            events,
             self._broken_off,
             headers={"X-Accel-Buffering": "no"},
             media_type="text/event-stream",

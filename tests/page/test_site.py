@@ -607,11 +607,26 @@ def test_a_port_in_use_is_said_once_and_tried_again(
 
 def test_too_many_viewers_are_told_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "VIEWERS", 2)
-    monkeypatch.setattr("telemetry_agent.page.site.VIEWERS", 2)
     with site.events() as one, site.events() as two:
         assert next(one)[0] == next(two)[0] == "hello"
         answer, text = site.ask("/events")
         assert (answer.status, text) == (503, b"Too many viewers (limit 2): close another window.")
+
+
+def test_many_viewers_who_come_at_once_are_not_too_many(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "VIEWERS", 4)
+    with contextlib.ExitStack() as stack:
+        lines = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=60))
+            for _ in range(40)
+        ]
+        for line in lines:
+            line.sendall(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        statuses = [line.recv(12)[-3:] for line in lines]
+    assert statuses.count(b"200") == 4
+    assert statuses.count(b"503") == 36
 
 
 def test_connections_are_bounded_and_idle_ones_end(
