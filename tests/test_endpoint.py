@@ -229,6 +229,7 @@ def test_what_the_agent_says_of_itself_is_kept_the_last_of_each_device(
         ({"sats": 7.5}, "sats 7.5: a count"),
         ({"flags": ["odd"]}, 'flags ["odd"]'),
         ({"flags": "jump"}, 'flags "jump"'),
+        ({"flags": {}}, "flags {}"),
         ({"extra": []}, "extra []: an object"),
     ],
 )
@@ -283,6 +284,7 @@ NOT_NATIVE = [
             (batch(1, device=7), "device"),
             (batch(1, stream="9F0C2D0123456789"), "stream"),
             (batch(1, stream="9f0c"), "stream"),
+            (batch(1, stream=7), "stream"),
             (batch(fixes={}), "fixes"),
             (batch(fixes=[7]), "fixes"),
             (batch(1, 0), "fixes"),
