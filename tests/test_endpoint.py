@@ -229,6 +229,7 @@ def test_what_the_agent_says_of_itself_is_kept_the_last_of_each_device(
         ({"sats": 7.5}, "sats 7.5: a count"),
         ({"flags": ["odd"]}, 'flags ["odd"]'),
         ({"flags": "jump"}, 'flags "jump"'),
+        ({"flags": {}}, "flags {}"),
         ({"extra": []}, "extra []: an object"),
     ],
 )
@@ -283,6 +284,7 @@ NOT_NATIVE = [
             (batch(1, device=7), "device"),
             (batch(1, stream="9F0C2D0123456789"), "stream"),
             (batch(1, stream="9f0c"), "stream"),
+            (batch(1, stream=7), "stream"),
             (batch(fixes={}), "fixes"),
             (batch(fixes=[7]), "fixes"),
             (batch(1, 0), "fixes"),
@@ -443,9 +445,9 @@ def test_a_fault_that_cannot_be_read(pattern: str) -> None:
 
 
 def test_faults_are_read() -> None:
-    assert Fault.parse("503") == Fault("503", 1.0, None)
-    assert Fault.parse("drop:.25") == Fault("drop", 0.25, None)
-    assert Fault.parse("hang:1") == Fault("hang", 1.0, None)
+    assert Fault.parse("503") == Fault("503", 1.0)
+    assert Fault.parse("drop:.25") == Fault("drop", 0.25)
+    assert Fault.parse("hang:1") == Fault("hang", 1.0)
     assert Fault.parse("400x5") == Fault("400", 1.0, 5)
 
 

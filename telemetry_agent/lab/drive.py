@@ -6,12 +6,8 @@ Satellites of four systems are in view, and the receiver reports its accuracy (G
 
 import itertools
 import math
-import random
-from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from itertools import pairwise
 
 from telemetry_agent.gnss.sources.protocols import nmea_sentence
 
@@ -19,27 +15,18 @@ _EPOCH_1970 = datetime(1970, 1, 1, tzinfo=UTC)
 _START_LAT, _START_LON, _ALT_M, _GEOID_SEP_M = 48.1173, 11.516667, 519.4, 47.1
 _M_PER_DEGREE = 111_195.0
 _M_S_PER_KNOT = 0.514444
-# Corners of the round, metres east and north of the start.
+# Corners of the round, metres east and north of the start; it stands at the one that is repeated.
 _CORNERS = (
-    *((0, 0), (210, 14), (266, -98), (448, -119), (532, -14), (504, 147), (658, 231)),
-    *((826, 168), (931, 294), (868, 490), (630, 532), (532, 434), (364, 448), (301, 602)),
-    *((84, 630), (-42, 504), (42, 350), (-91, 231), (-63, 63)),
+    *((0, 0), (158, 10), (200, -74), (336, -89), (336, -89), (336, -89), (336, -89), (399, -10)),
+    *((378, 110), (494, 173), (620, 126), (698, 220), (651, 368), (495, 390), (399, 326)),
+    *((273, 336), (226, 452), (63, 472), (-32, 378), (32, 262), (-68, 173), (-47, 47)),
 )
-_ROUNDED_TIMES = 3
-_STEP_M = 4.0
-_FASTEST_M_S = 13.5
-_ACCELERATION_M_S2 = 1.6
-_ACROSS_M_S2 = 2.2
-# Shares of the round: where the stop is, and where the tunnel begins and ends.
-_STOP = 0.16
-_TUNNEL = (0.52, 0.78)
-_STOP_S = 25.0
-# Talker of GSV, number of the system in GSA, first number, highest, how many.
-_SYSTEMS = (("GP", 1, 1, 32, 9), ("GL", 2, 65, 88, 6), ("GA", 3, 1, 36, 6), ("GB", 4, 1, 46, 7))
+_CORNER_S = 12.0  # from one to the next
+_TUNNEL = (12.0, 17.5)  # between which corners
+# Talker of GSV, number of the system in GSA, first number, how many.
+_SYSTEMS = (("GP", 1, 1, 9), ("GL", 2, 65, 6), ("GA", 3, 1, 6), ("GB", 4, 1, 7))
 _IN_VIEW = sum(count for *_, count in _SYSTEMS)
 _MASK_DEG = 12
-
-Place = tuple[float, float]
 
 
 class Drive:
@@ -55,16 +42,10 @@ class Drive:
         self._start_ms = start_ms
         self._interval_ms = interval_ms
         self._tunnel = tunnel
-        self._places, self._times_s = _round()
-        draw = random.Random(3)  # noqa: S311 - the same sky each time
-        spread = list(range(_IN_VIEW))
-        draw.shuffle(spread)
+        satellites = itertools.count()
         self._sky = {
-            (talker, system): [
-                (number, *_spiral(spread.pop()), draw.randrange(34, 48))
-                for number in sorted(draw.sample(range(first, last + 1), count))
-            ]
-            for talker, system, first, last, count in _SYSTEMS
+            (talker, system): [_satellite(first + 3 * i, next(satellites)) for i in range(count)]
+            for talker, system, first, count in _SYSTEMS
         }
 
     def __iter__(self) -> Iterator[bytes]:
@@ -72,8 +53,8 @@ class Drive:
 
     def has_fix(self, index: int) -> bool:
         """Whether that epoch holds a position."""
-        share = self._along(index)[0] / len(self._places)
-        return not (self._tunnel and _TUNNEL[0] <= share <= _TUNNEL[1])
+        begin, end = _TUNNEL
+        return not (self._tunnel and begin <= self._corners_passed(index) <= end)
 
     def epoch(self, index: int) -> bytes:
         """All sentences of one instant."""
@@ -108,28 +89,27 @@ class Drive:
         ]
         return b"".join(map(nmea_sentence, bodies))
 
-    def _along(self, index: int) -> tuple[float, float]:
-        """How many steps along the round at that epoch, and how fast, in m/s."""
-        t_s = index * self._interval_ms / 1000 % self._times_s[-1]
-        i = min(bisect_right(self._times_s, t_s), len(self._times_s) - 1)
-        began_s, ended_s = self._times_s[i - 1], self._times_s[i]
-        took_s = ended_s - began_s
-        return i - 1 + (t_s - began_s) / took_s, _STEP_M / took_s if took_s < _STOP_S else 0.0
+    def _corners_passed(self, index: int) -> float:
+        """Since the begin of the round."""
+        return index * self._interval_ms / 1000 / _CORNER_S % len(_CORNERS)
 
     def _motion(self, index: int) -> tuple[str, str, float, float]:
         """Position and course as in RMC, knots, and the height."""
-        steps, speed_m_s = self._along(index)
-        whole, part = divmod(steps, 1)
-        (x1, y1), (x2, y2) = (self._places[(int(whole) + i) % len(self._places)] for i in range(2))
-        x_m, y_m = x1 + (x2 - x1) * part, y1 + (y2 - y1) * part
-        lat = _START_LAT + y_m / _M_PER_DEGREE
-        lon = _START_LON + x_m / _M_PER_DEGREE / math.cos(math.radians(_START_LAT))
-        course_deg = math.degrees(math.atan2(x2 - x1, y2 - y1)) % 360
+        passed = self._corners_passed(index)
+        near = (_CORNERS[(int(passed) + i) % len(_CORNERS)] for i in (-1, 0, 1))
+        # Corners that are near each other, and sharp bends, are passed slowly.
+        (east_m, east), (north_m, north) = (
+            _curve(passed % 1, *each) for each in zip(*near, strict=True)
+        )
+        speed_m_s = math.hypot(east, north) / _CORNER_S
+        lat = _START_LAT + north_m / _M_PER_DEGREE
+        lon = _START_LON + east_m / _M_PER_DEGREE / math.cos(math.radians(_START_LAT))
+        course_deg = math.degrees(math.atan2(east, north)) % 360
         return (
             f"{_angle(lat, 2)},N,{_angle(lon, 3)},E",
             f"{course_deg:.1f}" if speed_m_s else "",
             speed_m_s / _M_S_PER_KNOT,
-            _ALT_M + 12 * math.sin(math.tau * steps / len(self._places)),
+            _ALT_M + 12 * math.sin(math.tau * passed / len(_CORNERS)),
         )
 
     def _used(self, sky: list[tuple[int, int, int, int]]) -> list[str]:
@@ -146,62 +126,23 @@ class Drive:
                 yield f"{talker}GSV,{len(pages)},{number},{len(sky):02},{seen}"
 
 
-def _spiral(index: int) -> tuple[int, int]:
-    """Elevation and azimuth of the satellite with that index; together they fill the sky."""
-    return round(88 - 85 * math.sqrt((index + 0.5) / _IN_VIEW)), round(index * 137.5) % 360
+def _curve(t: float, a: float, b: float, c: float) -> tuple[float, float]:
+    """A quadratic B-spline at ``t``, from 0 to 1, and its derivative."""
+    return ((1 - t) ** 2 * a + (1 + 2 * t * (1 - t)) * b + t * t * c) / 2, (1 - t) * (b - a) + t * (
+        c - b
+    )
+
+
+def _satellite(number: int, index: int) -> tuple[int, int, int, int]:
+    """Number, elevation, azimuth and the best signal of a satellite; together they fill the sky."""
+    place = (11 * index + 0.5) % _IN_VIEW
+    elevation_deg = round(88 - 85 * math.sqrt(place / _IN_VIEW))
+    return number, elevation_deg, round(place * 137.5) % 360, 34 + 5 * index % 14
 
 
 def _snr(best_db: int, elevation_deg: int, number: int, index: int) -> int:
     """Lower near the horizon, and with a slow change."""
     return round(best_db - 12 * (1 - elevation_deg / 90) + 1.5 * math.sin(index / 5 + number))
-
-
-@cache
-def _round() -> tuple[list[Place], list[float]]:
-    """The round as places 4 m apart, and when each is reached, in seconds."""
-    corners: list[Place] = list(_CORNERS)  # each pass cuts the corners (Chaikin's algorithm)
-    for _ in range(_ROUNDED_TIMES):
-        corners = [
-            (x1 + (x2 - x1) * share, y1 + (y2 - y1) * share)
-            for (x1, y1), (x2, y2) in pairwise([*corners, corners[0]])
-            for share in (0.25, 0.75)
-        ]
-    places = []
-    left_m = 0.0
-    for (x1, y1), (x2, y2) in pairwise([*corners, corners[0]]):
-        length_m = math.dist((x1, y1), (x2, y2))
-        while left_m < length_m:
-            share = left_m / length_m
-            places.append((x1 + (x2 - x1) * share, y1 + (y2 - y1) * share))
-            left_m += _STEP_M
-        left_m -= length_m
-    return places, _times_s(places)
-
-
-def _times_s(places: list[Place]) -> list[float]:
-    """When each place is reached: slow in bends, braking before them, standing at the stop."""
-    size = len(places)
-    stop = int(_STOP * size)
-    limits = []
-    for i in range(size):
-        (x0, y0), (x1, y1), (x2, y2) = (places[(i + step) % size] for step in (-2, 0, 2))
-        turn = math.atan2(x2 - x1, y2 - y1) - math.atan2(x1 - x0, y1 - y0)
-        bend = abs(math.remainder(turn, math.tau)) / (2 * _STEP_M)
-        limits.append(min(_FASTEST_M_S, math.sqrt(_ACROSS_M_S2 / max(bend, 1e-6))))
-    limits[stop] = 0.5
-    gain = 2 * _ACCELERATION_M_S2 * _STEP_M
-    # First the acceleration out of each bend, then, backwards, the braking before it. Twice round,
-    # because the round ends where it begins.
-    for way in (range(2 * size), range(2 * size, 0, -1)):
-        for i, after in pairwise(way):
-            limits[after % size] = min(
-                limits[after % size], math.sqrt(limits[i % size] ** 2 + gain)
-            )
-    times = [0.0]
-    for i in range(size):
-        speed_m_s = (limits[i] + limits[(i + 1) % size]) / 2
-        times.append(times[-1] + _STEP_M / speed_m_s + (_STOP_S if i == stop else 0.0))
-    return times
 
 
 def _angle(degrees: float, width: int) -> str:

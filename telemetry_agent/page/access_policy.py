@@ -37,7 +37,7 @@ _COOKIE = "telemetry-agent"
 _COOKIE_S = 30 * 86400
 _OPEN_PATHS = ("/login", "/static/")
 _WRONG_TOKENS = 10
-_WRONG_TOKENS_WITHIN_S = 60.0
+_WITHIN_S = 60.0
 _PEERS = 1000
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -56,10 +56,8 @@ class WrongTokens:
 
     def wait_s(self, peer: str, now_s: float) -> float:
         """For how long no token of that peer is looked at; 0: the next one is."""
-        times = self._peers.get(_network_of(peer))
-        if times is None or len(times) < _WRONG_TOKENS:
-            return 0.0
-        return max(0.0, times[0] + _WRONG_TOKENS_WITHIN_S - now_s)
+        times = self._peers.get(_network_of(peer)) or deque()
+        return max(0.0, times[0] + _WITHIN_S - now_s) if len(times) == _WRONG_TOKENS else 0.0
 
     def count(self, peer: str, now_s: float) -> None:
         """Count a wrong token of that peer."""
@@ -103,7 +101,7 @@ class AccessPolicy:
         kind, _, token = headers.get("authorization", "").partition(" ")
         if self._token is not None and kind.lower() == "bearer":
             # A browser never sends this header for another site, so no other check is needed.
-            return self._check(token, peer, now_s)
+            return self._check(token.encode("latin-1").decode("utf-8", "replace"), peer, now_s)
         if not _from_itself(method, path, headers):
             return PlainTextResponse("Another web site may only link to this page.", 403)
         if method not in {"GET", "HEAD"} and not self._asked_by_itself(headers):
@@ -247,9 +245,9 @@ def _network_of(peer: str) -> str:
         address = ipaddress.ip_address(peer.partition("%")[0])
     except ValueError:
         return peer
-    if address.version == 6:
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
+    if address.version == 4 or address.ipv4_mapped:
+        return str(address)
+    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def _from_itself(method: str, path: str, headers: Headers) -> bool:

@@ -9,7 +9,7 @@ event gets the packed positions (``TrackIndex``) and continues from there.
 
 - the fields of ``Agent.snapshot``, without ``pid``;
 - ``stream``: names the row numbers. If it changes, all positions must be read again: the agent was
-  restarted, or thinning has moved the rows;
+  restarted, thinning has moved the rows, or a damaged file was carried over;
 - ``position``: the last fix as in an export, with ``age_s``; absent: there was none;
 - ``findings``: what is wrong, in the doctor's words: ``name``, ``verdict``, ``said``, ``remedy``;
 - ``network``: ``word``, since ``since_s``, ``error``;
@@ -28,18 +28,16 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.agent_view import AgentView
-from telemetry_agent.page.track import NEWEST, Point, TrackIndex, points_of
+from telemetry_agent.page.track import NEWEST, POINT, Point, TrackIndex
 from telemetry_agent.snapshot import as_json
 
-if TYPE_CHECKING:
-    from telemetry_agent.model import Record
-
+_POINTS_MAX = 1000
 _LOOK_SHARE = 5
 """Until the next look at the places of all rows: so many times what this one took."""
 _RUNS_MAX = 4000
@@ -55,7 +53,6 @@ class EventSource:
         self._stream = ""
         self._moves = self._moves_before = 0
         self._last = 0
-        self._newest: Record | None = None
         self.index = self._new_index()
         self._latest: dict[str, Any] = {}
         self._gone: set[tuple[int, int]] = set()
@@ -78,7 +75,7 @@ class EventSource:
         return _text(latest | {"after": latest["last"], "points": []})
 
     def trips(self) -> str:
-        """The trips, whether all rows were read for them, up to which row, and the last row."""
+        """The trips, whether all rows were read for them, how many were, and of how many."""
         index = self.index
         found, goes_on = index.trips()
         trips = [asdict(trip) for trip in found]
@@ -86,9 +83,10 @@ class EventSource:
             silent_s = (self._agent.utc_ms() - found[-1].end_ms) / 1000
             if silent_s < self._agent.parking.after_s:
                 trips[-1]["open"] = True
-        last = self._agent.queue.last_row()
+        counts = self._agent.queue.stats()
+        stored = counts.ready + counts.unack + counts.acked + counts.ack_failed
         return json.dumps(
-            {"trips": trips, "complete": index.is_complete, "read": index.last, "last": last}
+            {"trips": trips, "complete": index.is_complete, "read": index.read, "stored": stored}
         )
 
     def fix(self, row: int) -> dict[str, Any] | None:
@@ -137,24 +135,21 @@ class EventSource:
         cheaper. If the disk cannot be read now, a later call reads the same rows.
         """
         queue = self._agent.queue
-        newest, moves = queue.last_row(), queue.moves()
-        # While the queue thins a backlog, rows move each second. The track is read again once that
-        # has come to rest.
+        newest, moves = queue.last_row(), 2 * queue.moves() + queue.stats().carrying_over
+        # While the queue thins a backlog, rows move each second; while it carries over a damaged
+        # file, rows come before others. The track is read again once that has come to rest.
         moved = moves == self._moves_before != self._moves
         self._moves_before = moves
         if queue.stream != self._stream or newest < self._last or moved:
             self._stream, self._moves = queue.stream, moves
-            # Of the newest it depends whether the next one begins a segment.
-            self._last, self._newest = max(0, newest - 1), None
+            self._last = newest
             self._look_again_s = 0.0
             self.index = self._new_index()
-        after, points = self._last, []
+        after = max(self._last, newest - _POINTS_MAX)
+        packed = b""
         with suppress(StorageError):
-            while (read := queue.after(self._last))[0] != self._last:
-                after, (self._last, found) = self._last, read
-                points = list(points_of(found, self._agent.gaps.between, self._newest))
-                self._newest = found[-1][1] if found else self._newest
-        return after, points
+            self._last, packed = self.index.behind(after)
+        return after, list(POINT.iter_unpack(packed))
 
     def _look_at_places(self) -> list[tuple[int, int]]:
         """Where the rows are now. Returns those of the newest that are newly gone.

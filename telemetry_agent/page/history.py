@@ -152,14 +152,10 @@ class History:
         _, minutes, long = self._series.values()
         oldest_s = _time_s(minutes[0]) if minutes else 0
         records = [*(record for record in long if _time_s(record) < oldest_s), *minutes]
-        try:
-            with beside.open("wb") as file:
-                self._sound_bytes = file.write(_HEAD + b"".join(records))
-            beside.chmod(0o600)
-            beside.replace(target)
-        except OSError:
-            beside.unlink(missing_ok=True)
-            raise
+        with beside.open("wb") as file:
+            self._sound_bytes = file.write(_HEAD + b"".join(records))
+        beside.chmod(0o600)
+        beside.replace(target)
 
     def _keep(self, sample: Sample) -> None:
         """Add it to its series. If a minute or ten minutes end before it, add their mean."""

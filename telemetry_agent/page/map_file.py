@@ -79,9 +79,6 @@ def _checked(path: Path, descriptor: int) -> MapFile:
     (version,) = struct.unpack_from("<B", head, 7)
     places = struct.unpack_from("<8Q", head, 8)
     packing, tile_packing, kind, _, deepest = struct.unpack_from("<5B", head, 97)
-    edges = struct.unpack_from("<4i", head, 102)
-    west, south, east, north = (edge / 1e7 for edge in edges)
-    on_earth = -180 <= west < east <= 180 and -90 <= south < north <= 90 and deepest <= 30
     # Root directory, metadata, leaf directories, tiles: each as offset and length.
     end = max(offset + length for offset, length in zip(places[::2], places[1::2], strict=True))
     for is_wrong, says in (
@@ -92,7 +89,6 @@ def _checked(path: Path, descriptor: int) -> MapFile:
             f"is compressed otherwise than by gzip: {_HOW}",
         ),
         (end > known.st_size, "is cut off: copy it again"),
-        (not on_earth, f"names no part of the world: {_HOW}"),
     ):
         if is_wrong:
             raise ConfigError(f"page.map: {path} {says}")

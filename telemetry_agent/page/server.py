@@ -9,7 +9,6 @@ import asyncio
 import errno
 import resource
 import socket
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.history import take_samples
 from telemetry_agent.page.site import Site
-from telemetry_agent.tasks import within
+from telemetry_agent.tasks import Bell, within
 
 CONNECTIONS = 128
 _BACKLOG = 32
@@ -37,11 +36,12 @@ _NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class PageServer:
     """Answers the viewers that connect to ``listener``, a socket bound to ``host``; closes it.
 
-    ``token`` admits viewers; ``None``: none is needed.
+    ``token`` admits viewers; ``None``: none is needed. ``bell`` ends a turn, and makes the next
+    event soon: something may have changed.
     """
 
     def __init__(
-        self, listener: socket.socket, agent: AgentView, host: str, token: str | None
+        self, listener: socket.socket, bell: Bell, agent: AgentView, host: str, token: str | None
     ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
@@ -51,6 +51,8 @@ class PageServer:
         config = _uvicorn_config(self._site.app)
         self._connection = lambda: ViewerConnection(config, state, loop)
         self._connections_max = _connections_max()
+        self._bell = bell
+        loop.add_reader(bell, self._rung)
         self._listener = listener
         listener.setblocking(False)
         self._ending = False
@@ -67,7 +69,7 @@ class PageServer:
             task.add_done_callback(self._halt)
 
     def turn(self, seconds: float) -> None:
-        """Run for so long, or until interrupted. Raises what failed outside a request."""
+        """Run for so long, or until the bell rings. Raises what failed outside a request."""
         end = self._loop.call_later(seconds, self._halt)
         self._loop.run_forever()
         end.cancel()
@@ -77,29 +79,24 @@ class PageServer:
         for connection in self._connections():
             connection.sweep(self._loop.time())
 
-    def nudge(self) -> None:
-        """Make the next event soon. Any thread may call this."""
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._site.streams.nudge)
-
     @property
     def viewers(self) -> int:
         """How many viewers follow the events now. Any thread may ask."""
         return self._site.streams.count
 
-    def interrupt(self) -> None:
-        """End the turn. Any thread may call this."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._halt)
-
     def close(self) -> None:
         """End every connection. Called between turns, and once."""
         self._ending = True
+        self._loop.remove_reader(self._bell)
         self._loop.run_until_complete(self._end())
         self._loop.close()
         self._site.close()
         # A card that hangs must not delay the end.
         within(_END_S, self._site.history.save)
+
+    def _rung(self) -> None:
+        self._site.streams.nudge()
+        self._halt()
 
     def _halt(self, _task: asyncio.Task[None] | None = None) -> None:
         if not self._ending:

@@ -26,7 +26,7 @@ from telemetry_agent.page.history import History
 from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
-from telemetry_agent.page.streams import VIEWERS, EventStreams, StreamedAnswer
+from telemetry_agent.page.streams import EventStreams, StreamedAnswer
 from telemetry_agent.page.threads import in_thread
 from telemetry_agent.page.track import POINT, Box, Wanted
 from telemetry_agent.trouble import Trouble
@@ -39,7 +39,7 @@ _EXPORTS = 2
 _MONTH_H = 720
 _LONGEST_BODY_BYTES = 64 * 1024
 _BODY_S = 10.0
-_LARGEST_ROW_DIGITS = 18
+_LARGEST_ROW = 2**53
 _LARGEST = 253_402_300_799  # the end of the year 9999, seconds since 1970
 
 T = TypeVar("T")
@@ -94,22 +94,20 @@ class Site:
         """Close the map."""
         if self._map is not None:
             self._map.close()
-            self._map = None
 
     async def _static(self, request: Request) -> Response:
         return static_file(request.path_params.get("path", "index.html"), request.headers)
 
     async def _setup(self, request: Request) -> Response:
-        agent = self._agent
-        setup: dict[str, Any] = {"check": agent.doctor is not None}
-        if self._access.cookies(request.headers):
-            setup["login"] = True
-        if self._missing:
-            setup["missing"] = self._missing
-        if agent.tiles:
-            setup |= {"tiles": agent.tiles, "credit": agent.tiles_credit}
-        if (found := self._map) is not None:
-            setup["map"] = {"credit": found.credit, "deepest": found.deepest}
+        agent, found = self._agent, self._map
+        setup = {
+            "check": agent.doctor is not None,
+            "login": bool(self._access.cookies(request.headers)),
+            "missing": self._missing,
+            "tiles": agent.tiles,
+            "credit": agent.tiles_credit,
+            "map": found and {"credit": found.credit, "deepest": found.deepest},
+        }
         return JSONResponse(setup)
 
     async def _map_part(self, request: Request) -> Response:
@@ -134,12 +132,11 @@ class Site:
         return Response(data, 206, headers, "application/octet-stream")
 
     async def _events(self, request: Request) -> Response:
-        if self.streams.count >= VIEWERS:
-            says = f"Too many viewers (limit {VIEWERS}): close another window."
-            raise HTTPException(503, says)
+        events = self.streams.follow(request.query_params.get("browser", ""))
+        await anext(events)
         # Else nginx would collect events before it passes them on.
         return StreamedAnswer(
-            self.streams.follow(request.query_params.get("browser", "")),
+            events,
             self._broken_off,
             headers={"X-Accel-Buffering": "no"},
             media_type="text/event-stream",
@@ -150,7 +147,7 @@ class Site:
         return _json(self._event_source.hello(), request)
 
     async def _trail(self, request: Request) -> Response:
-        after = _row_number(request.query_params, "after", "0")
+        after = _row(request.query_params, "after")
         await self.streams.refresh()  # before the first viewer nothing was read yet
         index = self._event_source.index
         return await self._from_disk(lambda: _packed(request, *index.behind(after)))
@@ -171,7 +168,7 @@ class Site:
         return _json(self._event_source.trips(), request)
 
     async def _fix(self, request: Request) -> Response:
-        row = _row_number(request.query_params, "row")
+        row = _row(request.query_params, "row")
         found = await self._from_disk(lambda: self._event_source.fix(row))
         if found is None:
             raise HTTPException(404, "It is gone.")
@@ -201,10 +198,9 @@ class Site:
         wanted = _wanted_part(request.query_params)
         period = {"since_ms": wanted.since_s * 1000, "until_ms": wanted.until_s * 1000 + 1}
         asked |= {end: round(ms) for end, ms in period.items() if math.isfinite(ms)}
-        device = self._agent.snapshot().device
-        until_ms = asked.get("until_ms", self._agent.queue.newest_ms())
+        until_ms = asked.get("until_ms") or await self._from_disk(self._agent.queue.newest_ms)
         since_ms = asked.get("since_ms", until_ms and until_ms - 1)
-        file = file_name(device, name, since_ms, until_ms)
+        file = file_name(self._agent.snapshot().device, name, since_ms, until_ms)
         return StreamedAnswer(
             self._pieces(asked),
             self._broken_off,
@@ -215,7 +211,7 @@ class Site:
     async def _pieces(self, asked: dict[str, Any]) -> AsyncIterator[str]:
         async with self._exports:  # a third one waits
             answers = self._agent.ask("export", asked)
-            while answer := await in_thread(next, answers, None):
+            while answer := await in_thread(lambda: next(answers, None)):
                 yield answer["text"]
 
     async def _metrics(self, request: Request) -> Response:
@@ -303,6 +299,11 @@ def _number(query: Mapping[str, str], name: str, default: float, most: float = _
     return value
 
 
+def _row(query: Mapping[str, str], name: str) -> int:
+    """The number of a row; 0: before all."""
+    return int(_number(query, name, 0, most=_LARGEST_ROW))
+
+
 def _wanted_part(query: Mapping[str, str]) -> Wanted:
     """``since``, ``until`` (seconds since 1970), ``across`` (pixels), ``tolerance`` and ``box``.
 
@@ -344,11 +345,3 @@ async def _body_of(request: Request) -> bytes:
     except (TimeoutError, ClientDisconnect):
         raise HTTPException(400, "The body came too slowly, or not whole.") from None
     return body
-
-
-def _row_number(query: Mapping[str, str], name: str, default: str = "") -> int:
-    """The number of a row in the queue."""
-    text = query.get(name, default)
-    if not (text.isascii() and text.isdecimal()) or len(text) > _LARGEST_ROW_DIGITS:
-        raise HTTPException(400, f"{name} is a row's number.")
-    return int(text)

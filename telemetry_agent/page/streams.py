@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -47,18 +48,26 @@ class EventStreams:
         self._nudge.set()
 
     async def follow(self, browser: str = "") -> AsyncIterator[str]:
-        """The events for one viewer, until it is disconnected.
+        """The events for one viewer, until it is disconnected. The first piece is empty.
 
         Args:
             browser: the same in all tabs of one browser. From the fifth tab on they must poll: a
                 browser opens few connections to a host, and a further tab would wait for ever.
+
+        Raises:
+            HTTPException: there are too many viewers, instead of the first piece.
         """
+        if self.count >= VIEWERS:
+            says = f"Too many viewers (limit {VIEWERS}): close another window."
+            raise HTTPException(503, says)
         if browser and self._of_browser[browser] >= _STREAMS_PER_BROWSER:
+            yield ""
             yield _event("poll", "{}")
             return
         self._of_browser[browser] += 1
         self.count += 1
         try:
+            yield ""
             await self.refresh()
             yield "retry: 1000\n\n"  # milliseconds until the browser reconnects
             seen = -1

@@ -72,14 +72,8 @@ class Page(Task):
 
     def nudge(self) -> None:
         """Make the next event soon: something has changed. Any thread may call this."""
-        if (server := self._server) is not None:
-            server.nudge()
-
-    def wake(self) -> None:
-        """See ``Task.wake``."""
-        super().wake()
-        if (server := self._server) is not None:
-            server.interrupt()
+        if self._server is not None:
+            self.bell.ring()
 
     def close(self) -> None:
         """See ``Task.close``: end every connection."""
@@ -107,7 +101,7 @@ class Page(Task):
             self._fault = (error.strerror if isinstance(error, OSError) else None) or str(error)
             self._trouble.failed(f"no page at {url}: {self._fault}; trying again")
             return None
-        server = PageServer(listener, self._agent, host, token)
+        server = PageServer(listener, self.bell, self._agent, host, token)
         self._fault = None
         log.info("the page is at %s", url)
         self._trouble.over("the page is there")

@@ -8,17 +8,16 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar
 
 from telemetry_agent.tasks import started
 
 _THREAD_AGAIN_S = 1.0
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 
-async def in_thread(work: Callable[[*Ts], T], *args: *Ts) -> T:
+async def in_thread(work: Callable[[], T]) -> T:
     """Do the work in a thread of its own; its exceptions are raised here.
 
     While the system refuses a thread, this waits for one.
@@ -28,7 +27,7 @@ async def in_thread(work: Callable[[*Ts], T], *args: *Ts) -> T:
 
     def run() -> None:
         try:
-            end = partial(done.set_result, work(*args))
+            end = partial(done.set_result, work())
         except BaseException as error:  # noqa: BLE001 - raised in the event loop
             end = partial(done.set_exception, error)
         with suppress(RuntimeError):  # the loop has ended in the meantime

@@ -130,6 +130,8 @@ class TrackIndex:
     ) -> None:
         self.last = 0
         """The row up to which all were read."""
+        self.read = 0
+        """How many were; numbers can be left out."""
         self.is_complete = False
         """Whether all rows were read once; new ones come all the time."""
         self._queue = queue
@@ -152,6 +154,7 @@ class TrackIndex:
             for row, record in found:
                 self._trips.feed(row, record)
                 self._newest = record
+            self.read += len(found)
             more = last != self.last
             self.last = last
             self.is_complete |= not more

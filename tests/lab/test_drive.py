@@ -11,7 +11,7 @@ from telemetry_agent.model import Fix
 
 START_MS = 1_795_435_200_000
 NEW_YEAR_MS = 1_798_761_600_000  # 2027-01-01T00:00:00Z
-ROUND = 268  # epochs
+ROUND = 264  # epochs
 
 
 def sentences(epoch: bytes) -> dict[str, pynmea2.NMEASentence]:

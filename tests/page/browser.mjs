@@ -195,7 +195,7 @@ const stories = {
     await until(desk, () => /waiting on the disk: now [\d.,]+ positions, at most [1-9][\d.,]* positions; delivered/.test(document.querySelector("#chart").ariaLabel));
     await until(desk, () => /in view, \d+ used: BeiDou, GLONASS, GPS, Galileo/.test(document.querySelector("#polar").ariaLabel));
     await desk.evaluate(() => document.activeElement.blur());
-    if (pictures) await until(desk, () => window.page.track.size > 214); // the round, and the tunnel
+    if (pictures) await until(desk, () => window.page.track.size > 198); // the round, and the tunnel
     await desk.evaluate(() => scrollTo(0, 0));
     await picture(desk, "delivered-light");
     await picture(dark, "delivered-dark");

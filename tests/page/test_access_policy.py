@@ -110,6 +110,12 @@ def test_a_script_shows_the_token_and_needs_no_origin() -> None:
     )
 
 
+def test_a_script_may_show_a_token_that_is_not_ascii() -> None:
+    token = "a-tökèn-of-24-characters"
+    shown = f"Bearer {token}".encode().decode("latin-1")  # as the server reads a header
+    assert status(AccessPolicy(set(), token), "GET", "/", OURS | {"authorization": shown}) == 200
+
+
 def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
     policy = AccessPolicy(set(), TOKEN)
     assert cookie_of(policy, "wrong", SAME) is None
@@ -210,6 +216,10 @@ def test_a_network_of_one_viewer_counts_as_one_peer_and_the_memory_is_bounded() 
         wrong.count(f"2001:db8::{number}", 0)
     assert wrong.wait_s("2001:db8::ffff", 0) == 60
     assert wrong.wait_s("2001:db8:0:1::1", 0) == 0
+    for _ in range(10):  # where the page listens on [::], this is how IPv4 addresses look
+        wrong.count("::ffff:192.0.2.7", 0)
+    assert wrong.wait_s("::ffff:192.0.2.7", 0) == 60
+    assert wrong.wait_s("::ffff:192.0.2.8", 0) == 0
     for number in range(2000):
         wrong.count(f"peer {number}", 0)
     assert len(wrong._peers) == 1000

@@ -2,6 +2,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from hypothesis import strategies as st
 from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.clock import Clock
+from telemetry_agent.errors import StorageError
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.model import Fix
 from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.events import EventSource, Runs
+from telemetry_agent.page.track import Wanted
 from telemetry_agent.snapshot import Snapshot
 
 START_MS = 1_795_435_200_000
@@ -69,6 +73,39 @@ def test_the_trail_is_read_again_when_thinning_has_come_to_rest(queue: AckQueue)
     ]
     assert (last, shown) == (stored[-1][0], stored)
     assert json.loads(event_source.news())["stream"] == told["stream"]
+
+
+def test_what_is_carried_over_from_a_damaged_file_is_on_the_page_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.db"
+    with AckQueue(path) as queue:
+        for second in range(3000):
+            queue.put(curve(second), "van-07")
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"damage" * 100)
+    with AckQueue(path) as queue:
+        event_source = event_source_of(queue)
+        queue.put(curve(7200), "van-07")
+        queue.commit()
+        while not queue.stats().carrying_over:
+            event_source.news()
+            with suppress(StorageError):
+                event_source.index.scan()
+        event_source.news()
+        while event_source.index.scan():
+            continue
+        carry_over(queue)
+        for _ in range(3):
+            event_source.news()
+        event_source.index.scan()
+        told = json.loads(event_source.trips())
+        while event_source.index.scan():
+            continue
+        _, packed, _ = event_source.index.shown(Wanted(tolerance_e7=1))
+        stored = [row for row, _ in everything(queue)]
+    assert len(stored) > 1000
+    assert (told["read"], told["stored"]) == (1000, len(stored))
+    assert [row for row, *_ in struct.iter_unpack("<diiII", packed)] == stored
 
 
 def test_the_first_new_position_may_begin_a_segment(queue: AckQueue) -> None:

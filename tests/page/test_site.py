@@ -155,11 +155,8 @@ def test_a_tile_server_is_the_only_stranger(tmp_path: Path) -> None:
             "img-src 'self' data: https://tiles.example.com:8443;"
             in (answer.headers["Content-Security-Policy"])
         )
-        assert json.loads(site.ask("/setup")[1]) == {
-            "tiles": tiles,
-            "credit": "",
-            "check": False,
-        }
+        setup = json.loads(site.ask("/setup")[1])
+        assert (setup["tiles"], setup["credit"], setup["map"]) == (tiles, "", None)
 
 
 def test_the_browser_keeps_what_is_the_same(site: Site) -> None:
@@ -316,6 +313,27 @@ def test_a_third_export_waits_for_one_of_two(site: Site, monkeypatch: pytest.Mon
     assert len(body.splitlines()) == 1
 
 
+def test_an_export_that_waits_for_the_disk_holds_up_no_other(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.put(2)
+    waits, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        waits.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(site.queue, "newest_ms", slow)
+    with ThreadPoolExecutor(1) as askers:
+        export = askers.submit(site.ask, "/export/csv")
+        assert waits.wait(60)
+        try:
+            assert site.ask("/history")[0].status == 200
+        finally:
+            go_on.set()
+        assert export.result(60)[0].status == 200
+
+
 class SlowDoctor:
     """Its check ends when it may."""
 
@@ -370,7 +388,7 @@ def test_a_page_that_ends_during_a_check_logs_nothing(
     "path",
     [
         *("/track?since=NaN", "/track?since=-1", "/track?until=1e300", "/track?tolerance=inf"),
-        *("/track?across=-5", "/track?box=1,2,3", "/trail?after=-1", "/trail?after=%D9%A3"),
+        *("/track?across=-5", "/track?box=1,2,3", "/trail?after=-1", "/trail?after=x"),
         *("/export/gpx?since=1e300", "/export/kml?until=99999999999999", "/export/csv?since=inf"),
         *("/history?hours=NaN", "/fix?row=", "/fix?row=9999999999999999999"),
     ],
@@ -466,7 +484,7 @@ def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
         assert site.ask("/metrics", Authorization=f"Bearer {TOKEN}")[0].status == 200
         assert json.loads(site.ask("/setup", Cookie=cookie)[1])["login"] is True
         bearer = site.ask("/setup", Authorization=f"Bearer {TOKEN}")[1]
-        assert "login" not in json.loads(bearer)  # no cookie, nothing to remove
+        assert json.loads(bearer)["login"] is False  # no cookie, nothing to remove
         assert site.ask("/logout", "{}")[0].status == 401
         assert site.ask("/logout", "{}", Origin="https://evil.example")[0].status == 403
         answer, body = site.ask("/logout", "{}", Cookie=f"a=b; {cookie}")
@@ -589,11 +607,26 @@ def test_a_port_in_use_is_said_once_and_tried_again(
 
 def test_too_many_viewers_are_told_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "VIEWERS", 2)
-    monkeypatch.setattr("telemetry_agent.page.site.VIEWERS", 2)
     with site.events() as one, site.events() as two:
         assert next(one)[0] == next(two)[0] == "hello"
         answer, text = site.ask("/events")
         assert (answer.status, text) == (503, b"Too many viewers (limit 2): close another window.")
+
+
+def test_many_viewers_who_come_at_once_are_not_too_many(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "VIEWERS", 4)
+    with contextlib.ExitStack() as stack:
+        lines = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=60))
+            for _ in range(40)
+        ]
+        for line in lines:
+            line.sendall(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        statuses = [line.recv(12)[-3:] for line in lines]
+    assert statuses.count(b"200") == 4
+    assert statuses.count(b"503") == 36
 
 
 def test_connections_are_bounded_and_idle_ones_end(

@@ -17,8 +17,6 @@ from typing import Any
 from telemetry_agent.errors import counted
 from telemetry_agent.model import StreamAccount
 
-_GAPS_NAMED = 20
-
 
 @dataclass(frozen=True, slots=True)
 class StreamVerdict:
@@ -29,8 +27,8 @@ class StreamVerdict:
     """Rows up to ``through``."""
     complete_until: str | None
     """The time of the last fix before the first gap in which a fix may be missing."""
-    gaps: tuple[tuple[int, int], ...]
-    """Where missing rows can be, as first and last seq; empty if none is missing."""
+    gaps: Sequence[tuple[int, int]]
+    """Where missing rows can be, as first and last seq; of many, the last one covers the rest."""
 
     @property
     def missing(self) -> int:
@@ -65,30 +63,12 @@ def account_of(said: object) -> StreamAccount | None:
     return account if is_possible else None
 
 
-def judge(account: StreamAccount, rows: Sequence[tuple[int, str]]) -> StreamVerdict:
-    """Compare an account with the rows of its stream.
-
-    Args:
-        account: of the agent.
-        rows: (seq, time) of each row, ascending.
-    """
-    here = [row for row in rows if row[0] <= account.through]
-    if len(here) >= account.expected:
-        return StreamVerdict(account, len(here), here[-1][1] if here else None, ())
-    gaps = tuple(_gaps([seq for seq, _ in here], account.through))
-    before = [time for seq, time in here if seq < gaps[0][0]]
-    return StreamVerdict(account, len(here), before[-1] if before else None, gaps)
-
-
 def as_json(
     device: str, verdicts: Sequence[StreamVerdict], unaccounted: tuple[int, str] | None = None
 ) -> dict[str, Any]:
-    """The answer of ``GET /v1/audit`` for one device.
+    """The answer of ``GET /v1/audit`` for one device; ``verdicts``: the oldest stream first.
 
-    Args:
-        device: its name.
-        verdicts: of its streams, the oldest first.
-        unaccounted: how many rows of it are of streams without an account, and the newest time.
+    ``unaccounted``: how many rows are of streams without an account, and the newest time.
     """
     return {
         "device": device,
@@ -102,7 +82,7 @@ def as_json(
                 "expected": verdict.account.expected,
                 "stored": verdict.stored,
                 "missing": max(0, verdict.missing),
-                "gaps": _named(verdict.gaps),
+                "gaps": list(map(list, verdict.gaps)),
                 "not_coming": dict(verdict.account.not_coming),
                 "damaged_in": verdict.account.damaged_in,
             }
@@ -114,9 +94,8 @@ def as_json(
 def lines(audit: Mapping[str, Any]) -> list[str]:
     """The same as text."""
     said = []
-    if audit["streams"] and not audit["complete"]:
-        said.append("not complete")
     if audit["streams"]:
+        said += ["not complete"] * (not audit["complete"])
         said.append(f"complete until {audit['complete_until'] or 'no fix'}")
     if unaccounted := audit["unaccounted"]:
         fixes = counted(unaccounted["fixes"], "fix")
@@ -146,19 +125,3 @@ def _complete_until(verdicts: Iterable[StreamVerdict]) -> str | None:
             doubts.append(until or before)
         before = max(before or "", until or "") or None
     return min((time or "" for time in doubts), default=before) or None
-
-
-def _named(gaps: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """At most 20 gaps; the last one then covers the rest."""
-    named = [list(gap) for gap in gaps[:_GAPS_NAMED]]
-    if named:
-        named[-1][1] = gaps[-1][1]
-    return named
-
-
-def _gaps(seqs: Sequence[int], through: int) -> Iterable[tuple[int, int]]:
-    expected = 1
-    for seq in (*seqs, through + 1):
-        if seq > expected:
-            yield expected, seq - 1
-        expected = seq + 1

@@ -10,8 +10,9 @@ from typing import Any
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
-from telemetry_agent.lab.endpoint.audit import StreamVerdict, account_of, as_json, judge
+from telemetry_agent.lab.endpoint.audit import StreamVerdict, account_of, as_json
 from telemetry_agent.lab.native_request import NativeRequest
+from telemetry_agent.model import StreamAccount
 
 _FIXES = """CREATE TABLE IF NOT EXISTS fixes (
     stream TEXT NOT NULL, seq INTEGER NOT NULL, device TEXT NOT NULL,
@@ -36,6 +37,15 @@ _PUT_ACCOUNT = """INSERT INTO stream_accounts
 _UNACCOUNTED = """SELECT device, count(*), max(time) FROM fixes
     WHERE (?1 = '' OR device = ?1) AND stream NOT IN (SELECT stream FROM stream_accounts)
     GROUP BY device"""
+# Of a stream, up to a seq. There can be millions of them, so SQLite counts, and not Python.
+_GAPS = """SELECT before + 1 AS first, seq - 1 AS last FROM (
+    SELECT seq, lag(seq, 1, 0) OVER (ORDER BY seq) AS before FROM (
+        SELECT seq FROM fixes WHERE stream = ?1 AND seq <= ?2 UNION ALL SELECT ?2 + 1))
+    WHERE seq > before + 1"""
+_FIRST_GAPS = f"""SELECT min(first), max(last) FROM (
+    SELECT first, last, row_number() OVER (ORDER BY first) AS number FROM ({_GAPS}))
+    GROUP BY min(number, 20) ORDER BY 1"""  # noqa: S608 - only constants
+_SOME_GAPS = f"{_GAPS} ORDER BY random() LIMIT 20"
 
 
 class FixDatabase:
@@ -134,13 +144,32 @@ class FixDatabase:
             device,
         ):
             if (account := account_of(json.loads(said))) is not None:
-                stored = self.read(
-                    "SELECT seq, time FROM fixes WHERE stream = ? ORDER BY seq", account.stream
-                )
-                verdicts.setdefault(name, []).append(judge(account, stored))
+                verdicts.setdefault(name, []).append(self._verdict(account))
         return verdicts
 
-    def read(self, sql: str, *values: str) -> list[Any]:
+    def _verdict(self, account: StreamAccount) -> StreamVerdict:
+        """Compare an account with the rows of its stream."""
+        stream, through = account.stream, account.through
+        ((stored,),) = self.read(
+            "SELECT count(*) FROM fixes WHERE stream = ? AND seq <= ?", stream, through
+        )
+        gaps = self.read(_FIRST_GAPS, stream, through) if stored < account.expected else []
+        newest = self.read(
+            "SELECT time FROM fixes WHERE stream = ? AND seq <= ? ORDER BY seq DESC LIMIT 1",
+            *(stream, gaps[0][0] if gaps else through),
+        )
+        return StreamVerdict(account, stored, newest[0][0] if newest else None, gaps)
+
+    def some_gaps(self, device: str) -> list[tuple[str, int, int]]:
+        """Stream, first and last seq of some gaps in which fixes of that device are missing."""
+        return [
+            (account.stream, *gap)
+            for verdict in self.verdicts(device).get(device, ())
+            if verdict.missing > 0 and (account := verdict.account)
+            for gap in self.read(_SOME_GAPS, account.stream, account.through)
+        ]
+
+    def read(self, sql: str, *values: str | int) -> list[Any]:
         """Every row that ``sql`` selects.
 
         Raises:

@@ -7,6 +7,7 @@ disk. All requests share one connection to the database, under a lock.
 
 import errno
 import json
+import math
 import random
 import re
 import threading
@@ -26,14 +27,15 @@ from telemetry_agent.lab.native_request import NativeRequest, RefusedError
 _ASKS_MAX, _SEQS_MAX = 20, 10_000  # an agent ignores more than this in one answer
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fault:
     """A fault that is injected at random, or into the first requests."""
 
     kind: str
     """A status; ``drop``: store, then close without an answer; ``hang``: never answer."""
     chance: float = 1.0
-    first: int | None = None
+    left: float = math.inf
+    """Into how many more requests."""
 
     @classmethod
     def parse(cls, pattern: str) -> Self:
@@ -48,7 +50,7 @@ class Fault:
                 f"--fail {pattern}: must be like 503, 503:0.3, 503x5, drop:0.1, hangx1"
             )
         kind, chance, first = found.groups()
-        return cls(kind, float(chance or 1), int(first) if first else None)
+        return cls(kind, float(chance or 1), float(first or math.inf))
 
 
 class Endpoint:
@@ -87,7 +89,6 @@ class Endpoint:
         self._tokens = tokens
         self._asks_again = asks_again
         self._news = threading.Condition()
-        self._left = [fault.first for fault in faults]
         self.counters: Counter[str] = Counter()
         """Of fixes ``stored``, ``known``, ``rejected``; of requests ``answered``, ``failed``."""
         self._store = FixDatabase(db)
@@ -182,10 +183,9 @@ class Endpoint:
     def next_fault(self) -> str | None:
         """The fault to inject into this request."""
         with self._news:
-            for i, fault in enumerate(self._faults):
-                left = self._left[i]
-                if left != 0 and self._draw() < fault.chance:
-                    self._left[i] = left and left - 1
+            for fault in self._faults:
+                if fault.left and self._draw() < fault.chance:
+                    fault.left -= 1
                     self.counters["failed"] += 1
                     return fault.kind
         return None
@@ -208,12 +208,7 @@ class Endpoint:
 
     def _missing(self, device: str) -> Iterator[dict[str, Any]]:
         """What to ask for: other gaps each time, because most of them can be legal."""
-        gaps = [
-            (verdict.account.stream, *gap)
-            for verdicts in self._store.verdicts(device).values()
-            for verdict in verdicts
-            for gap in verdict.gaps
-        ]
+        gaps = self._store.some_gaps(device)
         for stream, first, last in sorted(gaps, key=lambda _: self._draw())[:_ASKS_MAX]:
             parts = (last - first) // _SEQS_MAX + 1
             begin = first + _SEQS_MAX * int(self._draw() * parts)

@@ -1,8 +1,8 @@
 """Who may send: a token for each device."""
 
-import hmac
 import re
 import tomllib
+from hashlib import sha256
 from pathlib import Path
 
 from telemetry_agent.errors import ConfigError
@@ -31,19 +31,17 @@ class Tokens:
             raise ConfigError(f"--tokens: {path}: {wrong} needs a token: ASCII without spaces")
         if len(set(tokens.values())) < len(tokens):
             raise ConfigError(f"--tokens: {path}: two devices have the same token")
-        self._device_by_token: dict[str, str] = {token: name for name, token in tokens.items()}
+        self._devices: dict[bytes, str] = {_digest(token): name for name, token in tokens.items()}
 
     def device_of(self, authorization: str) -> str | None:
         """The device with this token; ``None``: no device has it."""
         word, _, sent = authorization.partition(" ")
-        if word.lower() != "bearer":
-            return None
-        found = None
-        for token, device in self._device_by_token.items():
-            # Compare with each token in constant time: the time taken shows nothing.
-            if hmac.compare_digest(token.encode(), sent.strip().encode("utf-8", "replace")):
-                found = device
-        return found
+        return self._devices.get(_digest(sent.strip())) if word.lower() == "bearer" else None
+
+
+def _digest(token: str) -> bytes:
+    """Tokens are compared by it: the time that this takes shows nothing of them."""
+    return sha256(token.encode("utf-8", "replace")).digest()
 
 
 def _is_token(value: object) -> bool:

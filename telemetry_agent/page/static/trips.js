@@ -46,9 +46,9 @@ export class TripList {
     }
   }
 
-  #list({ trips, complete, read, last }) {
+  #list({ trips, complete, read, stored }) {
     this.complete = complete;
-    const note = complete ? "" : `Reading the track: ${Math.floor((100 * read) / Math.max(1, last))} %.`;
+    const note = complete ? "" : `Reading the track: ${Math.floor((100 * read) / Math.max(1, read, stored))} %.`;
     $("trips-note").textContent = note || (trips.length ? "" : "No trip yet. A trip ends when the device parks.");
     const key = JSON.stringify(trips);
     if (key === this.shown) return;
