@@ -89,7 +89,7 @@ class ReceiverChecks:
             )
 
         try:
-            name = next(answers)["source"]
+            name = str(next(answers).get("source", receiver.source))
             live = not self._gps.source.startswith("file:")
             heard = Reception(name, baud, self._clock, live=live)
             heard.listen(read, self._patience)
