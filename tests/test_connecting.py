@@ -194,9 +194,7 @@ def test_a_silent_name_server_is_not_waited_for_where_the_known_addresses_refuse
     again = Connecting(names, "far.example", 80, 0.0, look_up_s=math.inf)
     assert again.poll(4.9) is None
     with pytest.raises(UnreachableError, match="connection refused"):
-        for _ in range(100):
-            assert again.poll(5.0) is None
-            Bell().wait(0.1, again.watched())
+        again.poll(5.0)
     go_on.set()
 
 
