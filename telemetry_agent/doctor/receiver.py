@@ -89,7 +89,7 @@ class ReceiverChecks:
             )
 
         try:
-            name = str(next(answers).get("source", receiver.source))
+            name = next(answers)["source"]
             live = not self._gps.source.startswith("file:")
             heard = Reception(name, baud, self._clock, live=live)
             heard.listen(read, self._patience)

@@ -197,14 +197,6 @@ def test_it_prints_what_it_understands_and_says_so(
     assert fault.endswith(": restart the service, so that both have one version")
 
 
-def test_what_another_version_leaves_out_is_named(
-    agent: ForeignAgent, capsys: pytest.CaptureFixture[str]
-) -> None:
-    agent.answer = {"time": "2026-11-23T12:35:19.000Z"}
-    assert run("queue", "list") == 1
-    assert "understand the agent's answer: KeyError('stream')" in capsys.readouterr().err
-
-
 def test_without_an_answer_a_fault_of_ours_stays_one(
     agent: ForeignAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
