@@ -25,6 +25,8 @@ from telemetry_agent.config import loader
 from telemetry_agent.daemon.ownership import root_again
 from telemetry_agent.errors import StorageError, counted
 from telemetry_agent.export import FORMATS, file_name
+from telemetry_agent.export.track import Gaps
+from telemetry_agent.export.trips import ParkingRule
 
 
 @click.command()
@@ -78,7 +80,20 @@ def command(
         if name not in FORMATS:
             raise click.UsageError(f"--format is needed: one of {', '.join(FORMATS)}.")
     settings = loader.load(config_path).settings
-    question = {"ask": "export", "format": name, "trip": trip, **since, **until}
+    sampling = settings.sampling
+    gaps = Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s)
+    question = {
+        "ask": "export",
+        "format": name,
+        "gap_s": gaps.moving_s,
+        "standing_gap_s": gaps.standing_s,
+        **since,
+        **until,
+    }
+    if trip is not None:
+        radius_m = sampling.parked_radius_m or ParkingRule().radius_m
+        parking = ParkingRule(radius_m, sampling.parked_after_s)
+        question |= {"trip": trip, "parking": list(map(float, parking))}
     if output is not None and output.is_dir():
         device = settings.device + (f"-trip-{trip}" if trip else "")
         first_ms = since.get("since_ms", Clock().wall_ms())  # unknown: today's date

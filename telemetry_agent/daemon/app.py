@@ -114,7 +114,7 @@ class Agent:
             on_step=lambda: self.page.task.nudge(),  # noqa: PLW0108 - the page that runs now
             held=self._held,
         )
-        self._commands = queue_commands(self.queue, lambda: self.settings.sampling) | {
+        self._commands = queue_commands(self.queue) | {
             "status": self._status,
             "drain": self.delivery.drain,
             "tap": self.recording.tap,
@@ -268,7 +268,7 @@ class Agent:
             doctor=self._doctor() if self._doctor and page.listen else None,
             log_lines=self._log_tail.lines,
             config=lambda: shown(self.settings),
-            parking=ParkingRule.of_sampling(sampling.parked_radius_m, sampling.parked_after_s),
+            parking=ParkingRule(sampling.parked_radius_m or 25, sampling.parked_after_s),
             listen=page.listen,
             token_file=page.token_file or credential("page_token"),
             secrets=self.secrets,

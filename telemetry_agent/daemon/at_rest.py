@@ -25,7 +25,7 @@ from telemetry_agent.ackqueue.recovery.wal import read_log
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.daemon import client
-from telemetry_agent.daemon.commands import Readable, looking, queue_commands
+from telemetry_agent.daemon.commands import LOOKING, Readable, queue_commands
 from telemetry_agent.daemon.ownership import become_owner
 from telemetry_agent.errors import JOIN, AgentError, StorageError, in_shell
 from telemetry_agent.tasks import Bell
@@ -40,8 +40,7 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
         AgentError: there is no queue, this user may not open it, or the command failed.
     """
     path, command = settings.queue.path, question["ask"]
-    lookers = looking(lambda: settings.sampling)
-    if command in lookers or command == "queue verify":
+    if command in LOOKING or command == "queue verify":
         # Root becomes root again to replace the exported file, whose folder is not the agent's.
         check(path, os.R_OK, for_good=command != "export")
         if command == "queue verify":
@@ -49,7 +48,7 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
             with readable(path) as file:
                 yield from verify_at_rest(path, file)
             return
-        yield from look(path, note, lambda queue: lookers[command](queue, question))
+        yield from look(path, note, lambda queue: LOOKING[command](queue, question))
         return
     check(path, os.W_OK)
     _silence_log()

@@ -15,7 +15,6 @@ from telemetry_agent.ackqueue.reading import QueueReader
 from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import Stored
-from telemetry_agent.config.settings import SamplingSettings
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.control import Command
 from telemetry_agent.errors import AgentError, UsageError
@@ -54,17 +53,13 @@ def _list(queue: Readable, asked: Asked) -> Answers:
         yield answer if stored.reason is None else answer | {"reason": stored.reason}
 
 
-def _export(queue: Readable, asked: Asked, sampling: SamplingSettings) -> Answers:
+def export(queue: Readable, asked: Asked) -> Answers:
     """The fixes of a period or a trip as the pieces of a file: ``{"text": …}``.
-
-    ``sampling`` decides where the track breaks, and what ends a trip.
 
     Each answer also has the number of ``fixes`` so far, and how many of those that are ``stored``
     were ``read``.
     """
-    gaps = Gaps.of_sampling(sampling.interval_s, sampling.heartbeat_s)
-    parking = ParkingRule.of_sampling(sampling.parked_radius_m, sampling.parked_after_s)
-    since_ms, until_ms = _period_ms(queue, asked, Trips(gaps.between, parking))
+    since_ms, until_ms = _period_ms(queue, asked)
     name = value(asked, "format", _one_of(FORMATS), f"one of {', '.join(FORMATS)}")
     counts = queue.stats()
     progress = {
@@ -81,7 +76,7 @@ def _export(queue: Readable, asked: Asked, sampling: SamplingSettings) -> Answer
             progress["fixes"] += len(chosen)
             yield chosen
 
-    for text in FORMATS[name].pieces(chunks(), gaps):
+    for text in FORMATS[name].pieces(chunks(), _gaps(asked)):
         yield {"text": text, **progress}
 
 
@@ -115,18 +110,8 @@ def _resend(queue: AckQueue, asked: Asked) -> Answers:
     yield {"resent": queue.resend(since_ms, until_ms)}
 
 
-Sampling = Callable[[], SamplingSettings]
-
-
-def looking(sampling: Sampling) -> dict[str, Callable[[Readable, Asked], Answers]]:
-    """The commands that change nothing, so that a queue at rest is enough, by their names."""
-    return {
-        "queue stats": _stats,
-        "queue list": _list,
-        "export": lambda queue, asked: _export(queue, asked, sampling()),
-    }
-
-
+LOOKING = {"queue stats": _stats, "queue list": _list, "export": export}
+"""What changes nothing, so that a queue at rest is enough."""
 _OTHERS = {
     "queue newest": _newest,
     "queue retry": _retry,
@@ -136,13 +121,13 @@ _OTHERS = {
 }
 
 
-def queue_commands(queue: AckQueue, sampling: Sampling = SamplingSettings) -> dict[str, Command]:
+def queue_commands(queue: AckQueue) -> dict[str, Command]:
     """The commands that a queue in use can answer, by their names."""
 
     def command(answer: Callable[[AckQueue, Asked], Answers]) -> Command:
         return lambda asked, _bell: answer(queue, asked)
 
-    return {name: command(answer) for name, answer in (looking(sampling) | _OTHERS).items()}
+    return {name: command(answer) for name, answer in (LOOKING | _OTHERS).items()}
 
 
 _NEEDED = object()
@@ -213,12 +198,36 @@ def _instant_ms(queue: Readable, asked: Asked, edge: str, default: int) -> int:
     return newest_ms - round(1000 * float(age_s))
 
 
-def _period_ms(queue: Readable, asked: Asked, trips: Trips) -> tuple[int, int]:
-    """The period of ``"since_…"`` and ``"until_…"``, or of a ``"trip"``: 1 is the newest."""
+def _gaps(asked: Asked) -> Gaps:
+    """From ``"gap_s"`` and ``"standing_gap_s"``."""
+    default = Gaps()
+    return Gaps(
+        value(asked, "gap_s", is_number, "a number of seconds", default.moving_s),
+        value(asked, "standing_gap_s", is_number, "a number of seconds", default.standing_s),
+    )
+
+
+def _period_ms(queue: Readable, asked: Asked) -> tuple[int, int]:
+    """The period of ``"since_…"`` and ``"until_…"``, or of a ``"trip"``.
+
+    1 is the newest trip. ``"parking"``, a radius in m and a time in s, ends a trip.
+    """
     if asked.get("trip") is None:
         since_ms = _instant_ms(queue, asked, "since", -_ALWAYS_MS)
         return since_ms, _instant_ms(queue, asked, "until", _ALWAYS_MS)
     number = value(asked, "trip", _is_seq, "a number from 1 on; 1 is the newest")
+    parking = value(
+        asked,
+        "parking",
+        lambda found: (
+            isinstance(found, list)
+            and [*map(type, found)] == [float, float]
+            and all(map(is_number, found))
+        ),
+        "two numbers: metres and seconds",
+        ParkingRule(),
+    )
+    trips = Trips(_gaps(asked).between, ParkingRule(*parking))
     for row, stored in enumerate(queue.stored()):
         trips.feed(row, stored.record)
     found = trips.all()

@@ -11,7 +11,7 @@ recording) it is the distance from fix to fix. Jumps and fixes at 0, 0 are left 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from telemetry_agent.gnss.geodesy import distance_m, place_of
 from telemetry_agent.model import Fix, Record
@@ -26,11 +26,6 @@ class ParkingRule(NamedTuple):
 
     radius_m: float = 25.0
     after_s: float = 180.0
-
-    @classmethod
-    def of_sampling(cls, parked_radius_m: float, parked_after_s: float) -> Self:
-        """The rule for fixes that were recorded with these settings; without a radius, 25 m."""
-        return cls(parked_radius_m or cls().radius_m, parked_after_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,8 @@ class Site:
         name = request.path_params["format"]
         if name not in FORMATS:
             raise HTTPException(404, f"The formats are {', '.join(FORMATS)}.")
-        asked: dict[str, Any] = {"format": name}
+        moving_s, standing_s = self._agent.gaps
+        asked = {"format": name, "gap_s": moving_s, "standing_gap_s": standing_s}
         wanted = _wanted_part(request.query_params)
         period = {"since_ms": wanted.since_s * 1000, "until_ms": wanted.until_s * 1000 + 1}
         asked |= {end: round(ms) for end, ms in period.items() if math.isfinite(ms)}

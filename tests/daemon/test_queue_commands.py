@@ -12,7 +12,7 @@ from fakes import FakeClock
 from puppet import Puppet
 
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.config.settings import SamplingSettings, Settings, UploadSettings
+from telemetry_agent.config.settings import Settings, UploadSettings
 from telemetry_agent.daemon import control
 from telemetry_agent.daemon.commands import queue_commands
 from telemetry_agent.daemon.delivery import Delivery
@@ -138,8 +138,12 @@ def test_an_age_needs_a_fix_to_count_from(tmp_path: Path) -> None:
         ("export", {}),
         ("export", {"format": "shp"}),
         ("export", {"format": "gpx", "trip": 0}),
+        ("export", {"format": "gpx", "trip": 1, "parking": [25]}),
+        ("export", {"format": "gpx", "trip": 1, "parking": [25.0, math.nan]}),
         ("export", {"format": ["gpx"]}),
         ("export", {"format": "gpx", "since_ms": "yesterday"}),
+        ("export", {"format": "gpx", "gap_s": "long"}),
+        ("export", {"format": "gpx", "gap_s": math.nan}),
         ("export", {"format": "gpx", "until_age_s": -math.inf}),
         ("queue list", {"state": ["acked"]}),
         ("queue list", {"state": {}}),
@@ -187,19 +191,15 @@ def test_export_counts_what_it_read(queue: AckQueue) -> None:
     assert (last["fixes"], last["read"], last["stored"]) == (2, 10, 10)
 
 
-def test_an_export_breaks_the_track_by_the_sampling_that_is_in_effect(queue: AckQueue) -> None:
-    queue.put(FIX._replace(time_ms=FIX.time_ms + 150_000, speed_mm_s=9_000), "van-07")
+def test_an_export_breaks_the_track_where_the_asker_says(queue: AckQueue) -> None:
+    queue.put(FIX._replace(time_ms=FIX.time_ms + 40_000, speed_mm_s=9_000), "van-07")
     queue.commit()
-    sampling = SamplingSettings(interval_s=60)
-    commands = queue_commands(queue, lambda: sampling)
 
-    def segments() -> int:
-        answers = commands["export"]({"format": "gpx"}, Bell())
+    def segments(**asked: Any) -> int:
+        answers = told(queue, "export", format="gpx", **asked)
         return "".join(answer["text"] for answer in answers).count("<trkseg>")
 
-    assert segments() == 1
-    sampling = SamplingSettings()  # a reload
-    assert segments() == 2
+    assert (segments(), segments(gap_s=20)) == (1, 2)
 
 
 def test_an_export_goes_on_through_a_purge(tmp_path: Path) -> None:
