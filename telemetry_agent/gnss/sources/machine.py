@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from telemetry_agent.errors import Advice
-from telemetry_agent.small_files import text_of
+from telemetry_agent.small_files import text_of as _text_of
 
 Kind = Literal["receiver", "header", "modem", "unknown"]
 _PREFERENCE: tuple[Kind, ...] = ("receiver", "header", "modem", "unknown")
@@ -125,11 +125,11 @@ def _usb_ports(root: Path) -> Iterator[Candidate]:
         if not interface or not usb:
             continue
         try:
-            number = int(text_of(interface / "bInterfaceNumber") or "0", 16)
-            ids = int(text_of(usb / "idVendor"), 16), int(text_of(usb / "idProduct"), 16)
+            number = int(_text_of(interface / "bInterfaceNumber") or "0", 16)
+            ids = int(_text_of(usb / "idVendor"), 16), int(_text_of(usb / "idProduct"), 16)
         except ValueError:  # it is being unplugged
             continue
-        described = f"{text_of(usb / 'manufacturer')} {text_of(usb / 'product')}".strip()
+        described = f"{_text_of(usb / 'manufacturer')} {_text_of(usb / 'product')}".strip()
         if judged := _judge(ids, number, described):
             device = Path("/dev") / tty.name
             yield Candidate(names.get(tty.name, device), device, *judged)
@@ -213,14 +213,14 @@ def holder(device: Path, root: Path = Path("/")) -> Holder | None:
     proc = root / "proc"
     for pid in _processes(proc):
         if pid != os.getpid() and (_has_open(proc, pid, device) or _is_getty_on(proc, pid, device)):
-            return Holder(pid, text_of(proc / str(pid) / "comm") or "a program")
+            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
     # Not seen: its process may belong to another user. The unit of a login shows its process, and
     # the kernel's list of locks those that lock their port.
     for pid in _login_unit(root, device.name):
         return Holder(pid, "agetty")
     for pid in _lockers(proc, root / device.relative_to("/")):
         if pid != os.getpid():
-            return Holder(pid, text_of(proc / str(pid) / "comm") or "a program")
+            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
     return None
 
 
@@ -239,9 +239,9 @@ def _has_open(proc: Path, pid: int, device: Path) -> bool:
 
 
 def _is_getty_on(proc: Path, pid: int, device: Path) -> bool:
-    if text_of(proc / str(pid) / "comm") not in {"agetty", "getty"}:
+    if _text_of(proc / str(pid) / "comm") not in {"agetty", "getty"}:
         return False
-    arguments = text_of(proc / str(pid) / "cmdline").split("\0")
+    arguments = _text_of(proc / str(pid) / "cmdline").split("\0")
     return device.name in arguments or str(device) in arguments
 
 
@@ -249,7 +249,7 @@ def _login_unit(root: Path, tty: str) -> Iterator[int]:
     """The processes of the unit that runs a login on this tty."""
     units = root / "sys/fs/cgroup/system.slice"
     for unit in units.glob(f"*getty.slice/serial-getty@{tty}.service/cgroup.procs"):
-        yield from map(int, text_of(unit).split())
+        yield from map(int, _text_of(unit).split())
 
 
 def _lockers(proc: Path, node: Path) -> Iterator[int]:
@@ -260,7 +260,7 @@ def _lockers(proc: Path, node: Path) -> Iterator[int]:
     # /proc/locks names a file by major:minor:inode of its directory entry, the first two in hex.
     major, minor = os.major(status.st_dev), os.minor(status.st_dev)
     file = f"{major:02x}:{minor:02x}:{status.st_ino}"
-    for line in text_of(proc / "locks").splitlines():
+    for line in _text_of(proc / "locks").splitlines():
         fields = line.split()
         if len(fields) >= 6 and fields[5] == file and fields[4].isdecimal() and int(fields[4]):
             yield int(fields[4])
@@ -307,10 +307,10 @@ def getty_remedy(tty: str, root: Path = Path("/")) -> str:
 
 def _is_console(tty: str, root: Path = Path("/")) -> bool:
     """Whether this tty is a console of the kernel; systemd then starts a login there."""
-    arguments = text_of(root / "proc/cmdline").split()
+    arguments = _text_of(root / "proc/cmdline").split()
     return any(a.removeprefix("console=").split(",")[0] == tty for a in arguments if "=" in a)
 
 
 def _pi_model(root: Path) -> str:
     """The model in the device tree; "" where there is none."""
-    return text_of(root / "proc/device-tree/model")
+    return _text_of(root / "proc/device-tree/model")
