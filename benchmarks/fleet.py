@@ -126,7 +126,7 @@ class Endpoint:
 class Wire:
     """As much of a ``Transport`` as the uploader uses: a link, and the endpoint behind it."""
 
-    sent_bytes = received_bytes = 0
+    sent_bytes = 0
 
     def __init__(self, region: "Region") -> None:
         self._region = region
