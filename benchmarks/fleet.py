@@ -43,7 +43,7 @@ from timelines import draw
 from telemetry_agent.config.settings import UploadSettings
 from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.routes import Path as Way
-from telemetry_agent.model import Answer, Batch, Fix, Payload, Record
+from telemetry_agent.model import Answer, Backlog, Batch, Fix, Payload, Record
 from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer, UploadPolicy, WireFormat
 from telemetry_agent.upload.retry import Pace
@@ -126,7 +126,7 @@ class Endpoint:
 class Wire:
     """As much of a ``Transport`` as the uploader uses: a link, and the endpoint behind it."""
 
-    sent_bytes = received_bytes = 0
+    sent_bytes = 0
 
     def __init__(self, region: "Region") -> None:
         self._region = region
@@ -171,15 +171,6 @@ SIZED = WireFormat(_encode, judge)
 """Bodies of the native format's length, and its own answers."""
 
 
-@dataclass
-class Pending:
-    """See ``interfaces.Pending``."""
-
-    ready: int
-    live: int
-    live_since_s: float | None
-
-
 class Queue:
     """The uploader's ``Queue``, of counts; a fix is recorded each second."""
 
@@ -208,11 +199,11 @@ class Queue:
         """When the next fix is recorded."""
         return self._recorded() + 1 + self._phase_s
 
-    def backlog(self) -> Pending:
-        """See ``interfaces.Queue``."""
+    def backlog(self) -> Backlog:
+        """See ``interfaces.BatchQueue``."""
         live = self._recorded() - self._handed_out
         since_s = self._handed_out + 1 + self._phase_s if live else None
-        return Pending(self._old + self._left_live + live, live, since_s)
+        return Backlog(self._old + self._left_live + live, live, since_s)
 
     def lease(self, limit: int, *, live_first: bool) -> Batch | None:
         """The newest of the live ones, or the oldest of the rest."""

@@ -127,6 +127,17 @@ class Batch:
     """Whether all were committed after the newest fix leased before; else a run of the backlog."""
 
 
+class Backlog(NamedTuple):
+    """What is to be sent, as the uploader needs it to decide."""
+
+    ready: int
+    """Fixes that a lease could hand out now, the uncommitted ones included."""
+    live: int
+    """Those of them that were recorded after the newest fix that was ever handed out."""
+    live_since_s: float | None
+    """Monotonic time at which the oldest live fix was put, or earlier; ``None`` without any."""
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
     """One HTTP request, made by a format."""

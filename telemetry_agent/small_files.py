@@ -83,3 +83,16 @@ def read_small_file(path: Path) -> bytes:
     if len(content) > _MOST_BYTES:
         raise OSError(errno.EFBIG, "Larger than 1 MiB")
     return content
+
+
+def read_text(path: Path) -> str:
+    """The text of such a file, without white space and zeros at its ends; raises the same."""
+    return read_small_file(path).decode("utf-8", "replace").strip("\0 \r\n\t")
+
+
+def text_of(path: Path) -> str:
+    """The same; empty if it cannot be read."""
+    try:
+        return read_text(path)
+    except OSError:
+        return ""

@@ -170,7 +170,7 @@ class AtRest:
     protocol: Annotated[int, "version of this JSON"] = PROTOCOL
     running: Annotated[bool, "whether an agent answered"] = False
     queue: QueueView | None = None
-    note: Annotated[str | None, "why the queue cannot be read"] = None
+    note: Annotated[str | None, "why the queue cannot be read, or only in a copy"] = None
     busy: Annotated[bool, "whether a process holds the queue: an agent that starts or ends"] = False
 
 

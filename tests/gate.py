@@ -4,44 +4,24 @@ import contextlib
 import socket
 import struct
 import threading
-from types import TracebackType
-from typing import Self
+
+from listening import Listening
 
 _RST = struct.pack("ii", 1, 0)
 
 
-class Gate:
+class Gate(Listening):
     """Passes connections on to ``port`` while it is open."""
 
     def __init__(self, port: int) -> None:
+        super().__init__()
         self.up_bytes = 0
         self._to = port
         self._left: int | None = None
         self._loses_answer = False
         self._changed = threading.Condition()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
-        self._threads: list[threading.Thread] = []
-        self._ending = False
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=16)
-        self.port: int = self._listener.getsockname()[1]
         self.is_open = True
-
-    def __enter__(self) -> Self:
-        self._start(self._accept)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ending = True
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.shut()
-        for thread in self._threads:
-            thread.join(60)
 
     def aim_at(self, port: int) -> None:
         """Pass new connections on to another port."""
@@ -71,36 +51,28 @@ class Gate:
         with self._changed:
             assert self._changed.wait_for(lambda: not self.is_open, limit_s)
 
-    def _start(self, *call: object) -> None:
-        thread = threading.Thread(target=call[0], args=call[1:], daemon=True)  # type: ignore[arg-type]
-        self._threads.append(thread)
-        thread.start()
+    def hang_up(self) -> None:
+        self.shut()
 
-    def _accept(self) -> None:
-        while not self._ending:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            if not self.is_open:
-                near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
-                near.close()
-                continue
-            try:
-                far = socket.create_connection(("127.0.0.1", self._to))
-            except OSError:  # the server is killed
-                near.close()
-                continue
-            for sock in (near, far):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._changed:
-                self._pairs.add((near, far))
-                is_shut = not self.is_open  # meanwhile
-            if is_shut:
-                self.shut()
-                continue
-            self._start(self._carry_up, near, far)
-            self._start(self._carry_down, far, near)
+    def accepted(self, near: socket.socket) -> None:
+        if not self.is_open:
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
+            near.close()
+            return
+        try:
+            far = socket.create_connection(("127.0.0.1", self._to))
+        except OSError:  # the server is killed
+            near.close()
+            return
+        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self._changed:
+            self._pairs.add((near, far))
+            is_shut = not self.is_open  # meanwhile
+        if is_shut:
+            self.shut()
+            return
+        self.start(self._carry_up, near, far)
+        self.start(self._carry_down, far, near)
 
     def _carry_up(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -23,8 +23,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
+
+from listening import Listening
 
 from telemetry_agent.upload.http.credentials import Credentials
 
@@ -110,7 +111,7 @@ class Line:
         while not self.server.stopping.is_set():
             poll = select.poll()
             poll.register(self.sock, select.POLLRDHUP | select.POLLHUP)
-            poll.register(self.server.stopped_pipe[0], select.POLLIN)
+            poll.register(self.server.stopped, select.POLLIN)
             if poll.poll():
                 return
 
@@ -282,7 +283,7 @@ def tunnel(*, says: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> A
         with socket.create_connection((host, int(port))) as onward:
             line.sock.sendall(says)
             ends = {line.sock: onward, onward: line.sock}
-            while readable := select.select([*ends, line.server.stopped_pipe[0]], [], [])[0]:
+            while readable := select.select([*ends, line.server.stopped], [], [])[0]:
                 data = readable[0].recv(65536)
                 if not data:
                     return False
@@ -292,26 +293,22 @@ def tunnel(*, says: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> A
     return Act(run)
 
 
-class Server:
+class Server(Listening):
     """Listens on loopback while it is entered."""
 
     def __init__(
         self, *script: Act, then: Act | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
+        super().__init__()
         self.ledger: Counter[Name] = Counter()
         """How often each fix was taken."""
         self.requests: list[Request] = []
         self.connections = 0
         self.then = then or answer()
-        self.stopping = threading.Event()
-        self.stopped_pipe = socket.socketpair()
         self._script = list(script)
         self._tls = tls
         self._lock = threading.Condition()
         self._lines: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port: int = self._listener.getsockname()[1]
 
     @property
     def url(self) -> str:
@@ -343,44 +340,14 @@ class Server:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
-    def __enter__(self) -> Self:
-        self._start(self._accept)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stopping.set()
-        self.stopped_pipe[1].close()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+    def hang_up(self) -> None:
         self.close_idle()
-        for thread in self._threads:
-            thread.join(60)
-            assert not thread.is_alive()
-        self.stopped_pipe[0].close()
 
-    def _start(self, target: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True)
+    def accepted(self, sock: socket.socket) -> None:
+        self.connections += 1
         with self._lock:
-            self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while not self.stopping.is_set():
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.connections += 1
-            with self._lock:
-                self._lines.append(sock)
-            self._start(self._serve, sock, self.connections)
+            self._lines.append(sock)
+        self.start(self._serve, sock, self.connections)
 
     def _serve(self, sock: socket.socket, number: int) -> None:
         # A client that hangs up is none of the server's faults.

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from listening import Listening
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Said:
         return "\r\n".join([*lines, "", ""]).encode() + self.body
 
 
-class Server:
+class Server(Listening):
     """Answers in order; each answer leaves ``latency_s`` after its request came.
 
     A request that is answered with nothing ends the connection without a word.
@@ -66,59 +67,26 @@ class Server:
     def __init__(
         self, answer: Callable[[Asked], Said | bytes | None], *, latency_s: float = 0.0
     ) -> None:
+        super().__init__()
         self.requests = 0
         self.connections = 0
         self.most_under_way = 0
         self._answer = answer
         self._latency_s = latency_s
         self._changed = threading.Condition()
-        self._stopping, self._stopped = socket.socketpair()
-        self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port: int = self._listener.getsockname()[1]
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        self._start(self._accept)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stopping.close()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(60)
-            assert not thread.is_alive()
-        self._stopped.close()
 
     def wait_for(self, happened: Callable[[], bool], limit_s: float = 60) -> None:
         """Wait until a request makes it so."""
         with self._changed:
             assert self._changed.wait_for(happened, limit_s), f"not after {self.requests} requests"
 
-    def _start(self, target: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.connections += 1
-            self._start(self._serve, sock, self.connections)
+    def accepted(self, sock: socket.socket) -> None:
+        self.connections += 1
+        self.start(self._serve, sock, self.connections)
 
     def _serve(self, sock: socket.socket, number: int) -> None:
         owed: list[tuple[float, bytes, bool]] = []
@@ -126,8 +94,8 @@ class Server:
         with sock, contextlib.suppress(OSError):
             while True:
                 wait_s = max(0.0, owed[0][0] - time.monotonic()) if owed else None
-                readable = select.select([sock, self._stopped], [], [], wait_s)[0]
-                if self._stopped in readable:
+                readable = select.select([sock, self.stopped], [], [], wait_s)[0]
+                if self.stopped in readable:
                     return
                 if sock in readable:
                     data = sock.recv(1 << 20)

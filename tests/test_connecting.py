@@ -186,6 +186,18 @@ def test_known_addresses_serve_while_the_name_server_is_silent(server: Address) 
     go_on.set()
 
 
+def test_a_silent_name_server_is_not_waited_for_where_the_known_addresses_refuse() -> None:
+    ask, go_on = hanging([refusing()])
+    names = Resolver(ask)
+    with pytest.raises(UnreachableError, match="connection refused"):
+        connect(names)
+    again = Connecting(names, "far.example", 80, 0.0, look_up_s=math.inf)
+    assert again.poll(4.9) is None
+    with pytest.raises(UnreachableError, match="connection refused"):
+        again.poll(5.0)
+    go_on.set()
+
+
 def test_a_look_up_under_way_is_joined_and_its_failure_asked_again(server: Address) -> None:
     asked: list[str] = []
     began, go_on = threading.Event(), threading.Event()

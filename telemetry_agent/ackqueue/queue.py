@@ -28,10 +28,9 @@ from telemetry_agent.ackqueue.limits.bounds import Bounds, Limits
 from telemetry_agent.ackqueue.ready_rows import Plan
 from telemetry_agent.ackqueue.row_states import NOT_RECORDED
 from telemetry_agent.ackqueue.shared_state import SharedState
-from telemetry_agent.ackqueue.stats import Backlog
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError, counted
-from telemetry_agent.model import Batch, Fix, Record
+from telemetry_agent.model import Backlog, Batch, Fix, Record
 
 _FRESH_S = 1.0
 """If there are others to hand out, a fix that is younger than this waits for the next commit."""

@@ -12,17 +12,6 @@ from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.model import Record
 
 
-class Backlog(NamedTuple):
-    """What is to be sent, as the uploader needs it to decide."""
-
-    ready: int
-    """Fixes that a lease could hand out now, the uncommitted ones included."""
-    live: int
-    """Those of them that were recorded after the newest fix that was ever handed out."""
-    live_since_s: float | None
-    """Monotonic time at which the oldest live fix was put, or earlier; ``None`` without any."""
-
-
 class Stored(NamedTuple):
     """A fix in the queue, and what became of it."""
 

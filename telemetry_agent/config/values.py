@@ -9,7 +9,6 @@ import math
 import re
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -21,6 +20,7 @@ from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.gnss.sources.protocols import BAUD_RATES
 from telemetry_agent.gnss.sources.sockets import UdpOptions
 from telemetry_agent.model import Quality
+from telemetry_agent.small_files import text_of
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -170,9 +170,8 @@ def _machine_fact(name: str) -> str:
         "machine-id": (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")),
     }
     for path in sources[name]:
-        with suppress(OSError):
-            if text := path.read_text("ascii", "ignore").strip("\0\n "):
-                return text
+        if text := text_of(path):
+            return text
     raise ValueError(f"this machine has no {name}: use another placeholder, or a name")
 
 

@@ -17,7 +17,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import ExtraSettings
 from telemetry_agent.fields import LATER_FIELDS
 from telemetry_agent.model import Fix
-from telemetry_agent.small_files import answered, read_small_file
+from telemetry_agent.small_files import answered, read_text, text_of
 from telemetry_agent.trouble import Trouble
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Extras:
         for name, one in self._files.items():
             trouble = self._troubles[name]
             try:
-                values[name] = parsed(_text(one.file), one.scale)
+                values[name] = parsed(read_text(one.file), one.scale)
             except OSError as error:
                 why = f"cannot read {one.file}: {error.strerror}"
             except ValueError as error:
@@ -116,7 +116,7 @@ def power_values(supplies: Path) -> Mapping[str, Value]:
     mains: set[bool] = set()
     for supply in sorted(supplies.glob("*")):
         kind, scope, capacity, state, online = (
-            _read_line(supply / name) for name in ("type", "scope", "capacity", "status", "online")
+            text_of(supply / name) for name in ("type", "scope", "capacity", "status", "online")
         )
         if kind == "Battery" and scope != "Device" and "battery" not in values:
             if capacity.isdecimal():
@@ -128,15 +128,3 @@ def power_values(supplies: Path) -> Mapping[str, Value]:
     if mains:
         values["mains"] = int(True in mains)
     return values
-
-
-def _read_line(file: Path) -> str:
-    """The text of a file, or an empty text."""
-    try:
-        return _text(file)
-    except OSError:
-        return ""
-
-
-def _text(file: Path) -> str:
-    return read_small_file(file).decode("utf-8", "replace").strip("\0 \r\n\t")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from telemetry_agent.addresses import bracketed
 from telemetry_agent.errors import UsageError
 from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.formats.choice import WEBHOOK_PATH, is_webhook
@@ -137,8 +138,7 @@ def usual(name: str, url: str) -> str:
     """The URL that this kind of server usually has at the address of ``url``."""
     server, parts = SERVERS[name], urlsplit(url)
     if name == "traccar":  # it takes positions on another port than its page
-        host = parts.hostname or ""
-        return f"http://{f'[{host}]' if ':' in host else host}:{server.port}/"
+        return f"http://{bracketed(parts.hostname or '')}:{server.port}/"
     query = "&".join([f"{key}=…" for key in server.needs] + [*map("=".join, server.query.items())])
     path = server.path
     if server.shown is not None:

@@ -13,6 +13,7 @@ from telemetry_agent.ackqueue.reading import QueueReader, readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
 from telemetry_agent.config.files import STATE_DIRECTORY
+from telemetry_agent.daemon import at_rest
 from telemetry_agent.disks import ELSEWHERE, SURVIVES, mount_of, size, trouble
 from telemetry_agent.doctor import agent_checks
 from telemetry_agent.doctor.agent_checks import RESTART, AgentChecks
@@ -98,12 +99,9 @@ class StorageChecks:
         """The newest recorded fixes, the newest first; none if they cannot be read."""
         try:
             if self._agent.status is None:
-                check_at_rest(self._path)
-                with (
-                    readable(self._path) as file,
-                    contextlib.closing(QueueReader(file)) as reader,
-                ):
-                    return reader.newest(_NEWEST)
+                return list(
+                    at_rest.look(self._path, str, lambda queue: iter(queue.newest(_NEWEST)))
+                )
             answers = self._agent.answers({"ask": "queue newest", "limit": _NEWEST})
             return [Record(a["stream"], a["seq"], a["device"], fix_of(a)) for a in answers]
         except (AgentError, OSError, KeyError, TypeError, ValueError):

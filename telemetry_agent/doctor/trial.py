@@ -31,7 +31,7 @@ from telemetry_agent.model import (
     Refused,
 )
 from telemetry_agent.secrecy import secrets_in_url
-from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
+from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip, said_by
 from telemetry_agent.upload.formats.choice import choose, is_webhook
 from telemetry_agent.upload.formats.clickhouse import exception_code
 from telemetry_agent.upload.http.credentials import Credentials
@@ -231,7 +231,7 @@ class EndpointTrial:
             said = "the endpoint requires credentials, and none are set"
             remedy = "set upload.token_file, or upload.username and upload.password_file"
         remedy = _CREDENTIALS_REMEDIES.get(upload.format, remedy)
-        if not isinstance(outcome, Delivered) and (quote := outcome.reason.partition(": ")[2]):
+        if quote := self._credentials.masked(said_by(answer)):
             said += f" (it says: {quote})"
         if self._proxy and status == 403 and upload.url.startswith("http:"):
             # Without TLS the proxy reads the request, and its answer looks like the endpoint's.

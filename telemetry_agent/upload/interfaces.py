@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from telemetry_agent.model import Answer, Batch, Outcome, Payload, Record, UploadState
+from telemetry_agent.model import Answer, Backlog, Batch, Outcome, Payload, Record, UploadState
 
 Compression = Literal["none", "gzip"]
 CompressionSetting = Literal["auto", "gzip", "none"]
@@ -27,17 +27,6 @@ class NoAnswer:
 
 OnAnswer = Callable[[Answer], bool]
 """Gets each answer of a series in order; returns whether to send more requests."""
-
-
-class Pending(Protocol):
-    """What is pending. Leased and unanswered fixes do not count."""
-
-    @property
-    def ready(self) -> int: ...  # noqa: D102 - live ones included
-    @property
-    def live(self) -> int: ...  # noqa: D102 - newer than the newest that was ever handed out
-    @property
-    def live_since_s(self) -> float | None: ...  # noqa: D102 - monotonic, of the oldest live fix
 
 
 class BatchQueue(Protocol):
@@ -63,8 +52,8 @@ class BatchQueue(Protocol):
     def resume_unack(self) -> int:
         """Make unack ready again."""
 
-    def backlog(self) -> Pending:
-        """What is pending."""
+    def backlog(self) -> Backlog:
+        """What is to be sent. Leased and unanswered fixes do not count."""
 
 
 Encode = Callable[[Batch, Compression], Payload]

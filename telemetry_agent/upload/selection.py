@@ -14,8 +14,8 @@ tenth, the twentieth and so on, or at each fifth if fixes are refused.
 import random
 from collections.abc import Callable
 
-from telemetry_agent.model import Batch
-from telemetry_agent.upload.interfaces import BatchQueue, Pending, UploadPolicy
+from telemetry_agent.model import Backlog, Batch
+from telemetry_agent.upload.interfaces import BatchQueue, UploadPolicy
 from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.refusals import AllRefused, Refusals
 from telemetry_agent.upload.retry import Pace
@@ -77,7 +77,7 @@ class Selection:
         return self._leases.take(self._sizing.limit(), live_first=True) if self._live_last else rest
 
     def _rest(
-        self, backlog: Pending, waits_s: list[float], now_s: float, attempted_s: float
+        self, backlog: Backlog, waits_s: list[float], now_s: float, attempted_s: float
     ) -> Batch | AllRefused | float | None:
         """The same without live fixes, which become due in ``waits_s``."""
         refusals, limit = self.refusals, self._sizing.limit()
@@ -142,7 +142,7 @@ class Selection:
             return None
         return self._leases.take(self._policy.max_batch, live_first=False)
 
-    def _live_in_s(self, backlog: Pending, now_s: float) -> float | None:
+    def _live_in_s(self, backlog: Backlog, now_s: float) -> float | None:
         """How long live fixes still wait for others; ``None``: there are none."""
         if not backlog.live or backlog.live_since_s is None:
             return None

@@ -78,7 +78,7 @@ class Sender:
         self._sizing = sizing
         self._route_changed = route_changed
         self._clock = clock
-        self._counted = transport.sent_bytes, transport.received_bytes
+        self._counted_bytes = transport.sent_bytes
 
     def send(self, batch: Batch, timeout_s: float, reports: AgentReports | None) -> Outcome:
         """Send a batch in one request, with a report if one is due.
@@ -184,10 +184,9 @@ class Sender:
 
     def _exchanged(self, requests: int, *, answered: bool) -> bool:
         """Count. Returns whether anything was sent."""
-        before = self._counted
-        self._counted = self._transport.sent_bytes, self._transport.received_bytes
-        sent_bytes, received_bytes = self._counted[0] - before[0], self._counted[1] - before[1]
-        self._keeper.count(requests=requests, sent_bytes=sent_bytes, received_bytes=received_bytes)
+        before, self._counted_bytes = self._counted_bytes, self._transport.sent_bytes
+        sent_bytes = self._counted_bytes - before
+        self._keeper.count(requests=requests, sent_bytes=sent_bytes)
         self.answered = answered
         if answered:
             self._unanswered_in_a_row = 0

@@ -27,7 +27,6 @@ class UploadStatus:
     unknown_names: int = 0
     """Names in answers that their batch did not hold."""
     sent_bytes: int = 0
-    received_bytes: int = 0
     waits: int = 0
     """How often an attempt ended in a wait."""
     hurries: int = 0

@@ -118,7 +118,7 @@ def test_a_file_that_hangs_costs_one_short_wait(
         assert let_go.wait(60)
         return "1"
 
-    monkeypatch.setattr(extras, "_text", hanging)
+    monkeypatch.setattr(extras, "read_text", hanging)
     monkeypatch.setattr(extras, "_PATIENCE_S", 0.5)
     read = of(door=ExtraFile(tmp_path / "door"))
     began_s = clock.monotonic_s()

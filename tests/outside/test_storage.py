@@ -218,7 +218,7 @@ def test_a_state_directory_that_leads_nowhere_is_left_once(tmp_path: Path) -> No
             daemon.wait_for_line("recording into .*/run, at most")
             wait(lambda: pending(config, env) > 10)
             assert daemon.end() == 0
-    assert "were taken along" not in "\n".join(daemon.err)  # from one directory to the other
+    assert "taken along" not in "\n".join(daemon.err)  # from one directory to the other
 
 
 def test_a_state_directory_that_is_deleted_is_left_with_all_fixes(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from telemetry_agent.errors import Advice
+from telemetry_agent.small_files import text_of as _text_of
 
 Kind = Literal["receiver", "header", "modem", "unknown"]
 _PREFERENCE: tuple[Kind, ...] = ("receiver", "header", "modem", "unknown")
@@ -309,11 +310,3 @@ def _is_console(tty: str, root: Path = Path("/")) -> bool:
 def _pi_model(root: Path) -> str:
     """The model in the device tree; "" where there is none."""
     return _text_of(root / "proc/device-tree/model")
-
-
-def _text_of(path: Path) -> str:
-    """The content of a small file, without zeros and white space at its ends; "" if unreadable."""
-    try:
-        return path.read_bytes().decode("utf-8", "replace").strip("\0\n ")
-    except OSError:
-        return ""

@@ -84,12 +84,17 @@ def quoted(text: bytes) -> str:
     return words(said[:_QUOTED] + CUT * (len(said) > _QUOTED))
 
 
+def said_by(answer: Answer) -> str:
+    """What the server wrote beside the status; empty: nothing, or a web page."""
+    body = "" if _coding(answer) else quoted(answer.body)
+    return "" if body.startswith("<") else body
+
+
 def reason_of(answer: Answer) -> str:
     """The status, and what the server wrote beside it; else what the status means."""
-    body = "" if _coding(answer) else quoted(answer.body)
-    if not body or body.startswith("<"):
-        return f"{answer.status} {responses.get(answer.status, '')}".rstrip()
-    return f"{answer.status}: {body}"
+    if said := said_by(answer):
+        return f"{answer.status}: {said}"
+    return f"{answer.status} {responses.get(answer.status, '')}".rstrip()
 
 
 def masked_outcome(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
