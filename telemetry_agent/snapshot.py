@@ -2,16 +2,18 @@
 
 ``daemon/app.py`` makes it, and the control socket carries it as JSON. Two versions of the
 program may meet there, between an upgrade and the restart. So the JSON carries ``protocol``, every
-field has a default, and ``read`` ignores what it does not know.
+field has a default, and ``read`` ignores what it does not know or cannot use: it never fails on the
+JSON of another version.
 
 Instants are given as seconds before now, because the system clock may be wrong by years. A value
 that is not known is ``None`` here and absent in JSON. docs/operations.md has a table of all fields,
 which a test compares with these classes.
 """
 
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from telemetry_agent.model import Quality, ReceiverState, Satellite, UploadState
 
@@ -28,6 +30,9 @@ def other_protocol(version: object) -> str | None:
         "some of this may be missing; restart the service"
     )
 
+
+_TOO_LARGE = 1 << 63
+"""No number of a snapshot reaches it."""
 
 Counts = Mapping[str, int]
 T = TypeVar("T")
@@ -185,17 +190,34 @@ def as_json(value: Any) -> Any:
 
 
 def read(kind: type[T], value: object) -> T:
-    """From JSON. What is missing gets its default."""
+    """From JSON. A value that is missing or has another type gets its default."""
     known: dict[str, Any] = {}
-    for name, hint in get_type_hints(kind).items():
-        found = value.get(name) if isinstance(value, Mapping) else None
-        if found is None:
-            continue
-        part = next((each for each in (hint, *get_args(hint)) if is_dataclass(each)), None)
-        if part is None:
-            known[name] = found
-        elif get_origin(hint) is tuple:
-            known[name] = tuple(read(part, one) for one in found)  # type: ignore[arg-type]
-        else:
-            known[name] = read(part, found)  # type: ignore[arg-type]
+    types_by_name = get_type_hints(kind)
+    if isinstance(value, Mapping):
+        for name in types_by_name.keys() & value.keys():
+            found = _fitting(types_by_name[name], value[name])
+            if found is not None:
+                known[name] = found
     return kind(**known)
+
+
+def _fitting(hint: Any, value: object) -> object:  # noqa: PLR0911 - one for each kind of type
+    """``value`` as a value of that type, or ``None``."""
+    origin = get_origin(hint)
+    if origin in {Union, types.UnionType}:
+        return next((v for h in get_args(hint) if (v := _fitting(h, value)) is not None), None)
+    if origin is Literal:
+        return value if value in get_args(hint) else None
+    if origin is tuple:
+        listed = value if isinstance(value, list) else []
+        return tuple(read(get_args(hint)[0], one) for one in listed)
+    if is_dataclass(hint):
+        return read(hint, value)  # type: ignore[arg-type]
+    if hint in {int, float}:
+        is_number = isinstance(value, int | hint) and not isinstance(value, bool)
+        # Neither infinite nor NaN, which JSON of another program may carry.
+        return hint(value) if is_number and abs(value) < _TOO_LARGE else None  # type: ignore[arg-type]
+    if origin is not None:  # counts by reason
+        mapping = value if isinstance(value, Mapping) else {}
+        return {key: count for key, count in mapping.items() if _fitting(int, count) is not None}
+    return value if type(value) is hint else None

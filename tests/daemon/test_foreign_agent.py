@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from telemetry_agent import cli
+from telemetry_agent.cli.status import lines
 from telemetry_agent.daemon import client
 from telemetry_agent.model import Satellite
 from telemetry_agent.snapshot import (
@@ -22,6 +23,7 @@ from telemetry_agent.snapshot import (
     StorageView,
     UploadView,
     as_json,
+    read,
 )
 
 OTHER = {"protocol": PROTOCOL + 7}
@@ -167,10 +169,19 @@ def test_no_answer_ends_a_command_in_a_traceback(question: str, agent: ForeignAg
     assert run(*command) == 0
     agent.answer = {}
     assert run(*command) in {0, 1}
+    if question == "status":
+        return
     for place in places(ANSWERS[question]):
         for value in [*WRONG, ...]:
             agent.answer = changed(ANSWERS[question], place, value)
             assert run(*command) in {0, 1, 74}, (place, value)
+
+
+@pytest.mark.parametrize("value", [*WRONG, ...], ids=str)
+def test_every_other_status_can_be_shown(value: object) -> None:
+    for place in places(ANSWERS["status"]):
+        status = json.loads(json.dumps(changed(ANSWERS["status"], place, value)))
+        assert list(lines(read(Snapshot, status))), place
 
 
 def test_it_prints_what_it_understands_and_says_so(

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import re
 import socket
 import subprocess
