@@ -1,4 +1,16 @@
-"""Every exception that leaves a room of the package: a message, a remedy and an exit status.
+"""Every exception that leaves a room of the package.
+
+::
+
+    AgentError                   has a message, a remedy and an exit status
+    ├── UsageError          2    the command line asks for something impossible
+    ├── ConfigError        78    the config was read and is wrong: names the key, what is allowed
+    │   └── UnreadableConfigError    it is missing, empty, or not TOML
+    ├── ResourceError      71    the system refused something that may work next time
+    ├── UnavailableError   69    the endpoint cannot be reached
+    ├── StorageError       74    the disk or the queue file failed
+    ├── SourceError        74    the receiver cannot be opened, or went away
+    └── QueueLockedError   75    another process holds the queue (names its pid)
 
 The statuses are those of ``sysexits.h``. ``cli.main`` prints message and remedy as one line on
 standard error and exits with the status; nothing else turns an error into an exit.

@@ -50,7 +50,7 @@ _RANGES_PER_HOLD = 50
 
 
 class Contents:
-    """The part of ``AckQueue`` that neither puts a fix nor hands one out.
+    """The methods of ``AckQueue`` that neither put a fix nor hand one out.
 
     Those that read the file raise StorageError if it cannot be read.
     """
@@ -83,7 +83,7 @@ class Contents:
         with shared.lock:
             if shared.writer.has_room and not self._bounds.stopped:
                 return True
-            shared.waiting_for_room.add(ring)
+            shared.wait_for_room(ring)
         shared.ring()
         return False
 

@@ -66,15 +66,12 @@ class SharedState:
         self.commit_every_s = commit_every_s
         self.closed = False
         """For all calls except ``write`` and ``close``."""
-        self.relieve: Callable[[], bool] = lambda: False
-        """Gives up some rows in memory when the disk has no room for a write; False: there is
-        nothing to give up. It is called under the disk lock."""
+        self._relieve: Callable[[], bool] = lambda: False
         self.lock = threading.Lock()
         self.disk = FairLock()  # on a slow disk the committer writes without a pause
         self.ready = threading.Condition(self.lock)
         self._sleepers = 0
-        self.waiting_for_room: set[Callable[[], None]] = set()
-        """They are called once when there may be room."""
+        self._waiting_for_room: set[Callable[[], None]] = set()
         self._watchers: list[Callable[[], None]] = []
         self.file = QueueFile(path, connect)
         self.is_covered = False
@@ -108,15 +105,27 @@ class SharedState:
         """
         self._watchers.append(ring)
 
+    def relieve_by(self, relieve: Callable[[], bool]) -> None:
+        """Have ``relieve`` give up some rows in memory when the disk has no room for a write.
+
+        It returns False if there is nothing to give up. It is called under the disk lock.
+        """
+        self._relieve = relieve
+
     def ring(self) -> None:
         """Ring for the watchers: there is something new to do."""
         for ring in self._watchers:
             ring()
 
+    def wait_for_room(self, ring: Callable[[], None]) -> None:
+        """Have ``ring`` called once when there may be room. For the holder of the memory lock."""
+        assert self.lock.locked()
+        self._waiting_for_room.add(ring)
+
     def ring_for_room(self) -> None:
         """Ring, once, for those who wait for room."""
         with self.lock:
-            rings, self.waiting_for_room = self.waiting_for_room, set()
+            rings, self._waiting_for_room = self._waiting_for_room, set()
         for ring in rings:
             ring()
 
@@ -128,7 +137,7 @@ class SharedState:
     def commit_due_s(self) -> float | None:
         """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
         with self.lock:
-            return self.writer.due_s(0 if self.waiting_for_room else self.commit_every_s)
+            return self.writer.due_s(0 if self._waiting_for_room else self.commit_every_s)
 
     def stay_in_place(self) -> None:
         """Continue in new files if somebody deleted, moved or replaced those in use.
@@ -245,12 +254,12 @@ class SharedState:
         if isinstance(refusal, UnusableError):
             refusal = self.replace(refusal)
         for _ in range(_RELIEFS):
-            if not isinstance(refusal, FullError) or not self.relieve():
+            if not isinstance(refusal, FullError) or not self._relieve():
                 break
             refusal = self.writer.write(self.store)
         self.writer.report(refusal)
         self._find_oldest()
-        if refusal is None and self.waiting_for_room:
+        if refusal is None and self._waiting_for_room:
             self.ring_for_room()
         return refusal
 

@@ -281,9 +281,7 @@ class StandardError(io.RawIOBase):
     def end(self, timeout_s: float = _END_S) -> None:
         """Wait until the buffer is written, for at most this time; before ``os._exit``."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: not self._is_behind(), timeout_s if self._thread else 0
-            )
+            self._changed.wait_for(lambda: not self._is_behind(), timeout_s if self._thread else 0)
 
     def _is_behind(self) -> bool:
         return bool(self._waiting or self._dropped)

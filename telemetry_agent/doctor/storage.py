@@ -1,6 +1,5 @@
 """Where fixes are stored: the folder, the disk under it, and the queue in it."""
 
-import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from typing import Any
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
 from telemetry_agent.ackqueue.file.schema import place_of
-from telemetry_agent.ackqueue.reading import QueueReader, readable
+from telemetry_agent.ackqueue.reading import readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
 from telemetry_agent.config.files import STATE_DIRECTORY

@@ -139,7 +139,7 @@ class Bounds:
         self._before: Counter[str] = Counter()
         self._thinner = Thinner(shared)
         if self._bounded:
-            shared.relieve = self._relieve
+            shared.relieve_by(self._relieve)
             with shared.disk:  # a limit holds from the start, before the first call
                 self._look()
 
