@@ -503,7 +503,7 @@ def test_ipv6(tmp_path: Path) -> None:
 # ---- what cannot be started
 
 
-@pytest.mark.parametrize("listen", ["", "8080", "localhost:", "localhost:http", "x:65536"])
+@pytest.mark.parametrize("listen", ["", "8080", ":8080", "localhost:", "localhost:http", "x:65536"])
 def test_an_address_that_is_none(listen: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="must be HOST:PORT"):
         Endpoint(listen, tmp_path / "x.db")

@@ -79,8 +79,8 @@ class Endpoint:
         *,
         asks_again: bool = False,
     ) -> None:
-        host, colon, port = listen.rpartition(":")
-        if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        host, _, port = listen.rpartition(":")
+        if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
             raise UsageError(f"--listen {listen}: must be HOST:PORT, such as 127.0.0.1:8080")
         self._host = host.strip("[]")
         self._port = int(port)
