@@ -102,15 +102,15 @@ class Assembler:
 
     def add(self, message: Message, now_s: float, fixes: list[Fix]) -> None:
         """Append the fixes that this sentence completes, by its time or by being the last."""
-        epoch, tag, order = self._epoch, message.tag, self._order
+        epoch, tag = self._epoch, message.tag
         if message.instant is None:
             # One of several GSA in a row is where the first of them is.
-            if epoch is None or tag != order.row:
+            if epoch is None or tag != self._order.row:
                 epoch = self._epoch_of_untimed(message, now_s, fixes)
                 if epoch is None:
                     return
         else:
-            instant, order.row = message.instant, ""
+            instant, self._order.row = message.instant, ""
             if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of_timed(instant, message, now_s, fixes)
             elif tag in epoch.seen:
@@ -121,7 +121,7 @@ class Assembler:
                 self.dates.learn(message.day, instant)
             if epoch is None:
                 return
-            if order.early and isinstance(message, Report):
+            if self._order.early and isinstance(message, Report):
                 self._join_early(epoch)  # the instant is the same: they do not begin the next one
         epoch.join(message)
         cycle = self._cycle
@@ -286,7 +286,9 @@ class Assembler:
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reports:
             return  # without a position sentence, not even an instant without a fix
-        if self._eager and by != "end":
+        if by == "cycle":
+            self._cycle.repeats = 0
+        elif self._eager and by != "end":
             last = epoch.messages[-1].tag
             self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
         self._earlier, self._judged = self._judged, epoch

@@ -41,15 +41,16 @@ class Cycle:
 
     def __init__(self) -> None:
         self._shape = ("", "", 0)
-        self._repeats = 0
+        self.repeats = 0
+        """How many epochs in a row had the last shape that is not the learned one."""
         self._needed = _EPOCHS_TO_LEARN
 
     def ended(self, first: str, last: str, count: int) -> None:
         """An epoch had this shape."""
         shape = (first, last, count)
-        self._repeats = self._repeats + 1 if shape == self._shape else 1
+        self.repeats = self.repeats + 1 if shape == self._shape else 1
         self._shape = shape
-        if self._repeats >= self._needed:
+        if self.repeats >= self._needed:
             self.first, self.last, self.count = shape
 
     def broken(self) -> None:
