@@ -1,7 +1,8 @@
 """The pieces of a refused batch: halve what is refused until single fixes are refused.
 
-*Cost of one bad fix in n.* A level of halving costs one request for each half. That is at most
-2 * ceil(log2 n) requests more than without it.
+*Cost of one bad fix in n.* A level of halving costs one request for the first half, and, if that
+is refused, one to deliver the second half. If the first half is accepted, the second must hold the
+bad fix and is not tried whole. That is at most 2 * ceil(log2 n) requests more than without it.
 """
 
 from collections.abc import Callable
@@ -27,15 +28,22 @@ class Bisection:
         """The lease of the first fix of it that was refused alone."""
         self._split = split
         self._pieces: list[Batch] = []  # the last is the next
+        self._first_half: Batch | None = None  # of the last piece that was refused
+        self._next_is_bad = False  # the first half was accepted, so the second must be refused
+        self._trying_bad: Batch | None = None
         self._tried_farthest = False
 
     def next(self, limit: int) -> Batch | None:
         """The next piece to try, of at most ``limit`` fixes; ``None``: nothing is left."""
         while self._pieces:
-            piece = self._pieces.pop()
-            if len(piece.records) <= limit:
+            piece, is_bad, self._next_is_bad = self._pieces.pop(), self._next_is_bad, False
+            count = len(piece.records)
+            if count > 1 and (is_bad or count > limit):
+                self._halve(piece, one_is_bad=is_bad)
+            else:
+                self._first_half = piece if piece is self._first_half else None
+                self._trying_bad = piece if is_bad else None
                 return piece
-            self.halve(piece)
         return None
 
     def farthest(self, limit: int) -> Batch | None:
@@ -44,21 +52,33 @@ class Bisection:
         if self._tried_farthest or not small:
             return None
         self._tried_farthest = True
+        self._first_half = None
         return self._pieces.pop(0)
 
     def add(self, batch: Batch) -> None:
         """Try this, too, after all others."""
         self._pieces.insert(0, batch)
 
-    def halve(self, batch: Batch) -> None:
-        """Try the halves of this batch next: it was refused, and holds several fixes."""
-        first, second = self._split(batch, len(batch.records) // 2)
-        self._pieces += [second, first]
+    def refused(self, batch: Batch, *, too_large: bool = False) -> None:
+        """The endpoint refused ``batch``, which holds several fixes."""
+        self._halve(batch, one_is_bad=not too_large)
+
+    def accepted(self, batch: Batch) -> bool:
+        """The endpoint accepted ``batch``; whether that contradicts what it refused before."""
+        self.may_be_run = self.may_be_run and batch.live  # live fixes are sent between its pieces
+        self._next_is_bad = self._next_is_bad or batch is self._first_half
+        return batch is self._trying_bad
 
     def take_all(self) -> list[Batch]:
         """Take out everything."""
         pieces, self._pieces = self._pieces, []
         return pieces
+
+    def _halve(self, batch: Batch, *, one_is_bad: bool) -> None:
+        first, second = self._split(batch, len(batch.records) // 2)
+        self._first_half = first if one_is_bad else None
+        self._next_is_bad = False  # that was another piece
+        self._pieces += [second, first]
 
 
 class CrashCount:

@@ -72,10 +72,10 @@ class OutcomeHandler:
                 self._leases.give_back(batch)
                 self._refusals.lost(batch)
                 return None
-            case Refused(reason):
+            case Refused(reason, too_large):
                 if probing:  # everything is refused, so this shows nothing about this fix
                     return Held(reason)
-                stop = self._refusals.refused(batch, reason, answered=answered)
+                stop = self._refusals.refused(batch, reason, too_large=too_large, answered=answered)
                 return deferred if deferred and isinstance(stop, Deferred) else stop
             case Deferred():
                 if not outcome.answered:

@@ -146,8 +146,9 @@ class Refusals:
         self._acceptances[batch.device] += 1
         self._in_a_row = 0
         self.live_refused = self.in_doubt = False
-        if self._search is not None and not batch.live:  # live fixes are sent between its pieces
-            self._search.may_be_run = False
+        search = self._search
+        if search is not None and search.accepted(batch) and not search.is_crash:
+            self._keeper.found_inconsistent(self.reason, 2 * _REFUSALS)
         if self._suspects.pop(batch.lease, None) is not None:
             self._keeper.found_inconsistent(self.reason, 2 * _REFUSALS)
         else:
@@ -164,7 +165,7 @@ class Refusals:
             self._dissolve(self._run)
 
     def refused(
-        self, batch: Batch, reason: str, *, answered: bool = True
+        self, batch: Batch, reason: str, *, too_large: bool = False, answered: bool = True
     ) -> AllRefused | Deferred | None:
         """The endpoint refused ``batch``; returns why to stop, ``None`` to continue.
 
@@ -189,7 +190,7 @@ class Refusals:
             self._in_a_row += 1
             search = self._begin_search(batch)
             if len(batch.records) > 1:
-                search.halve(batch)
+                search.refused(batch, too_large=too_large)
             elif not answered:  # it may be the network after all: never a dead letter
                 self._leases.put_off(batch)
             else:

@@ -30,9 +30,9 @@ def split(batch: Batch, at: int) -> tuple[Batch, Batch]:
     )
 
 
-def begun(batch: Batch) -> Bisection:
+def begun(batch: Batch, *, too_large: bool = False) -> Bisection:
     searching = Bisection(split, batch)
-    searching.halve(batch)
+    searching.refused(batch, too_large=too_large)
     return searching
 
 
@@ -54,10 +54,11 @@ def search(size: int, bad: set[int], *, limit: int = 10**9) -> Found:
         assert len(batch.records) <= limit
         if not seqs(batch) & bad:
             found.delivered |= seqs(batch)
+            assert not searching.accepted(batch)
         elif len(batch.records) == 1:
             found.refused_alone |= seqs(batch)
         else:
-            searching.halve(batch)
+            searching.refused(batch)
     return found
 
 
@@ -68,6 +69,10 @@ def test_one_bad_fix_costs_at_most_two_requests_a_level(size: int) -> None:
         assert found.refused_alone == {bad}
         assert found.delivered == set(range(1, size + 1)) - {bad}
         assert found.requests - 1 <= 2 * ceil(log2(size))
+
+
+def test_a_half_that_must_hold_the_bad_fix_is_not_tried_whole() -> None:
+    assert search(64, {64}).requests == 1 + 6 + 1  # whole, six first halves, the bad fix
 
 
 @given(st.integers(2, 1000), st.data())
@@ -94,14 +99,36 @@ def test_pieces_above_the_limit_are_not_tried_whole() -> None:
     assert len(found.delivered) == 63
 
 
+def test_too_large_says_nothing_about_the_second_half() -> None:
+    searching = begun(batch_of(1, 2, 3, 4), too_large=True)
+    first = searching.next(100)
+    assert first is not None
+    searching.accepted(first)
+    second = searching.next(100)
+    assert second is not None
+    assert seqs(second) == {3, 4}
+
+
+def test_both_halves_of_what_was_refused_contradict_it() -> None:
+    searching = begun(batch_of(1, 2))
+    first = searching.next(100)
+    assert first is not None
+    assert not searching.accepted(first)
+    second = searching.next(100)
+    assert second is not None
+    assert searching.accepted(second)
+
+
 def test_a_live_batch_that_is_refused_meanwhile_is_searched_for_itself() -> None:
     searching = begun(batch_of(1, 2))
     first = searching.next(100)
     assert first is not None
-    searching.halve(batch_of(7, 8))
+    assert not searching.accepted(first)
+    searching.refused(batch_of(7, 8))
     live = searching.next(100)
     assert live is not None
     assert seqs(live) == {7}
+    assert not searching.accepted(live)
 
 
 def test_the_farthest_piece_is_tried_once() -> None:

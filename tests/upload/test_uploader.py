@@ -1055,7 +1055,7 @@ def test_a_search_does_not_send_each_part_packed_and_plain(tmp_path: Path) -> No
         b.put_backlog(16)
         b.work()
         packed = ["content-encoding" in request.headers for request in b.server.requests]
-        assert packed == [True] + [False] * 12
+        assert packed == [True] + [False] * 11
         b.work_among_live(10)
         assert b.dead_seqs == {3}
         assert "content-encoding" in b.server.requests[-1].headers
