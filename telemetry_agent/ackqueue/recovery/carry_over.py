@@ -13,6 +13,7 @@ import logging
 
 from telemetry_agent.ackqueue.away_rows import Arrival
 from telemetry_agent.ackqueue.file.rows import SEQ, STREAM, Row
+from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import FoundRows
@@ -51,6 +52,7 @@ class Carrier(Task):
         self._queue = queue
         self._shared = queue.shared
         self._found: FoundRows | None = None
+        self._portion: tuple[int, list[Row]] | None = None
         self._carried = self._failed_readings = 0
         self._read_again_s = 0.0
         self._trouble = Trouble(log, queue.shared.clock)
@@ -83,7 +85,7 @@ class Carrier(Task):
         """Close the files. The next step opens them again."""
         if self._found is not None:
             self._found.close()
-            self._found = None
+            self._found = self._portion = None
 
     def _look_again(self) -> None:
         """The queue rings for each fix; here there is work only after a file was set aside."""
@@ -109,7 +111,7 @@ class Carrier(Task):
         if not self._queue.has_room():
             self._cannot("the queue is full")
             return _WAIT_S
-        portion = found.portion()
+        self._portion = self._portion or found.portion()
         refused = sum(file.refused for file in found.files)
         if refused and self._failed_readings < _READINGS:
             self._failed_readings += 1
@@ -117,22 +119,29 @@ class Carrier(Task):
             self.close()
             self._cannot(f"the disk refused to read {counted(refused, 'page')}")
             return _WAIT_S
-        self._arrive(found, portion)
+        self._arrive(found)
         return 0
 
-    def _arrive(self, found: FoundRows, portion: tuple[int, list[Row]] | None) -> None:
+    def _arrive(self, found: FoundRows) -> None:
         shared = self._shared
         with shared.disk:
             if not self._is_current(found):
                 return
             lo, last = shared.ledger.away.first, shared.ledger.away.last
             # Without another portion, whatever is missing up to the border was not found.
-            upto, rows = portion or (last, [])
+            upto, rows = self._portion or (last, [])
             # The files were opened again, and are read from their first row on; what is before
             # ``lo`` was taken over by an earlier step.
             if upto < lo:
+                self._portion = None
                 return
-            there = [row[0] for row in shared.read((lo, upto))]
+            there = [row[0] for row in shared.read((lo, upto), limit=ROWS_PER_READ)]
+            # After a kill more rows can be here already than one read returns. Then only the part
+            # up to the last one that was read is known, and the portion is kept for the rest.
+            if len(there) == ROWS_PER_READ:
+                upto = there[-1]
+            else:
+                self._portion = None
             arrival = Arrival(
                 upto,
                 [row[0] for row in rows],
