@@ -74,8 +74,8 @@ _COMMON = "systemd, ca-certificates"
 TRIXIE = Package(
     "trixie",
     "all",
-    "python3 (>= 3.13), python3-click (>= 8.1), python3-httpx (>= 0.28), python3-nmea2 (>= 1.19), "
-    "python3-prometheus-client (>= 0.21), python3-pydantic (>= 2.10), "
+    "python3 (>= 3.13), python3-click (>= 8.1), python3-h11 (>= 0.14), python3-httpx (>= 0.28), "
+    "python3-nmea2 (>= 1.19), python3-prometheus-client (>= 0.21), python3-pydantic (>= 2.10), "
     "python3-pydantic-settings (>= 2.8), python3-rich (>= 13.9), python3-serial (>= 3.5), "
     "python3-starlette (>= 0.46), python3-tenacity (>= 8.4), python3-uvicorn (>= 0.32), " + _COMMON,
     "",
