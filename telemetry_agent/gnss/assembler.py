@@ -271,8 +271,7 @@ class Assembler:
         """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
         epoch, early = self._epoch, self._order.early
         if epoch is not None and early and not isinstance(early[0], Gst):
-            self._order.forget()  # a cycle begins after the gap, and these came before it
-            self._join_early(epoch)
+            self._join_early(epoch)  # a cycle begins after the gap, and these came before it
         if epoch is not None and epoch.is_waiting:
             self._epoch = None
             self._late(*epoch.messages)  # no time came before the gap
@@ -288,7 +287,7 @@ class Assembler:
             return  # without a position sentence, not even an instant without a fix
         if by == "cycle":
             self._cycle.repeats = 0
-        elif self._eager and by != "end":
+        elif self._eager:
             last = epoch.messages[-1].tag
             self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
         self._earlier, self._judged = self._judged, epoch

@@ -72,10 +72,6 @@ class Order:
         self._first: dict[type, int | None] = dict.fromkeys(_REPEATED)
         self._leads = dict.fromkeys(_REPEATED, 0)  # above 0: it comes before what it repeats
 
-    def forget(self) -> None:
-        """The sentences in ``early`` did not begin a cycle."""
-        self._leads = dict.fromkeys(_REPEATED, 0)
-
     def instant_of(self, message: Message, epoch: Epoch) -> Whose:
         """The instant of a sentence without a time, where no quiet gap shows it.
 
