@@ -7,10 +7,10 @@ by SIGKILL. So such a call is made in a thread of its own, which is left behind.
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from telemetry_agent.tasks import started
 
@@ -18,8 +18,8 @@ _MOST_BYTES = 1 << 20
 ANSWER_S = 10.0
 """How long a file system may take to answer: a disk of a server may have to spin up."""
 
-_unanswered: dict[object, threading.Thread] = {}
-"""The threads that were left behind, by their keys."""
+_unanswered: dict[object, Future[Any]] = {}
+"""What the threads that were left behind will answer, by their keys."""
 
 T = TypeVar("T")
 
@@ -39,28 +39,23 @@ def answered(key: object, act: Callable[[], T], limit_s: float = ANSWER_S) -> T:
         Exception: what ``act`` raises.
     """
     earlier = _unanswered.pop(key, None)
-    if earlier is not None and earlier.is_alive():
+    if earlier is not None and not earlier.done():
         _unanswered[key] = earlier
         raise no_answer()
-    returned: list[T] = []
-    raised: list[BaseException] = []
+    answer: Future[T] = Future()
 
     def call() -> None:
         try:
-            returned.append(act())
+            answer.set_result(act())
         except BaseException as error:  # noqa: BLE001 - raised again below
-            raised.append(error)
+            answer.set_exception(error)
 
-    thread = started(call, "file")
-    if thread is None:
+    if started(call, "file") is None:
         raise OSError(errno.EAGAIN, "the system refuses a thread")
-    thread.join(limit_s)
-    if raised:
-        raise raised[0]
-    if returned:
-        return returned[0]
-    _unanswered[key] = thread
-    raise no_answer()
+    if not wait([answer], limit_s).done:
+        _unanswered[key] = answer
+        raise no_answer()
+    return answer.result()
 
 
 def read_small_file(path: Path) -> bytes:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 _MINUTE_S = 60.0
 _READER_S = 1.0
-_TAP_PIECES = 1000
+_TAP_PIECES = 256  # each is what one read brought: 64 KiB at most
 _ROWS_TO_RESUME = 1000  # at 1 Hz this is longer than parking takes to be recognised
 
 

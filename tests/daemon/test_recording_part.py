@@ -1,6 +1,5 @@
 """The part that records: which source it reads, and what depends on it."""
 
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.gnss.sources.sockets import TcpSource, UdpSource
 from telemetry_agent.model import Fix
-from telemetry_agent.tasks import Bell
 
 
 @pytest.mark.parametrize(
@@ -47,19 +45,6 @@ def test_only_what_recording_needs_ends_the_process(tmp_path: Path) -> None:
         tasks = agent.supervisor._tasks
         assert {task.name for task in tasks if task._records} == {"reader", "committer"}
         assert {task.name for task in tasks} > {"reader", "committer", "uploader"}
-
-
-def test_a_tap_that_is_read_too_slowly_has_the_newest_bytes_and_counts_the_others(
-    tmp_path: Path,
-) -> None:
-    puppet = Puppet(tmp_path)
-    recording = puppet.agent.recording
-    with puppet.queue, closing(recording.tap({}, Bell())) as answers:
-        assert next(answers)["state"] == "absent"
-        for number in range(1500):
-            recording._pass_to_taps(b"%4d" % number)
-        assert next(answers) == {"dropped_bytes": 2000}
-        assert [next(answers)["raw"] for _ in range(1000)] == [f"{n:4d}" for n in range(500, 1500)]
 
 
 def test_the_time_is_that_of_the_last_sure_fix_and_goes_on(tmp_path: Path) -> None:
