@@ -61,7 +61,7 @@ def test_what_hangs_is_left_behind_and_not_asked_again_until_it_ends() -> None:
     assert asked == [1]
     assert answered("another mount", lambda: "here", 60) == "here"
     go_on.set()
-    small_files._unanswered["mount"].join(60)
+    small_files._unanswered["mount"].result(60)
     assert answered("mount", lambda: "again", 60) == "again"
 
 

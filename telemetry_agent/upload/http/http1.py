@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import h11
 
@@ -19,19 +20,33 @@ _RECV_BYTES = 65536
 _HEAD_MAX_BYTES = 100 * 1024
 
 
-def request_bytes(
-    method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes = b""
-) -> bytes:
-    """The request on the wire.
+class RequestHead:
+    """What the requests of a series have in common. h11 checks it once, because they may be many.
 
     Raises:
         NetworkError: a header cannot be sent.
     """
-    try:
-        request = h11.Request(method=method, target=target, headers=list(headers))
-    except h11.LocalProtocolError as error:
-        raise NetworkError(f"the request cannot be sent: {error}") from error
-    return (h11.Connection(h11.CLIENT).send(request) or b"") + body
+
+    def __init__(self, method: str, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        try:
+            request = h11.Request(method=method, target=target, headers=list(headers))
+        except h11.LocalProtocolError as error:
+            raise NetworkError(f"the request cannot be sent: {error}") from error
+        head = h11.Connection(h11.CLIENT).send(request) or b""
+        before, _, self._rest = head.partition(b" HTTP/1.1")
+        self._before, _, self._query = before.partition(b"?")
+
+    def request(self, body: bytes = b"", query: str = "") -> bytes:
+        """The request on the wire; ``query`` is added to that of the target."""
+        both = b"&".join(filter(None, (self._query, query.encode("ascii"))))
+        target = b"%b?%b" % (self._before, both) if both else self._before
+        return b"%b HTTP/1.1%b%b" % (target, self._rest, body)
+
+
+@cache
+def _asked(method: str) -> h11.Request:
+    """For h11 only the method of a request matters to its answer."""
+    return h11.Request(method=method, target="/", headers=[("Host", "any")])
 
 
 class Http1:
@@ -71,7 +86,7 @@ class Http1:
         Raises:
             NetworkError: the exchange ended before it was complete, or it is not HTTP.
         """
-        self._http.send(h11.Request(method=method, target="/", headers=[("Host", "any")]))
+        self._http.send(_asked(method))
         self._http.send(h11.EndOfMessage())
         self._read_bytes = 0
         body = bytearray()

@@ -20,7 +20,7 @@ from telemetry_agent.upload.formats.answers import reason_of
 from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer, NetworkError
-from telemetry_agent.upload.http.http1 import Http1, request_bytes
+from telemetry_agent.upload.http.http1 import Http1, RequestHead
 from telemetry_agent.upload.http.pipeline import Pipeline
 from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer
 
@@ -101,8 +101,14 @@ class Transport:
         host = {"Host": self._url.netloc.decode("ascii")}
         agent = {"User-Agent": f"telemetry-agent/{__version__}"}
         headers = {**host, **agent, **self._credentials.headers()}
+        heads: dict[object, RequestHead] = {}
+        requests = []
         try:
-            requests = [self._request(method, payload, headers) for payload in payloads]
+            for payload in payloads:
+                alike = (*payload.headers.items(), len(payload.body))
+                if alike not in heads:  # to make one takes longer than to send it
+                    heads[alike] = self._head(method, payload, headers)
+                requests.append(heads[alike].request(payload.body, payload.query))
         except NetworkError as error:
             return NoAnswer(self.masked(str(error))), 1
         one_by_one = not pipelined or self._proxy is not None
@@ -132,17 +138,15 @@ class Transport:
         """Close the connection. Only for the thread that exchanges."""
         self._pipeline.drop()
 
-    def _request(self, method: str, payload: Payload, headers: Mapping[str, str]) -> bytes:
+    def _head(self, method: str, payload: Payload, headers: Mapping[str, str]) -> RequestHead:
         # As bytes: httpx refuses a str that is not ASCII.
         raw = _raw({**headers, **payload.headers})
         request = httpx.Request(method, self._url, headers=raw, content=payload.body)
-        path, _, query = self._url.raw_path.partition(b"?")
-        both = b"&".join(filter(None, (query, payload.query.encode("ascii"))))
-        target, to_proxy = path + b"?" * bool(both) + both, []
+        target, to_proxy = self._url.raw_path, []
         if self._proxy is not None and self._url.scheme == "http":
             target = b"http://" + self._url.netloc + target
             to_proxy = _raw(self._credentials.proxy_headers())
-        return request_bytes(method, target, [*to_proxy, *request.headers.raw], payload.body)
+        return RequestHead(method, target, [*to_proxy, *request.headers.raw])
 
     def _open(self) -> Connection:
         """A new connection to the endpoint, if need be through the proxy."""
@@ -165,7 +169,7 @@ class Transport:
         target = f"{bracketed(host)}:{port}"
         headers = _raw({"Host": target, **self._credentials.proxy_headers()})
         http = Http1(connection)
-        http.send([request_bytes("CONNECT", target.encode(), headers)])
+        http.send([RequestHead("CONNECT", target.encode(), headers).request()])
         answer = http.answer("CONNECT")
         if not 200 <= answer.status < 300:
             remedy = ": check upload.proxy and upload.proxy_password_file" * (answer.status == 407)
