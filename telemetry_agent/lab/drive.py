@@ -128,9 +128,9 @@ class Drive:
 
 def _curve(t: float, a: float, b: float, c: float) -> tuple[float, float]:
     """A quadratic B-spline at ``t``, from 0 to 1, and its derivative."""
-    return ((1 - t) ** 2 * a + (1 + 2 * t * (1 - t)) * b + t * t * c) / 2, (1 - t) * (b - a) + t * (
-        c - b
-    )
+    place = ((1 - t) ** 2 * a + (1 + 2 * t * (1 - t)) * b + t * t * c) / 2
+    slope = (1 - t) * (b - a) + t * (c - b)
+    return place, slope
 
 
 def _satellite(number: int, index: int) -> tuple[int, int, int, int]:
