@@ -96,7 +96,7 @@ def refused_thread(name: str) -> ResourceError:
 
 
 _SHORT_OF_MEMORY = (
-    *("MemoryError", "map segment", "allocate memory"),
+    *("MemoryError", "map segment", "allocate memory", "allocate lock"),
     *("setting an exception", "exception set"),
 )
 

@@ -15,6 +15,7 @@ makes a spurious ring harmless, and it means that a step decides by state and cl
 import errno
 import logging
 import math
+import mmap
 import os
 import select
 import socket
@@ -250,14 +251,25 @@ def run_loop(task: Task, stop: threading.Event, beat: Beat, clock: Clock) -> Non
             task.bell.wait(wait_s)
 
 
+_THREAD_BYTES = 9 << 20  # a stack has 8 MiB by default
+
+
 def started(target: Callable[[], object], name: str) -> threading.Thread | None:
     """Start a daemon thread; ``None``: the system refuses one."""
     thread = threading.Thread(target=target, name=name, daemon=True)
+    return thread if has_started(thread) else None
+
+
+def has_started(thread: threading.Thread) -> bool:
+    """Start a thread; False: the system refuses it."""
     try:
+        # If a thread gets its stack, and then no memory to begin with, Python waits for it without
+        # end. So there must be room for more than the stack.
+        mmap.mmap(-1, _THREAD_BYTES).close()
         thread.start()
-    except RuntimeError:
-        return None
-    return thread
+    except (OSError, MemoryError, RuntimeError):
+        return False
+    return True
 
 
 def within(timeout_s: float, act: Callable[[], object]) -> None:

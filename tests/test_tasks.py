@@ -2,6 +2,8 @@ import logging
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -229,3 +231,20 @@ def test_a_disk_that_refuses_is_one_line(
         monkeypatch.setattr(threading.Thread, "start", refuse)
     within(60, fail)
     assert caplog.messages == ["the disk is read-only"]
+
+
+def test_a_thread_that_gets_no_memory_to_begin_with_is_refused() -> None:
+    """Python waits for it without end."""
+    program = """
+import re, resource, threading
+from pathlib import Path
+from telemetry_agent.tasks import started
+
+threading.stack_size(8 << 20)
+size = int(re.search(r"VmSize:\\s+([0-9]+)", Path("/proc/self/status").read_text())[1]) << 10
+resource.setrlimit(resource.RLIMIT_AS, (size + (17 << 19), -1))
+print(started(lambda: None, "short"))
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=60)
+    assert (done.stdout, done.stderr) == (b"None\n", b"")

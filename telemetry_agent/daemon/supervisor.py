@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import refused_thread
-from telemetry_agent.tasks import Beat, Task, run_loop
+from telemetry_agent.tasks import Beat, Task, has_started, run_loop
 
 log = logging.getLogger(__name__)
 
@@ -72,19 +72,16 @@ class Supervised(Generic[T]):
         Raises:
             ResourceError: the system refuses the first one of a task that records.
         """
-        try:
-            self._thread.start()
-        except RuntimeError as error:
-            self._prepare()  # a thread that was refused cannot be started again
-            refusal = refused_thread(f"the {self.name}")
-            if self._records and not self._has_run:
-                raise refusal from error
-            if not self.is_refused:
-                text = "%s; it is tried again: %s"
-                log.error(text, refusal.message, refusal.remedy)  # noqa: TRY400 - of the system
-            self.is_refused = True
-        else:
+        if has_started(self._thread):
             self._has_run, self.is_refused = True, False
+            return
+        self._prepare()  # a thread that was refused cannot be started again
+        refusal = refused_thread(f"the {self.name}")
+        if self._records and not self._has_run:
+            raise refusal
+        if not self.is_refused:
+            log.error("%s; it is tried again: %s", refusal.message, refusal.remedy)
+        self.is_refused = True
 
     def restart(self, timeout_s: float) -> None:
         """End the task as ``end`` does, and run a new one."""

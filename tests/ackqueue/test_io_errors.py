@@ -1,9 +1,10 @@
 """Every operation of the disk fails, once or for a while, and the power may go after that too."""
 
 import random
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ackqueue.queue_parts import lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 from once import TEETH, mostly_once
 
+from telemetry_agent.ackqueue.file.schema import connect
 from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.errors import StorageError
@@ -160,3 +162,23 @@ def _cut_the_power(
                 (folder / name).write_bytes(data)
             promises.check(folder / "queue.db", moment)
         platter.play(op)
+
+
+def test_short_memory_at_the_start_is_no_damage(tmp_path: Path) -> None:
+    def short(*place: Any, **how: Any) -> sqlite3.Connection:
+        connection = connect(*place, **how)
+        connection.text_factory = refuse
+        return connection
+
+    def refuse(_content: bytes) -> str:
+        raise MemoryError
+
+    path = tmp_path / "queue.db"
+    with closing(AckQueue(path)) as queue:
+        put(queue, 3)
+        names = seqs(lease(queue))
+    with pytest.raises(MemoryError):
+        AckQueue(path, connect=short)
+    assert [file.name for file in tmp_path.glob("queue.db.damaged-*")] == []
+    with closing(AckQueue(path)) as queue:
+        assert seqs(lease(queue)) == names

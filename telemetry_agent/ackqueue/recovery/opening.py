@@ -123,6 +123,8 @@ def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loade
         if not _is_readable(path):
             raise UnusableError(str(error)) from error
         raise
+    except MemoryError:
+        raise
     except Exception as error:  # SQLite returns what a damaged file holds, of any type
         raise UnusableError(f"the queue {path} is damaged: {error}") from error
     if loaded.damage is not None:
