@@ -17,7 +17,7 @@ from telemetry_agent.config.files import DEFAULT_PATHS, QUEUE_PATH, queue_path
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.config.values import SERIAL_NUMBER, SHARED_NAMES
 from telemetry_agent.doctor.agent_checks import AgentChecks
-from telemetry_agent.doctor.endpoint import NAMES, EndpointChecks
+from telemetry_agent.doctor.endpoint_checks import NAMES, EndpointChecks
 from telemetry_agent.doctor.findings import Check, run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
 from telemetry_agent.doctor.reception import Patience, Reception

@@ -13,7 +13,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings, shown
-from telemetry_agent.daemon import storage
+from telemetry_agent.daemon import queue_place
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import TrackRules, queue_commands
 from telemetry_agent.daemon.control import Control
@@ -77,16 +77,16 @@ class Agent:
         self._clock = clock
         self._began_s = clock.monotonic_s()
         self._stays_in_runtime = False  # only to open the queue would show that it is sound again
-        placed, self.storage = storage.place(settings.queue)
+        placed, self.storage = queue_place.place(settings.queue)
         try:
-            self.queue = storage.open_queue(placed, clock)
+            self.queue = queue_place.open_queue(placed, clock)
         except StorageError as error:
-            if storage.runtime_queue() is None:
+            if queue_place.runtime_queue() is None:
                 raise
             if not self._is_in_runtime():  # there it may work at the second try
-                placed, self.storage = storage.in_runtime(settings.queue, Advice(error.message))
+                placed, self.storage = queue_place.in_runtime(settings.queue, Advice(error.message))
                 self._stays_in_runtime = True
-            self.queue = storage.open_queue(placed, clock)
+            self.queue = queue_place.open_queue(placed, clock)
         try:
             self.queue.adopt(waiting)
             self._build(covered)
@@ -145,7 +145,7 @@ class Agent:
         within(_DISK_S, self.queue.commit)
         for leftover in self._leftovers:
             leftover.end(last=False)
-        if self._committer.task.has_no_place and (elsewhere := storage.runtime_queue()):
+        if self._committer.task.has_no_place and (elsewhere := queue_place.runtime_queue()):
             within(_DISK_S, lambda: self.queue.copy_to(elsewhere))
         self.delivery.end()
         for task in (self._committer, self._control, self.page):
@@ -165,7 +165,7 @@ class Agent:
         """Whether ``must_move`` must look at the disk."""
         if self.is_covered:
             return True
-        if self._stays_in_runtime or storage.runtime_queue() is None:
+        if self._stays_in_runtime or queue_place.runtime_queue() is None:
             return False
         refuses = self.queue.shared.writer.refused or self._committer.task.has_no_place
         return self._is_in_runtime() or refuses
@@ -176,7 +176,7 @@ class Agent:
         Or another disk was mounted over it, and accepts files.
         """
         # In the state directory, which refuses: away. Away, and it refuses no longer: back.
-        refused = storage.refusal(self.settings.queue.path) is not None
+        refused = queue_place.refusal(self.settings.queue.path) is not None
         if self.is_covered:
             return not refused
         return refused != self._is_in_runtime()
@@ -248,7 +248,7 @@ class Agent:
         )
 
     def _open_runtime_queue(self) -> AckQueue | None:
-        path = storage.runtime_queue()
+        path = queue_place.runtime_queue()
         if path is None or path == self.queue.path or not path.exists():
             return None
         try:

@@ -17,8 +17,8 @@ from telemetry_agent.connectivity.monitor import Monitor
 from telemetry_agent.connectivity.probe import Probe
 from telemetry_agent.connectivity.routes import route_bell
 from telemetry_agent.daemon.client import Answers
+from telemetry_agent.daemon.queue_place import open_queue
 from telemetry_agent.daemon.status import SlidingSum, ago_s
-from telemetry_agent.daemon.storage import open_queue
 from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import (
     AgentError,

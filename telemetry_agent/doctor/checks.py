@@ -7,9 +7,9 @@ from pathlib import Path
 from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS
 from telemetry_agent.config.settings import Settings
-from telemetry_agent.doctor import endpoint, receiver, storage
+from telemetry_agent.doctor import endpoint_checks, receiver_checks, storage_checks
 from telemetry_agent.doctor.agent_checks import RESTART, AgentChecks, Machine
-from telemetry_agent.doctor.endpoint import EndpointChecks
+from telemetry_agent.doctor.endpoint_checks import EndpointChecks
 from telemetry_agent.doctor.findings import (
     Check,
     Finding,
@@ -21,8 +21,8 @@ from telemetry_agent.doctor.findings import (
     warned,
 )
 from telemetry_agent.doctor.permissions import owner_of
-from telemetry_agent.doctor.receiver import ReceiverChecks
-from telemetry_agent.doctor.storage import StorageChecks
+from telemetry_agent.doctor.receiver_checks import ReceiverChecks
+from telemetry_agent.doctor.storage_checks import StorageChecks
 from telemetry_agent.errors import JOIN, Advice, AgentError, in_shell
 from telemetry_agent.secrecy import see_service_credentials
 
@@ -30,7 +30,15 @@ _SERVICES = DEFAULT_PATHS[0].parent
 _ALL_S = 12.0  # starting and ending the program takes a small board more time
 _AGENT_S = 3.0  # the other checks wait for its answer
 
-NAMES = ("config", "agent", *receiver.NAMES, *storage.NAMES, "files", *endpoint.NAMES, "delivery")
+NAMES = (
+    "config",
+    "agent",
+    *receiver_checks.NAMES,
+    *storage_checks.NAMES,
+    "files",
+    *endpoint_checks.NAMES,
+    "delivery",
+)
 """Everything that is reported, in the order of the data's path, with every config."""
 
 
@@ -84,10 +92,10 @@ def _others(settings: Settings, agent: AgentChecks, *, send: bool) -> list[Check
         "the disk does not answer", "the disk or a network file system hangs: see `sudo dmesg`"
     )
     return [
-        Check(receiver.NAMES, gps.check, hung_port),
-        Check(storage.NAMES, disk.check, hung_disk),
+        Check(receiver_checks.NAMES, gps.check, hung_port),
+        Check(storage_checks.NAMES, disk.check, hung_disk),
         single("files", lambda: _files(settings, agent)),
-        Check(endpoint.NAMES, upload.check),
+        Check(endpoint_checks.NAMES, upload.check),
         single("delivery", agent.delivery),
     ]
 

@@ -16,7 +16,7 @@ from telemetry_agent.config.subprocess_loader import run_module
 from telemetry_agent.doctor.agent_checks import RELOAD, delivery, queue
 from telemetry_agent.doctor.findings import Finding, failed
 from telemetry_agent.doctor.reception import antenna, reported
-from telemetry_agent.doctor.storage import disk_space, file_system
+from telemetry_agent.doctor.storage_checks import disk_space, file_system
 from telemetry_agent.errors import AgentError
 from telemetry_agent.snapshot import Snapshot
 

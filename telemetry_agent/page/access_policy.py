@@ -31,7 +31,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from telemetry_agent.addresses import is_literal
-from telemetry_agent.page.files import static_text
+from telemetry_agent.page.static_files import static_text
 
 _COOKIE = "telemetry-agent"
 _COOKIE_S = 30 * 86400

@@ -34,7 +34,7 @@ from telemetry_agent.ackqueue.contents import Place
 from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import fix_fields
 from telemetry_agent.page.agent_view import AgentView
-from telemetry_agent.page.track import NEWEST, POINT, Point, TrackIndex
+from telemetry_agent.page.track_index import NEWEST, POINT, Point, TrackIndex
 from telemetry_agent.snapshot import as_json
 
 _POINTS_MAX = 1000

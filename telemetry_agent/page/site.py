@@ -20,15 +20,15 @@ from telemetry_agent.errors import AgentError, ConfigError
 from telemetry_agent.export import FORMATS, file_name
 from telemetry_agent.page.access_policy import AccessPolicy, content_policy, guarded, peer_and_time
 from telemetry_agent.page.agent_view import AgentView
+from telemetry_agent.page.event_streams import EventStreams, StreamedAnswer
 from telemetry_agent.page.events import EventSource
-from telemetry_agent.page.files import compressed, static_file, static_files
 from telemetry_agent.page.history import History
 from telemetry_agent.page.libraries import browser_missing
 from telemetry_agent.page.map_file import MapFile, asked_range, open_map
 from telemetry_agent.page.metrics import MEDIA_TYPE, metrics
-from telemetry_agent.page.streams import EventStreams, StreamedAnswer
+from telemetry_agent.page.static_files import compressed, static_file, static_files
 from telemetry_agent.page.threads import in_thread
-from telemetry_agent.page.track import POINT, Box, Wanted
+from telemetry_agent.page.track_index import POINT, Box, Wanted
 from telemetry_agent.trouble import Trouble
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 from telemetry_agent.cli import main
-from telemetry_agent.daemon import storage
+from telemetry_agent.daemon import queue_place
 from telemetry_agent.errors import Advice
 
 HANGS = Path(os.environ["STATE_HANGS"])
@@ -18,5 +18,5 @@ def refuse_or_hang(queue_path: Path) -> Advice:
     return Advice(f"{queue_path.parent}: read-only file system")
 
 
-storage.refusal = refuse_or_hang
+queue_place.refusal = refuse_or_hang
 main()

@@ -15,7 +15,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.config.settings import QueueSettings
-from telemetry_agent.daemon import storage
+from telemetry_agent.daemon import queue_place
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import StorageError
 
@@ -53,14 +53,14 @@ def test_of_an_empty_one_only_its_own_files_are_deleted(tmp_path: Path, runtime:
 def test_a_disk_that_fails_when_the_queue_is_opened_is_left_until_the_next_start(
     tmp_path: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = storage.open_queue
+    real = queue_place.open_queue
 
     def open_queue(placed: QueueSettings, clock: Clock) -> AckQueue:
         if placed.path.parent != runtime:
             raise StorageError("disk I/O error")
         return real(placed, clock)
 
-    monkeypatch.setattr(storage, "open_queue", open_queue)
+    monkeypatch.setattr(queue_place, "open_queue", open_queue)
     agent = start(tmp_path)
     with closing(agent.queue):
         assert agent.queue.path == runtime / "queue.db"
@@ -98,14 +98,17 @@ def test_one_that_failed_once_does_not_keep_the_agent_there(
 ) -> None:
     refusing = tmp_path / "queue.db"
     refusing.mkdir()
-    opens, faults = storage.open_queue, [StorageError("cannot open the queue: Input/output error")]
+    opens, faults = (
+        queue_place.open_queue,
+        [StorageError("cannot open the queue: Input/output error")],
+    )
 
     def fails_once(*args: Any) -> AckQueue:
         if faults:
             raise faults.pop()
         return opens(*args)
 
-    monkeypatch.setattr(storage, "open_queue", fails_once)
+    monkeypatch.setattr(queue_place, "open_queue", fails_once)
     agent = start(tmp_path)
     with closing(agent.queue):
         assert agent.queue.path == runtime / "queue.db"

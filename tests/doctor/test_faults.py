@@ -356,7 +356,7 @@ def a_queue_among_other_things(bench: Bench) -> None:
 @fault("state directory", "fail", "/state was deleted under the agent", "restart the agent")
 def a_state_directory_that_was_deleted_under_the_agent(bench: Bench) -> None:
     bench.state.rmdir()
-    services = mock.patch("telemetry_agent.doctor.storage.STATE_DIRECTORY", bench.state)
+    services = mock.patch("telemetry_agent.doctor.storage_checks.STATE_DIRECTORY", bench.state)
     bench.cleanup.enter_context(services)
     runs(bench)
 

@@ -30,7 +30,7 @@ from standins import Asked, Dawarich, Recorder, Said, Server, Traccar
 from telemetry_agent.addresses import Address
 from telemetry_agent.cli import init
 from telemetry_agent.doctor.agent_checks import AgentChecks, Machine
-from telemetry_agent.doctor.endpoint import EndpointChecks
+from telemetry_agent.doctor.endpoint_checks import EndpointChecks
 
 _SERVER_OF = {"native": "native", "osmand": "traccar", "influx": "influxdb"} | {
     "clickhouse": "clickhouse",

@@ -20,7 +20,7 @@ from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.lab.simulator import Simulator
 from telemetry_agent.model import Fix
-from telemetry_agent.page.streams import VIEWERS
+from telemetry_agent.page.event_streams import VIEWERS
 
 TOKEN = "a-token-of-24-characters"
 

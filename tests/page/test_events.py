@@ -21,7 +21,7 @@ from telemetry_agent.export.track import Gaps
 from telemetry_agent.model import Fix
 from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.events import EventSource, Runs
-from telemetry_agent.page.track import Wanted
+from telemetry_agent.page.track_index import Wanted
 from telemetry_agent.snapshot import Snapshot
 
 START_MS = 1_795_435_200_000

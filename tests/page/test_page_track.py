@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.trips import ParkingRule
 from telemetry_agent.model import Fix, Record
-from telemetry_agent.page import track
-from telemetry_agent.page.track import Overview, TrackIndex, Wanted, pack, points_of
+from telemetry_agent.page import track_index
+from telemetry_agent.page.track_index import Overview, TrackIndex, Wanted, pack, points_of
 
 START_MS = 1_795_435_200_000
 
@@ -66,7 +66,7 @@ def test_a_position_is_24_bytes() -> None:
 def test_who_missed_more_than_the_newest_gets_the_newest(
     queue: AckQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(track, "NEWEST", 5000)
+    monkeypatch.setattr(track_index, "NEWEST", 5000)
     put(queue, range(1, 12_001))
     index = TrackIndex(queue, never, ParkingRule())
     last, packed = index.behind(0)
@@ -112,7 +112,7 @@ def test_a_track_over_the_antimeridian_is_shown_as_exactly_as_elsewhere(
 def test_of_too_many_rows_the_newest_are_read_from_the_disk(
     queue: AckQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(track, "_ROWS_FROM_DISK", 500)
+    monkeypatch.setattr(track_index, "_ROWS_FROM_DISK", 500)
     put(queue, range(1, 2001))
     index = TrackIndex(queue, never, ParkingRule())
     while index.scan():

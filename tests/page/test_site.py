@@ -30,7 +30,7 @@ from telemetry_agent.config.settings import (
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
-from telemetry_agent.page import history, libraries, server, streams, task
+from telemetry_agent.page import event_streams, history, libraries, server, task
 from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.page.history import History
 from telemetry_agent.page.libraries import STATIC
@@ -606,7 +606,7 @@ def test_a_port_in_use_is_said_once_and_tried_again(
 
 
 def test_too_many_viewers_are_told_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "VIEWERS", 2)
+    monkeypatch.setattr(event_streams, "VIEWERS", 2)
     with site.events() as one, site.events() as two:
         assert next(one)[0] == next(two)[0] == "hello"
         answer, text = site.ask("/events")
@@ -616,7 +616,7 @@ def test_too_many_viewers_are_told_so(site: Site, monkeypatch: pytest.MonkeyPatc
 def test_many_viewers_who_come_at_once_are_not_too_many(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "VIEWERS", 4)
+    monkeypatch.setattr(event_streams, "VIEWERS", 4)
     with contextlib.ExitStack() as stack:
         lines = [
             stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=60))

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from telemetry_agent.page import threads
-from telemetry_agent.page.streams import EventStreams
+from telemetry_agent.page.event_streams import EventStreams
 
 
 def test_work_waits_for_a_thread_that_the_system_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

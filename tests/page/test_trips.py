@@ -12,7 +12,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule, Trips
 from telemetry_agent.model import Fix, Record
-from telemetry_agent.page.track import (
+from telemetry_agent.page.track_index import (
     BEGINS,
     GLITCH,
     POINT,
