@@ -21,7 +21,8 @@ _CORNERS = (
     *((378, 110), (494, 173), (620, 126), (698, 220), (651, 368), (495, 390), (399, 326)),
     *((273, 336), (226, 452), (63, 472), (-32, 378), (32, 262), (-68, 173), (-47, 47)),
 )
-_CORNER_S = 12.0  # from one to the next
+# From one to the next. A round ends between two epochs, so no two rounds have the same positions.
+_CORNER_S = 12.0137
 _TUNNEL = (12.0, 17.5)  # between which corners
 # Talker of GSV, number of the system in GSA, first number, how many.
 _SYSTEMS = (("GP", 1, 1, 9), ("GL", 2, 65, 6), ("GA", 3, 1, 6), ("GB", 4, 1, 7))
