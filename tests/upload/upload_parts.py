@@ -1,10 +1,15 @@
 """What the tests of uploads share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from uploading import FIX
 
 from telemetry_agent.model import Answer, Batch, Fix, Outcome, Payload, Record
 from telemetry_agent.upload.formats.choice import choose
-from telemetry_agent.upload.interfaces import Compression, FormatName
+from telemetry_agent.upload.http.transport import Transport
+from telemetry_agent.upload.interfaces import Compression, FormatName, NoAnswer
 
 STREAM = "9f0c2d0000000000"
 FULL = Fix(
@@ -49,3 +54,25 @@ def outcome(
 ) -> Outcome:
     answer = Answer(status, headers or {}, body, verified_tls=False)
     return choose(name, "http://x/").read(answer, batch_of(FIX))
+
+
+PAYLOAD = Payload(b'{"fixes":[]}', {"Content-Type": "application/json"})
+
+
+@contextmanager
+def transport_to(url: str, **how: Any) -> Iterator[Transport]:
+    transport = Transport(url, **how)
+    try:
+        yield transport
+    finally:
+        transport.close()
+
+
+def answered(outcome: Answer | NoAnswer) -> Answer:
+    assert isinstance(outcome, Answer), outcome
+    return outcome
+
+
+def unanswered(outcome: Answer | NoAnswer) -> str:
+    assert isinstance(outcome, NoAnswer), outcome
+    return outcome.reason
