@@ -76,6 +76,31 @@ def test_a_log_without_its_file_is_set_aside_and_is_not_taken_for_half_a_move(
     }
 
 
+def test_a_file_that_went_before_its_log_is_followed_by_it(tmp_path: Path) -> None:
+    """A power cut may keep the second of two renames and not the first."""
+    finish(make(tmp_path, "queue.db-wal", "queue.db.damaged-1"))
+    assert there(tmp_path) == {
+        "queue.db.damaged-1": "queue.db.damaged-1",
+        "queue.db.damaged-1-wal": "queue.db-wal",
+    }
+
+
+def test_the_index_goes_with_its_log(tmp_path: Path) -> None:
+    move_away(make(tmp_path, "queue.db", "queue.db-wal", "queue.db-shm"))
+    assert there(tmp_path) == SET_ASIDE | {"queue.db.damaged-1-shm": "queue.db-shm"}
+
+
+def test_a_queue_with_its_file_has_nothing_left_behind(tmp_path: Path) -> None:
+    assert left_at_rest(make(tmp_path, "queue.db", "queue.db-wal", "queue.db.damaged-1")) == []
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gone" / "queue.db"
+    with pytest.raises(StorageError, match=r"cannot read the folder .*gone: No such file"):
+        waiting(path)
+    assert left_at_rest(path) == []
+
+
 def test_the_new_queue_stays_where_it_is_beside_files_that_wait(tmp_path: Path) -> None:
     names = ("queue.db", "queue.db-wal", "queue.db.damaged-1")
     finish(make(tmp_path, *names))
