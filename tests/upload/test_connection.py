@@ -1,15 +1,21 @@
-"""A connection to the endpoint: TLS, what closed it, and writes."""
+"""A connection to the endpoint: TLS, writes, and how long it is used; also behind a NAT."""
 
+import contextlib
 import socket
+import statistics
 import threading
+from collections.abc import Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
 from misbehaving import Server, answer, drips, hang_up, tls_server_context, trusting
+from netns import Namespace, network
 from upload.upload_parts import PAYLOAD, answered, transport_to, unanswered
 
 from telemetry_agent import addresses
 from telemetry_agent.clock import Clock
-from telemetry_agent.model import Payload
+from telemetry_agent.model import Answer, Payload
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 
@@ -87,3 +93,111 @@ def test_head_and_body_leave_in_one_write() -> None:
             transport.exchange(Payload(b"x" * 500, {}), 60)
         thread.join(60)
     assert first[0].endswith(b"x" * 500)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.ports.append(self.client_address[1])  # type: ignore[attr-defined]
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+class LaterClock(Clock):
+    """Time that a test lets pass at once."""
+
+    passed_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self.passed_s
+
+
+@contextlib.contextmanager
+def way() -> Iterator[tuple[Namespace, Namespace]]:
+    with network() as net:
+        device, far = net.namespace("device"), net.namespace("far")
+        net.cable(device, "eth0", far, "eth0")
+        device.ip("addr add 10.9.0.11/24 dev eth0")
+        far.ip("addr add 10.9.0.2/24 dev eth0")
+        server = far.inside(lambda: ThreadingHTTPServer(("10.9.0.2", 8080), Handler))
+        server.ports = []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield device, far
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join(60)
+
+
+def forget(device: Namespace, far: Namespace, number: int) -> None:
+    """As a NAT does: nothing reaches the device on its connections any more; new ones are fine.
+
+    Those come from another address.
+    """
+    far.ip(f"route add blackhole 10.9.0.{number}/32")
+    device.ip(f"addr add 10.9.0.{number + 1}/24 dev eth0")
+    device.ip(f"route replace 10.9.0.0/24 dev eth0 src 10.9.0.{number + 1}")
+
+
+def test_after_one_lesson_no_request_waits_for_a_connection_that_a_nat_forgot() -> None:
+    with way() as (device, far):
+        clock = LaterClock()
+        transport = Transport("http://10.9.0.2:8080/", dialer=Dialer(clock))
+        took_s: list[float] = []
+
+        def post() -> None:
+            began_s = Clock().monotonic_s()
+            answer = device.inside(lambda: transport.exchange(Payload(b"fix", {}), 36.0))
+            assert isinstance(answer, Answer)
+            took_s.append(Clock().monotonic_s() - began_s)
+
+        for number in range(11, 18):
+            post()
+            forget(device, far, number)
+            clock.passed_s += 10
+        assert took_s[1] < 30  # the lesson: a sixth of the deadline, and then a fresh connection
+        assert statistics.median(took_s[2:]) < 4  # the lesson takes 6 s
+        transport.close()
+
+
+@contextlib.contextmanager
+def near(keepalive_s: float) -> Iterator[tuple[Transport, LaterClock, list[int]]]:
+    """A server on this machine, and the ports that its clients came from."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.ports = []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        clock = LaterClock()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        with contextlib.closing(
+            Transport(url, dialer=Dialer(clock, keepalive_s=keepalive_s))
+        ) as transport:
+            yield transport, clock, server.ports  # type: ignore[attr-defined]
+        server.shutdown()
+        thread.join(60)
+
+
+def test_a_connection_is_used_for_ten_minutes_at_most() -> None:
+    with near(keepalive_s=3600) as (transport, clock, ports):
+        for _ in range(25):
+            transport.exchange(Payload(b"fix", {}), 10)
+            clock.passed_s += 60
+    assert len(set(ports)) == 3
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_an_idle_connection_is_used_as_long_as_it_is_kept(pipelined: bool) -> None:
+    with near(keepalive_s=30) as (transport, clock, ports):
+        for idle_s in (0, 29, 31, 29):
+            clock.passed_s += idle_s
+            failure, _ = transport.series(
+                [Payload(b"fix", {})], 10, lambda _: True, pipelined=pipelined
+            )
+            assert failure is None
+    assert ports[0] == ports[1] != ports[2] == ports[3]

@@ -7,13 +7,18 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from fakes import FakeClock
 from misbehaving import Act, Line, Request, answer, hang, hang_up, refusing
 from upload.upload_parts import BACKOFF_MAX_S, bench
+from uploading import FIX
 
+from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.errors import StorageError
-from telemetry_agent.model import Answer, Payload
+from telemetry_agent.model import Answer, Delivered, Payload
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.interfaces import NoAnswer, WireFormat
+from telemetry_agent.upload.leases import Leases
+from telemetry_agent.upload.upload_status import StatusKeeper
 
 
 def test_unanswered_rows_stay_unack_while_there_is_something_else_to_try(tmp_path: Path) -> None:
@@ -190,3 +195,20 @@ def test_what_raises_where_the_disk_refuses_too_leaves_nothing_leased(
                 b.step()
         assert b.work() is None
         assert b.counts == (0, 0, 4, 0)
+
+
+def test_what_cannot_be_sent_becomes_a_dead_letter_and_stays_in_no_batch(tmp_path: Path) -> None:
+    with AckQueue(tmp_path / "queue.db") as queue:
+        for _ in range(5):
+            queue.put(FIX, "van-07")
+        keeper = StatusKeeper(FakeClock())
+        leases = Leases(queue, lambda record: "no" if record.seq in {1, 2, 4} else None, keeper)
+        for seq in (3, 5):
+            batch = leases.take(10, live_first=False)
+            assert batch is not None
+            assert [record.seq for record in batch.records] == [seq]
+            assert queue.stats().in_flight == 1
+            leases.acknowledge(batch, Delivered())
+        assert leases.take(10, live_first=False) is None
+        stats = queue.stats()
+        assert (stats.acked, stats.dead_letters, stats.ready) == (2, {"no": 3}, 0)
