@@ -12,10 +12,21 @@ from ackqueue import damage
 from ackqueue.queue_parts import fix_at, lease, put, seqs
 from ackqueue.recorded_disk import Op, RecordedDisk, Refusal
 
+from telemetry_agent.ackqueue.file.rows import Row, encode
+from telemetry_agent.ackqueue.file.schema import connect
+from telemetry_agent.ackqueue.file.store import Changes, Store, TakenError
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.ranges import Span
 from telemetry_agent.ackqueue.reading import QueueReader
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
-from telemetry_agent.ackqueue.row_states import REASONS_IN_MEMORY, State
+from telemetry_agent.ackqueue.row_states import (
+    ACKED,
+    PURGED,
+    REASONS_IN_MEMORY,
+    State,
+    StreamRun,
+    dead_letter,
+)
 from telemetry_agent.errors import StorageError
 
 
@@ -148,3 +159,78 @@ def test_reasons_are_read_from_the_file(tmp_path: Path) -> None:
     with closing(QueueReader(path)) as reader:
         assert len(reader.stats().dead_letters) == REASONS_IN_MEMORY + 1
         assert {s.record.seq: s.reason for s in reader.stored(State.ACK_FAILED)} == told
+
+
+# By itself
+
+
+def rows(first: int, last: int, stream: int = 7) -> list[Row]:
+    return [encode(n, stream, n, "a", fix_at(n)) for n in range(first, last + 1)]
+
+
+def stored(path: Path) -> Store:
+    """Nine rows of one stream; some are delivered, one is a dead letter."""
+    store = Store(path, connect)
+    marks = {1: Span(1, 3, ACKED), 5: Span(5, 5, dead_letter("no lane"))}
+    store.write(Changes(rows(1, 9), marks, streams={1: StreamRun(1, 7, 1)}))
+    return store
+
+
+def test_what_was_written_is_loaded_and_a_repeated_write_changes_nothing(path: Path) -> None:
+    for _ in range(2):
+        with closing(stored(path)) as store:
+            loaded = store.load()
+            assert (loaded.last, loaded.damage) == (9, None)
+            assert list(loaded.marks) == [(1, 3, ACKED), (5, 5, dead_letter("no lane"))]
+            assert loaded.streams == [StreamRun(1, 7, 1)]
+            assert store.read([(2, 4), (8, 99)]) == [*rows(2, 4), *rows(8, 9)]
+            assert store.read([(2, 4), (8, 99)], limit=4) == [*rows(2, 4), *rows(8, 8)]
+            assert store.read_back(6, 2) == rows(5, 6)[::-1]
+            assert (store.reason(5), store.reason(6)) == ("no lane", None)
+
+
+@pytest.mark.parametrize(
+    ("statement", "damage", "last", "marks"),
+    [
+        ("UPDATE mark SET hi = 4 WHERE lo = 1", "the mark of the rows from 1 on", 9, [5]),
+        ("UPDATE stream SET stream = 8", "a record of its streams", 9, [1, 5]),
+        ("UPDATE fix SET lat_e9 = 0 WHERE id = 9", "the newest row, 9", 8, [1, 5]),
+        ("UPDATE fix SET lat_e9 = 0 WHERE id = 8", None, 9, [1, 5]),
+    ],
+)
+def test_what_is_damaged_is_named_and_left_out(
+    path: Path, statement: str, damage: str | None, last: int, marks: list[int]
+) -> None:
+    stored(path).close()
+    with closing(sqlite3.connect(path)) as file:
+        file.execute(statement)
+        file.commit()
+    with closing(Store(path, connect)) as store:
+        loaded = store.load()
+    assert loaded.damage == (damage and f"the queue {path} is damaged: {damage}")
+    assert (loaded.last, [mark.lo for mark in loaded.marks]) == (last, marks)
+    assert len(loaded.streams) == ("stream" not in statement)
+
+
+def test_a_transaction_that_is_refused_stores_nothing_of_it(path: Path) -> None:
+    with closing(stored(path)) as store:
+        with pytest.raises(TakenError, match="are taken by other fixes"):
+            store.write(Changes(rows(9, 12, stream=8), {6: Span(6, 6, ACKED)}))
+        assert store.read([(1, 99)]) == rows(1, 9)
+        assert [mark.lo for mark in store.load().marks] == [1, 5]
+
+
+def test_rows_that_are_gone_are_deleted_with_their_mark(path: Path) -> None:
+    with closing(stored(path)) as store:
+        store.write(Changes(marks={1: None, 2: Span(2, 4, PURGED)}))
+        assert store.read([(1, 99)]) == [*rows(1, 1), *rows(5, 9)]
+        assert [mark.lo for mark in store.load().marks] == [2, 5]
+
+
+def test_what_moves_takes_a_place_and_what_arrives_finds_it_taken(path: Path) -> None:
+    theirs = rows(9, 10, stream=8)
+    with closing(stored(path)) as store:
+        store.write(Changes(arrived=theirs))
+        assert store.read([(9, 10)]) == [*rows(9, 9), theirs[1]]
+        store.write(Changes(moved=theirs))
+        assert store.read([(9, 10)]) == theirs
