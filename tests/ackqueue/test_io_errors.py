@@ -1,6 +1,8 @@
 """Every operation of the disk fails, once or for a while, and the power may go after that too."""
 
 import random
+import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from ackqueue.power_cut import Platter
 from ackqueue.power_workload import Workload
 from ackqueue.promises import BrokenPromiseError, Promises
 from ackqueue.queue_parts import lease, put, seqs
-from ackqueue.recorded_disk import Op, RecordedDisk, Refusal
+from ackqueue.recorded_disk import Op, RecordedDisk, Refusal, scratch_folder
 from once import TEETH, mostly_once
 
 from telemetry_agent.ackqueue.file.store import Store
@@ -43,6 +45,12 @@ class Fault:
 
     def heal(self) -> None:
         self._healed = True
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="io-errors-", dir=scratch_folder()) as name:
+        yield Path(name)
 
 
 KINDS = ("EIO", "ENOSPC", "short write")
