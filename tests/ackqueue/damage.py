@@ -4,15 +4,17 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
-from ackqueue.queue_parts import fix_at
+from ackqueue.queue_parts import fix_at, lease
 from judge import audit
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+from telemetry_agent.ackqueue.recovery.damaged_file import DamagedFile
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
@@ -170,3 +172,36 @@ def copy(source: Path, target: Path) -> None:
     for end in ("", "-wal", ".lock"):
         if source.with_name(source.name + end).exists():
             shutil.copy(source.with_name(source.name + end), target.with_name(target.name + end))
+
+
+def kill(queue: AckQueue, path: Path) -> Path:
+    """The files as a process leaves them that is killed now; the queue itself is closed."""
+    left = path.with_name(f"{path.stem}-left.db")
+    copy(path, left)
+    queue.close()
+    return left
+
+
+def files(path: Path) -> list[str]:
+    """What lies beside the queue and belongs to it, without its lock."""
+    names = (file.name.removeprefix(path.name) for file in path.parent.glob(f"{path.name}*"))
+    return sorted(name for name in names if name not in {"", "-wal", "-shm", ".lock"})
+
+
+def rows_of_page(path: Path, number: int) -> list[int]:
+    with closing(DamagedFile(path)) as wreck:
+        return [row[0] for row in wreck.rows(number - 1)]
+
+
+def used(path: Path, *, set_aside: bool) -> list[Record]:
+    """A queue with marks of each kind, that perhaps is the second of its name."""
+    records = fill(path, 200)
+    if set_aside:
+        damage(path, header)
+    with AckQueue(path, commit_every_s=3600) as queue:
+        if set_aside:
+            carry_over(queue)
+            records += record(queue, 40)
+        queue.ack(lease(queue, 50, live_first=False), rejected={7: "too old"})
+        queue.release(lease(queue, 10), answered=False)
+    return records

@@ -5,15 +5,13 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import peers
 import pytest
 from ackqueue.queue_parts import Disk, fix_at, lease, put, seqs
-from ackqueue.recorded_disk import scratch_folder
 from fakes import FakeClock
 
 from telemetry_agent.ackqueue.committer import Committer
@@ -32,12 +30,6 @@ MIB = 1 << 20
 ONE_MIB = Limits(max_size_bytes=MIB)
 CAPACITY = 8000
 """About so many of these fixes fit into one MiB, less what is kept free."""
-
-
-@pytest.fixture
-def path() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="bounds-", dir=scratch_folder()) as name:
-        yield Path(name) / "queue.db"
 
 
 def driven(second: int, leg_s: int = 600) -> Fix:

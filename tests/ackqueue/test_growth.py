@@ -2,7 +2,6 @@
 
 import tracemalloc
 from collections.abc import Callable
-from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -16,16 +15,8 @@ from telemetry_agent.ackqueue.file.schema import connect
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import Span
-from telemetry_agent.ackqueue.reading import QueueReader
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
-from telemetry_agent.ackqueue.row_states import (
-    ACKED,
-    REASONS_IN_MEMORY,
-    THINNED,
-    RowState,
-    State,
-    dead_letter,
-)
+from telemetry_agent.ackqueue.row_states import ACKED, THINNED, RowState, State, dead_letter
 
 FEW, MANY = 1_000, 100_000
 
@@ -133,19 +124,3 @@ def test_carrying_over_many_dead_letters_takes_little_memory(tmp_path: Path) -> 
         assert queue.stats().ack_failed == 5_000
         dead = list(islice(queue.stored(State.ACK_FAILED), 4_999, None))
         assert [s.reason for s in dead] == ["400: no position 10000 on this map"]
-
-
-def test_reasons_are_read_from_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "queue.db"
-    with AckQueue(path) as queue:
-        put(queue, 100)
-        queue.ack(lease(queue), rejected={seq: f"no {(seq + 1) // 2}" for seq in range(1, 100)})
-        reasons = queue.stats().dead_letters
-        assert len(reasons) == REASONS_IN_MEMORY + 1
-        assert (reasons["no 1"], reasons["other reasons"]) == (2, 99 - 2 * REASONS_IN_MEMORY)
-        assert queue.retry([(queue.stream, 51)]) == 1
-        told = {seq: f"no {(seq + 1) // 2}" for seq in range(1, 100) if seq != 51}
-        assert {s.record.seq: s.reason for s in queue.stored(State.ACK_FAILED)} == told
-    with closing(QueueReader(path)) as reader:
-        assert len(reader.stats().dead_letters) == REASONS_IN_MEMORY + 1
-        assert {s.record.seq: s.reason for s in reader.stored(State.ACK_FAILED)} == told

@@ -7,7 +7,6 @@ import sys
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ackqueue.queue_parts import Disk, fix_at, lease, put, seqs
@@ -129,77 +128,6 @@ def test_only_what_is_on_disk_is_handed_out(path: Path) -> None:
         assert seqs(lease(queue)) == [3, 4, 5]
 
 
-def test_a_batch_without_an_answer_comes_again_as_it_was_even_after_a_restart(path: Path) -> None:
-    with AckQueue(path) as queue:
-        put(queue, 6)
-        middle = lease(queue, 4)
-        queue.ack(middle, retry=[4, 6])
-        batch = lease(queue, 3)  # 1, 2, 4: not in one piece
-        assert seqs(batch) == [1, 2, 4]
-        queue.release(batch, answered=False)
-        assert queue.stats().unack == 3
-        assert seqs(lease(queue)) == [6]
-    for _ in range(2):
-        with AckQueue(path) as queue:
-            put(queue, 1)
-            assert lease(queue).live
-            assert seqs(lease(queue)) == [1, 2, 4]
-    with AckQueue(path) as queue:
-        assert seqs(lease(queue, 2)) == [1, 2]
-        assert seqs(lease(queue, 2)) == [4, 6]
-
-
-def test_resume_hands_out_no_batch_that_is_out(path: Path) -> None:
-    with AckQueue(path) as queue:
-        put(queue, 2)
-        queue.release(lease(queue, 1), answered=False)
-        out = lease(queue)
-        assert seqs(out) == [1]
-        assert queue.resume_unack() == 1
-        assert seqs(lease(queue)) == [2]
-        assert queue.lease(1) is None
-        assert queue.resume_unack() == 0
-
-
-def test_a_batch_ends_once(path: Path) -> None:
-    with AckQueue(path) as queue:
-        put(queue, 4)
-        batch = lease(queue)
-        halves = queue.split(batch, 1)
-        assert [seqs(half) for half in halves] == [[1], [2, 3, 4]]
-        queue.ack(halves[0])
-        queue.release(halves[1])
-        for ended in (batch, *halves):
-            for use in (queue.ack, queue.release, lambda b: queue.fail(b, "no")):
-                with pytest.raises(ValueError, match="is not out"):
-                    use(ended)
-        assert queue.stats().acked == 1
-        again = lease(queue)
-        for at in (0, 3):
-            with pytest.raises(ValueError, match="cannot be split"):
-                queue.split(again, at)
-        queue.ack(again)
-        with pytest.raises(ValueError, match="at least one"):
-            queue.lease(0)
-
-
-def test_an_answer_sorts_a_batch(path: Path) -> None:
-    with AckQueue(path) as queue:
-        put(queue, 5)
-        queue.ack(lease(queue), rejected={2: "too old", 3: "\ud800" + "x" * 9999}, retry=[3, 4, 77])
-        stats = queue.stats()
-        assert (stats.ready, stats.acked, stats.ack_failed) == (1, 2, 2)
-        assert stats.dead_letters == {"too old": 1, "?" + "x" * 499: 1}
-        assert [(dead.record.seq, dead.reason) for dead in queue.stored(State.ACK_FAILED)] == [
-            (2, "too old"),
-            (3, "?" + "x" * 499),
-        ]
-        (name,) = {(dead.record.stream, 2) for dead in queue.stored(State.ACK_FAILED)}
-        assert queue.retry([name]) == 1
-        assert seqs(lease(queue)) == [2, 4]
-        assert queue.retry() == 1
-
-
 def test_dead_letters_that_are_discarded_count_as_lost(path: Path) -> None:
     with AckQueue(path) as queue:
         put(queue, 5)
@@ -268,15 +196,6 @@ def test_stored_tells_every_fix_in_order(path: Path) -> None:
 # Names and the life of a queue
 
 
-def test_each_start_has_a_stream_of_its_own_and_counts_from_1(path: Path) -> None:
-    names = []
-    for _ in range(3):
-        with AckQueue(path) as queue:
-            names += [queue.put(fix_at(), "a"), queue.put(fix_at(), "a")]
-    assert [name.seq for name in names] == [1, 2] * 3
-    assert len({name.stream for name in names}) == 3
-
-
 def test_with_commit_every_0_a_put_is_on_disk_when_it_returns(path: Path) -> None:
     with AckQueue(path, commit_every_s=0) as queue:
         for count in (1, 2, 3):
@@ -285,51 +204,7 @@ def test_with_commit_every_0_a_put_is_on_disk_when_it_returns(path: Path) -> Non
                 assert reader.execute("SELECT count(*) FROM fixes").fetchone() == (count,)
 
 
-def test_a_closed_queue_says_so(path: Path) -> None:
-    queue = AckQueue(path)
-    put(queue, 1)
-    batch = lease(queue)
-    queue.close()
-    queue.close()
-    for use in (
-        lambda: put(queue, 1),
-        queue.commit,
-        lambda: queue.lease(1),
-        lambda: queue.ack(batch),
-        queue.resume_unack,
-        queue.purge_delivered,
-        lambda: list(queue.stored()),
-    ):
-        with pytest.raises(ValueError, match="is closed"):
-            use()
-
-
 # Threads
-
-
-def test_a_stuck_commit_delays_no_put(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with AckQueue(path) as queue:
-        put(queue, 1)
-        stuck, go_on = threading.Event(), threading.Event()
-        write = queue.shared.store.write
-
-        def slow(*args: Any) -> None:
-            stuck.set()
-            assert go_on.wait(LIMIT_S)
-            write(*args)
-
-        monkeypatch.setattr(queue.shared.store, "write", slow)
-        committer = threading.Thread(target=queue.commit)
-        committer.start()
-        assert stuck.wait(LIMIT_S)
-        put(queue, 5)
-        assert queue.backlog().ready == 6
-        assert queue.stats().uncommitted == 6
-        go_on.set()
-        committer.join(LIMIT_S)
-        assert queue.stats().ready == 1
-        queue.commit()
-        assert seqs(lease(queue)) == list(range(1, 7))
 
 
 @pytest.mark.parametrize("commit_every_s", [0, 1])

@@ -10,40 +10,14 @@ import pytest
 from ackqueue.queue_parts import Disk, Refusal, fix_at, lease, put, seqs
 from fakes import FakeClock
 
-from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
-from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.errors import StorageError
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "queue.db"
-
-
-def test_a_damaged_row_is_never_handed_out_and_is_counted(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with AckQueue(path) as queue:
-        put(queue, 6)
-    with closing(sqlite3.connect(path)) as file:
-        file.execute("UPDATE fix SET lat_e9 = lat_e9 + 1 WHERE seq = 1")
-        file.execute("UPDATE fix SET device = 'b' WHERE seq = 3")
-        file.execute("UPDATE fix SET speed_mm_s = 'fast' WHERE seq = 4")
-        file.commit()
-    with AckQueue(path) as queue:
-        assert [fix.record.seq for fix in queue.stored()] == [2, 5, 6]
-        assert queue.lease(1) is not None  # past the first, which is damaged
-        assert seqs(lease(queue)) == [5, 6]
-        assert queue.lease(100) is None
-        stats = queue.stats()
-        assert stats.lost == {"damaged": 3}
-        assert (stats.ready, stats.in_flight) == (3, 3)
-    assert "damaged" in caplog.text
-    with AckQueue(path) as queue:
-        assert queue.stats().lost == {"damaged": 3}
-        assert seqs(lease(queue)) == [2, 5, 6]
 
 
 def test_a_text_that_is_not_utf_8_is_damage_of_its_row_alone(path: Path) -> None:
@@ -68,34 +42,6 @@ def test_a_transaction_holds_at_most_a_thousand_fixes(path: Path) -> None:
         before = disk.commits
         queue.commit()
         assert disk.commits == before + 3
-
-
-def test_where_rows_are_missing_the_file_is_searched_for_them(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with AckQueue(path) as queue:
-        put(queue, 6)
-    with closing(sqlite3.connect(path)) as file:
-        file.execute("DELETE FROM fix WHERE seq = 5")
-        file.commit()
-    with AckQueue(path) as queue:
-        assert queue.lease(100) is None
-        carry_over(queue)
-        assert seqs(lease(queue)) == [1, 2, 3, 4, 6]
-        assert queue.stats().lost == {"damaged": 1}
-    assert "is damaged: 1 row is missing. It is set aside" in caplog.text
-
-
-def test_a_damaged_mark_sends_again_rather_than_never(path: Path) -> None:
-    with AckQueue(path) as queue:
-        put(queue, 3)
-        queue.ack(lease(queue, 1))
-    with closing(sqlite3.connect(path)) as file:
-        file.execute("UPDATE mark SET lo = 1")
-        file.commit()
-    with AckQueue(path) as queue:
-        carry_over(queue)
-        assert seqs(lease(queue)) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("refuses", ["before", "after"])
@@ -128,23 +74,6 @@ def test_a_full_disk_costs_patience_only(
         assert file.execute("SELECT seq FROM fix ORDER BY id").fetchall() == [
             (seq,) for seq in range(1, 6)
         ]
-
-
-def test_a_real_full_database_recovers(path: Path) -> None:
-    with AckQueue(path) as queue:
-        put(queue, 10)
-        queue.commit()
-        limit = queue.shared.store._connection
-        limit.execute("PRAGMA max_page_count = 1")  # as small as it is now
-        put(queue, 1000)
-        with pytest.raises(StorageError, match="full"):
-            queue.commit()
-        put(queue, 1)
-        assert queue.stats().uncommitted == 1001
-        queue.ack(lease(queue))
-        limit.execute("PRAGMA max_page_count = 100000")
-        queue.commit()
-        assert seqs(lease(queue, 2000)) == list(range(11, 1012))
 
 
 def test_memory_is_bounded_while_the_disk_refuses_and_the_loss_is_confessed(
@@ -198,21 +127,6 @@ def test_what_a_close_loses_it_tells(path: Path) -> None:
     AckQueue(path).close()
 
 
-def test_what_waits_across_a_gap_goes_into_a_new_file(path: Path) -> None:
-    with AckQueue(path, commit_every_s=3600) as queue:
-        put(queue, 2)
-        queue._bounds.stopped = True
-        put(queue, 1)
-        queue._bounds.stopped = False
-        put(queue, 2)
-        with queue.shared.disk:
-            assert queue.shared.replace(UnusableError("as if damaged")) is None
-        carry_over(queue)
-        assert seqs(lease(queue)) == [1, 2, 4, 5]
-        assert queue.stats().lost == {"full": 1}
-    assert not list(path.parent.glob("*.damaged-*"))
-
-
 def test_a_note_that_the_disk_refuses_keeps_nobody_from_starting(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,15 +138,3 @@ def test_a_note_that_the_disk_refuses_keeps_nobody_from_starting(
         put(queue, 1)
     with AckQueue(path) as queue:
         assert queue.stats().ready == 1
-
-
-def test_numbers_that_are_taken_swallow_no_fix(path: Path) -> None:
-    with AckQueue(path) as queue:
-        put(queue, 2)
-        queue.commit()
-        queue.shared._base -= 2  # as if the file had forgotten its last rows
-        put(queue, 2, start=10)
-        queue.commit()
-        carry_over(queue)
-        records = [*lease(queue).records, *lease(queue).records]
-        assert [record.fix for record in records] == [fix_at(s) for s in (10, 11, 0, 1)]

@@ -67,7 +67,7 @@ ROWS: dict[str, tuple[list[Act], str | None]] = {
 ALIKE = [str(status) for status in (*HELD[1:], *LATER[1:])]
 OTHERS = [row for row in ROWS if row not in ALIKE]
 JUDGED = pytest.mark.once(
-    "upload/test_native.py judges every status, and 401 and 503 are seen here"
+    "upload/test_formats_answers.py judges every status, and 401 and 503 are seen here"
 )
 
 

@@ -1,47 +1,9 @@
-"""What an endpoint asks for again."""
+"""How far what an endpoint asks for again is sent again."""
 
-import json
-
-import pytest
-
-from telemetry_agent.model import Answer, Batch, Delivered, ResendRange
-from telemetry_agent.upload.formats.answers import judge
+from telemetry_agent.model import Delivered, ResendRange
 from telemetry_agent.upload.outcomes import Resending
 
 STREAM = "9f0c2d6e11a7b354"
-NOTHING = Batch(0, STREAM, "van-07", (), live=True)
-
-
-def asked(items: object) -> tuple[ResendRange, ...]:
-    body = json.dumps({"received": 0, "resend": items}).encode()
-    outcome = judge(Answer(200, {}, body, verified_tls=False), NOTHING)
-    assert isinstance(outcome, Delivered)
-    return outcome.resend
-
-
-def test_an_answer_may_ask_for_fixes_again() -> None:
-    ranges = [{"stream": STREAM, "from": 17, "to": 40}, {"stream": STREAM, "from": 50, "to": 50}]
-    assert asked(ranges) == (ResendRange(STREAM, 17, 40), ResendRange(STREAM, 50, 50))
-
-
-@pytest.mark.parametrize(
-    "items",
-    [
-        None,
-        {},
-        "all",
-        [17],
-        [{"stream": STREAM}],
-        [{"stream": STREAM, "from": 0, "to": 4}],
-        [{"stream": STREAM, "from": 5, "to": 4}],
-        [{"stream": STREAM, "from": True, "to": 4}],
-        [{"stream": STREAM, "from": 1, "to": 1 << 70}],
-        [{"stream": STREAM.upper(), "from": 1, "to": 4}],
-        [{"stream": 17, "from": 1, "to": 4}],
-    ],
-)
-def test_what_asks_for_nothing_that_can_be_is_ignored(items: object) -> None:
-    assert asked(items) == ()
 
 
 def test_it_is_honoured_once_a_minute_and_within_bounds() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from misbehaving import Act, Line, Request, Server, answer, hang_up, no_gzip, refusing
-from upload.test_uploader import Bench
+from upload.upload_parts import Bench
 
 from telemetry_agent.model import Batch, Deferred, Delivered
 from telemetry_agent.upload.formats import native
