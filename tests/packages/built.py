@@ -39,7 +39,7 @@ def build(folder: Path) -> Built:
     code = source / "telemetry_agent"
     _replace(code / "snapshot.py", f"PROTOCOL = {PROTOCOL}\n", f"PROTOCOL = {PROTOCOL - 1}\n")
     # It writes what today's does, as one schema version less.
-    _replace(code / "ackqueue/file/schema.py", ', ("DROP TABLE IF EXISTS away",),', ",")
+    _replace(code / "ackqueue/file/schema.py", "(), (), (), (_STREAMS,)", "(), (), (_STREAMS,)")
     _hatch(source, folder / "older", "-t", "wheel")
     (older,) = (folder / "older").glob("*.whl")
     return Built(wheel, older, _debs(wheel, folder), _debs(older, folder / "older"))
