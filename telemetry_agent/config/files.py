@@ -12,6 +12,7 @@ import pickle
 import re
 import select
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -142,7 +143,9 @@ def _apart(act: Callable[[], dict[str, str]]) -> dict[str, str]:
     reading, writing = os.pipe()
     with open(reading, "rb") as answer:  # noqa: PTH123 - a descriptor
         try:
-            process = os.fork()
+            with warnings.catch_warnings():  # of the threads, which the new process does not use
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process = os.fork()
         except OSError:  # refused by the system
             os.close(writing)
             return act()
