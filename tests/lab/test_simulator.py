@@ -136,6 +136,27 @@ def test_the_end_is_an_error_for_who_reads_and_another_receiver_takes_the_link(
         port.close()
 
 
+def test_an_epoch_is_counted_if_it_is_stopped_while_that_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulator = Simulator([b"1"] * 5)
+    write = os.write
+
+    def write_and_hush(fd: int, data: bytes) -> int:
+        written = write(fd, data)
+        if data == b"1":
+            simulator._hushed = True
+        return written
+
+    monkeypatch.setattr(os, "write", write_and_hush)
+    with simulator:
+        port = Port(simulator.device)
+        assert port.read(1) == b"1"
+        assert simulator.done.wait(LIMIT_S)
+        assert simulator.sent == 1
+        port.close()
+
+
 def test_hushed_it_sends_nothing_more_and_what_was_sent_can_be_read() -> None:
     with Simulator([b"x" * 100, b"y" * 200_000], rate_hz=0) as simulator:
         port = Port(simulator.device)
