@@ -1,4 +1,4 @@
-"""What the config names is read without waiting for ever, whatever it is."""
+"""A file that the config names is read within a time limit, whatever kind of file it is."""
 
 import os
 import threading

@@ -139,7 +139,7 @@ class Recording:
         """
         for_s = value(asked, "for_s", is_number, "a number of seconds", None)
         end_s = None if for_s is None else self._clock.monotonic_s() + for_s
-        # Pieces, and how many bytes came before each. The oldest gives way.
+        # Pieces, and how many bytes came before each. A full deque drops the oldest one.
         waiting: deque[tuple[int, bytes]] = deque(maxlen=_TAP_PIECES)
         came = went = 0
 

@@ -52,7 +52,7 @@ class EventStreams:
 
         Args:
             browser: the same in all tabs of one browser. From the fifth tab on they must poll: a
-                browser opens few connections to a host, and a further tab would wait for ever.
+                browser opens few connections to a host, and a further tab would wait without end.
 
         Raises:
             HTTPException: there are too many viewers, instead of the first piece.

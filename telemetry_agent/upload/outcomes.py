@@ -82,7 +82,7 @@ class OutcomeHandler:
                     # What was never sent may be thinned, and costs no write.
                     self._leases.give_back(batch, answered=not outcome.sent)
                     self._refusals.lost(batch)
-                # Of a fix that was put off it is no news, and others go on.
+                # A fix that was put off was expected to get none: the others go on.
                 return None if put_off and not answered else outcome
             case Held():
                 return outcome

@@ -154,11 +154,11 @@ def test_reasons_are_read_from_the_file(tmp_path: Path) -> None:
         assert len(reasons) == REASONS_IN_MEMORY + 1
         assert (reasons["no 1"], reasons["other reasons"]) == (2, 99 - 2 * REASONS_IN_MEMORY)
         assert queue.retry([(queue.stream, 51)]) == 1
-        told = {seq: f"no {(seq + 1) // 2}" for seq in range(1, 100) if seq != 51}
-        assert {s.record.seq: s.reason for s in queue.stored(State.ACK_FAILED)} == told
+        refused = {seq: f"no {(seq + 1) // 2}" for seq in range(1, 100) if seq != 51}
+        assert {s.record.seq: s.reason for s in queue.stored(State.ACK_FAILED)} == refused
     with closing(QueueReader(path)) as reader:
         assert len(reader.stats().dead_letters) == REASONS_IN_MEMORY + 1
-        assert {s.record.seq: s.reason for s in reader.stored(State.ACK_FAILED)} == told
+        assert {s.record.seq: s.reason for s in reader.stored(State.ACK_FAILED)} == refused
 
 
 # By itself

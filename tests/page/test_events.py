@@ -63,8 +63,8 @@ def test_the_trail_is_read_again_when_thinning_has_come_to_rest(queue: AckQueue)
             pass
     streams.append(json.loads(event_source.news())["stream"])
     assert len({*streams}) == 1  # it may go on
-    told = json.loads(event_source.news())
-    assert told["stream"] not in streams
+    answer = json.loads(event_source.news())
+    assert answer["stream"] not in streams
     last, packed = event_source.index.behind(0)
     shown = [point[:3] for point in struct.iter_unpack("<diiII", packed)]
     stored = [
@@ -72,7 +72,7 @@ def test_the_trail_is_read_again_when_thinning_has_come_to_rest(queue: AckQueue)
         for row, record in everything(queue)
     ]
     assert (last, shown) == (stored[-1][0], stored)
-    assert json.loads(event_source.news())["stream"] == told["stream"]
+    assert json.loads(event_source.news())["stream"] == answer["stream"]
 
 
 def test_what_is_carried_over_from_a_damaged_file_is_on_the_page_in_the_end(tmp_path: Path) -> None:
@@ -98,13 +98,13 @@ def test_what_is_carried_over_from_a_damaged_file_is_on_the_page_in_the_end(tmp_
         for _ in range(3):
             event_source.news()
         event_source.index.scan()
-        told = json.loads(event_source.trips())
+        answer = json.loads(event_source.trips())
         while event_source.index.scan():
             continue
         _, packed, _ = event_source.index.shown(Wanted(tolerance_e7=1))
         stored = [row for row, _ in everything(queue)]
     assert len(stored) > 1000
-    assert (told["read"], told["stored"]) == (1000, len(stored))
+    assert (answer["read"], answer["stored"]) == (1000, len(stored))
     assert [row for row, *_ in struct.iter_unpack("<diiII", packed)] == stored
 
 
@@ -116,9 +116,9 @@ def test_the_first_new_position_may_begin_a_segment(queue: AckQueue) -> None:
     assert json.loads(event_source.news())["last"] == 2
     queue.put(curve(3600), "van-07")
     queue.commit()
-    told = json.loads(event_source.news())
-    assert told["after"] == 2
-    assert [(point[0], point[4]) for point in told["points"]] == [(3, 1)]
+    answer = json.loads(event_source.news())
+    assert answer["after"] == 2
+    assert [(point[0], point[4]) for point in answer["points"]] == [(3, 1)]
 
 
 def test_an_event_stays_small_if_the_endpoint_refused_every_other_position(
@@ -150,12 +150,12 @@ PLACE = st.sampled_from(["dead-letter", "stored", "in-flight", "delivered"])
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.booleans(), PLACE)), st.integers(1, 20))
 def test_too_many_runs_become_few_and_each_row_is_in_its_place_or_a_worse_one(
-    told: list[tuple[int, bool, Place]], limit: int
+    answer: list[tuple[int, bool, Place]], limit: int
 ) -> None:
     order = ["dead-letter", "stored", "in-flight", "delivered"]
     runs, row = Runs(limit), 1
     rows: dict[int, Place] = {}
-    for size, gap, place in told:
+    for size, gap, place in answer:
         row += gap
         runs.add(row, row + size - 1, place)
         rows |= dict.fromkeys(range(row, row + size), place)

@@ -138,7 +138,7 @@ class Dialer:
         self._answering = True
 
     def no_answer(self, error: NetworkError) -> NoAnswer:
-        """Why there is no answer."""
+        """Return why no answer came."""
         if self.aborted:  # which looks like a failure of the network
             return NoAnswer("stopped")
         return NoAnswer(str(error), error.state, proxy_status=error.proxy_status)
