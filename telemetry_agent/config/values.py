@@ -218,7 +218,8 @@ _SOURCE = (
 )
 _SOURCES = (
     "be auto, a device such as /dev/serial/by-id/…, gpsd://HOST:PORT, tcp://HOST:PORT, "
-    "udp://:PORT (also ?from=ADDRESS&interface=NAME), or file:///PATH to replay a recording"
+    "udp://:PORT (also ?from=ADDRESS&interface=NAME), or file:///PATH to replay a recording; "
+    "a PORT is 1 to 65535"
 )
 
 
@@ -343,6 +344,8 @@ def _host_and_port(value: str) -> tuple[str, int] | None:
 
 
 _HOST_AND_PORT = text(
-    rf"(?:.+:{_PORT})?", 'be host:port, such as "127.0.0.1:8077" or "[::1]:8077"', _host_and_port
+    rf"(?:.+:{_PORT})?",
+    'be host:port, such as "127.0.0.1:8077" or "[::1]:8077", with a port from 1 to 65535',
+    _host_and_port,
 )
 HostAndPort = Annotated[tuple[str, int] | None, _HOST_AND_PORT]
