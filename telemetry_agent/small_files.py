@@ -86,7 +86,7 @@ def read_text(path: Path) -> str:
 
 
 def text_of(path: Path) -> str:
-    """The same; empty if it cannot be read."""
+    """The text of such a file; empty if it cannot be read."""
     try:
         return read_text(path)
     except OSError:

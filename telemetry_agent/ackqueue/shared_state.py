@@ -65,7 +65,7 @@ class SharedState:
         self.clock = clock
         self.commit_every_s = commit_every_s
         self.closed = False
-        """For all calls except ``write`` and ``close``."""
+        """Whether every call except ``write`` and ``close`` is refused."""
         self._relieve: Callable[[], bool] = lambda: False
         self.lock = threading.Lock()
         self.disk = FairLock()  # on a slow disk the committer writes without a pause
@@ -75,7 +75,8 @@ class SharedState:
         self._watchers: list[Callable[[], None]] = []
         self.file = QueueFile(path, connect)
         self.is_covered = False
-        """Whether it was, when ``stay_in_place`` looked: the agent opens the other queue then."""
+        """Whether another disk was mounted over the file when ``stay_in_place`` looked. The agent
+        opens the queue on that disk then."""
         loaded = self.file.loaded
         self.ledger = Ledger(loaded)
         self.ledger.resume()

@@ -91,7 +91,7 @@ class Drive:
         return b"".join(map(nmea_sentence, bodies))
 
     def _corners_passed(self, index: int) -> float:
-        """Since the begin of the round."""
+        """How many corners were passed since the beginning of the round."""
         return index * self._interval_ms / 1000 / _CORNER_S % len(_CORNERS)
 
     def _motion(self, index: int) -> tuple[str, str, float, float]:

@@ -75,7 +75,7 @@ class EventSource:
         return _text(latest | {"after": latest["last"], "points": []})
 
     def trips(self) -> str:
-        """The trips, whether all rows were read for them, how many were, and of how many."""
+        """The trips, whether all rows were read for them, and how many of those that are stored."""
         index = self.index
         found, goes_on = index.trips()
         trips = [asdict(trip) for trip in found]

@@ -131,7 +131,7 @@ class TrackIndex:
         self.last = 0
         """The row up to which all were read."""
         self.read = 0
-        """How many were; numbers can be left out."""
+        """How many rows were read. Row numbers have gaps, so they do not show it."""
         self.is_complete = False
         """Whether all rows were read once; new ones come all the time."""
         self._queue = queue
