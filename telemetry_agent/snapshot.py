@@ -34,6 +34,9 @@ def other_protocol(version: object) -> str | None:
 _TOO_LARGE = 1 << 63
 """No number of a snapshot reaches it."""
 
+NO_PERMISSION = "no-permission"
+"""A reason of the receiver's: the system does not let the agent open it."""
+
 Counts = Mapping[str, int]
 T = TypeVar("T")
 
@@ -52,7 +55,7 @@ class ReceiverView:
         default_factory=dict
     )
     satellites: Annotated[tuple[Satellite, ...], "in view"] = ()
-    reason: Annotated[str | None, "why it sends data and no position, in one word"] = None
+    reason: Annotated[str | None, "why there is no position, in one word"] = None
     message: Annotated[str | None, "why there is no position"] = None
     remedy: Annotated[str | None, "what to do about it"] = None
     notice: Annotated[str | None, "a warning while positions come"] = None

@@ -23,7 +23,7 @@ from pydantic_settings import (
 
 from telemetry_agent.config.files import ENVIRONMENT_PREFIX, merge, parsed, texts
 from telemetry_agent.config.settings import ExtraSettings, LoadedConfig, Settings, known_keys
-from telemetry_agent.config.values import SHARED_NAMES, Checks
+from telemetry_agent.config.values import SHARED_NAMES, Checks, SettingError
 from telemetry_agent.errors import ConfigError, UnreadableConfigError
 from telemetry_agent.secrecy import credential, masked_url
 
@@ -183,9 +183,8 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
         text = _not_a_key(key)
     elif place[:2] == ("upload", "headers") or (isinstance(value, dict) and key in known_keys()):
         text = f": {reason}"  # the value may be a secret
-    elif isinstance(value, dict):
-        key = reason.partition(" ")[0].rstrip(":")  # the reason begins with one of several keys
-        text = reason.removeprefix(key)
+    elif isinstance(fault := first.get("ctx", {}).get("error"), SettingError):
+        key, text = fault.key, fault.said
     else:
         text = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
     more = f" (and {len(others)} more)" if others else ""

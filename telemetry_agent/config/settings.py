@@ -70,9 +70,10 @@ class GpsSettings(_Section):
     def __post_init__(self) -> None:
         """Check that commands can be sent to the receiver."""
         if self.on_connect and self.source.startswith(("gpsd:", "udp:", "file:")):
-            raise ValueError(
-                f"gps.on_connect = {list(self.on_connect)}: {self.source} cannot pass commands to "
-                "the receiver: leave it empty"
+            raise values.SettingError(
+                "gps.on_connect",
+                f" = {list(self.on_connect)}: {self.source} cannot pass commands to the receiver: "
+                "leave it empty",
             )
 
 
@@ -135,26 +136,29 @@ class UploadSettings(_Section):
         ways = [key for key in ("token_file", "username") if getattr(self, key)]
         ways += [f"headers.{name}" for name in self.headers if name.lower() == "authorization"]
         if len(ways) > 1:
-            raise ValueError(f"upload.{ways[0]} and upload.{ways[1]} exclude each other: keep one")
+            raise values.SettingError(
+                f"upload.{ways[0]}", f" and upload.{ways[1]} exclude each other: keep one"
+            )
         if ":" in self.username or not self.username.isprintable():
-            raise ValueError("upload.username must be printable, without a colon")
+            raise values.SettingError("upload.username", " must be printable, without a colon")
         for key, other in (("password_file", "username"), ("client_key", "client_cert")):
             if getattr(self, key) and not getattr(self, other):
-                raise ValueError(f"upload.{other} is missing, upload.{key} is set")
+                raise values.SettingError(f"upload.{other}", f" is missing, upload.{key} is set")
         if bool(self.proxy_password_file) != ("@" in self.proxy):
-            raise ValueError(
-                "upload.proxy = http://USER@HOST:PORT and upload.proxy_password_file belong "
-                "together: set both or none"
+            raise values.SettingError(
+                "upload.proxy",
+                " = http://USER@HOST:PORT and upload.proxy_password_file belong together: set both "
+                "or none",
             )
         shown = self.token_file or self.username or secret_values(self.headers)
         shown = shown or secrets_in_url(self.url)
         if shown and (fault := self.secret_in_the_clear()):
-            raise ValueError(fault)
+            raise values.SettingError("upload.url", f": {fault}")
         if self.format == "influx":
             asked = parse_qs(urlsplit(self.url).query).get("precision", ["ms"])
             if asked != ["ms"]:
-                raise ValueError(
-                    f"upload.url has precision={asked[0]}: leave it out, the agent adds ms"
+                raise values.SettingError(
+                    "upload.url", f" has precision={asked[0]}: leave it out, the agent adds ms"
                 )
 
     def secret_in_the_clear(self) -> str | None:
@@ -234,14 +238,17 @@ class ExtraSettings(_Section):
         """Check that every server accepts the names."""
         for name in self.files:
             if not re.fullmatch(_NAME, name):
-                raise ValueError(
-                    f"extra.{name}: a name (with its unit) is a lower-case letter, then letters, "
-                    "digits and _, at most 48"
+                raise values.SettingError(
+                    f"extra.{name}",
+                    ": a name (with its unit) is a lower-case letter, then letters, digits and _, "
+                    "at most 48",
                 )
             if name in _TAKEN_NAMES:
-                raise ValueError(f"extra.{name}: this name is already in use: choose another")
+                said = ": this name is already in use: choose another"
+                raise values.SettingError(f"extra.{name}", said)
         if len(self.files) < len(self.attributes):
-            raise ValueError("extra: two attributes have the same name with their units")
+            said = ": two attributes have the same name with their units"
+            raise values.SettingError("extra", said)
 
     @classmethod
     def __get_pydantic_json_schema__(

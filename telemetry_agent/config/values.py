@@ -27,6 +27,16 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 
+class SettingError(ValueError):
+    """A value is wrong beside another one; ``key`` is that of the value."""
+
+    def __init__(self, key: str, said: str) -> None:
+        super().__init__(key + said)
+        self.key = key
+        self.said = said
+        """What follows the key in the message."""
+
+
 @dataclass(frozen=True)
 class Checks:
     """What a value must be; a ValueError says what is allowed.

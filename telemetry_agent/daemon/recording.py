@@ -32,7 +32,7 @@ from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.gnss.sources.sockets import TcpSource, UdpOptions, UdpSource
 from telemetry_agent.model import Fix
-from telemetry_agent.snapshot import ReceiverView
+from telemetry_agent.snapshot import NO_PERMISSION, ReceiverView
 from telemetry_agent.tasks import Bell
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class Recording:
         receiver = self.receiver()
         diagnosis = receiver.diagnosis
         why = diagnosis or receiver.trouble
+        forbidden = NO_PERMISSION if receiver.is_forbidden else None
         view = ReceiverView(
             source=receiver.source,
             state=receiver.state,
@@ -91,7 +92,7 @@ class Recording:
             rejected=dict(receiver.counts),
             not_recorded=dict(self._sampler.dropped),
             satellites=self._reader.task.satellites(),
-            reason=diagnosis and diagnosis.reason,
+            reason=diagnosis.reason if diagnosis else forbidden,
             message=why and why.message,
             remedy=why and why.remedy,
             notice="; ".join(receiver.notices) or None,

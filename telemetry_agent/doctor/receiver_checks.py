@@ -16,7 +16,7 @@ from telemetry_agent.errors import Advice, AgentError, SourceError
 from telemetry_agent.gnss.sources import EndOfSourceError, gpsd, machine
 from telemetry_agent.gnss.sources.auto import NO_RECEIVER
 from telemetry_agent.model import ReceiverState
-from telemetry_agent.snapshot import ReceiverView
+from telemetry_agent.snapshot import NO_PERMISSION, ReceiverView
 
 NAMES = ("device", "permissions", "port in use", *LISTENED)
 
@@ -159,8 +159,8 @@ class ReceiverChecks:
         if account.may_write(path):
             said = f"{account.name} may read {path}"
             status = self._agent.status
-            why = "" if status is None else status.receiver.message or ""
-            if not (why.startswith("no permission") and self._agent.is_service):
+            refused = status is not None and status.receiver.reason == NO_PERMISSION
+            if not (refused and self._agent.is_service):
                 return passed(said)
             return failed(
                 f"{said}, but the running agent was refused: it started before that, or its unit "

@@ -23,7 +23,7 @@ from telemetry_agent.errors import Advice, SourceError, counted
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.diagnosis import Diagnosis
 from telemetry_agent.gnss.framing import MAX_SENTENCE
-from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, Source
+from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, ForbiddenError, Source
 from telemetry_agent.gnss.sources.hotplug import PortBell
 from telemetry_agent.gnss.sources.protocols import unreadable
 from telemetry_agent.model import Fix, ReceiverState, Satellite
@@ -65,6 +65,8 @@ class ReceiverStatus:
     """What the user should know although the receiver sends positions."""
     trouble: Advice | None = None
     """Why there is no position, as in the log; ``None``: no fault."""
+    is_forbidden: bool = False
+    """Whether the system does not let this user open it."""
 
 
 class Reader(Task):
@@ -121,6 +123,7 @@ class Reader(Task):
         self._backoff_s = _BACKOFF_S
         self._trouble = Trouble(_log, self._clock)
         self._advice: Advice | None = None  # of the trouble that lasts
+        self._is_forbidden = False
         self._noticed: set[str] = set()
         self.status = ReceiverStatus(source.name, "absent", self._clock.monotonic_s())
         """A snapshot, replaced as a whole after each step; read it from any thread."""
@@ -178,6 +181,7 @@ class Reader(Task):
             self._source.open()
         except SourceError as error:
             return self._failed(error, self._clock.monotonic_s())
+        self._is_forbidden = False
         self._decoder = self._new_decoder()
         self._bytes_s = self._clock.monotonic_s()
         self._sentences, self._unread = 0, b""
@@ -272,6 +276,7 @@ class Reader(Task):
     def _failed(self, error: SourceError, now_s: float) -> float:
         """Report a failed open or read, and choose when to try again."""
         state: ReceiverState = "busy" if isinstance(error, BusyError) else "absent"
+        self._is_forbidden = isinstance(error, ForbiddenError)
         self._report(state, Advice(error.message, error.remedy))
         self._publish(state)
         wait_s = self._backoff_s
@@ -309,7 +314,16 @@ class Reader(Task):
         antenna = (decoder and decoder.antenna) or before.antenna
         notices = decoder.notices if decoder else ()
         self.status = ReceiverStatus(
-            name, state, since_s, self._fixes, counts, antenna, why, notices, self._advice
+            name,
+            state,
+            since_s,
+            self._fixes,
+            counts,
+            antenna,
+            why,
+            notices,
+            self._advice,
+            self._is_forbidden,
         )
         if (state, antenna) != (before.state, before.antenna):
             self._changed()

@@ -864,7 +864,8 @@ def a_port_that_another_program_took_before_the_agent(bench: Bench) -> None:
 def a_port_that_only_the_unit_forbids(bench: Bench) -> None:
     bench.user = pwd.getpwuid(os.geteuid()).pw_name
     bench.plug_in()
-    runs(bench, [], receiver=trouble("absent", f"no permission to read {bench.source}"))
+    refused = trouble("absent", f"no permission to read {bench.source}")
+    runs(bench, [], receiver=refused | {"reason": "no-permission"})
 
 
 @fault("sentences", "fail", "no connection to 192.0.2.7", "unplug it")

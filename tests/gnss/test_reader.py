@@ -16,7 +16,7 @@ from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss import reader as reader_module
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
-from telemetry_agent.gnss.sources import BusyError, Source
+from telemetry_agent.gnss.sources import BusyError, ForbiddenError, Source
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.lab.drive import Drive
@@ -354,6 +354,15 @@ def test_patience_grows_to_half_a_minute_and_each_reason_is_said_once(
     assert step() == 1
     assert step() == 2
     assert caplog.messages[3:] == ["gone", "gps: no such device"]
+
+
+def test_the_status_says_that_the_device_may_not_be_opened_until_it_may() -> None:
+    reader, _, step = script(ForbiddenError("no permission"), SourceError("gone"), OK, line(0))
+    seen = []
+    for _ in range(2):
+        step()
+        seen.append((reader.status.state, reader.status.is_forbidden))
+    assert seen == [("absent", True), ("absent", False)]
 
 
 def test_a_read_lasts_a_second_or_until_the_open_instant_is_complete() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from telemetry_agent.errors import Advice, SourceError
-from telemetry_agent.gnss.sources import BusyError, Source
+from telemetry_agent.gnss.sources import BusyError, ForbiddenError, Source
 from telemetry_agent.gnss.sources.auto import AutoSource
 from telemetry_agent.gnss.sources.machine import Candidate, Kind
 from telemetry_agent.model import ReceiverState
@@ -148,6 +148,13 @@ def test_when_all_fail_each_says_why(bench: Bench) -> None:
     bench.add("receiver", "ublox", error=BusyError("ublox is taken"))
     bench.add("modem", "lte", error=SourceError("no permission to read lte"))
     with pytest.raises(BusyError, match="ublox is taken; no permission to read lte"):
+        bench.source.open()
+
+
+def test_a_port_that_may_not_be_read_is_named_as_the_cause(bench: Bench) -> None:
+    bench.add("receiver", "ublox", error=SourceError("ublox: no such device"))
+    bench.add("modem", "lte", error=ForbiddenError("no permission to read lte"))
+    with pytest.raises(ForbiddenError, match="ublox: no such device; no permission to read lte"):
         bench.source.open()
 
 

@@ -17,6 +17,10 @@ class BusyError(SourceError):
     """The receiver exists, but another program uses it."""
 
 
+class ForbiddenError(SourceError):
+    """The system does not let this user open the receiver."""
+
+
 class EndOfSourceError(Exception):
     """The source has no more bytes and never will."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from telemetry_agent.errors import Advice, SourceError
-from telemetry_agent.gnss.sources import BusyError, Source, gpsd
+from telemetry_agent.gnss.sources import BusyError, ForbiddenError, Source, gpsd
 from telemetry_agent.gnss.sources.machine import Candidate, find_receivers
 from telemetry_agent.model import ReceiverState
 
@@ -144,5 +144,5 @@ def _none_usable(found: Collection[Candidate], failed: Mapping[Path, SourceError
     if not (found or failed):
         return SourceError(*NO_RECEIVER)
     text = f"no usable receiver: {_left_out(found, failed)}"
-    busy = any(isinstance(error, BusyError) for error in failed.values())
-    return BusyError(text) if busy else SourceError(text)
+    kinds = set(map(type, failed.values()))
+    return next((kind for kind in (BusyError, ForbiddenError) if kind in kinds), SourceError)(text)

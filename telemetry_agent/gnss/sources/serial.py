@@ -21,7 +21,7 @@ import serial
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, SourceError, in_shell
-from telemetry_agent.gnss.sources import BusyError, Source
+from telemetry_agent.gnss.sources import BusyError, ForbiddenError, Source
 from telemetry_agent.gnss.sources.machine import candidate, explain, holder, how_to_permit
 from telemetry_agent.gnss.sources.on_connect import OnConnect
 from telemetry_agent.gnss.sources.protocols import BAUD_RATES, is_speed_right, protocol
@@ -256,7 +256,7 @@ class SerialSource(Source):
                     f"`sudo fuser -v {in_shell(self.name)}` shows which; stop it",
                 )
             case errno.EACCES | errno.EPERM:
-                return SourceError(
+                return ForbiddenError(
                     f"no permission to read {self.name}", how_to_permit(self._path, _user())
                 )
             case errno.ENOTTY:

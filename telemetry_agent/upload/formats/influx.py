@@ -13,7 +13,7 @@ nothing there, so such a write is halved like any other that is refused.
 
 from telemetry_agent.fields import Field, outside, writer
 from telemetry_agent.model import Answer, Batch, Fix, Held, Outcome, Payload, Record, Refused
-from telemetry_agent.upload.formats.answers import judge
+from telemetry_agent.upload.formats.answers import judge, said_by
 from telemetry_agent.upload.formats.packing import attributes, packed, unsure_time
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
@@ -34,7 +34,7 @@ def encode(batch: Batch, compression: Compression) -> Payload:
 def read(answer: Answer, batch: Batch) -> Outcome:
     """What ``answer`` means."""
     outcome = judge(answer, batch)
-    if isinstance(outcome, Refused) and any(text in outcome.reason for text in _OTHER_TYPES):
+    if isinstance(outcome, Refused) and any(text in said_by(answer) for text in _OTHER_TYPES):
         return Held(outcome.reason, status=answer.status)
     return outcome
 
