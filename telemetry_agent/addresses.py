@@ -100,6 +100,11 @@ class LookUp:
         self.done = Bell()  # never cleared: any number of threads may wait for it
         self.result: list[Address] | Exception | None = None
 
+    def end(self, result: list[Address] | Exception) -> None:
+        """It has this result: wake those who wait for it."""
+        self.result = result
+        self.done.ring()
+
 
 class Resolver:
     """Looks names up in daemon threads and remembers their addresses. Any thread may call."""
@@ -112,6 +117,10 @@ class Resolver:
         self._clock = clock or Clock()
         self._under_way: dict[tuple[str, int], list[LookUp]] = {}
         self._known: dict[tuple[str, int], list[Address]] = {}
+
+    def prefer(self, family: int) -> None:
+        """A connection was made to an address of this family."""
+        self.preferred_family = family
 
     def known(self, host: str, port: int) -> list[Address]:
         """The addresses that the last look-up found."""
@@ -167,8 +176,7 @@ class Resolver:
             self._under_way[host, port].remove(look_up)
             if isinstance(result, list):
                 self._known[host, port] = result
-        look_up.result = result
-        look_up.done.ring()
+        look_up.end(result)
 
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:

@@ -23,7 +23,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
@@ -226,11 +225,15 @@ class Task:
         """Abort a step that does not end by itself, and free what the task holds. Idempotent."""
 
 
-@dataclass
 class Beat:
-    """The monotonic time by which a loop must report again, so that it does not count as stuck."""
+    """The reports of a loop, so that it does not count as stuck."""
 
-    due_s: float = math.inf
+    due_s = math.inf
+    """Monotonic: when the next one is due."""
+
+    def report(self, next_due_s: float = math.inf) -> None:
+        """The loop is well, and reports again by this time."""
+        self.due_s = next_due_s
 
 
 _WAKE_UP_SLACK_S = 5.0  # a loaded machine may wake a thread late; then it is not stuck
@@ -243,11 +246,11 @@ def run_loop(task: Task, stop: threading.Event, beat: Beat, clock: Clock) -> Non
         if stop.is_set():
             return
         now_s = clock.monotonic_s()
-        beat.due_s = now_s + task.max_step_s
+        beat.report(now_s + task.max_step_s)
         wait_s = task.step(now_s)
         if wait_s != 0:
             slack_s = math.inf if wait_s is None else wait_s + _WAKE_UP_SLACK_S
-            beat.due_s = clock.monotonic_s() + slack_s
+            beat.report(clock.monotonic_s() + slack_s)
             task.bell.wait(wait_s)
 
 

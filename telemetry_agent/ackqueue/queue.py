@@ -364,10 +364,8 @@ def _first_run(rows: list[Row]) -> list[Row]:
 def _close(shared: SharedState) -> None:
     with shared.disk:
         with shared.lock:
-            if shared.closed:
+            if not shared.end():
                 return
-            shared.closed = True
-            shared.wake()
         refusal = shared.write(at_once=True)
         shared.close()
     if refusal is not None:

@@ -216,6 +216,13 @@ class SharedState:
         if self._sleepers:
             self.ready.notify_all()
 
+    def end(self) -> bool:
+        """Refuse every call except ``write`` and ``close``. False: it did already."""
+        assert self.lock.locked()
+        was_open, self.closed = not self.closed, True
+        self.wake()
+        return was_open
+
     @property
     def last(self) -> int:
         """The number of the last row."""

@@ -136,7 +136,7 @@ _OTHERS = {
     "queue retry": _retry,
     "queue discard": _discard,
     "queue resend": _resend,
-    "queue verify": lambda queue, _asked: verify(queue.shared),
+    "queue verify": lambda queue, _asked: verify(queue.shared, queue.path),
 }
 
 

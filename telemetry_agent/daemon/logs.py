@@ -69,7 +69,7 @@ def configure(
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(_Json(device, secrets) if format == "json" else _Readable(secrets))
-    raw.dropped_line = lambda count: handler.format(_dropped(count)) + "\n"
+    raw.write_dropped_by(lambda count: handler.format(_dropped(count)) + "\n")
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("telemetry_agent").setLevel(level.upper())
     sys.excepthook = _log_crash
@@ -246,17 +246,18 @@ class StandardError(io.RawIOBase):
     to all processes that share the terminal or the pipe.
     """
 
-    dropped_line: Callable[[int], str]
-    """Makes the line that is written in place of this number of lines."""
-
     def __init__(self, fd: int) -> None:
         super().__init__()
-        self.dropped_line = lambda n: f"{counted(n, 'line was', 'lines were')} dropped\n"
+        self.write_dropped_by(lambda n: f"{counted(n, 'line was', 'lines were')} dropped\n")
         self._fd = fd
         self._changed = threading.Condition()
         self._waiting = bytearray()
         self._dropped = 0
         self._thread: threading.Thread | None = None
+
+    def write_dropped_by(self, line: Callable[[int], str]) -> None:
+        """Let ``line`` make the line that is written in place of this number of lines."""
+        self._dropped_line = line
 
     def writable(self) -> bool:
         """Always."""
@@ -305,7 +306,7 @@ class StandardError(io.RawIOBase):
     def _next(self) -> bytes:
         """The next line, or as much of it as a pipe with room accepts at once."""
         if not self._waiting:
-            self._waiting += self.dropped_line(self._dropped).encode("utf-8", "replace")
+            self._waiting += self._dropped_line(self._dropped).encode("utf-8", "replace")
             self._dropped = 0
         end = self._waiting.find(b"\n", 0, select.PIPE_BUF) + 1
         return bytes(self._waiting[: end or select.PIPE_BUF])

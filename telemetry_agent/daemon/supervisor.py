@@ -123,7 +123,7 @@ class Supervised(Generic[T]):
                     return
                 crashed = True
                 self.crashes += 1
-                beat.due_s = float("inf")
+                beat.report()
                 now_s = self._clock.monotonic_s()
                 often = len(recent) == recent.maxlen and now_s - recent[0] < _CRASH_WINDOW_S
                 text = "%s crashed (%d since the start): %r"

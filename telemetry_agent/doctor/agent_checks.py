@@ -67,7 +67,7 @@ class AgentChecks:
         self.status: Snapshot | None = None
         """What it reports; ``None`` if none runs. Known after ``examine``."""
         self.is_mute = False
-        """Whether it runs and does not answer."""
+        """Whether it runs and does not answer. Known after ``note``."""
         self._queue_path = queue_path
         self._planned = planned
         self._config_path = config_path
@@ -136,6 +136,10 @@ class AgentChecks:
                 return warned(error.message, "use sudo")
             return failed(error.message, self.again(RESTART))
         return self._running(self.status)
+
+    def note(self, examined: Finding) -> None:
+        """Note the result of ``examine``, which may be that it took too long."""
+        self.is_mute = examined.verdict == "fail" and self.status is None
 
     def _running(self, status: Snapshot) -> Finding:
         version, config, storage, page = status.version, status.config, status.storage, status.page

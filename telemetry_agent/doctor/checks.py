@@ -77,7 +77,7 @@ def examine(
     first = single("agent", agent.examine, mute)
     (found,) = run_checks([first], limit_s=_AGENT_S)
     yield found
-    agent.is_mute = found.verdict == "fail" and agent.status is None
+    agent.note(found)
     others = _others(loaded.settings, agent, send=send)
     yield from run_checks(others, limit_s=until_s - clock.monotonic_s())
 

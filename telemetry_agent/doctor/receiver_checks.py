@@ -99,10 +99,8 @@ class ReceiverChecks:
             yield from [skipped("needs sentences")] * 2
             yield found
             return
-        if heard.decoder.antenna is None:
-            # Most receivers report it at power-on only, when only the agent listened.
-            heard.decoder.antenna = receiver.antenna
-        yield from heard.findings(advice)
+        # Most receivers report it at power-on only, when only the agent listened.
+        yield from heard.findings(advice, antenna_before=receiver.antenna)
 
     def _device(self) -> Finding:
         source = self._gps.source

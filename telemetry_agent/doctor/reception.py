@@ -114,8 +114,17 @@ class Reception:
         for fix in fixes:
             self.fix, self._behind_ms = fix, fix.time_ms - self._clock.wall_ms()
 
-    def findings(self, advice: Callable[[ReceiverState, bytes], Advice]) -> Iterator[Finding]:
-        """A finding for each of ``LISTENED``; ``advice``: as ``Source.advice``."""
+    def findings(
+        self,
+        advice: Callable[[ReceiverState, bytes], Advice],
+        antenna_before: str | None = None,
+    ) -> Iterator[Finding]:
+        """A finding for each of ``LISTENED``.
+
+        Args:
+            advice: as ``Source.advice``.
+            antenna_before: what the receiver reported of its antenna before.
+        """
         if not self.bytes_by_type:
             found = unreadable(self._unread) if self._unread else "silent"
             known = found if isinstance(found, Diagnosis) else advice(found, self._unread)
@@ -123,7 +132,7 @@ class Reception:
             return
         yield self._sentences()
         yield self._line_load()
-        yield antenna(self.decoder.antenna)
+        yield antenna(self.decoder.antenna or antenna_before)
         yield self._fix()
         yield self._gnss_time() if self._live else skipped("a recording has no current time")
 

@@ -32,7 +32,7 @@ from typing import Literal
 
 from telemetry_agent.gnss.cycle import Cycle, Order
 from telemetry_agent.gnss.dates import Dates, is_another_day
-from telemetry_agent.gnss.epoch import Dtm, Epoch, Gsa, Gst, Message, Moment, Report, Solution
+from telemetry_agent.gnss.epoch import Dtm, Epoch, Gsa, Gst, Message, Moment, Report, Solution, Vtg
 from telemetry_agent.gnss.field_values import Instant
 from telemetry_agent.gnss.shared_talker import SharedTalker
 from telemetry_agent.model import Fix, ReceiverState
@@ -90,10 +90,12 @@ class Assembler:
         self._again = Epoch()  # its sentences: late, unless another date follows them
         self._moments_differ = False  # ZDA and GBS have other times than the fixes
         self._order = Order()
+        self._row = ""  # the tag of the VTG or GSA that came last, and belongs to the open epoch
 
     def count_in(self, counts: Counter[str]) -> None:
         """Use ``counts`` from now on, also for the dates."""
-        self.counts = self.dates.counts = counts
+        self.counts = counts
+        self.dates.count_in(counts)
 
     @property
     def open(self) -> bool:
@@ -105,12 +107,12 @@ class Assembler:
         epoch, tag = self._epoch, message.tag
         if message.instant is None:
             # One of several GSA in a row is where the first of them is.
-            if epoch is None or tag != self._order.row:
+            if epoch is None or tag != self._row:
                 epoch = self._epoch_of_untimed(message, now_s, fixes)
                 if epoch is None:
                     return
         else:
-            instant, self._order.row = message.instant, ""
+            instant, self._row = message.instant, ""
             if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of_timed(instant, message, now_s, fixes)
             elif tag in epoch.seen:
@@ -149,9 +151,11 @@ class Assembler:
         epoch = epoch or Epoch()
         whose = self._order.instant_of(message, epoch)
         if whose == "this":
+            if isinstance(message, Vtg | Gsa):
+                self._row = tag
             self._epoch = epoch
             return epoch
-        self._order.row = ""
+        self._row = ""
         if whose == "next":
             self._order.early.append(message)
         return None
@@ -286,7 +290,7 @@ class Assembler:
         if epoch is None or not epoch.reports:
             return  # without a position sentence, not even an instant without a fix
         if by == "cycle":
-            self._cycle.repeats = 0
+            self._cycle.ended_as_learned()
         elif self._eager:
             last = epoch.messages[-1].tag
             self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])

@@ -41,17 +41,20 @@ class Cycle:
 
     def __init__(self) -> None:
         self._shape = ("", "", 0)
-        self.repeats = 0
-        """How many epochs in a row had the last shape that is not the learned one."""
+        self._repeats = 0  # how many epochs in a row had the last shape, if that is not learned
         self._needed = _EPOCHS_TO_LEARN
 
     def ended(self, first: str, last: str, count: int) -> None:
         """An epoch had this shape."""
         shape = (first, last, count)
-        self.repeats = self.repeats + 1 if shape == self._shape else 1
+        self._repeats = self._repeats + 1 if shape == self._shape else 1
         self._shape = shape
-        if self.repeats >= self._needed:
+        if self._repeats >= self._needed:
             self.first, self.last, self.count = shape
+
+    def ended_as_learned(self) -> None:
+        """The learned shape ended an epoch."""
+        self._repeats = 0
 
     def broken(self) -> None:
         """A sentence came after the learned end of the cycle."""
@@ -66,8 +69,6 @@ class Order:
     def __init__(self) -> None:
         self.early: deque[Message] = deque(maxlen=_EARLY_AT_MOST)
         """Sentences of the next instant, in order."""
-        self.row = ""
-        """The tag of the VTG or GSA that came last, and belongs to the open epoch."""
         # Of the last VTG, and of the first GSA of the last ones in a row.
         self._first: dict[type, int | None] = dict.fromkeys(_REPEATED)
         self._leads = dict.fromkeys(_REPEATED, 0)  # above 0: it comes before what it repeats
@@ -84,7 +85,6 @@ class Order:
             return "this"
         if self.early:
             return "next"  # as the one before it
-        self.row = message.tag
         if messages and type(messages[-1]) is kind:
             return "this"
         value, other = _REPEATED[kind][0](message), self._first[kind]

@@ -86,6 +86,10 @@ class Dates:
         self._valid_s = 0.0  # seconds with valid fixes
         self._last_fix: tuple[int, float] | None = None
 
+    def count_in(self, counts: Counter[str]) -> None:
+        """Use ``counts`` from now on."""
+        self.counts = counts
+
     def learn(self, day: int, instant: Instant) -> None:
         """The receiver reports the day of an instant, in days since 1970."""
         time_ms = time_of_day_ms(instant)

@@ -21,12 +21,8 @@ _LEAVING_M_S = 1.0
 class Parking:
     """Follows one device."""
 
-    radius_m = 0.0
-    """0: the device is never parked."""
-    after_s = 0.0
-    """How long the device must stay inside, in seconds."""
-
     def __init__(self) -> None:
+        self._radius_m = self._after_s = 0.0
         self.parked = False
         self.place: Place = (0, 0)
         """The centre of the circle."""
@@ -36,9 +32,13 @@ class Parking:
         self._stayed_s = 0.0
         self._leaving = 0
 
+    def use(self, radius_m: float, after_s: float) -> None:
+        """Take a device that stays inside for so long as parked; radius 0: none ever is."""
+        self._radius_m, self._after_s = radius_m, after_s
+
     def follow(self, step: Step) -> None:
         """Add one fix."""
-        if not self.radius_m:
+        if not self._radius_m:
             self.parked = False
             return
         drives = (step.fix.speed_mm_s or 0) > WALKING_MM_S
@@ -51,7 +51,7 @@ class Parking:
         if step.jump:
             self.inside = False
             return
-        limit_m = max(self.radius_m, noise_m(step.fix))
+        limit_m = max(self._radius_m, noise_m(step.fix))
         way_m = distance_m(self.place, step.place)
         self.inside = bool(self._fixes) and way_m <= limit_m
         if self.parked and self.inside:
@@ -81,7 +81,7 @@ class Parking:
                 self._enter(place_of(fix))
                 continue
             stayed_s = (newest_ms - fix.time_ms) / 1000
-            limit_m = max(self.radius_m, noise_m(fix))
+            limit_m = max(self._radius_m, noise_m(fix))
             if distance_m(self.place, place_of(fix)) > limit_m or stayed_s < self._stayed_s:
                 return  # it came from elsewhere, or time stepped back
             self._stayed_s = stayed_s
@@ -97,4 +97,4 @@ class Parking:
         north_e9, east_e9 = offset_e9(self.place, place)
         lat_e9, lon_e9 = self.place
         self.place = (lat_e9 + north_e9 / self._fixes, lon_e9 + east_e9 / self._fixes)
-        self.parked = self._stayed_s >= self.after_s
+        self.parked = self._stayed_s >= self._after_s

@@ -80,8 +80,7 @@ class Sampler:
     def follow(self, policy: SamplingPolicy) -> None:
         """Use this policy from now on."""
         self._policy = policy
-        self._parking.radius_m = policy.parked_radius_m
-        self._parking.after_s = policy.parked_after_s
+        self._parking.use(policy.parked_radius_m, policy.parked_after_s)
 
     def feed(self, fix: Fix) -> list[Fix]:
         """The fixes to record now, in order, with their metres and their flag ``jump``."""

@@ -17,12 +17,18 @@ class Bisection:
     ``split`` makes two leases of one.
     """
 
-    def __init__(self, split: Callable[[Batch, int], tuple[Batch, Batch]], root: Batch) -> None:
+    def __init__(
+        self,
+        split: Callable[[Batch, int], tuple[Batch, Batch]],
+        root: Batch,
+        *,
+        is_crash: bool = False,
+    ) -> None:
         self.size = len(root.records)
         """Of the batch that it began with."""
-        self.may_be_run = not root.live
+        self.may_be_run = not (root.live or is_crash)  # others are accepted where one crashes
         """Whether nothing of it was accepted, so that it may be the beginning of a run."""
-        self.is_crash = False
+        self.is_crash = is_crash
         """Whether it was refused by answers that name no cause, such as 500."""
         self.first_alone: int | None = None
         """The lease of the first fix of it that was refused alone."""
@@ -56,8 +62,13 @@ class Bisection:
         return self._pieces.pop(0)
 
     def add(self, batch: Batch) -> None:
-        """Try this, too, after all others."""
+        """Try this, too, after all others: it was looked at as a run, and is none."""
+        self.may_be_run = False
         self._pieces.insert(0, batch)
+
+    def refused_alone(self, fix: Batch) -> None:
+        """The endpoint refused this single fix."""
+        self.first_alone = self.first_alone or fix.lease
 
     def refused(self, batch: Batch, *, too_large: bool = False) -> None:
         """The endpoint refused ``batch``, which holds several fixes."""
@@ -70,7 +81,8 @@ class Bisection:
         return batch is self._trying_bad
 
     def take_all(self) -> list[Batch]:
-        """Take out everything."""
+        """Take out everything, to look at it as a run."""
+        self.may_be_run = False
         pieces, self._pieces = self._pieces, []
         return pieces
 

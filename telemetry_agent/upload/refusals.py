@@ -196,7 +196,7 @@ class Refusals:
             else:
                 suspect = Suspect(batch, reason, acceptances, search.is_crash)
                 self._suspects[batch.lease] = suspect
-                search.first_alone = search.first_alone or batch.lease
+                search.refused_alone(batch)
         # From the whole batch down to a single fix there are 1 + ceil(log2 size) refusals. If two
         # more follow without an acceptance, it may be the set-up.
         size = self._search.size if self._search else 1
@@ -222,9 +222,7 @@ class Refusals:
             return self._search.is_crash
         if not self.crashes.crashed(batch, answered=answered):
             return False
-        search = self._begin_search(batch)
-        search.is_crash = True
-        search.may_be_run = False  # others are accepted
+        self._search = Bisection(self._leases.split, batch, is_crash=True)
         return True
 
     def end_search(self) -> None:
@@ -250,7 +248,6 @@ class Refusals:
         first = self._suspects.get(search.first_alone or 0)
         if first is None or self._run is not None:
             return  # it was accepted meanwhile, or there is another run
-        search.may_be_run = False
         for piece in search.take_all():  # the backlog begins with them
             self._leases.give_back(piece)
         rest = self._run_behind(first.batch.records[0])
@@ -280,9 +277,7 @@ class Refusals:
         suspects, others = run.dissolve()
         self._suspects.update((suspect.batch.lease, suspect) for suspect in suspects)
         for batch in others:
-            search = self._begin_search(batch)
-            search.add(batch)
-            search.may_be_run = False
+            self._begin_search(batch).add(batch)
 
     def _end_run(self, run: Run) -> None:
         self._run = None

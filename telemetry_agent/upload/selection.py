@@ -45,8 +45,7 @@ class Selection:
         self.refusals = Refusals(leases, keeper, self._more_backlog, rng)
         self.probing = False
         """Whether everything is held: each attempt sends one fix."""
-        self.backlog_paused_until_s = 0.0
-        """Only live fixes are sent until then."""
+        self._backlog_paused_until_s = 0.0
         self._queue = queue
         self._leases = leases
         self._sizing = sizing
@@ -56,6 +55,18 @@ class Selection:
         self._urgent = urgent
         self._probes = 0
         self._live_last = False  # live fixes were due, and are the last that was chosen
+
+    def probe(self) -> None:
+        """Everything is held: choose one fix for each attempt."""
+        self.probing = True
+
+    def pause_backlog(self, until_s: float) -> None:
+        """Choose only live fixes until then."""
+        self._backlog_paused_until_s = until_s
+
+    def delivered(self) -> None:
+        """The endpoint took a batch: choose among all."""
+        self.probing, self._backlog_paused_until_s = False, 0.0
 
     def next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
         """A batch to send now, or how long to wait for one; ``None``: nothing waits.
@@ -82,8 +93,8 @@ class Selection:
         """The same without live fixes, which become due in ``waits_s``."""
         refusals, limit = self.refusals, self._sizing.limit()
         # Refused fixes wait too: only an acceptance ends the pause early.
-        if now_s < self.backlog_paused_until_s:
-            return min([*waits_s, self.backlog_paused_until_s - now_s])
+        if now_s < self._backlog_paused_until_s:
+            return min([*waits_s, self._backlog_paused_until_s - now_s])
         if (batch := refusals.next(limit)) is not None:
             return batch
         if not refusals.full:

@@ -80,6 +80,10 @@ class Sender:
         self._clock = clock
         self._counted_bytes = transport.sent_bytes
 
+    def expect_answers(self) -> None:
+        """An answer is likely again: the network returned, or a user asks."""
+        self.answered = True
+
     def send(self, batch: Batch, timeout_s: float, reports: AgentReports | None) -> Outcome:
         """Send a batch in one request, with a report if one is due.
 

@@ -94,6 +94,10 @@ class StatusKeeper:
                 refusals,
             )
 
+    def asked_to_wait(self, until_s: float) -> None:
+        """The endpoint asked not to be asked before this time."""
+        self.asked_until_s = until_s
+
     def wait_cut_short(self, next_s: float) -> None:
         """The next attempt is made at ``next_s``."""
         if self.status.next_attempt_s is not None:

@@ -220,7 +220,7 @@ class Uploader(Task):
                 self._reports.network_returned(now_s)
         if hurried:
             self._pace.hurry()
-        self._sender.answered = True  # an answer is likely again
+        self._sender.expect_answers()
         self._resume_s, self._resume_every_s = float("-inf"), self._policy.backoff_max_s
         self._attempted_s = float("-inf")
         # A ``Retry-After`` is obeyed whatever the network does.
@@ -285,8 +285,7 @@ class Uploader(Task):
             self._resending.asked(outcome, self._clock.monotonic_s())
         if self._outcomes.deliveries > deliveries:
             self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
-            self._selection.probing = False
-            self._selection.backlog_paused_until_s = 0.0
+            self._selection.delivered()
         return self._stop_for(stop)
 
     def _report(self, reports: AgentReports, now_s: float) -> float:
@@ -335,13 +334,13 @@ class Uploader(Task):
         wait_s = self._pace.failed(crowded=crowded, retry_after_s=outcome.retry_after_s)
         if outcome.retry_after_s is not None:
             self._not_before_s = self._clock.monotonic_s() + wait_s
-            self._keeper.asked_until_s = self._not_before_s
+            self._keeper.asked_to_wait(self._not_before_s)
         return wait_s
 
     def _pause_backlog(self, reason: str) -> float:
         now_s = self._clock.monotonic_s()
         again_s = now_s + self._policy.backoff_max_s
-        self._selection.backlog_paused_until_s = again_s
+        self._selection.pause_backlog(again_s)
         if not self._refusals.ever_accepted:
             # It may be the set-up: nothing can be concluded from these refusals later on.
             self._refusals.give_up()
@@ -350,7 +349,7 @@ class Uploader(Task):
         return 0
 
     def _hold(self, reason: str) -> float | None:
-        self._selection.probing = True
+        self._selection.probe()
         # Suspects wait for a witness if there was one before: a few bad fixes among few good ones
         # would never be found otherwise. A run would leave nothing to try.
         self._refusals.give_up(but_suspects=self._refusals.ever_accepted)

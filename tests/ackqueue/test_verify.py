@@ -59,15 +59,15 @@ def test_what_was_given_up_or_is_away_is_not_missing(path: Path) -> None:
         queue.commit()
         assert queue.purge_delivered()
         put(queue, 5, start=200)  # not committed
-        (*_, found) = verify(queue.shared)
+        (*_, found) = verify(queue.shared, path)
         assert (found["rows"], found["missing"], found["sound"]) == (50, 0, True)
         with queue.shared.disk:
             queue.shared.replace(UnusableError("as if damaged"))
-        (*_, found) = verify(queue.shared)
+        (*_, found) = verify(queue.shared, path)
         assert (found["rows"], found["missing"], found["sound"]) == (5, 0, False)
         assert [file["state"] for file in found["set_aside"]] == ["waiting"]
         carry_over(queue)
-        (*_, found) = verify(queue.shared)
+        (*_, found) = verify(queue.shared, path)
         assert (found["rows"], found["sound"]) == (55, True)
 
 
@@ -111,7 +111,7 @@ def test_a_queue_in_use_is_read_a_thousand_rows_at_a_time(
             return rows
 
         monkeypatch.setattr(queue.shared.store, "_select", counting)
-        answers = verify(queue.shared)
+        answers = verify(queue.shared, path)
         next(answers)
         assert not queue.shared.disk.locked()
         put(queue, 1)

@@ -222,7 +222,7 @@ def test_who_is_late_is_named() -> None:
     clock = FakeClock()
     supervisor = Supervisor(clock)
     work = supervisor.add("work", lambda: Work([], threading.Event()))
-    work.beat.due_s = clock.now_s + 1
+    work.beat.report(clock.now_s + 1)
     assert supervisor.late(clock.now_s) == []
     assert [task.name for task in supervisor.late(clock.advance(2))] == ["work"]
 

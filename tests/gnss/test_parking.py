@@ -103,7 +103,7 @@ def test_parking_can_be_switched_off_meanwhile() -> None:
 
 def new_parking() -> Parking:
     parking = Parking()
-    parking.radius_m, parking.after_s = 25, 180
+    parking.use(25, 180)
     return parking
 
 

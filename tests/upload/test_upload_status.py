@@ -10,7 +10,7 @@ from telemetry_agent.upload.upload_status import StatusKeeper
 def test_a_reload_forgets_only_what_may_be_of_another_endpoint(changed: bool) -> None:
     keeper = StatusKeeper(FakeClock())
     keeper.found_inconsistent("400: bad fix", 10)
-    keeper.asked_until_s = 700.0
+    keeper.asked_to_wait(700.0)
     keeper.reloaded(changed=changed)
     found = keeper.status.inconsistent, keeper.status.next_attempt_s, keeper.asked_until_s
     assert found == ((False, None, 0.0) if changed else (True, 700.0, 700.0))

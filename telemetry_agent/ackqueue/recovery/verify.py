@@ -87,14 +87,13 @@ def verify_at_rest(path: Path, file: Path, *, all_pages: bool = True) -> Report:
         structure = str(error).replace(str(file), str(path))
         yield _report(path, structure=structure) | {"newer": isinstance(error, NewerError)}
         return
-    source.path = path
     with closing(source):
         structure = source.damage or (source.store.integrity() if all_pages else "ok")
-        yield from verify(source, structure.replace(str(file), str(path)))
+        yield from verify(source, path, structure.replace(str(file), str(path)))
 
 
-def verify(source: QueueSource, structure: str = "ok") -> Report:
-    """Check everything. Yields the counts so far after each portion, and a report at the end.
+def verify(source: QueueSource, path: Path, structure: str = "ok") -> Report:
+    """Check the queue at ``path``. Yields the counts after each portion, and a report at the end.
 
     The counts are ``rows``; ``damaged``: those of them whose checksum is wrong; ``missing``: rows
     that should be there; ``damaged_marks``: the rows of such a mark are sent again. The report adds
@@ -112,7 +111,7 @@ def verify(source: QueueSource, structure: str = "ok") -> Report:
             lost = losses(source, _LOSSES_MAX)
     except StorageError as error:
         structure = str(error)
-    yield _report(source.path, counts, structure, lost)
+    yield _report(path, counts, structure, lost)
 
 
 def _check(source: QueueSource, counts: dict[str, int]) -> Iterator[None]:

@@ -52,6 +52,13 @@ class Fault:
         kind, chance, first = found.groups()
         return cls(kind, float(chance or 1), float(first or math.inf))
 
+    def strikes(self, draw: Callable[[], float]) -> bool:
+        """Whether it is injected into this request."""
+        if not self.left or draw() >= self.chance:
+            return False
+        self.left -= 1
+        return True
+
 
 class Endpoint:
     """The reference endpoint. It listens in a ``with`` block; meanwhile its network can be cut.
@@ -184,8 +191,7 @@ class Endpoint:
         """The fault to inject into this request."""
         with self._news:
             for fault in self._faults:
-                if fault.left and self._draw() < fault.chance:
-                    fault.left -= 1
+                if fault.strikes(self._draw):
                     self.counters["failed"] += 1
                     return fault.kind
         return None

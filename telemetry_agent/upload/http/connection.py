@@ -169,7 +169,7 @@ class Connection:
 
     def _recv(self, max_bytes: int, doing: str) -> bytes:
         data = self._when_ready(doing, select.POLLIN, lambda: self._sock.recv(max_bytes))
-        self._dialer.received_bytes += len(data)
+        self._dialer.count(received_bytes=len(data))
         return data
 
     def _send(self, data: bytes) -> None:
@@ -177,7 +177,7 @@ class Connection:
         while rest:
             send = partial(self._sock.send, rest)
             count = self._when_ready("the request was not read", select.POLLOUT, send)
-            self._dialer.sent_bytes += count
+            self._dialer.count(sent_bytes=count)
             rest = rest[count:]
 
     def _when_ready(self, doing: str, event: int, operation: Callable[[], T]) -> T:

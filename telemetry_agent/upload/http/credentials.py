@@ -14,7 +14,6 @@ import base64
 import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -143,9 +142,12 @@ class Credentials:
 
     def without_headers(self) -> "Credentials":
         """The same certificates, and no secret in a header: for a page that everyone may see."""
-        other = copy(self)
-        other._headers, other._authorization = {}, None  # noqa: SLF001 - of this class
-        return other
+        return Credentials(
+            ca_file=self._ca_file,
+            client_cert=self._client_cert,
+            client_key=self._client_key,
+            secrets=self.secrets,
+        )
 
     def proxy_headers(self) -> dict[str, str]:
         """For the proxy, on the next connection."""

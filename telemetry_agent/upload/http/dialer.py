@@ -133,6 +133,11 @@ class Dialer:
         except UnreachableError as error:
             raise NetworkError(str(error), error.state) from error
 
+    def count(self, *, sent_bytes: int = 0, received_bytes: int = 0) -> None:
+        """These went through a socket."""
+        self.sent_bytes += sent_bytes
+        self.received_bytes += received_bytes
+
     def note_answer(self) -> None:
         """Some of the answer has come."""
         self._answering = True
