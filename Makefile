@@ -54,7 +54,8 @@ wheel: node_modules/.installed-test $(VENV)/.installed-test
 	TELEMETRY_AGENT_RELEASE=1 SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 	  $(BIN)/python -m hatchling build -d dist
 
-# The packages for armhf and arm64 under an emulator, which takes 15 minutes; not in CI.
+# The packages for armhf and arm64 under an emulator, which takes 15 minutes and needs the folder of
+# recordings in TELEMETRY_AGENT_CORPUS; not in CI.
 foreign: node_modules/.installed-test $(VENV)/.installed-test
 	@dpkg -s qemu-user-static >/dev/null 2>&1 || apt-get install -y -qq qemu-user-static
 	$(BIN)/python -m pytest -rP tests/packages/foreign.py

@@ -92,13 +92,15 @@ class Contents:
         with self.shared.lock:
             return self.shared.last
 
-    def moves(self) -> int:
-        """How often rows that others may have seen got other numbers. Never waits for the disk.
+    def numbering(self) -> str:
+        """Names how the rows are numbered now. Never waits for the disk.
 
-        When this has changed, what a caller keeps by row number must be read again.
+        Another text: a row that others may have seen has another number, or rows came or come
+        before it. What a caller keeps by row number must be read again.
         """
         with self.shared.lock:
-            return self.shared.ledger.moves
+            ledger = self.shared.ledger
+            return f"{ledger.moves}-carrying" if ledger.away.any else f"{ledger.moves}"
 
     def pending(self, last_row: int) -> int:
         """How many fixes up to that place are to be delivered. Never waits for the disk."""

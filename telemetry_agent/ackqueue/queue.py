@@ -109,7 +109,7 @@ class AckQueue:
         self.stats, self.pending, self.places = contents.stats, contents.pending, contents.places
         self.newest, self.newest_ms = contents.newest, contents.newest_ms
         self.last_row, self.after, self.stored = contents.last_row, contents.after, contents.stored
-        self.takes_more, self.moves = contents.takes_more, contents.moves
+        self.takes_more, self.numbering = contents.takes_more, contents.numbering
         self.retry, self.discard, self.resend = contents.retry, contents.discard, contents.resend
         self.resend_names = contents.resend_names
         self.accounts, self.settle = contents.accounts, contents.settle

@@ -225,18 +225,21 @@ class SharedState:
 
     @property
     def last(self) -> int:
-        """The number of the last row."""
+        """The number of the last row, also for the holder of the disk lock."""
+        assert self.lock.locked() or self.disk.locked()
         return self._base + self._seq
 
     @property
     def committed(self) -> int:
         """The number of the last row that is known to be on disk."""
+        assert self.lock.locked()
         waiting = self.writer.oldest
         return waiting[1][0] - 1 if waiting is not None else self.last
 
     @property
     def oldest_ms(self) -> int | None:
         """GNSS time of the oldest fix that is to be delivered, if it is known."""
+        assert self.lock.locked()
         if self._oldest is not None:
             return self._oldest[1]
         waiting = self.writer.oldest

@@ -51,7 +51,7 @@ class EventSource:
     def __init__(self, agent: AgentView) -> None:
         self._agent = agent
         self._stream = ""
-        self._moves = self._moves_before = 0
+        self._numbering = self._numbering_before = ""
         self._last = 0
         self.index = self._new_index()
         self._latest: dict[str, Any] = {}
@@ -114,7 +114,7 @@ class EventSource:
         doctor = agent.doctor
         state |= {
             "findings": doctor.findings(snapshot, agent.queue.path) if doctor is not None else [],
-            "stream": f"{self._stream}.{self._moves}",
+            "stream": f"{self._stream}.{self._numbering}",
             "network": agent.network(),
             "first": self._runs[0][0] if self._runs else self._last + 1,
             "last": self._last,
@@ -135,13 +135,13 @@ class EventSource:
         cheaper. If the disk cannot be read now, a later call reads the same rows.
         """
         queue = self._agent.queue
-        newest, moves = queue.last_row(), 2 * queue.moves() + queue.stats().carrying_over
+        newest, numbering = queue.last_row(), queue.numbering()
         # While the queue thins a backlog, rows move each second; while it carries over a damaged
         # file, rows come before others. The track is read again once that has come to rest.
-        moved = moves == self._moves_before != self._moves
-        self._moves_before = moves
+        moved = numbering == self._numbering_before != self._numbering
+        self._numbering_before = numbering
         if queue.stream != self._stream or newest < self._last or moved:
-            self._stream, self._moves = queue.stream, moves
+            self._stream, self._numbering = queue.stream, numbering
             self._last = newest
             self._look_again_s = 0.0
             self.index = self._new_index()

@@ -1,7 +1,8 @@
 """The packages for armhf and arm64, installed and run under an emulator: ``make foreign``.
 
 It takes 15 minutes, 10 more the first time, and is no part of ``make test``. It needs
-Debian's qemu-user-static, and a kernel that takes emulators (binfmt_misc).
+Debian's qemu-user-static, a kernel that takes emulators (binfmt_misc), and the recordings that
+``corpus`` names.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ _ELF = {
 @pytest.fixture(params=list(_ELF))
 def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """An architecture, and a Debian 12 for it under an overlay."""
+    assert list(FOLDER.glob("*.nmea")), f"no recordings in {FOLDER}: set TELEMETRY_AGENT_CORPUS"
     architecture: str = request.param
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(_emulator(*_ELF[architecture]))
@@ -99,7 +101,6 @@ def test_it_installs_decodes_as_here_and_runs_the_demo(
     print(f"{architecture}: installed in {time.monotonic() - started_s:.0f} s")  # noqa: T201 - the proof
 
     recordings = sorted(FOLDER.glob("*.nmea"))
-    assert recordings
     here, there = hashlib.sha256(), hashlib.sha256()
     for recording in recordings:
         data = recording.read_bytes()
