@@ -7,11 +7,19 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
+LINKING = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "docs/monitoring/README.md"]
 
 _BLOCK = re.compile(
     r"^(?:<!-- shown only: (?P<why>[^\n]+) -->\n+)?```(?P<language>\S*)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
+
+
+def anchors(page: Path) -> set[str]:
+    """The names of its headings in links, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from documents import PAGES, blocks
+from documents import LINKING, PAGES, anchors, blocks
 from processes import ROOT, environment
 
 from telemetry_agent.cli import PROGRAM
@@ -79,10 +79,18 @@ def test_every_command_that_a_page_names_is_there(page: Path) -> None:
     assert [(line, what) for line, what in faults if what] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_file_that_a_page_links_to_is_there(page: Path) -> None:
-    linked = re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text())
-    assert [name for name in linked if not (page.parent / name).exists()] == []
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_every_file_and_heading_that_a_page_links_to_is_there(page: Path) -> None:
+    text = page.read_text()
+    linked = re.findall(r"\]\((?!https?:)([^)\s]+)\)", text)
+    linked += re.findall(r'(?:src|srcset|href)="(?!https?:)([^"]+)"', text)
+    assert [link for link in linked if not _leads_somewhere(page, link)] == []
+
+
+def _leads_somewhere(page: Path, link: str) -> bool:
+    name, _, heading = link.partition("#")
+    target = page.parent / name if name else page
+    return target.exists() and (not heading or heading in anchors(target))
 
 
 def test_the_reader_sees_a_running_device_within_60_lines() -> None:
