@@ -218,7 +218,7 @@ def _upload(upload: UploadView) -> str:
         text += f", last {span(upload.last_delivery_s)} ago"
     if upload.unknown_names:
         unknown = counted(upload.unknown_names, "fix")
-        text += f"; {unknown} named in answers that were not in the request"
+        text += f"; answers named {unknown} that their requests did not hold"
     if upload.state == "ok" and upload.last_error is not None:
         text += f"; last error {span(upload.last_error_s or 0.0)} ago: {upload.last_error}"
     return f"{text}; {size(upload.sent_bytes_24h)} sent in 24 h ({upload.host})"

@@ -267,7 +267,7 @@ class Store:
     def _check_order(self, numbers: list[int]) -> None:
         """SQLite does not notice a page that is in the place of another."""
         if any(map(ge, numbers, numbers[1:])):
-            raise UnusableError(f"the queue {self.path} is damaged: its rows are in disorder")
+            raise UnusableError(f"the queue {self.path} is damaged: its rows are out of order")
 
     def _write(self, changes: Changes) -> None:
         execute = self._connection.execute
