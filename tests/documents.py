@@ -32,13 +32,17 @@ class Block:
     shown_only: str | None
 
 
-def every_block() -> list[Block]:
-    """Of all pages."""
+def blocks_of(page: Path) -> list[Block]:
+    """In the order of the page."""
     return [
         Block(page.name, found["language"], found["text"], found["why"])
-        for page in PAGES
         for found in _BLOCK.finditer(page.read_text())
     ]
+
+
+def every_block() -> list[Block]:
+    """Of all pages."""
+    return [block for page in PAGES for block in blocks_of(page)]
 
 
 def blocks(name: str, language: str) -> list[str]:
