@@ -96,7 +96,7 @@ def _text(view: Snapshot | AtRest, end: str = "\n", *, in_json: bool) -> str:
 
 
 def _watch(path: Path | None, *, as_json: bool) -> None:
-    """It never opens the queue, but looks whether an agent that starts or ends holds it."""
+    """Refresh until Ctrl-C. Never opens the queue, but looks whether an agent holds it."""
     from telemetry_agent.ackqueue.file.lock import check_at_rest  # noqa: PLC0415 - imports SQLite
 
     def view() -> Snapshot | AtRest:
