@@ -1,4 +1,4 @@
-"""A bar chart as SVG: one number for each label, smallest and largest told apart by a log scale."""
+"""A bar chart as SVG, on a log scale: one number for each label."""
 
 import math
 from collections.abc import Mapping

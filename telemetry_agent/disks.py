@@ -56,7 +56,7 @@ def trouble(mount: Mount, root: Path = Path("/")) -> Advice | None:
         )
     if mount.kind == "overlay" and not _lasts(mount, root):
         return Advice(
-            f"which is thrown away: {_LOSES_ALL}, or the end of the container does",
+            f"which is thrown away: {_LOSES_ALL}, and so does the end of a container",
             "set queue.path to a folder on a disk or volume (on a Raspberry Pi switch the overlay "
             "off: `sudo raspi-config nonint do_overlayfs 1`, then reboot)",
         )

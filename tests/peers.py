@@ -7,8 +7,6 @@ import pwd
 import shutil
 import socket
 import subprocess
-import threading
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import wait_until
 from ports import free_port
 from processes import running
 
@@ -55,13 +54,12 @@ def gpsd_command(port: int, *devices: Path) -> tuple[str, ...]:
 
 def wait_until_answers(port: int, limit_s: float = 60) -> None:
     """Until something listens there."""
-    deadline_s = time.monotonic() + limit_s
-    while True:
+
+    def answers() -> bool:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert time.monotonic() < deadline_s, f"nothing listens at port {port}"
-        threading.Event().wait(0.02)  # a loop would take the processor from what starts
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(answers, limit_s)
 
 
 @contextlib.contextmanager

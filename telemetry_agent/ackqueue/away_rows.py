@@ -86,7 +86,7 @@ class AwayRows:
         return self._border - 1
 
     def begin(self, last: int, border: int) -> None:
-        """All rows up to ``last`` are in a file that was set aside; new ones follow the border.
+        """Note that all rows up to ``last`` are in a file that was set aside.
 
         Those that are known have a mark.
         """
@@ -138,7 +138,7 @@ class AwayRows:
         return set(wanted)
 
     def end(self) -> None:
-        """Take note that no more can arrive: all numbers below the border have been looked for."""
+        """Note that no more can arrive: all numbers below the border have been looked for."""
         self._mark(self._border, self._border, UNUSED)
         self.first, self._border, self._oldest_pending = 1, 0, {}
 

@@ -240,7 +240,7 @@ class Contents:
         return found
 
     def settle(self, accounts: Collection[StreamAccount]) -> None:
-        """The endpoint has these accounts: what is finished in them, and still so, is settled."""
+        """Note that the endpoint has these accounts: what is finished in them is settled."""
         shared = self.shared
         with shared.disk:
             shared.check_open()

@@ -83,11 +83,11 @@ class Ledger:
         return changes
 
     def give_back_changes(self, marks: Iterable[int]) -> None:
-        """Take note that these did not reach the disk."""
+        """Note that these changes did not reach the disk: they are taken again."""
         self._changed.update(marks)
 
     def forget_reasons(self, marks: Iterable[Span[RowState] | None]) -> None:
-        """These marks are in the file now: memory keeps few of their reasons."""
+        """Drop most reasons of these marks from memory: they are in the file now."""
         reasoned = [span for span in marks if span is not None and _has_reason(span.value)]
         if not reasoned:
             return
@@ -101,12 +101,12 @@ class Ledger:
     # Rows that are in no batch
 
     def admit(self, rows: Iterable[int]) -> None:
-        """These are on disk now. Those that are ready may be handed out."""
+        """Note that these rows are on disk. Those that are ready may be handed out."""
         for lo, hi in runs(rows):
             self._admit_run(lo, hi)
 
     def lose(self, ranges: Collection[tuple[int, int]], mark: RowState) -> None:
-        """These are gone; the mark has the reason."""
+        """Mark these rows as gone; the mark has the reason."""
         with self._within_reach(ranges):
             for lo, hi in ranges:
                 self.ready_rows.free.paint(lo, hi, None)
@@ -118,7 +118,7 @@ class Ledger:
         self.lose(first_rows((span[:2] for span in spans), limit), mark)
 
     def renumber(self, lo: int, hi: int) -> None:
-        """These wait in memory, and get other numbers. Those that are lost stay counted."""
+        """Leave these numbers: rows that wait in memory get others. Lost ones stay counted."""
         for gap in list(self.marks.gaps(lo, hi)):
             self._mark(*gap, UNUSED)
 
@@ -174,7 +174,7 @@ class Ledger:
     # Rows that are away
 
     def mark_known(self, first: int, last: int) -> int:
-        """Give every row from ``first`` to ``last`` a mark, before ``send_away``; a part of them.
+        """Give the next rows from ``first`` to ``last`` a mark, before ``send_away``.
 
         The file may still have an old mark for a row that memory knows to be ready, and in no
         batch: to have no mark would not overrule it. Rows that are away get no READY mark, since
@@ -193,7 +193,7 @@ class Ledger:
         return upto
 
     def send_away(self, last: int, border: int) -> None:
-        """All rows up to ``last`` are in a file that was set aside; new ones follow the border."""
+        """Set aside the rows up to ``last`` with their file; new ones follow ``border``."""
         self.away.begin(last, border)
         # The leases stay: the answers to them count, although the rows are in the old file.
         self.ready_rows = ReadyRows(newest=border)
@@ -219,7 +219,7 @@ class Ledger:
         return plan
 
     def lease(self, rows: Iterable[int], plan: Plan) -> int:
-        """Rows of the plan leave in a batch. Returns the number of the lease."""
+        """Hand out rows of the plan as a batch. Returns the number of the lease."""
         lease = Plan(runs(rows), plan.live, plan.batch)
         with self._within_reach(lease.ranges):
             self.ready_rows.hand_out(lease.ranges)
@@ -237,7 +237,7 @@ class Ledger:
         return self.lease(rows[:at], lease), self.lease(rows[at:], lease)
 
     def ack(self, batch: Batch, rejected: Mapping[int, str], retry: Collection[int]) -> None:
-        """Delivered, except for the seqs given."""
+        """Mark the batch as delivered, except for the seqs given."""
         lease = self._end_lease(batch)
         self._mark_all(lease.ranges, ACKED)
         if not rejected and not retry:
@@ -250,18 +250,18 @@ class Ledger:
                     self.make_ready([(row, row)])
 
     def fail(self, batch: Batch, reason: str) -> None:
-        """Refused as a whole."""
+        """Make dead letters of the batch."""
         self._mark_all(self._end_lease(batch).ranges, dead_letter(reason))
 
     def give_back(self, batch: Batch) -> None:
-        """Ready, as before."""
+        """Make the batch ready, as it was before."""
         lease = self._end_lease(batch)
         with self._within_reach(lease.ranges):
             for lo, hi in lease.ranges:
                 self._free(lo, hi, lease.batch)
 
     def suspend(self, batch: Batch) -> None:
-        """No answer came."""
+        """Mark the batch as unanswered."""
         lease = self._end_lease(batch)
         # Its name is the first row that it has now: the rows before it may have been found damaged
         # since the batch was last sent.

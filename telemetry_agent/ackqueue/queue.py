@@ -233,7 +233,7 @@ class AckQueue:
         rejected: Mapping[int, str] = MappingProxyType({}),
         retry: Collection[int] = (),
     ) -> None:
-        """The endpoint accepted the batch. On disk in one transaction.
+        """Mark the batch as delivered, on disk in one transaction.
 
         Args:
             batch: As it was handed out.
@@ -244,7 +244,7 @@ class AckQueue:
         self._change(lambda ledger: ledger.ack(batch, rejected, retry))
 
     def fail(self, batch: Batch, reason: str) -> None:
-        """The endpoint refuses the batch for good: its fixes become dead letters."""
+        """Make dead letters of a batch that the endpoint refuses for good."""
         self._change(lambda ledger: ledger.fail(batch, reason))
 
     def release(self, batch: Batch, *, answered: bool = True) -> None:
@@ -265,7 +265,7 @@ class AckQueue:
         return self._change(Ledger.resume)
 
     def backlog(self) -> Backlog:
-        """How many fixes are to be sent. Cheap, and never waits for the disk."""
+        """Count the fixes to be sent. Cheap, and never waits for the disk."""
         shared = self.shared
         with shared.lock:
             uncommitted = shared.writer.uncommitted

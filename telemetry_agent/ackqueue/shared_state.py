@@ -211,7 +211,7 @@ class SharedState:
         return True
 
     def wake(self) -> None:
-        """Rows may have become ready, or the queue was closed: end every ``wait_until_ready``."""
+        """End every ``wait_until_ready``: rows may be ready, or the queue was closed."""
         assert self.lock.locked()
         if self._sleepers:
             self.ready.notify_all()

@@ -75,7 +75,7 @@ class _Prefix:
         return self.not_coming["thinned"]
 
     def count(self, span: Span[RowState]) -> None:
-        """It begins at ``next_row``."""
+        """Count a span that begins at ``next_row``."""
         self.next_row = span.hi + 1
         if span.value.state is State.UNUSED:
             return
@@ -118,11 +118,11 @@ class Streams:
         return {lo: runs.get(lo) for lo in changed}
 
     def give_back_changes(self, runs: Iterable[int]) -> None:
-        """Take note that these did not reach the disk."""
+        """Note that these did not reach the disk: they are taken again."""
         self._changed.update(runs)
 
     def all_changed(self) -> None:
-        """The queue has a new file, which has none of them yet."""
+        """Note that the queue has a new file, which has none of them yet."""
         self._prefixes.clear()
         self._changed.update(run.lo for run in self._runs)
 
@@ -145,7 +145,7 @@ class Streams:
 
     @property
     def first_row(self) -> int:
-        """The rows before it are in no account."""
+        """The first row that is in an account."""
         return self._runs[0].lo if self._runs else ABOVE_ALL
 
     def bounds(self, row: int) -> tuple[int, int]:
@@ -244,7 +244,7 @@ class Streams:
         return found
 
     def settle(self, accounts: Iterable[StreamAccount]) -> None:
-        """The endpoint has these accounts, which still hold: a finished stream needs no other."""
+        """Note that the endpoint has these accounts: a finished stream needs no other."""
         finished = {account.stream for account in accounts if account.finished}
         for at, run in enumerate(self._runs):
             if stream_from_int(run.stream) in finished and not run.reported:

@@ -48,7 +48,7 @@ from telemetry_agent.export import FORMATS, file_name
     "--output",
     metavar="PATH",
     type=lambda value: None if value == "-" else Path(value),
-    help="A file, or a folder, where the name is device and date. Default: standard output.",
+    help="A file, or a folder: then device and date name the file. Default: standard output.",
 )
 def command(
     config_path: Path | None,
@@ -63,11 +63,11 @@ def command(
     """Write the fixes in the queue to a file: pending ones, and delivered ones that are still kept.
 
     TIME is a fix's own time such as 2026-11-23T12:35:19Z, or a time before the newest fix: 2h.
-    A file gets its name when it is complete.
+    An existing file is replaced when the new one is complete.
     """
     chosen = bool(since or until) + (of is not None) + (trip is not None)
     if chosen > 1:
-        raise click.UsageError("--day, --trip and --since with --until exclude each other.")
+        raise click.UsageError("Give only one of --day, --trip, or --since with --until.")
     if of is not None:
         since = {"since_ms": round(of.timestamp() * 1000)}
         until = {"until_ms": round((of + timedelta(days=1)).timestamp() * 1000)}

@@ -175,8 +175,8 @@ def _change(
 @click.option("--since", metavar="TIME", callback=instant_callback, help="From this time on.")
 @click.option("--until", metavar="TIME", callback=instant_callback, help="Default: the newest fix.")
 @click.option("--stream", metavar="STREAM", help="Of this stream, by seq.")
-@click.option("--from", "first", metavar="SEQ", type=click.IntRange(1), help="The first one.")
-@click.option("--to", "last", metavar="SEQ", type=click.IntRange(1), help="The last one.")
+@click.option("--from", "first", metavar="SEQ", type=click.IntRange(1), help="The first seq.")
+@click.option("--to", "last", metavar="SEQ", type=click.IntRange(1), help="The last seq.")
 def resend(
     config_path: Path | None,
     *,

@@ -96,7 +96,7 @@ def _text(view: Snapshot | AtRest, end: str = "\n", *, in_json: bool) -> str:
 
 
 def _watch(path: Path | None, *, as_json: bool) -> None:
-    """It never opens the queue, but looks whether an agent that starts or ends holds it."""
+    """Refresh until Ctrl-C. Never opens the queue, but looks whether an agent holds it."""
     from telemetry_agent.ackqueue.file.lock import check_at_rest  # noqa: PLC0415 - imports SQLite
 
     def view() -> Snapshot | AtRest:
@@ -218,7 +218,7 @@ def _upload(upload: UploadView) -> str:
         text += f", last {span(upload.last_delivery_s)} ago"
     if upload.unknown_names:
         unknown = counted(upload.unknown_names, "fix")
-        text += f"; {unknown} named in answers that were not in the request"
+        text += f"; answers named {unknown} that their requests did not hold"
     if upload.state == "ok" and upload.last_error is not None:
         text += f"; last error {span(upload.last_error_s or 0.0)} ago: {upload.last_error}"
     return f"{text}; {size(upload.sent_bytes_24h)} sent in 24 h ({upload.host})"

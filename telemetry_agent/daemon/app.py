@@ -175,7 +175,7 @@ class Agent:
 
         Or another disk was mounted over it, and accepts files.
         """
-        # In the state directory, which refuses: away. Away, and it refuses no longer: back.
+        # Away from a state directory that refuses files; back when it accepts them again.
         refused = queue_place.refusal(self.settings.queue.path) is not None
         if self.is_covered:
             return not refused

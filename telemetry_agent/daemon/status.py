@@ -95,7 +95,7 @@ class Completeness:
         return {"streams": [account_json(account) for account in self.sent]} if self.sent else {}
 
     def taken(self) -> None:
-        """The endpoint has accepted the last report."""
+        """Note that the endpoint has accepted the last report."""
         if self.sent:
             self.until_ms = self._sent_until_ms or self.until_ms
             if any(account.finished for account in self.sent):

@@ -137,7 +137,7 @@ class Supervised(Generic[T]):
 
 
 class Supervisor:
-    """The list of tasks. Owned by the main thread."""
+    """The list of tasks. The service thread starts and ends them; the main thread looks."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -376,7 +376,7 @@ class EndpointTrial:
                 reason = f"a position is refused ({reason})"
             case Refused() if is_osmand:
                 said = (
-                    "400 to a request without a device, as Traccar answers; this does not show "
+                    "400, Traccar's answer to a request without a device; only a position shows "
                     f"whether it knows the device {self._device}"
                 )
                 return warned(said, _TRY_ONE)

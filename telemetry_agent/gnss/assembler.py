@@ -194,7 +194,7 @@ class Assembler:
         return self._begin(instant)
 
     def _judged_before(self, message: Message) -> None:
-        """A sentence of an instant that is judged is late."""
+        """Note a sentence of an instant that is judged: it is late."""
         epoch, judged = self._epoch, self._judged
         # If it equals the last one, the line repeated one sentence.
         if isinstance(message, Report) and message.tag in judged.seen:

@@ -45,7 +45,7 @@ class Cycle:
         self._needed = _EPOCHS_TO_LEARN
 
     def ended(self, first: str, last: str, count: int) -> None:
-        """An epoch had this shape."""
+        """Note the shape of an epoch."""
         shape = (first, last, count)
         self._repeats = self._repeats + 1 if shape == self._shape else 1
         self._shape = shape
@@ -57,7 +57,7 @@ class Cycle:
         self._repeats = 0
 
     def broken(self) -> None:
-        """A sentence came after the learned end of the cycle."""
+        """Forget the cycle: a sentence came after its learned end."""
         if self.last:
             self._needed = min(2 * self._needed, _EPOCHS_AT_MOST)
         self.first, self.last, self.count = self._shape = ("", "", 0)

@@ -30,7 +30,7 @@ class SharedTalker:
         self._second: Report | None = None
 
     def repeated(self, report: Report) -> None:
-        """A position sentence came again with the time of the open epoch."""
+        """Note a position sentence that came again with the time of the open epoch."""
         self._repeated = report
 
     def closed(self, epoch: Epoch, position_e9: Position | None) -> None:

@@ -251,7 +251,7 @@ def _network_of(peer: str) -> str:
 
 
 def _from_itself(method: str, path: str, headers: Headers) -> bool:
-    """Browsers report which site a request comes from; other clients report nothing."""
+    """Whether no other site sent the request. Only browsers report which site did."""
     asked = method, path, headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
     is_link = asked == ("GET", "/", "navigate", "document")
     return is_link or headers.get("sec-fetch-site", "none") in {"same-origin", "none"}

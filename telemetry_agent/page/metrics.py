@@ -29,26 +29,26 @@ _PREFIX = "telemetry_agent_"
 _GAUGES = (
     ("uptime_s", "uptime_seconds", "Time since the agent started."),
     ("receiver.state_s", "receiver_state_seconds", "How long the receiver is in its state."),
-    ("receiver.fix_age_s", "fix_age_seconds", "Time since the last position came."),
+    ("receiver.fix_age_s", "fix_age_seconds", "Time since the last position."),
     ("receiver.sats", "fix_satellites", "Satellites used in the last position."),
     ("receiver.hdop", "fix_hdop", "Horizontal dilution of precision of the last position."),
     ("upload.state_s", "upload_state_seconds", "How long uploads are in their state."),
-    ("upload.last_delivery_s", "upload_last_delivery_age_seconds", "Time since a delivery."),
+    ("upload.last_delivery_s", "upload_last_delivery_age_seconds", "Time since the last delivery."),
     ("queue.pending", "queue_pending_fixes", "Positions that are to be delivered."),
-    ("queue.in_flight", "queue_in_flight_fixes", "Of the pending ones, those on their way."),
-    ("queue.uncommitted", "queue_uncommitted_fixes", "Of the pending ones, those not on disk."),
+    ("queue.in_flight", "queue_in_flight_fixes", "Pending positions in a request."),
+    ("queue.uncommitted", "queue_uncommitted_fixes", "Pending positions not on disk yet."),
     ("queue.delivered", "queue_delivered_fixes", "Delivered positions that are still kept."),
-    ("queue.oldest_pending_s", "queue_oldest_pending_age_seconds", "Newest minus oldest pending."),
+    ("queue.oldest_pending_s", "queue_oldest_pending_age_seconds", "Age of the oldest pending."),
     ("queue.file_bytes", "queue_file_size_bytes", "Size of the queue's files."),
-    ("queue.full", "queue_full", "Whether something is given up to make room."),
+    ("queue.full", "queue_full", "Whether the queue is full."),
     ("queue.carrying_over", "queue_carrying_over", "Whether a damaged file is being carried over."),
-    ("queue.disk_free_bytes", "queue_disk_free_bytes", "Free space of the disk they lie on."),
+    ("queue.disk_free_bytes", "queue_disk_free_bytes", "Bytes that may still be written."),
 )
 _COUNTERS = (
-    ("receiver.fixes", "receiver_fixes", "Positions that the receiver gave."),
+    ("receiver.fixes", "receiver_fixes", "Positions from the receiver."),
     ("upload.requests", "upload_requests", "Requests to the endpoint."),
-    ("upload.failed_requests", "upload_failed_requests", "Those that delivered nothing."),
-    ("upload.delivered", "upload_delivered_fixes", "Positions that the endpoint took."),
+    ("upload.failed_requests", "upload_failed_requests", "Requests that delivered nothing."),
+    ("upload.delivered", "upload_delivered_fixes", "Positions delivered."),
     ("upload.unknown_names", "upload_unknown_names", "Names in answers that no request held."),
     ("upload.sent_bytes", "upload_sent_bytes", "Bytes sent to the endpoint."),
 )
@@ -67,13 +67,13 @@ LOST = (
 )
 _COUNTERS_BY_REASON = (
     ("receiver.rejected", "receiver_rejected", "Input of the receiver that was dropped.", REJECTED),
-    ("receiver.not_recorded", "fixes_not_recorded", "Positions not sampled.", NOT_RECORDED),
+    ("receiver.not_recorded", "fixes_not_recorded", "Left out by sampling.", NOT_RECORDED),
     ("queue.lost", "queue_lost_fixes", "Recorded positions that were lost.", LOST),
 )
 _STATES = (
-    ("receiver.state", "receiver_state", "What the receiver does.", get_args(ReceiverState)),
-    ("receiver.quality", "fix_quality", "Of the last position.", get_args(Quality)),
-    ("upload.state", "upload_state", "How uploads do.", get_args(UploadState)),
+    ("receiver.state", "receiver_state", "State of the receiver.", get_args(ReceiverState)),
+    ("receiver.quality", "fix_quality", "Quality of the last position.", get_args(Quality)),
+    ("upload.state", "upload_state", "State of uploads.", get_args(UploadState)),
 )
 
 
@@ -97,12 +97,12 @@ class _Families(Collector):
         about = {"version": snapshot.version, "device": snapshot.device}
         antenna_fault = snapshot.receiver.antenna in {"OPEN", "SHORT"}
         refused = sum(snapshot.queue.dead_letters.values())
-        yield InfoMetricFamily(_PREFIX.rstrip("_"), "The agent.", about)
+        yield InfoMetricFamily(_PREFIX.rstrip("_"), "Version and device.", about)
         for name, help_, value in (
             *((name, help_, self._value(path)) for path, name, help_ in _GAUGES),
             ("receiver_antenna_fault", "Whether the antenna is open or short.", antenna_fault),
             ("storage_fault", "Whether a power cut loses positions.", snapshot.storage is not None),
-            ("config_fault", "Whether the last good config serves.", snapshot.config is not None),
+            ("config_fault", "Whether the config is unusable.", snapshot.config is not None),
             ("clock_offset_seconds", "System time minus GNSS time.", self._clock_offset_s),
             ("queue_dead_letter_fixes", "Positions that the endpoint refused.", refused),
         ):

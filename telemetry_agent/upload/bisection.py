@@ -71,11 +71,11 @@ class Bisection:
         self.first_alone = self.first_alone or fix.lease
 
     def refused(self, batch: Batch, *, too_large: bool = False) -> None:
-        """The endpoint refused ``batch``, which holds several fixes."""
+        """Note that the endpoint refused ``batch``, which holds several fixes."""
         self._halve(batch, one_is_bad=not too_large)
 
     def accepted(self, batch: Batch) -> bool:
-        """The endpoint accepted ``batch``; whether that contradicts what it refused before."""
+        """Note that ``batch`` was accepted; whether that contradicts what was refused before."""
         self.may_be_run = self.may_be_run and batch.live  # live fixes are sent between its pieces
         self._next_is_bad = self._next_is_bad or batch is self._first_half
         return batch is self._trying_bad
@@ -123,7 +123,7 @@ class CrashCount:
         return often and others_accepted
 
     def accepted(self, batch: Batch) -> None:
-        """The endpoint took ``batch``."""
+        """Note that the endpoint took ``batch``."""
         self._crashes.pop(name_of(batch.records[0]), None)
         self._acceptances += 1
         self.wants_another = False

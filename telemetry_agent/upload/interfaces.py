@@ -33,21 +33,21 @@ class BatchQueue(Protocol):
     """The part of the queue that the uploader uses. A batch is a lease."""
 
     def lease(self, limit: int, *, live_first: bool) -> Batch | None:
-        """The newest live fixes if ``live_first`` and there are any; else the oldest fixes."""
+        """Lease the newest live fixes if ``live_first`` and there are any; else the oldest."""
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
-        """The lease as two: the first ``at`` fixes, and the rest."""
+        """Make two leases of one: the first ``at`` fixes, and the rest."""
 
     def ack(
         self, batch: Batch, *, rejected: Mapping[int, str] = ..., retry: Collection[int] = ...
     ) -> None:
-        """Delivered, except these names: dead letters, and those that stay ready."""
+        """Mark as delivered, except these names: dead letters, and those that stay ready."""
 
     def fail(self, batch: Batch, reason: str) -> None:
-        """To the dead letters."""
+        """Make dead letters of the batch."""
 
     def release(self, batch: Batch, *, answered: bool = True) -> None:
-        """Back to ready, or to unack when no answer came."""
+        """Give the batch back: ready, or unack if no answer came."""
 
     def resume_unack(self) -> int:
         """Make unack ready again."""
@@ -104,7 +104,7 @@ class Reachability(Protocol):
         """Why the endpoint cannot be reached: state and reason; ``None``: it can."""
 
     def doubt(self) -> None:
-        """An exchange got no answer."""
+        """Note that an exchange got no answer."""
 
     def answered(self) -> None:
-        """An exchange got an answer, of any kind."""
+        """Note that an exchange got an answer, of any kind."""

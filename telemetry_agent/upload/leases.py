@@ -35,7 +35,7 @@ class Leases:
         self._due: list[Batch] = []  # leased again, for their next try
 
     def take(self, limit: int, *, live_first: bool) -> Batch | None:
-        """A batch of at most ``limit`` fixes, without those that were put off."""
+        """Lease a batch of at most ``limit`` fixes, without those that were put off."""
         while batch := self._queue.lease(limit, live_first=live_first):
             self._out[batch.lease] = batch
             # The fixes before the first that is not sent; that one alone, if it is the first.
@@ -56,7 +56,7 @@ class Leases:
         return None
 
     def take_put_off(self) -> Batch | None:
-        """A single fix that was put off and is due, of those that ``take`` has met."""
+        """Lease a fix that was put off and is due, of those that ``take`` has met."""
         if not self._due:
             return None
         batch = self._due.pop(0)
@@ -64,7 +64,7 @@ class Leases:
         return batch
 
     def take_one(self, limit: int, *, live_first: bool, turn: int) -> Batch | None:
-        """A single fix of the next batches; another one with each ``turn``.
+        """Lease a single fix of the next batches; another one with each ``turn``.
 
         Without ``live_first``, the oldest in turn 0, and the newer ones first in the others.
         """
@@ -96,14 +96,14 @@ class Leases:
         yield batch
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
-        """The first ``at`` fixes, and the rest."""
+        """Make two leases of one: the first ``at`` fixes, and the rest."""
         halves = self._queue.split(batch, at)
         del self._out[batch.lease]
         self._out.update((half.lease, half) for half in halves)
         return halves
 
     def acknowledge(self, batch: Batch, answer: Delivered) -> None:
-        """Delivered, except the names that the answer gave back."""
+        """Mark as delivered, except the names that the answer gave back."""
         self._queue.ack(batch, rejected=answer.rejected, retry=answer.retry)
         del self._out[batch.lease]
         self._put_off.pop(name_of(batch.records[0]), None)
@@ -112,20 +112,20 @@ class Leases:
             self._keeper.dead_lettered(len(answer.rejected), reason)
 
     def make_dead_letter(self, batch: Batch, reason: str) -> None:
-        """To the dead letters."""
+        """Make dead letters of the batch."""
         self._queue.fail(batch, reason)
         del self._out[batch.lease]
         self._keeper.dead_lettered(len(batch.records), reason)
 
     def give_back(self, batch: Batch, *, answered: bool = True) -> None:
-        """Back to the queue, to be sent again."""
+        """Give the batch back to the queue, to be sent again."""
         del self._out[batch.lease]
         if not answered and not self.is_put_off(batch):
             self.unanswered = True
         self._queue.release(batch, answered=answered)
 
     def put_off(self, batch: Batch) -> None:
-        """A single fix back to the queue as unanswered, to be sent again later than the others."""
+        """Give a single fix back as unanswered, to be sent again later than the others."""
         if len(self._put_off) >= _PUT_OFF_MAX:
             del self._put_off[next(iter(self._put_off))]
         self._put_off[name_of(batch.records[0])] = False
@@ -141,7 +141,7 @@ class Leases:
         return bool(self._put_off)
 
     def bring_back(self) -> None:
-        """What was put off is due for one try each."""
+        """Let each fix that was put off be tried once."""
         self._put_off = dict.fromkeys(self._put_off, True)
         self.unanswered = True
 

@@ -141,7 +141,7 @@ class Refusals:
     # What the endpoint answered
 
     def accepted(self, batch: Batch) -> None:
-        """The endpoint accepted ``batch``, or some of it."""
+        """Note that the endpoint accepted ``batch``, or some of it."""
         self.crashes.accepted(batch)
         self._acceptances[batch.device] += 1
         self._in_a_row = 0
@@ -158,7 +158,7 @@ class Refusals:
             self._dissolve(run)
 
     def lost(self, batch: Batch) -> None:
-        """The batch is not leased any more, and was not accepted."""
+        """Note that the batch is no longer leased, and was not accepted."""
         self._suspects.pop(batch.lease, None)
         if self._run is not None and batch.lease == self._run.trying:
             self._run.remove(batch)
@@ -167,7 +167,7 @@ class Refusals:
     def refused(
         self, batch: Batch, reason: str, *, too_large: bool = False, answered: bool = True
     ) -> AllRefused | Deferred | None:
-        """The endpoint refused ``batch``; returns why to stop, ``None`` to continue.
+        """Note that the endpoint refused ``batch``. Returns why to stop; ``None``: continue.
 
         ``answered``: false if it took the batch and gave no answer; see ``crashed``.
         """
@@ -272,7 +272,7 @@ class Refusals:
         return run
 
     def _dissolve(self, run: Run) -> None:
-        """A fix in it was accepted: try its parts one by one."""
+        """Try the parts of a run one by one, because a fix in it was accepted."""
         self._run = None
         suspects, others = run.dissolve()
         self._suspects.update((suspect.batch.lease, suspect) for suspect in suspects)

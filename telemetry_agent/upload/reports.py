@@ -80,7 +80,7 @@ class AgentReports:
         return self._encode(batch, compression, self._fields())
 
     def ended(self, now_s: float, outcome: Outcome) -> float:
-        """The report that was encoded last has this outcome; returns when to send the next."""
+        """Note the outcome of the last report. Returns when to send the next."""
         if isinstance(outcome, Delivered):
             self._reported, self._reported_s = self._sending, now_s
             self._failures = 0

@@ -51,7 +51,7 @@ class Pace:
         return self._rng.uniform(0, self._ceiling(state))
 
     def failed(self, *, crowded: bool, retry_after_s: float | None) -> float:
-        """An attempt delivered nothing. Returns how long to wait.
+        """Note that an attempt delivered nothing. Returns how long to wait.
 
         Args:
             crowded: The endpoint itself said "later"; otherwise it is unknown whether it has room.
@@ -65,7 +65,7 @@ class Pace:
         return (retry_after_s or 0.0) + self.wait_s(attempt)
 
     def delivered(self, now_s: float, *, live: bool) -> None:
-        """The endpoint took a batch."""
+        """Note that the endpoint took a batch."""
         self._failures = 0
         self._level = max(0.0, self._level - _DOWN_PER_DELIVERY)
         if not live:
@@ -73,11 +73,11 @@ class Pace:
             self._spaced_until_s = now_s + spacing_s
 
     def network_returned(self, spread_s: float) -> None:
-        """It is there again, for us within ``spread_s`` of all others."""
+        """Expect a crowd: the others are back within ``spread_s`` too."""
         self._level = max(self._level, self._level_of(spread_s))
 
     def hurry(self) -> None:
-        """A user waits for the backlog: forget everything."""
+        """Forget every wait: a user waits for the backlog."""
         self._failures = 0
         self._level = self._spaced_until_s = 0.0
 

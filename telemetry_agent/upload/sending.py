@@ -247,14 +247,14 @@ class CompressionChoice:
                 _log.info("the endpoint unpacks gzip: uploads are compressed from now on")
 
     def accepted(self) -> None:
-        """A compressed request was delivered."""
+        """Note that a compressed request was delivered."""
         if self._is_refused:
             _log.info("the endpoint accepts gzip now")
         self.proven = True
         self._is_refused = False
 
     def refused(self, now_s: float, status: int | str, *, plain: Delivered | Refused) -> None:
-        """A compressed request was refused with ``status``; then ``plain`` was the outcome."""
+        """Note that a compressed request was refused, and the outcome of the ``plain`` one."""
         if isinstance(plain, Refused):
             self._plain_until_s = now_s + _SEARCH_S
             return

@@ -54,7 +54,7 @@ class Sizing:
         return min(count, max(1, self._max_bytes * fixes // body_bytes))
 
     def took(self, count: int, body_bytes: int, elapsed_s: float, now_s: float) -> None:
-        """A batch of ``count`` fixes was answered after ``elapsed_s``."""
+        """Note that a batch of ``count`` fixes was answered after ``elapsed_s``."""
         self._measured = count, body_bytes
         full = count >= self.limit()  # a smaller one does not show that a larger one would fit
         if self._timed_out is not None:
@@ -78,7 +78,7 @@ class Sizing:
             self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
     def timed_out(self, count: int, now_s: float) -> None:
-        """A batch of ``count`` fixes was on its way when the deadline passed, ours or a proxy's."""
+        """Note that a deadline, ours or a proxy's, passed for a batch of ``count`` fixes."""
         smaller = max(1, count // 2)
         again = self._timed_out is not None and not self._smaller_answered
         self._count = min(self._count, smaller if again else count)
@@ -90,17 +90,17 @@ class Sizing:
         self._smaller_answered = False
 
     def path_changed(self) -> None:
-        """The network changed or is back: what timed out before may not now."""
+        """Forget what timed out: the network changed or is back."""
         self._timed_out = self._path_max = None
         self._count = max(self._count, self._first)
 
     def answered_at_length(self, fitting: int, now_s: float) -> None:
-        """The answer was too large to be read; the answer to ``fitting`` fixes would not be."""
+        """Note that an answer was too large; the one to ``fitting`` fixes would not be."""
         self._max_count = fitting
         self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
     def too_large(self, count: int, body_bytes: int, now_s: float) -> None:
-        """The endpoint called this batch too large."""
+        """Note that the endpoint called a batch too large."""
         self._measured = count, body_bytes
         half = (body_bytes + 1) // 2  # rounded up: half of the fixes must fit
         self._max_bytes = half if self._max_bytes is None else min(self._max_bytes, half)

@@ -107,7 +107,7 @@ class Run:
         return self._single(0)
 
     def refused(self, batch: Batch, reason: str, acceptances: int) -> bool:
-        """The fix that was tried is refused. Returns whether the whole run is, by now."""
+        """Count the refusal of the fix that was tried. Returns whether the whole run is refused."""
         self.reason = reason
         if self._trying_at in self._tried:
             self._tried[self._trying_at].refused_again(reason, acceptances)
@@ -120,13 +120,13 @@ class Run:
         return all(tried and tried.refusals >= self._refusals for tried in samples)
 
     def accepted(self, batch: Batch) -> bool:
-        """The fix that was tried is accepted. Returns whether the others can still be a run."""
+        """Take out an accepted fix. Returns whether the others can still be a run."""
         self.remove(batch)
         self._first_accepted = self._trying_at
         return self._trying_at > 0 and not self._samples
 
     def remove(self, batch: Batch) -> None:
-        """This batch is no longer leased."""
+        """Take out a batch that is no longer leased."""
         self._batches = [one for one in self._batches if one.lease != batch.lease]
 
     def dissolve(self) -> tuple[list[Suspect], list[Batch]]:
@@ -154,7 +154,7 @@ class Run:
         self._samples = [0, count - 1, *map(self._rng.choice, parts)]
 
     def _single(self, place: int) -> Batch:
-        """This fix in a lease of its own."""
+        """Lease this fix alone."""
         self._trying_at, record = place, self._by_time[place]
         i, batch = next(
             (i, batch) for i, batch in enumerate(self._batches) if record in batch.records

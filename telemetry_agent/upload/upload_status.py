@@ -74,7 +74,7 @@ class StatusKeeper:
             )
 
     def reloaded(self, *, changed: bool) -> None:
-        """The config was read again. Log once more what is wrong: all of it if it ``changed``."""
+        """Log once more what is wrong, after a reload: all of it if the config ``changed``."""
         if changed:  # perhaps another endpoint
             self.asked_until_s = 0.0
         inconsistent = self.status.inconsistent and not changed
@@ -84,7 +84,7 @@ class StatusKeeper:
             self._trouble.forget(kind)
 
     def found_inconsistent(self, reason: str, refusals: int) -> None:
-        """The endpoint accepts what it refused (``reason``): its refusals prove less."""
+        """Note that the endpoint accepts what it refused (``reason``): its refusals prove less."""
         if not self.status.inconsistent:
             self.status = replace(self.status, inconsistent=True)
             _log.warning(
@@ -99,7 +99,7 @@ class StatusKeeper:
         self.asked_until_s = until_s
 
     def wait_cut_short(self, next_s: float) -> None:
-        """The next attempt is made at ``next_s``."""
+        """Note that the next attempt is made already at ``next_s``."""
         if self.status.next_attempt_s is not None:
             self.status = replace(self.status, next_attempt_s=next_s)
 
@@ -117,7 +117,7 @@ class StatusKeeper:
             _log.info("the endpoint does not accept reports without fixes (%s)", outcome.reason)
 
     def delivered(self, count: int, unknown_names: int, now_s: float) -> None:
-        """The endpoint took ``count`` fixes, so any trouble is over."""
+        """Count delivered fixes, and end any trouble."""
         self.asked_until_s = 0.0
         if count:
             self.waits_in_a_row = 0
@@ -140,7 +140,7 @@ class StatusKeeper:
         *,
         attempted: bool = True,
     ) -> None:
-        """Nothing can be delivered before ``next_s``: an attempt or the network has shown it."""
+        """Note that nothing can be delivered before ``next_s``."""
         self.waits_in_a_row += attempted
         self._enter(
             state,

@@ -148,7 +148,7 @@ class Uploader(Task):
         self._release_at_close()
 
     def network_returned(self, spread_s: float) -> None:
-        """The network is back: do not wait out the backoff. Any thread may call.
+        """End the backoff, because the network is back. Any thread may call.
 
         The monitor has waited already for a random part of ``spread_s``, so that a fleet does not
         come back at once. A backoff and a hold of everything are cut short. A ``Retry-After``, the
@@ -158,12 +158,12 @@ class Uploader(Task):
         self.bell.ring()
 
     def network_changed(self) -> None:
-        """There is another route, or none: a connection on the old one would hang. Any thread."""
+        """Drop the connection: there is another route, or none. Any thread may call."""
         self._network_changed = True
         self._transport.abort()
 
     def hurry(self) -> None:
-        """A user waits for the backlog: try now, unless the endpoint itself named the time."""
+        """Try now, because a user waits, unless the endpoint itself named the time."""
         self._hurried = True
         self.bell.ring()
 
@@ -172,7 +172,7 @@ class Uploader(Task):
         return self._keeper.status
 
     def last_upload(self, timeout_s: float) -> None:
-        """After ``close``: one try to send what is next, if the last exchange went well."""
+        """Try once to send what is next, after ``close``, if the last exchange went well."""
         if not self._stepping.acquire(timeout=timeout_s):
             return
         try:

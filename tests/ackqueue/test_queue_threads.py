@@ -32,11 +32,6 @@ LIMIT_S = 60
 WORKERS = 4
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "queue.db"
-
-
 class Waiter:
     """A thread in a blocking call. Made when it waits."""
 

@@ -18,11 +18,6 @@ from telemetry_agent.ackqueue.recovery.verify import verify, verify_at_rest
 from telemetry_agent.errors import QueueLockedError
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "queue.db"
-
-
 def change(path: Path, *statements: str) -> None:
     with closing(sqlite3.connect(path)) as database:
         for statement in statements:

@@ -15,11 +15,6 @@ from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.errors import StorageError
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "queue.db"
-
-
 def test_a_text_that_is_not_utf_8_is_damage_of_its_row_alone(path: Path) -> None:
     with AckQueue(path) as queue:
         put(queue, 3)

@@ -78,7 +78,7 @@ def test_a_dash_is_standard_output(
 
 def test_one_choice_only(config: Path) -> None:
     done = export(config, "--format", "csv", "--day", "2026-11-23", "--trip", "1")
-    assert (done.exit_code, "exclude each other" in done.output) == (2, True)
+    assert (done.exit_code, "Give only one of --day" in done.output) == (2, True)
 
 
 def test_a_file_that_has_the_name_of_the_draft_is_not_deleted(tmp_path: Path) -> None:

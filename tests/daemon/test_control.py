@@ -5,11 +5,12 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import wait_until
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.daemon import control
@@ -80,14 +81,6 @@ def answers_at(queue: Path) -> bool:
         return bool(list(ask(queue, {"ask": "echo"})))
     except NoAgentError:
         return False
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    for _ in range(LIMIT_S * 100):
-        if happened():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it never happens")
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def test_an_outage(bench: Bench) -> None:
 def test_names_that_no_request_had_are_shown(bench: Bench) -> None:
     bench.upload = UploadStatus(delivered=3, requests=1, unknown_names=2)
     assert bench.told["upload"]["unknown_names"] == 2
-    assert "; 2 fixes named in answers that were not in the request; " in bench.text
+    assert "; answers named 2 fixes that their requests did not hold; " in bench.text
 
 
 def test_what_was_lost_is_told_with_its_reason(bench: Bench) -> None:

@@ -37,7 +37,7 @@ def test_traccar_is_not_asked_for_a_device_unless_a_position_is_sent(bench: Benc
     traccar = Traccar("van-07")
     _, answer = asked(bench, traccar, "/", send=False, format="osmand")
     assert answer.verdict == "warn"
-    assert "400 to a request without a device, as Traccar answers" in answer.said
+    assert "400, Traccar's answer to a request without a device" in answer.said
     assert (
         answer.remedy == "`sudo telemetry-agent doctor --send` sends the newest recorded position"
     )

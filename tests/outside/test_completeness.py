@@ -5,14 +5,15 @@ import json
 import re
 import signal
 import sqlite3
-import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from ackqueue import damage
 from drives import recorded
+from polling import wait_until
 from processes import Running, agent, run_agent
 from rig import START_MS, simulated, started, write_config
 
@@ -59,10 +60,6 @@ def wait_until_complete(db: Path, until: str = LAST) -> str:
             assert until in {device["complete_until"] for device in json.loads(as_json.stdout)}
             return said
     raise AssertionError(f"not complete: {said}")
-
-
-def wait_until(comes_true: Callable[[], bool]) -> None:
-    assert any(comes_true() for _ in range(TRIES))
 
 
 def take_away(db: Path, first: int, last: int) -> str:
@@ -115,6 +112,10 @@ def test_an_endpoint_may_not_ask_where_the_config_forbids_it(tmp_path: Path) -> 
     assert audit(db)[0] == 1
 
 
+def has(db: Path, count: int) -> bool:
+    return len(received(db)) >= count
+
+
 def test_after_kills_the_endpoint_finds_everything_that_was_recorded(tmp_path: Path) -> None:
     db, sampling = tmp_path / "received.db", {"interval": "0s", "heartbeat": "1s"}
     with receiving(db) as url:
@@ -122,8 +123,7 @@ def test_after_kills_the_endpoint_finds_everything_that_was_recorded(tmp_path: P
             config = write_config(tmp_path, str(simulator.device), url, sampling=sampling)
             for life in range(1, 6):
                 with started(config) as running:
-                    while len(received(db)) < 20 * life:
-                        threading.Event().wait(0.05)  # a loop would take the processor from it
+                    wait_until(partial(has, db, 20 * life))
                     running.end(by=signal.SIGKILL)
         config = write_config(tmp_path, "/dev/none", url, sampling=sampling)
         with started(config) as running:

@@ -401,7 +401,7 @@ def test_the_config_for_traccar_works(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert traccar.positions == []
-        assert "400 to a request without a device, as Traccar answers" in done.stdout
+        assert "400, Traccar's answer to a request without a device" in done.stdout
         assert "To do: in Traccar, add a device with the identifier van-07" in done.stdout
         env = {
             "TELEMETRY_AGENT_QUEUE__PATH": str(tmp_path / "queue.db"),

@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import threading
 from datetime import datetime
 from itertools import islice, pairwise
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from netns import network
 from peers import gpsd, gpsd_command
+from polling import wait_until
 from ports import free_port
 from processes import AGENT, running
 from rig import START_MS, simulated, started, write_config
@@ -84,8 +84,7 @@ def test_over_udp(tmp_path: Path, endpoint: Endpoint) -> None:
         config = write_config(tmp_path, f"udp://127.0.0.1:{port}", endpoint.url)
         with started(config) as daemon:
             sender.connect(("127.0.0.1", port))
-            while not _listens(sender):
-                threading.Event().wait(0.02)
+            wait_until(lambda: _listens(sender))
             for epoch in EPOCHS:
                 sender.send(epoch)
             assert endpoint.wait_for(FIXES, LIMIT_S), daemon.text()

@@ -6,11 +6,11 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import polling
 import pytest
 from misbehaving import Server
 from peers import program
@@ -19,6 +19,8 @@ from rig import record_backlog, simulated, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.lab.endpoint import Endpoint
+
+wait_until = partial(polling.wait_until, limit_s=120)
 
 
 @pytest.fixture
@@ -49,13 +51,6 @@ def fail(disk: Path) -> None:
         (disk / "probe").touch()
 
 
-def wait(until: Callable[[], object], limit_s: float = 120) -> None:
-    end_s = time.monotonic() + limit_s
-    while not until():
-        assert time.monotonic() < end_s
-        threading.Event().wait(0.02)  # a loop would take the processor from receiver and server
-
-
 def service(tmp_path: Path, disk: Path, url: str, source: str) -> tuple[Path, dict[str, str]]:
     runtime = tmp_path / "run"
     runtime.mkdir()
@@ -84,16 +79,16 @@ def test_a_disk_that_turns_read_only_while_running_loses_nothing(
         config, env = service(tmp_path, disk, server.url, str(simulator.device))
         with agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("telemetry-agent .* records ")
-            wait(lambda: len(server.ledger) > 20)
+            wait_until(lambda: len(server.ledger) > 20)
             fail(disk)
             daemon.wait_for_line("read-only file system; recording into .*/run, at most 16 MiB", 60)
             seen = len(server.ledger)
-            wait(lambda: len(server.ledger) > seen + 30)
+            wait_until(lambda: len(server.ledger) > seen + 30)
             assert status(config, env)["storage"]["state"] == "runtime"  # type: ignore[index]
             text = run_agent("status", "--config", str(config), env=env).stdout
             assert "a power cut loses everything" in text
             simulator.hush()
-            wait(lambda: complete(server) and pending(config, env) == 0)
+            wait_until(lambda: complete(server) and pending(config, env) == 0)
             assert daemon.end() == 0
             assert "Traceback" not in "\n".join(daemon.err)
     assert max(server.ledger.values()) <= 2  # an answer may have been lost with the acknowledgement
@@ -110,20 +105,20 @@ def test_a_disk_that_is_read_only_at_the_start_is_gone_back_to(tmp_path: Path, d
         config, env = service(tmp_path, disk, "http://127.0.0.1:9/", str(simulator.device))
         with agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("read-only file system; recording into ")
-            wait(lambda: pending(config, env) > 10)
+            wait_until(lambda: pending(config, env) > 10)
             subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
             daemon.wait_for_line(f"records van-07 from .* into {disk}", 60)
-            wait(lambda: "storage" not in status(config, env))
-            wait(lambda: pending(config, env) > 10)
+            wait_until(lambda: "storage" not in status(config, env))
+            wait_until(lambda: pending(config, env) > 10)
             assert daemon.end() == 0
         with Server() as server, agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("also delivering .* in .*/run/queue.db")
             text = config.read_text().replace("http://127.0.0.1:9/", server.url)
             config.write_text(text)
             daemon.send(signal.SIGHUP)  # a reload is for these too
-            wait(lambda: len({stream for stream, _ in list(server.ledger)}) == 3)
+            wait_until(lambda: len({stream for stream, _ in list(server.ledger)}) == 3)
             simulator.hush()
-            wait(lambda: complete(server) and pending(config, env) == 0)
+            wait_until(lambda: complete(server) and pending(config, env) == 0)
             assert daemon.end() == 0
     assert max(server.ledger.values()) == 1
 
@@ -139,15 +134,15 @@ def test_a_disk_with_a_backlog_that_is_mounted_late_is_recorded_to_and_delivered
         config, env = service(tmp_path, disk, "http://127.0.0.1:9/", str(simulator.device))
         with agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("telemetry-agent .* records ")
-            wait(lambda: pending(config, env) > 10)
+            wait_until(lambda: pending(config, env) > 10)
             subprocess.run(["mount", "-o", "loop", tmp_path / "image", disk], check=True)
             daemon.wait_for_line("another disk was mounted over ")
-            wait(lambda: pending(config, env) > 40)  # on the disk, with those that were there
+            wait_until(lambda: pending(config, env) > 40)  # on the disk, with those that were there
             config.write_text(config.read_text().replace("http://127.0.0.1:9/", server.url))
             daemon.send(signal.SIGHUP)
-            wait(lambda: len({stream for stream, _ in list(server.ledger)}) == 3)
+            wait_until(lambda: len({stream for stream, _ in list(server.ledger)}) == 3)
             simulator.hush()
-            wait(lambda: complete(server) and pending(config, env) == 0)
+            wait_until(lambda: complete(server) and pending(config, env) == 0)
             assert daemon.end() == 0
             said = "\n".join(daemon.err)
             assert "Traceback" not in said
@@ -178,7 +173,7 @@ def test_a_queue_file_whose_inode_is_damaged_keeps_no_agent_from_recording(
         config, env = service(tmp_path, disk, "http://127.0.0.1:9/", str(simulator.device))
         with agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("(?i)bad message; recording into .*/run, at most 16 MiB")
-            wait(lambda: pending(config, env) > 10)
+            wait_until(lambda: pending(config, env) > 10)
 
 
 def folder(place: Path) -> None:
@@ -200,7 +195,7 @@ def test_what_lies_in_the_place_of_a_file_of_the_queue_stops_nothing(
         assert f"{name}: not a regular file: move it away" in "\n".join(daemon.err)
         with agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("not a regular file; recording into ")
-            wait(lambda: pending(config, env) > 10)
+            wait_until(lambda: pending(config, env) > 10)
             if (state / name).is_dir():
                 (state / name).rmdir()
             else:
@@ -216,7 +211,7 @@ def test_a_state_directory_that_leads_nowhere_is_left_once(tmp_path: Path) -> No
         config, env = service(tmp_path, state, "http://127.0.0.1:9/", str(simulator.device))
         with agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("recording into .*/run, at most")
-            wait(lambda: pending(config, env) > 10)
+            wait_until(lambda: pending(config, env) > 10)
             assert daemon.end() == 0
     assert "taken along" not in "\n".join(daemon.err)  # from one directory to the other
 
@@ -230,7 +225,7 @@ def test_a_state_directory_that_is_deleted_is_left_with_all_fixes(tmp_path: Path
         endpoint.disconnect()
         with agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("telemetry-agent .* records ")
-            wait(lambda: pending(config, env) > 10)
+            wait_until(lambda: pending(config, env) > 10)
             shutil.rmtree(state.parent)
             state.parent.touch()  # it cannot be made again
             daemon.wait_for_line("recording into .*/run, at most")
@@ -247,7 +242,7 @@ def test_a_full_disk_stops_nothing_whether_the_queue_is_there_or_not(
         config, env = service(tmp_path, disk, "http://127.0.0.1:9/", str(simulator.device))
         with agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("telemetry-agent .* records ")
-            wait(lambda: pending(config, env) > 10)
+            wait_until(lambda: pending(config, env) > 10)
             daemon.send(signal.SIGKILL)  # its log stays
         (disk / "queue.db.ballast").unlink(missing_ok=True)
         (disk / "queue.db-shm").unlink()
@@ -255,7 +250,7 @@ def test_a_full_disk_stops_nothing_whether_the_queue_is_there_or_not(
         for left in (sorted(disk.glob("queue.db*")), []):
             with agent("run", "--config", str(config), env=env) as daemon:
                 daemon.wait_for_line("recording into .*/run, at most")
-                wait(lambda: pending(config, env) > 10)
+                wait_until(lambda: pending(config, env) > 10)
                 assert daemon.end() == 0
             for file in left:
                 file.unlink()

@@ -3,14 +3,14 @@
 import json
 import shutil
 import subprocess
-import threading
-import time
 import urllib.parse
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from polling import wait_until
 from ports import free_port
 from processes import ROOT, running
 from rig import simulated, started, write_config
@@ -58,6 +58,9 @@ def test_every_query_of_the_dashboard_gives_series(tmp_path: Path) -> None:
         ) as answer:
             return json.load(answer)["data"]
 
+    def is_answered(query: str, expected: bool) -> bool:
+        return bool(ask("query", query=query)["result"]) == expected
+
     with (
         Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint,
         simulated(tmp_path),
@@ -82,10 +85,7 @@ def test_every_query_of_the_dashboard_gives_series(tmp_path: Path) -> None:
                     # Where all is well nothing is not ok. Other series need samples first, and
                     # the age of the oldest is there only while a position waits.
                     expected = panel["title"] != "Uploads not ok"
-                    deadline = time.monotonic() + 60
-                    while bool(ask("query", query=query)["result"]) != expected:
-                        assert time.monotonic() < deadline, query
-                        threading.Event().wait(0.1)
+                    wait_until(partial(is_answered, query, expected))
             groups = ask("rules")["groups"]
             assert [rule["lastError"] for rule in groups[0]["rules"] if "lastError" in rule] == []
             server.end()

@@ -36,9 +36,10 @@ class SlowSource:
     def __init__(self) -> None:
         self.made = 0
         self.under_way = self.most_under_way = 0
-        self.disk_answers = threading.Event()
+        self.began, self.disk_answers = threading.Event(), threading.Event()
 
     def news(self) -> str:
+        self.began.set()
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         assert self.disk_answers.wait(60)
@@ -53,12 +54,13 @@ def test_an_event_that_a_viewer_asked_for_and_left_is_made_once() -> None:
     async def viewers_come_and_go() -> None:
         streams = EventStreams(source)  # type: ignore[arg-type]  # a fake
         first = asyncio.create_task(streams.refresh())
-        while not source.under_way:
-            await asyncio.sleep(0.001)
+        assert await asyncio.to_thread(source.began.wait, 60)
         first.cancel()
         await asyncio.wait({first})
         second = asyncio.create_task(streams.refresh())
-        await asyncio.sleep(0.05)  # enough for a thread that must not be there
+        for _ in range(10):
+            await asyncio.sleep(0)  # the second one has its turn: it waits for the thread there is
+        assert [thread.name for thread in threading.enumerate()].count("page work") == 1
         source.disk_answers.set()
         await second
 

@@ -150,7 +150,8 @@ def test_a_batch_that_comes_again_is_one_insert(engine: Engine, tmp_path: Path) 
 
 
 def test_the_statements_for_the_user_are_right(engine: Engine) -> None:
-    for statement in TABLE.split(";")[2:4]:
+    _, _, create_user, grant, _ = TABLE.split(";")
+    for statement in (create_user, grant):
         assert "Query" in engine.ask(f"EXPLAIN AST {statement}")
 
 

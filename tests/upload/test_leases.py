@@ -145,7 +145,7 @@ def test_close_in_the_middle_of_a_search_hands_back_every_lease(tmp_path: Path) 
 
 
 def test_close_during_a_request_of_a_search_hands_back_every_lease(tmp_path: Path) -> None:
-    with bench(tmp_path, answer(400), answer(400), hang(), timeout_s=60.0) as b:
+    with bench(tmp_path, answer(400), answer(400), hang(), timeout_s=3600.0) as b:
         b.put_backlog(16)
         b.step()
         b.step()
@@ -154,6 +154,7 @@ def test_close_during_a_request_of_a_search_hands_back_every_lease(tmp_path: Pat
         b.server.wait_for(lambda server: len(server.requests) == 3)
         b.uploader.close()
         thread.join(60)
+        assert not thread.is_alive()
         assert b.counts == (16, 0, 0, 0)
 
 

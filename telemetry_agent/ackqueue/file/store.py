@@ -265,9 +265,9 @@ class Store:
             raise refused from error
 
     def _check_order(self, numbers: list[int]) -> None:
-        """SQLite does not notice a page that is in the place of another."""
+        """Check for a page in the place of another, which SQLite does not notice."""
         if any(map(ge, numbers, numbers[1:])):
-            raise UnusableError(f"the queue {self.path} is damaged: its rows are in disorder")
+            raise UnusableError(f"the queue {self.path} is damaged: its rows are out of order")
 
     def _write(self, changes: Changes) -> None:
         execute = self._connection.execute

@@ -163,12 +163,12 @@ class Carrier(Task):
         shared.ring()
 
     def _is_current(self, found: FoundRows) -> bool:
-        """No other file was set aside meanwhile."""
+        """Whether no other file was set aside meanwhile."""
         self._shared.check_open()
         return found.paths == set_aside_files.waiting(self._shared.path)
 
     def _end(self, found: FoundRows) -> None:
-        """All of it is on disk."""
+        """Delete or keep the files, once all that was found is on disk."""
         shared = self._shared
         self.close()
         with shared.disk:

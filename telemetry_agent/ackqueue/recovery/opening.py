@@ -189,7 +189,7 @@ def _begin(store: Store, loaded: Loaded, summary: QueueSummary, last: int) -> Lo
 def _enter_lost_end(
     store: Store, loaded: Loaded, summary: QueueSummary, first: int | None
 ) -> Loaded:
-    """The end of the log is gone: from ``first`` up to the last row of the summary, or one fix.
+    """Count the lost end of a log: from ``first`` up to the last row of the summary, or one fix.
 
     ``None``: after the last row there may be others that were not found yet.
     """

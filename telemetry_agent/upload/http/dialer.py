@@ -139,7 +139,7 @@ class Dialer:
         self.received_bytes += received_bytes
 
     def note_answer(self) -> None:
-        """Some of the answer has come."""
+        """Note that some of the answer has come."""
         self._answering = True
 
     def no_answer(self, error: NetworkError) -> NoAnswer:
@@ -149,7 +149,7 @@ class Dialer:
         return NoAnswer(str(error), error.state, proxy_status=error.proxy_status)
 
     def note_died_idle(self, idle_s: float) -> None:
-        """A connection that was idle for ``idle_s`` no longer carried anything.
+        """Note that a connection that was idle for ``idle_s`` no longer carried anything.
 
         A NAT forgets an idle connection and notifies neither end: what is sent on it later is
         lost, and only silence shows it. After the first time, a connection that was idle for half
@@ -158,11 +158,11 @@ class Dialer:
         self.idle_max_s = min(self.idle_max_s, idle_s / 2)
 
     def route_changed(self) -> None:
-        """Another route to the endpoint has other NATs."""
+        """Forget what was learned of NATs: another route has others."""
         self.idle_max_s = self._keepalive_s
 
     def note_tls_session(self, session: ssl.SSLSession | None) -> None:
-        """A connection with this session ends."""
+        """Keep the TLS session of a connection that ends."""
         self.tls_session = session
 
     def doubt_of_the_clock(self) -> str:

@@ -1,0 +1,16 @@
+"""Waits for what tells nobody: a file, a port or an answer of another process."""
+
+import threading
+import time
+from collections.abc import Callable
+
+_PAUSE_S = 0.02
+_NEVER = threading.Event()
+
+
+def wait_until(happened: Callable[[], object], limit_s: float = 60) -> None:
+    """Look again and again until it is so; fail after the limit."""
+    deadline_s = time.monotonic() + limit_s
+    while not happened():
+        assert time.monotonic() < deadline_s, f"not within {limit_s:g} s"
+        _NEVER.wait(_PAUSE_S)  # a loop would take the processor from what is waited for
