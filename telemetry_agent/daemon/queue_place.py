@@ -7,7 +7,6 @@ accepts files again. The fixes that are left in the runtime directory are delive
 
 import errno
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import QueueSettings
-from telemetry_agent.disks import mount_of, trouble
+from telemetry_agent.disks import has_room, mount_of, trouble
 from telemetry_agent.errors import Advice, StorageError
 from telemetry_agent.snapshot import StorageView
 
@@ -71,7 +70,7 @@ def refusal(queue_path: Path) -> Advice | None:
                 return Advice(f"{file}: not a regular file", f"move it away, or {_ELSEWHERE}")
             if file.exists() and not os.access(file, os.R_OK | os.W_OK, effective_ids=True):
                 return Advice(f"{file}: permission denied", _AS_OWNER)
-        if not queue_path.exists() and shutil.disk_usage(queue_path.parent).free < _NEW_QUEUE_BYTES:
+        if not queue_path.exists() and not has_room(queue_path.parent, _NEW_QUEUE_BYTES):
             said = f"{queue_path.parent}: no space left for a new queue"
             return Advice(said, f"free 1 MiB there, or {_ELSEWHERE}")
     except OSError as error:  # the file system is damaged
