@@ -6,18 +6,25 @@ accepts files again. The fixes that are left in the runtime directory are delive
 """
 
 import errno
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.schema import make_directories, place_of
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.recovery import set_aside_files
+from telemetry_agent.ackqueue.recovery.damaged_file import sample
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import QueueSettings
 from telemetry_agent.disks import has_room, mount_of, trouble
-from telemetry_agent.errors import Advice, StorageError
+from telemetry_agent.errors import Advice, AgentError, StorageError
 from telemetry_agent.snapshot import StorageView
+
+log = logging.getLogger(__name__)
 
 _RUNTIME_BYTES = 16 << 20
 _NEW_QUEUE_BYTES = 1 << 20
@@ -86,6 +93,24 @@ def runtime_queue() -> Path | None:
     """The queue in the runtime directory; ``None`` without a service manager."""
     folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     return Path(folder, "queue.db") if folder else None
+
+
+def open_others(path: Path) -> Iterator[AckQueue]:
+    """Open what is to be delivered beside the queue at ``path``.
+
+    That is the queue in the runtime directory, and those that were put in the place of this one.
+    """
+    elsewhere = runtime_queue()
+    files = [elsewhere] if elsewhere and elsewhere != path and elsewhere.exists() else []
+    with suppress(StorageError):
+        for file in set_aside_files.of_kind(path, "foreign"):
+            with suppress(OSError):
+                files += [file] if sample([file])[0] else []  # it has fixes
+    for file in files:
+        try:
+            yield AckQueue(file)
+        except AgentError as error:
+            log.warning("%s", error)
 
 
 def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
