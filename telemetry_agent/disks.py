@@ -1,5 +1,6 @@
 """File systems: which of them lose data at a power cut, and how much space is free."""
 
+import errno
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -94,6 +95,22 @@ def free_bytes(folder: Path) -> int:
     except OSError as error:
         raise StorageError(f"cannot look at the disk of {folder}: {error.strerror}") from error
     return disk.f_bavail * disk.f_frsize
+
+
+def has_room(folder: Path, size: int) -> bool:
+    """Whether this user may write so much there: a quota can forbid what ``free_bytes`` counts.
+
+    True also where the file system does not show it.
+    """
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, size)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        return error.errno not in {errno.ENOSPC, errno.EDQUOT}
+    return True
 
 
 def size(count: float) -> str:

@@ -19,7 +19,7 @@ from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.recovery import set_aside_files
-from telemetry_agent.ackqueue.recovery.wal import read_log
+from telemetry_agent.ackqueue.recovery.wal import read_log, without_end
 from telemetry_agent.ackqueue.row_states import RowState, State
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
 from telemetry_agent.errors import StorageError
@@ -57,6 +57,8 @@ class QueueReader:
         self.ledger = Ledger(loaded)
         self.committed = loaded.last
         self.damage = log.damage or loaded.damage
+        if self.damage is None and log.end_is_lost:
+            self.damage = without_end(path)
 
     def check_open(self) -> None:
         """Do nothing: it is open."""

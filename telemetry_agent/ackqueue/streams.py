@@ -67,7 +67,8 @@ class _Prefix:
         self.not_coming: Counter[str] = Counter()
         self.damaged_in: list[int] = []
         self.uncertain = 0
-        """UNCOUNTED numbers that count only if a later fix of the run follows."""
+        """UNCOUNTED numbers that are of this run if a later fix of it follows, or if it is the
+        last of its stream."""
 
     @property
     def thinned(self) -> int:
@@ -80,7 +81,6 @@ class _Prefix:
         if span.value.state is State.UNUSED:
             return
         # Not behind a used number, UNCOUNTED is a place-holder that no fix had (``AwayRows``).
-        # The lost rows are of this run only if a later fix of it follows.
         if span.value == UNCOUNTED and self.last_used != span.lo - 1:
             self.uncertain += span.size
             return
@@ -186,7 +186,12 @@ class Streams:
         if at < 0 or self._runs[at].stream != stream:
             # The run begins behind the last row of another stream, or with seq 1.
             lo = max(self._border, row - seq) + 1
-            self._insert(StreamRun(lo, stream, seq - (row - lo)))
+            # A stream that took numbers of this one, in a file without its newest rows.
+            while at >= 0 and self._runs[at].lo >= lo:
+                self._drop(at)
+                at -= 1
+            if at < 0 or self._runs[at].stream != stream:
+                self._insert(StreamRun(lo, stream, seq - (row - lo)))
 
     def reopen(self, lo: int, hi: int) -> None:
         """What became of these rows changed: an account that was accepted is out of date."""
@@ -320,14 +325,15 @@ def _account(
     not_coming = sum((prefix.not_coming for prefix in prefixes), Counter())
     recorded = sum(prefix.recorded for prefix in prefixes)
     if pending is None:
-        through = max(prefix.run.seq(prefix.last_used) for prefix in prefixes)
+        through = max(prefix.run.seq(prefix.last_used) for prefix in prefixes) + last.uncertain
+        beyond = 0
     else:
         through = (seq or last.run.seq(pending)) - 1
         # If thinning moved the pending row up, some numbers below it belong to thinned fixes with a
         # later seq. Those are not in this account.
         beyond = last.run.seq(pending) - 1 - through
-        not_coming += Counter({"thinned": -beyond, _UNCOUNTED: last.uncertain})
-        recorded += last.uncertain - beyond
+    not_coming += Counter({"thinned": -beyond, _UNCOUNTED: last.uncertain})
+    recorded += last.uncertain - beyond
     damaged = [seq for prefix in prefixes for seq in prefix.damaged_in]
     return StreamAccount(
         stream_from_int(last.run.stream),

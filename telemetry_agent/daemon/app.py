@@ -21,7 +21,7 @@ from telemetry_agent.daemon.delivery import Delivery, host_of
 from telemetry_agent.daemon.recording import Recording
 from telemetry_agent.daemon.status import Completeness, pending, queue_view, report
 from telemetry_agent.daemon.supervisor import Supervisor
-from telemetry_agent.errors import Advice, AgentError, StorageError, counted
+from telemetry_agent.errors import Advice, StorageError, counted
 from telemetry_agent.page.agent_view import AgentView, Doctor, LogTail, Switch
 from telemetry_agent.page.task import Page
 from telemetry_agent.secrecy import credential
@@ -125,7 +125,7 @@ class Agent:
             lambda: Control(self.settings.queue.path, self._commands, self._later_queues),
         )
         self.page = self.supervisor.add("page", self._build_page, vital=False)
-        left = [queue for queue in (covered, self._open_runtime_queue()) if queue is not None]
+        left = [*([covered] if covered else []), *queue_place.open_others(self.queue.path)]
         self._leftovers = [part for part in map(self._build_leftover, left) if part is not None]
         self.queue.watch(self.delivery.wake)
 
@@ -238,7 +238,8 @@ class Agent:
         count = pending(stats)
         if not (count or stats.carrying_over):
             queue.close()
-            if not (stats.ack_failed or covered):  # dead letters can still be read
+            # Dead letters can still be read. What others put beside the queue, only they delete.
+            if queue.path == queue_place.runtime_queue() and not stats.ack_failed:
                 set_aside_files.delete_empty(queue.path)
             return None
         what = "the fixes" if stats.carrying_over else counted(count, "fix")
@@ -246,16 +247,6 @@ class Agent:
         return Delivery(
             self.settings, queue, self.supervisor, self._clock, self.secrets, held=self._held
         )
-
-    def _open_runtime_queue(self) -> AckQueue | None:
-        path = queue_place.runtime_queue()
-        if path is None or path == self.queue.path or not path.exists():
-            return None
-        try:
-            return AckQueue(path)
-        except AgentError as error:
-            log.warning("%s", error)
-            return None
 
     def _build_reports(self, encode: EncodeReport) -> AgentReports:
         return AgentReports(

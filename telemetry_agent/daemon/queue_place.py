@@ -6,19 +6,25 @@ accepts files again. The fixes that are left in the runtime directory are delive
 """
 
 import errno
+import logging
 import os
-import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.schema import make_directories, place_of
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.recovery import set_aside_files
+from telemetry_agent.ackqueue.recovery.damaged_file import sample
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import QueueSettings
-from telemetry_agent.disks import mount_of, trouble
-from telemetry_agent.errors import Advice, StorageError
+from telemetry_agent.disks import has_room, mount_of, trouble
+from telemetry_agent.errors import Advice, AgentError, StorageError
 from telemetry_agent.snapshot import StorageView
+
+log = logging.getLogger(__name__)
 
 _RUNTIME_BYTES = 16 << 20
 _NEW_QUEUE_BYTES = 1 << 20
@@ -71,7 +77,7 @@ def refusal(queue_path: Path) -> Advice | None:
                 return Advice(f"{file}: not a regular file", f"move it away, or {_ELSEWHERE}")
             if file.exists() and not os.access(file, os.R_OK | os.W_OK, effective_ids=True):
                 return Advice(f"{file}: permission denied", _AS_OWNER)
-        if not queue_path.exists() and shutil.disk_usage(queue_path.parent).free < _NEW_QUEUE_BYTES:
+        if not queue_path.exists() and not has_room(queue_path.parent, _NEW_QUEUE_BYTES):
             said = f"{queue_path.parent}: no space left for a new queue"
             return Advice(said, f"free 1 MiB there, or {_ELSEWHERE}")
     except OSError as error:  # the file system is damaged
@@ -87,6 +93,24 @@ def runtime_queue() -> Path | None:
     """The queue in the runtime directory; ``None`` without a service manager."""
     folder = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     return Path(folder, "queue.db") if folder else None
+
+
+def open_others(path: Path) -> Iterator[AckQueue]:
+    """Open what is to be delivered beside the queue at ``path``.
+
+    That is the queue in the runtime directory, and those that were put in the place of this one.
+    """
+    elsewhere = runtime_queue()
+    files = [elsewhere] if elsewhere and elsewhere != path and elsewhere.exists() else []
+    with suppress(StorageError):
+        for file in set_aside_files.of_kind(path, "foreign"):
+            with suppress(OSError):
+                files += [file] if sample([file])[0] else []  # it has fixes
+    for file in files:
+        try:
+            yield AckQueue(file)
+        except AgentError as error:
+            log.warning("%s", error)
 
 
 def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:

@@ -243,6 +243,8 @@ def _refused(folder: Path, error: OSError) -> Finding:
     said = f"{folder} cannot be written: {error.strerror}"
     if error.errno == errno.ENOSPC:
         return skipped("no space to test a write: see disk space")
+    if error.errno == errno.EDQUOT:
+        return failed(said, "raise the quota of the service's user, or delete files of it")
     if error.errno in {errno.EOPNOTSUPP, errno.EISDIR}:
         return passed(f"{folder} is writable; this file system does not allow the test")
     if error.errno == errno.EROFS:

@@ -384,11 +384,12 @@ def test_a_full_disk_takes_acknowledgements_and_goes_on_recording(tmp_path: Path
     assert told["opened again"]["ready"] == told["little left"]["ready"]
 
 
-ON_FULL_BTRFS = """
+BTRFS = """
 import os, subprocess, sys
 from contextlib import suppress
 from pathlib import Path
-from ackqueue.queue_parts import put
+from ackqueue.queue_parts import lease, put
+from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.errors import StorageError
 folder = Path(sys.argv[1])
@@ -398,24 +399,63 @@ image.touch()
 os.truncate(image, 160 << 20)
 subprocess.run([sys.argv[2], "-q", image], check=True, capture_output=True)
 subprocess.run(["mount", "-o", "loop", image, point], check=True)
+def fill(folder):
+    subprocess.run(["sync", "-f", point], check=True)  # now each write of a page needs room
+    with (folder / "other").open("wb", buffering=0) as other:
+        for size in (1 << 20, 1 << 12):
+            with suppress(OSError):
+                while other.write(bytes(size)):
+                    os.fsync(other.fileno())
+"""
+ON_FULL_BTRFS = """
 queue = AckQueue(point / "queue.db", commit_every_s=0)
 put(queue, 1)
-subprocess.run(["sync", "-f", point], check=True)  # now each write of a page needs room
-with (point / "other").open("wb", buffering=0) as other:
-    for size in (1 << 20, 1 << 12):
-        with suppress(OSError):
-            while other.write(bytes(size)):
-                os.fsync(other.fileno())
+fill(point)
 put(queue, 3)
 print(queue.stats().ready + queue.stats().uncommitted)
 with suppress(StorageError):
     queue.close()
 print("closed")
 """
+AT_ITS_QUOTA = """
+user = point / "user"
+for command in (
+    ["quota", "enable", point], ["subvolume", "create", user], ["qgroup", "limit", "16M", user]
+):
+    subprocess.run(["btrfs", *command], check=True, capture_output=True)
+with AckQueue(user / "queue.db", limits=Limits(max_size_bytes=8 << 20)) as queue:
+    put(queue, 3000)
+    queue.commit()
+    queue.make_room()
+    batch = lease(queue, 500, live_first=False)
+    fill(user)
+    queue.ack(batch)
+    stats = queue.stats()
+    print(stats.full, stats.ready, queue.shared.writer.refused)
+    put(queue, 5000)
+    queue.commit()
+    stats = queue.stats()
+    print(stats.uncommitted, stats.ready + sum(stats.lost.values()))
+    (user / "other").unlink()
+    put(queue, 10)
+    queue.commit()
+    while queue.make_room():
+        pass
+print((user / "queue.db.ballast").exists())
+"""
+TOLD_AT_ITS_QUOTA = "True 2500 False\n0 7500\nTrue\n"
 
 
-def test_a_full_btrfs_does_not_end_the_process(tmp_path: Path) -> None:
-    """SQLite maps the index of its log into memory: to write there without room is SIGBUS."""
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [(ON_FULL_BTRFS, "4\nclosed\n"), (AT_ITS_QUOTA, TOLD_AT_ITS_QUOTA)],
+    ids=["full", "quota"],
+)
+def test_a_full_btrfs_does_not_end_the_process(tmp_path: Path, script: str, told: str) -> None:
+    """SQLite maps the index of its log into memory: to write there without room is SIGBUS.
+
+    A quota that is used up is a full disk too.
+    """
     make_file_system = peers.program("mkfs.btrfs")
     if "btrfs" not in Path("/proc/filesystems").read_text() or os.geteuid() != 0:
         pytest.skip("a btrfs cannot be mounted here")
@@ -425,7 +465,7 @@ def test_a_full_btrfs_does_not_end_the_process(tmp_path: Path) -> None:
             "--mount",
             sys.executable,
             "-c",
-            ON_FULL_BTRFS,
+            BTRFS + script,
             str(tmp_path),
             make_file_system,
         ],
@@ -435,7 +475,7 @@ def test_a_full_btrfs_does_not_end_the_process(tmp_path: Path) -> None:
         timeout=100,
         check=False,
     )
-    assert (ran.returncode, ran.stdout) == (0, "4\nclosed\n"), ran.stderr
+    assert (ran.returncode, ran.stdout) == (0, told), ran.stderr
 
 
 @pytest.mark.parametrize("size", [0, 1000])

@@ -563,3 +563,11 @@ def test_a_run_whose_record_is_lost_is_derived_from_the_rows_that_arrive() -> No
         streams.learn_from_row(*row)
     assert streams.take_changes() == {2: StreamRun(2, 6, 1)}
     assert [streams.bounds(row) for row in (2, 14, 18)] == [(2, 11), (11, 16), (16, ABOVE_ALL)]
+
+
+def test_a_run_that_the_rows_of_another_contradict_is_forgotten() -> None:
+    streams = Streams([StreamRun(1, 7, 1), StreamRun(20, 8, 1)], RangeMap())
+    for row in [(19, 7, 12), (20, 7, 13), (21, 7, 14)]:  # thinning has moved them up
+        streams.learn_from_row(*row)
+    assert streams.take_changes() == {20: None}
+    assert streams.bounds(20) == (1, ABOVE_ALL)

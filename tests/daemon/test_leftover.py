@@ -76,6 +76,24 @@ def test_one_with_dead_letters_stays(tmp_path: Path, runtime: Path) -> None:
         assert (runtime / "queue.db").exists()
 
 
+def test_a_queue_that_was_put_in_the_place_of_this_one_is_delivered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    foreign, empty, text = (tmp_path / f"queue.db.foreign-{number}" for number in (1, 2, 3))
+    records = damage.fill(foreign, 30)
+    damage.fill(empty, 0)
+    text.write_text("no queue")
+    agent = start(tmp_path)
+    with closing(agent.queue):
+        assert f"also delivering 30 fixes in {foreign}" in caplog.text
+        (leftover,) = agent._leftovers
+        with closing(leftover._queue) as queue:
+            assert lease(queue, 100, live_first=False).records == tuple(records)
+    assert text.read_text() == "no queue"
+    assert not list(tmp_path.glob("*damaged*"))
+
+
 def test_one_that_is_damaged_is_carried_over(
     tmp_path: Path, runtime: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -28,6 +28,7 @@ from telemetry_agent.ackqueue.file.schema import (
     FAILURES,
     PAGE_BYTES,
     Connect,
+    QuotaError,
     UnusableError,
     connect,
     create_file,
@@ -44,12 +45,13 @@ from telemetry_agent.ackqueue.row_states import (
     StreamRun,
     without_reason,
 )
-from telemetry_agent.disks import sync_directory
+from telemetry_agent.disks import has_room, sync_directory
 from telemetry_agent.errors import StorageError
 
 ROWS_PER_READ = 1000
 """An open read keeps the log from being copied back, so no read is longer than this."""
 _READS_THAT_MAY_FAIL = 3
+_LOG_GROWTH_BYTES = 1 << 16
 
 
 class Changes(NamedTuple):
@@ -159,7 +161,13 @@ class Store:
         try:  # a context manager would be a twentieth of the work of a put
             self._write(changes)
         except FAILURES as error:
-            raise refusal(f"cannot write the queue {self.path}", error) from error
+            what = f"cannot write the queue {self.path}"
+            # SQLite takes a quota for an I/O error.
+            if primary_code(error) == sqlite3.SQLITE_IOERR and not has_room(
+                self.path.parent, _LOG_GROWTH_BYTES
+            ):
+                raise QuotaError(f"{what}: disk quota exceeded") from error
+            raise refusal(what, error) from error
 
     def read(self, ranges: Iterable[tuple[int, int]], limit: int = ABOVE_ALL) -> list[Row]:
         """The first rows with these numbers that are there, in order, damaged or not."""

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound
+from telemetry_agent.ackqueue.file.schema import FullError, QuotaError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.limits.thinning import Thinner
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.row_states import DROPPED, EXPIRED, PURGED, REFUSED, RowState, State
 from telemetry_agent.ackqueue.shared_state import SharedState
-from telemetry_agent.disks import free_bytes
+from telemetry_agent.disks import free_bytes, has_room
 from telemetry_agent.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -136,6 +137,8 @@ class Bounds:
             min(_LOG_BYTES, limits.max_size_bytes // 8) if limits.max_size_bytes else _LOG_BYTES
         )
         self._ballast = Ballast(shared.path, self._reserve)
+        self._forbidden = 0
+        """Free bytes of the disk that a quota keeps from this user."""
         self._before: Counter[str] = Counter()
         self._thinner = Thinner(shared)
         if self._bounded:
@@ -284,10 +287,13 @@ class Bounds:
             shared.store.pack()
             log.info("the queue %s: %d MB were given back", shared.path, size.free_bytes // 10**6)
 
-    def _relieve(self) -> bool:
+    def _relieve(self, refusal: FullError) -> bool:
         """Make some room in a file that may not grow, or on a full disk. Returns whether it did."""
         try:
             room = self._look()
+            if isinstance(refusal, QuotaError):
+                self._forbidden += room.disk_free
+                room = self._look()
             dropped = room.disk_free < self._reserve and self._ballast.drop()
             self._begin_full()
             # A file at its own limit gains nothing from the room that other files give up.
@@ -299,7 +305,11 @@ class Bounds:
     def _look(self) -> Room:
         shared, limits = self._shared, self._limits
         size = shared.store.size()
-        disk_free = free_bytes(shared.path.parent)
+        folder = shared.path.parent
+        # Not the room alone that the ballast leaves.
+        if self._forbidden and has_room(folder, 3 * self._reserve):
+            self._forbidden = 0
+        disk_free = max(0, free_bytes(folder) - self._forbidden)
         spare = disk_free if size.bytes < _LEAST_BYTES else disk_free - limits.min_free_bytes
         if not self._ballast.is_there:  # the room that it left is for the log, not for new rows
             spare = min(spare, max(disk_free - self._reserve, disk_free // 2))

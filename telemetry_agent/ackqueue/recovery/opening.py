@@ -10,22 +10,17 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import UNKNOWN, QueueSummary
-from telemetry_agent.ackqueue.file.rows import decode
+from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.generations import border_up_to, is_border, next_border, spare_below
 from telemetry_agent.ackqueue.ranges import Span
+from telemetry_agent.ackqueue.reading import decoded
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.damaged_file import sample
-from telemetry_agent.ackqueue.recovery.wal import Log, read_log
-from telemetry_agent.ackqueue.row_states import (
-    PURGED,
-    UNCOUNTED,
-    Loaded,
-    RowState,
-    State,
-)
-from telemetry_agent.errors import StorageError, counted
+from telemetry_agent.ackqueue.recovery.wal import Log, read_log, without_end
+from telemetry_agent.ackqueue.row_states import UNCOUNTED, Loaded, RowState, State
+from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import rfc3339
 
 log = logging.getLogger(__name__)
@@ -46,9 +41,12 @@ def open_queue(path: Path, connect: Connect, summary: QueueSummary) -> tuple[Sto
     try:
         log_of_it = read_log(path)
         end_is_lost = _lacks_its_end(path, log_of_it, summary)
+        is_torn = end_is_lost and not _is_empty(path)
     except OSError as error:
         raise StorageError(f"cannot read the log of the queue {path}: {error.strerror}") from error
     reason = log_of_it.damage  # before SQLite drops its end from the first wrong frame
+    if reason is None and is_torn:
+        reason = without_end(path)
     if reason is None:
         try:
             return _completed(path, connect, summary, end_is_lost=end_is_lost)
@@ -60,7 +58,7 @@ def open_queue(path: Path, connect: Connect, summary: QueueSummary) -> tuple[Sto
 
 def _lacks_its_end(path: Path, found: Log, summary: QueueSummary) -> bool:
     """Whether the end of what was recorded is gone with the log, or a part of it."""
-    is_empty = not path.exists() or path.stat().st_size < PAGE_BYTES
+    is_empty = _is_empty(path)
     if found.frames or (set_aside_files.log_of(path).exists() and not is_empty):
         return found.end_is_lost
     # A queue that was not closed has a file and a log, unless the last one was just set aside: its
@@ -68,7 +66,11 @@ def _lacks_its_end(path: Path, found: Log, summary: QueueSummary) -> bool:
     waiting = set_aside_files.waiting(path)
     was_set_aside = is_empty and waiting and not is_border(summary.last)
     # Or all of it was copied when somebody deleted one of its files (``QueueFile.copy_aside``).
-    return not (summary.clean or was_set_aside or 0 < summary.last <= _last_of(waiting))
+    return not (summary.clean or was_set_aside or 0 < summary.last <= _ends_of(waiting)[1])
+
+
+def _is_empty(path: Path) -> bool:
+    return not path.exists() or path.stat().st_size < PAGE_BYTES
 
 
 def say_set_aside(reason: str, name: Path) -> None:
@@ -86,19 +88,17 @@ def _completed(
     path: Path, connect: Connect, summary: QueueSummary, *, end_is_lost: bool
 ) -> tuple[Store, Loaded]:
     """Open the file and enter what is not in it: that others wait, and what is lost."""
-    store, loaded = _open(path, connect)
+    store, loaded = _open(path, connect, summary.last)
     try:
         waiting = set_aside_files.waiting(path)
-        last = loaded.last
-        is_emptied = last == 0 and (summary.away or summary.oldest <= summary.last)
+        is_emptied = loaded.last == 0 and (summary.away or summary.oldest <= summary.last)
         if is_emptied and not waiting:
             log.error("the queue %s is empty: the fixes that waited in it are lost", path)
-            last = summary.last
         is_carrying = any(mark.state is State.AWAY for mark, _ in loaded.marks.totals())
-        if (waiting or is_emptied) and not is_carrying:
-            loaded = _begin(store, loaded, summary, _last_of(waiting))
-        if end_is_lost or 0 < loaded.last < summary.last:
-            loaded = _enter_lost_end(store, loaded, summary, None if waiting else last + 1)
+        if (waiting or is_emptied or end_is_lost) and not is_carrying:
+            loaded = _begin(store, loaded, summary, _ends_of(waiting)[1])
+        if end_is_lost:
+            loaded = _enter_lost_end(store, loaded, summary, _ends_of(waiting)[0])
     except BaseException:
         with suppress(StorageError):
             store.close()
@@ -106,7 +106,8 @@ def _completed(
     return store, loaded
 
 
-def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loaded]:
+def _open(path: Path, connect: Connect, last: int, attempts: int = 2) -> tuple[Store, Loaded]:
+    """Open it; ``last``: a file with rows has at least this many."""
     try:
         with ExitStack() as stack:
             store = Store(path, connect)
@@ -117,7 +118,7 @@ def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loade
         if not is_of_the_disk(error):
             raise
         if attempts > 1:
-            return _open(path, connect, attempts - 1)
+            return _open(path, connect, last, attempts - 1)
         # A disk that is full, read-only, or fails as a whole may be right again at the next start.
         # Sectors that cannot be read will not.
         if not _is_readable(path):
@@ -127,9 +128,12 @@ def _open(path: Path, connect: Connect, attempts: int = 2) -> tuple[Store, Loade
         raise
     except Exception as error:  # SQLite returns what a damaged file holds, of any type
         raise UnusableError(f"the queue {path} is damaged: {error}") from error
-    if loaded.damage is not None:
+    damage = loaded.damage
+    if damage is None and 0 < loaded.last < last:  # an older copy, or its newest are in no tree
+        damage = f"the newest fixes of the queue {path} are missing"
+    if damage is not None:
         store.close()
-        raise UnusableError(loaded.damage)
+        raise UnusableError(damage)
     return store, loaded
 
 
@@ -144,13 +148,13 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
-def _last_of(waiting: list[Path]) -> int:
-    """The highest number that is used in these files, as far as a look at their ends shows."""
+def _ends_of(waiting: list[Path]) -> tuple[list[Row], int]:
+    """Look at the ends of these files; see ``sample``."""
     try:
-        return sample(waiting)[1]
+        return sample(waiting)
     except OSError as error:
         log.warning("cannot read %s: %s", waiting[-1], error.strerror)
-        return 0
+        return [], 0
 
 
 def _begin(store: Store, loaded: Loaded, summary: QueueSummary, last: int) -> Loaded:
@@ -187,32 +191,19 @@ def _begin(store: Store, loaded: Loaded, summary: QueueSummary, last: int) -> Lo
 
 
 def _enter_lost_end(
-    store: Store, loaded: Loaded, summary: QueueSummary, first: int | None
+    store: Store, loaded: Loaded, summary: QueueSummary, newest: list[Row]
 ) -> Loaded:
-    """Count the lost end of a log: from ``first`` up to the last row of the summary, or one fix.
-
-    ``None``: after the last row there may be others that were not found yet.
-    """
-    if first is None:
-        spare = spare_below(border_up_to(loaded.last))
-        spans = [Span(spare, spare, UNCOUNTED)]
-    else:
-        last = max(first, summary.last)
-        # Nothing shows where the rows of a generation ended before the last border.
-        pending = max(first, min(summary.oldest, last), border_up_to(last) + 1)
-        spans = [Span(first, pending - 1, PURGED), Span(pending, last, UNCOUNTED)]
-    lost = sum(span.size for span in spans if span.value == UNCOUNTED)
-    newest = store.read_back(loaded.last, 1)
-    known = [record for row in newest if (record := decode(row)) is not None]
+    """The end of the log is gone: nobody knows how many fixes came after the ``newest``."""
+    spare = spare_below(border_up_to(loaded.last))
+    known = decoded(newest[-1:])
     log.error(
         "the end of the log of the queue %s is gone: what was recorded since %s may be lost, at "
-        "least %s",
+        "least 1 fix",
         store.path,
         rfc3339(known[0].fix.time_ms) if known else "the last start",
-        counted(lost, "fix"),
-        extra={"fields": {"COUNT": lost}},
+        extra={"fields": {"COUNT": 1}},
     )
-    return _write(store, loaded, summary, spans)
+    return _write(store, loaded, summary, [Span(spare, spare, UNCOUNTED)])
 
 
 def _write(

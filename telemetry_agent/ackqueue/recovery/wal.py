@@ -46,9 +46,15 @@ class Log(NamedTuple):
     damage: str | None = None
     """Why the queue is to be set aside: some that were safe on the disk once SQLite would drop."""
     end_is_lost: bool = False
-    """The last ones that were safe on the disk are missing."""
+    """The last ones that were safe on the disk are missing. Then the newest rows of the file can be
+    in no tree of it: SQLite would write over their pages, and new rows would get their numbers."""
     headless: bool = False
     """Their round is unknown, and so is their age. Their rows are still valid."""
+
+
+def without_end(path: Path) -> str:
+    """Why a queue is to be set aside that has lost the end of its log."""
+    return f"the queue {path} has lost the end of its log"
 
 
 def page_of(log: BinaryIO, frame: int) -> int:
