@@ -100,7 +100,6 @@ class CrashCount:
     A batch is known by its first fix, because what follows it changes while it waits.
     """
 
-    _ENOUGH = 5
     _BATCHES_AT_MOST = 64
 
     def __init__(self) -> None:
@@ -110,14 +109,17 @@ class CrashCount:
         # First fix -> how often, and the acceptances before the first time; the latest last.
         self._crashes: dict[Name, tuple[int, int]] = {}
 
-    def crashed(self, batch: Batch, *, answered: bool) -> bool:
-        """Count such an outcome of ``batch``; true once it is the batch and not the endpoint."""
+    def crashed(self, batch: Batch, enough: int, *, answered: bool) -> bool:
+        """Count such an outcome of ``batch``; true once it is the batch and not the endpoint.
+
+        It is after ``enough`` of them, if others are accepted.
+        """
         first = name_of(batch.records[0])
         count, before = self._crashes.pop(first, (0, self._acceptances))
         self._crashes[first] = count + 1, before
         if len(self._crashes) > self._BATCHES_AT_MOST:
             del self._crashes[next(iter(self._crashes))]
-        often, others_accepted = count + 1 >= self._ENOUGH, self._acceptances > before
+        often, others_accepted = count + 1 >= enough, self._acceptances > before
         if answered and often and not others_accepted:
             self.wants_another = True
         return often and others_accepted

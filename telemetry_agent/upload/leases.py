@@ -64,24 +64,29 @@ class Leases:
         return batch
 
     def take_one(self, limit: int, *, live_first: bool, turn: int) -> Batch | None:
-        """Lease a single fix of the next batches; another one with each ``turn``.
+        """Lease a single fix of the next batches.
 
-        Without ``live_first``, the oldest in turn 0, and the newer ones first in the others.
+        With ``live_first`` another one in each ``turn``; else the one at this place behind the
+        oldest, or the last, or counted from the last if ``turn`` is negative.
         """
         # Several: a batch holds fixes of one stream, or live ones only, perhaps just a bad one.
         batches: list[Batch] = []
-        while len(batches) < _LOOK_AMONG and (batch := self.take(limit, live_first=live_first)):
+        places: list[tuple[int, int]] = []
+        while len(batches) < _LOOK_AMONG or (not live_first and len(places) <= turn):
+            if (batch := self.take(limit, live_first=live_first)) is None:
+                break
+            places += [(len(batches), at) for at in range(len(batch.records))]
             batches.append(batch)
         if not batches:
             return None
         if live_first:
             turn, place = divmod(turn, len(batches))
+            at = -turn % len(batches[place].records)
         else:
-            place = -1 if turn else 0
+            place, at = places[min(turn, len(places) - 1) if turn >= 0 else turn % len(places)]
         batch = batches.pop(place)
         for other in batches:
             self.give_back(other)
-        at = -turn % len(batch.records)
         if at:
             before, batch = self.split(batch, at)
             self.give_back(before)

@@ -27,6 +27,7 @@ from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.suspects import Run, Suspect
 from telemetry_agent.upload.upload_status import StatusKeeper
 
+_CRASHES, _CRASHES_OF_A_KNOWN_KIND = 5, 2
 _REFUSALS = 5  # twice as many if the endpoint accepts what it refused
 _SAMPLE_REFUSALS = 2  # the same
 _SUSPECTS_MAX = 256
@@ -53,6 +54,8 @@ class Refusals:
         keeper: StatusKeeper,
         more: Callable[[], Batch | None],
         rng: random.Random,
+        *,
+        order_counts: bool,
     ) -> None:
         """``more`` leases the next of the backlog, if there is any."""
         self.live_refused = False
@@ -66,6 +69,7 @@ class Refusals:
         self._keeper = keeper
         self._more = more
         self._rng = rng
+        self._order_counts = order_counts
         self._suspects: dict[int, Suspect] = {}  # by lease
         self._run: Run | None = None
         self._search: Bisection | None = None
@@ -213,14 +217,17 @@ class Refusals:
     def crashed(self, batch: Batch, *, answered: bool) -> bool:
         """Whether an outcome that names no cause, such as a 500, is a refusal of this batch.
 
-        It is if it is the fifth of the same batch while others are accepted.
+        It is if it is the fifth of the same batch while others are accepted. If the order counts,
+        so that others wait for it, and another fix got no answers before, the second is enough.
         """
         suspect = self._suspects.get(batch.lease)
         if suspect is not None:
             return suspect.crash and answered
         if self._search is not None:
             return self._search.is_crash
-        if not self.crashes.crashed(batch, answered=answered):
+        is_known = self._order_counts and self._leases.has_put_off and not answered
+        enough = _CRASHES_OF_A_KNOWN_KIND if is_known else _CRASHES
+        if not self.crashes.crashed(batch, enough, answered=answered):
             return False
         self._search = Bisection(self._leases.split, batch, is_crash=True)
         return True

@@ -16,6 +16,7 @@ What this gains, and the quarter, was measured with ``benchmarks/fleet.py``.
 
 import math
 import random
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -24,6 +25,7 @@ from tenacity import RetryCallState, Retrying, wait_exponential
 
 _RETRY_AFTER_MAX_S = 3600.0
 _DOWN_PER_DELIVERY = 0.25
+_BETWEEN_VALUES = re.compile("(?<![a-z]),")  # not the comma of a date, which follows its weekday
 
 
 class Pace:
@@ -93,18 +95,19 @@ class Pace:
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """What the ``Retry-After`` of an answer asks for, at most 1 h; ``None`` when it asks nothing.
 
-    A date is read against the answer's own ``Date``: the clock of the device may be wrong.
-    ``headers`` have their names in lower case.
+    A date is read against the answer's own ``Date``: the clock of the device may be wrong. Of
+    several values, as a proxy adds to its server's, the longest counts. ``headers`` have their
+    names in lower case.
     """
-    value = headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
-        wait_s = float(value)
-    else:
-        then, now = _date(value), _date(headers.get("date", ""))
-        if then is None or now is None:
-            return None
-        wait_s = (then - now).total_seconds()
-    return min(max(wait_s, 0.0), _RETRY_AFTER_MAX_S)
+    now = _date(headers.get("date", ""))
+    waits_s = []
+    for part in _BETWEEN_VALUES.split(headers.get("retry-after", "")):
+        value = part.strip()
+        if value.isascii() and value.isdigit():
+            waits_s.append(float(value))
+        elif now is not None and (then := _date(value)) is not None:
+            waits_s.append((then - now).total_seconds())
+    return min(max([0.0, *waits_s]), _RETRY_AFTER_MAX_S) if waits_s else None
 
 
 def _date(text: str) -> datetime | None:

@@ -7,8 +7,11 @@ held (``probing``), each attempt sends one fix, and each time another one, so th
 cannot keep everything held. Fixes that were refused come last.
 
 If the order counts, the oldest fix is tried again and again, because no other may overtake it. But
-the server may never take the oldest: so one of the newest is tried at the fifth wait in a row, the
-tenth, the twentieth and so on, or at each fifth if fixes are refused.
+the server may never take the oldest. So at the fifth wait in a row the fix behind it is tried, at
+the tenth the 8th behind it, at the twentieth the 64th and so on: if the network returns just then,
+few fixes come behind a newer one. While a fix is put off because it got no answer, the first wait
+counts as the fifth: the server is known to have such fixes. If fixes are refused, one of the newest
+is tried at each fifth wait, because servers refuse by age.
 """
 
 import random
@@ -42,7 +45,9 @@ class Selection:
         rng: random.Random,
     ) -> None:
         """See ``Uploader``."""
-        self.refusals = Refusals(leases, keeper, self._more_backlog, rng)
+        self.refusals = Refusals(
+            leases, keeper, self._more_backlog, rng, order_counts=not policy.live_first
+        )
         self.probing = False
         """Whether everything is held: each attempt sends one fix."""
         self._backlog_paused_until_s = 0.0
@@ -73,7 +78,7 @@ class Selection:
 
         The last attempt was made at ``attempted_s``.
         """
-        if self.probing or self._may_overtake:
+        if self.probing or self._overtaker:
             return self._single()
         backlog = self._queue.backlog()
         live_in_s = self._live_in_s(backlog, now_s)
@@ -130,18 +135,26 @@ class Selection:
         return min([*waits_s, witness_in_s])
 
     @property
-    def _may_overtake(self) -> bool:
-        """Whether the order counts, and it is time for another fix than the oldest."""
-        times, rest = divmod(self._keeper.waits_in_a_row, _OVERTAKE_WAITS)
-        is_now = times > 0 if self.refusals.in_doubt else times.bit_count() == 1
-        return is_now and not rest and not self._policy.live_first
+    def _overtaker(self) -> int:
+        """If the order counts, how far behind the oldest fix the one to try is; 0: the oldest.
+
+        Negative: counted from the newest.
+        """
+        in_doubt = self.refusals.in_doubt
+        is_known = self._leases.has_put_off and not in_doubt
+        waits = 1 if is_known else _OVERTAKE_WAITS
+        times, rest = divmod(self._keeper.waits_in_a_row, waits)
+        if rest or self._policy.live_first:
+            return 0
+        if in_doubt:
+            return -times
+        return min(times**3, _LOOK_AMONG) if times.bit_count() == 1 else 0
 
     def _single(self) -> Batch | None:
         """One fix of the pending ones, else a suspect: each time another, or as the order needs."""
         live_first = self._policy.live_first
-        is_other = live_first or self._may_overtake
-        self._probes += is_other
-        turn = self._probes if is_other else 0
+        self._probes += live_first
+        turn = self._probes if live_first else self._overtaker
         one = self._leases.take_one(_LOOK_AMONG, live_first=live_first, turn=turn)
         suspect = one or self.refusals.next_suspect(in_any_case=True)
         return suspect or self._leases.take_put_off()

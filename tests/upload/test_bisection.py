@@ -146,28 +146,28 @@ def test_the_farthest_piece_is_tried_once() -> None:
 def test_a_batch_crashes_the_endpoint_if_it_fails_five_times_while_others_pass() -> None:
     crashes = CrashCount()
     bad, other = batch_of(1, 2), batch_of(3)
-    assert not any(crashes.crashed(bad, answered=True) for _ in range(2))
+    assert not any(crashes.crashed(bad, 5, answered=True) for _ in range(2))
     crashes.accepted(other)
-    assert [crashes.crashed(bad, answered=True) for _ in range(3)] == [False, False, True]
+    assert [crashes.crashed(bad, 5, answered=True) for _ in range(3)] == [False, False, True]
 
 
 def test_an_endpoint_that_is_down_blames_no_batch_but_asks_for_another_try() -> None:
     crashes = CrashCount()
     bad, other = batch_of(1, 2), batch_of(3)
-    assert not any(crashes.crashed(bad, answered=True) for _ in range(5))
+    assert not any(crashes.crashed(bad, 5, answered=True) for _ in range(5))
     assert crashes.wants_another
-    assert not crashes.crashed(other, answered=True)
+    assert not crashes.crashed(other, 5, answered=True)
     assert crashes.wants_another
     crashes.accepted(other)
     assert not crashes.wants_another
-    assert crashes.crashed(bad, answered=True)
+    assert crashes.crashed(bad, 5, answered=True)
 
 
 def test_a_batch_that_passes_is_blamed_no_more() -> None:
     crashes = CrashCount()
     bad, other = batch_of(1, 2), batch_of(3)
     for _ in range(4):
-        crashes.crashed(bad, answered=True)
+        crashes.crashed(bad, 5, answered=True)
     crashes.accepted(bad)
     crashes.accepted(other)
-    assert not any(crashes.crashed(bad, answered=True) for _ in range(4))
+    assert not any(crashes.crashed(bad, 5, answered=True) for _ in range(4))

@@ -59,6 +59,10 @@ def test_a_fleet_at_the_cap_spreads_evenly() -> None:
         ({"retry-after": "Mon, 23 Nov 2026 12:02:00 GMT"}, None),
         ({"retry-after": "Mon, 23 Nov 2026 12:02:00 GMT", "date": "today"}, None),
         ({"retry-after": "Mon, 99 Nov 2026 12:02:00 GMT", "date": DATE}, None),
+        ({"retry-after": "60, 120"}, 120),
+        ({"retry-after": "120, soon"}, 120),
+        ({"retry-after": "60, Mon, 23 Nov 2026 12:02:00 GMT", "date": DATE}, 120),
+        ({"retry-after": "Monday, 23-Nov-26 12:02:00 GMT, 60", "date": DATE}, 120),
     ],
 )
 def test_retry_after_is_seconds_or_a_date_against_the_answers_own(

@@ -1,6 +1,7 @@
 """What goes first: live fixes, the backlog in turns, and what was refused last."""
 
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -90,21 +91,34 @@ def test_oldest_first_keeps_the_order_after_an_outage(
 
 
 @pytest.mark.parametrize("max_batch", [1, 4])
-@pytest.mark.parametrize("bad", [{1}, {3}, {1, 2}])
+@pytest.mark.parametrize("bad", [{1}, {3}, {1, 2}, {3, 8}, set(range(3, 40))])
 def test_oldest_first_is_not_held_up_by_fixes_that_get_no_answer(
     tmp_path: Path, bad: set[int], max_batch: int
 ) -> None:
+    """Nor does a bad fix that is alone put the others out of order."""
+    taken: list[int] = []
+    tries, until_the_last = 0, 0
+
     def run(line: Line, request: Request) -> bool:
-        if any(seq in bad for _, seq in request.names):
+        nonlocal tries, until_the_last
+        tries += 1
+        seqs = [seq for _, seq in request.names]
+        if bad.intersection(seqs):
             return False
+        taken.extend(seqs)
+        until_the_last = tries
         line.server.take(request)
         line.reply(200)
         return True
 
     with bench(tmp_path, then=Act(run), max_batch=max_batch, live_first=False) as b:
-        b.put_backlog(20)
-        b.work_for(1000)
-        assert b.counts == (0, len(bad), 20 - len(bad), 0)
+        b.put_backlog(60)
+        b.work_for(4000)
+        assert b.counts == (0, len(bad), 60 - len(bad), 0)
+        alone = not any(seq + 1 in bad for seq in bad)
+        within = 1 if max_batch == 1 else 2  # of a batch, the second is tried first
+        assert not alone or all(after > seq - within for seq, after in pairwise(taken))
+        assert until_the_last <= len(taken) + 30 + 5 * len(bad)
 
 
 def test_after_the_return_the_backlog_takes_turns_and_fresh_fixes_do_not_wait(

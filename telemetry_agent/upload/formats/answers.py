@@ -112,7 +112,7 @@ def _judge_taken(answer: Answer, batch: Batch, *, array_is_yes: bool) -> Outcome
     text = answer.body
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = text.decode("utf-16", "replace").encode()
-    text = text.lstrip(b"\xef\xbb\xbf \t\r\n")
+    text = text.lstrip(b"\xef\xbb\xbf \t\r\n\f")
     if text.startswith(b"<"):
         return _elsewhere(answer, f"{status} with a web page")
     if status not in _TAKEN:
