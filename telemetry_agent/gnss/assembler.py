@@ -58,10 +58,11 @@ class Assembler:
             this receiver become fixes.
         eager: whether to learn the end of the cycle.
         baud: of a serial line.
+        whole: see ``Order``.
     """
 
     def __init__(
-        self, dates: Dates, may_follow: MayFollow, *, eager: bool, baud: int | None
+        self, dates: Dates, may_follow: MayFollow, *, eager: bool, baud: int | None, whole: bool
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.state: ReceiverState | None = None
@@ -89,7 +90,7 @@ class Assembler:
         self._cycle_repeats = False  # the cycle came again with the same time
         self._again = Epoch()  # its sentences: late, unless another date follows them
         self._moments_differ = False  # ZDA and GBS have other times than the fixes
-        self._order = Order()
+        self._order = Order(whole=whole)
         self._row = ""  # the tag of the VTG or GSA that came last, and belongs to the open epoch
 
     def count_in(self, counts: Counter[str]) -> None:
@@ -139,8 +140,10 @@ class Assembler:
         if self._cycle_repeats:
             self._again.join(message)
             return None
-        # After the end of the learned cycle only the first tag begins the next one.
-        if epoch is None and self._closed_by == "cycle" and tag != self._cycle.first:
+        # After the end of the learned cycle only its first tag begins the next one, or, if that is
+        # lost, what comes after a gap.
+        ended = epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
+        if ended and now_s - (self.judged_s or 0.0) < self.quiet_s:
             self._late(message)
             return None
         if epoch is not None and isinstance(message, Report) and tag in epoch.seen:

@@ -2,7 +2,8 @@
 
 A quiet gap shows both. A recording and a slow line have no gaps. There the values show whether VTG
 or GSA begins the cycle: VTG repeats the speed of the RMC of its instant, and GSA the HDOP of the
-GGA. GST has a time. What follows a sentence of the next instant is of the next instant, too.
+GGA. Where no sentence has such a value, the cycle begins with what the recording begins with. GST
+has a time. What follows a sentence of the next instant is of the next instant, too.
 """
 
 from collections import deque
@@ -64,11 +65,18 @@ class Cycle:
 
 
 class Order:
-    """Which sentences without a time belong to the next instant."""
+    """Which sentences without a time belong to the next instant.
 
-    def __init__(self) -> None:
+    Args:
+        whole: whether it is a recording that begins with a whole sentence, of this receiver. A live
+            line may begin anywhere.
+    """
+
+    def __init__(self, *, whole: bool) -> None:
         self.early: deque[Message] = deque(maxlen=_EARLY_AT_MOST)
         """Sentences of the next instant, in order."""
+        # The tags before the first time. None: they may be the end of a cycle.
+        self._begins: set[str] | None = set() if whole else None
         # Of the last VTG, and of the first GSA of the last ones in a row.
         self._first: dict[type, int | None] = dict.fromkeys(_REPEATED)
         self._leads = dict.fromkeys(_REPEATED, 0)  # above 0: it comes before what it repeats
@@ -83,19 +91,41 @@ class Order:
             return "next" if epoch.is_before(message) else "this"
         if kind not in _REPEATED:
             return "this"
-        if self.early:
-            return "next"  # as the one before it
+        value_of = _REPEATED[kind][0]
+        if self.early:  # as the one before it
+            if type(self.early[-1]) is not kind:
+                self._first[kind] = value_of(message)
+            return "next"
         if messages and type(messages[-1]) is kind:
             return "this"
-        value, other = _REPEATED[kind][0](message), self._first[kind]
+        value, other = value_of(message), self._first[kind]
         self._first[kind] = value
         if message.tag in epoch.seen or value != other:
-            return self._by_value(message, epoch, value, other)
-        return "next" if self._leads[kind] > 0 and epoch.instant is not None else "this"
+            whose = self._by_value(message, epoch, value, other)
+            if whose is not None:
+                return whose
+        return self._as_before(message, epoch)
+
+    def _as_before(self, message: Message, epoch: Epoch) -> Whose:
+        """The instant where its values show nothing."""
+        kind, begins = type(message), self._begins
+        if self._leads[kind] > 0 and epoch.instant is not None:
+            return "next"
+        if begins is None:
+            return "this"
+        if epoch.is_waiting:
+            begins.add(message.tag)
+        elif not begins:
+            self._begins = None  # a time came first
+        elif message.tag in begins and epoch.instant is not None:
+            value_of = _REPEATED[kind][0]
+            if all(value_of(report) is None for report in epoch.reports):
+                return "next"
+        return "this"
 
     def _by_value(
         self, message: Message, epoch: Epoch, value: int | None, other: int | None
-    ) -> Whose:
+    ) -> Whose | None:
         """Compare VTG or GSA, and the one before, with what both may repeat."""
         kind, repeated, follows_report, again = type(message), None, False, False
         value_of, rounding = _REPEATED[kind]
@@ -110,14 +140,16 @@ class Order:
                 again = again or before.tag == message.tag
         if again and repeated is not None:
             return "next"  # the second one after one RMC or GGA: the one between them was lost
-        score = self._leads[kind]
-        if (leads := _leads(value, other, repeated, rounding)) is not None:
-            score = self._leads[kind] = max(-_SURE, min(score + (1 if leads else -1), _SURE))
-            if not leads:
-                return "this"
-            if score <= 0:
-                return "unclear"  # until now it came after what it repeats
-        return "next" if score > 0 and epoch.instant is not None else "this"
+        leads = _leads(value, other, repeated, rounding)
+        if leads is None:
+            return None
+        if leads:
+            score = self._leads[kind] = min(self._leads[kind] + 1, _SURE)
+            # Until now it came after what it repeats.
+            return "unclear" if score <= 0 else None
+        self._leads[kind] = max(self._leads[kind] - 1, -_SURE)
+        self._begins = None  # the recording began within a cycle
+        return "this"
 
 
 def _leads(

@@ -18,6 +18,7 @@ from telemetry_agent.model import Fix, ReceiverState, Satellite
 
 _STALE_S = 10.0  # some receivers take 8 s for an epoch
 _UNCHECKED = 3
+_DOLLAR = ord("$")
 
 _ANTENNA = re.compile(r"ANT(?:ENNA[ =]|STATUS[ =]|_)(\w+)")
 _OVERFLOW = re.compile(r"buf.*(?:alloc|overflow|full)", re.IGNORECASE)
@@ -68,11 +69,13 @@ class Decoder:
                 may_follow,
                 eager=eager,
                 baud=baud,
+                whole=self._whole and not (eager or self._line.assemblers),
             ),
             self.counts,
         )
         self._in_view = InView()
         self._first_byte_s: float | None = None
+        self._whole = False  # the line begins with a whole sentence
         self._last_byte_s = 0.0
         self._first_sentence_s = 0.0
         self._over = False
@@ -82,7 +85,7 @@ class Decoder:
         if not data:
             return []
         if self._first_byte_s is None:
-            self._first_byte_s = now_s
+            self._first_byte_s, self._whole = now_s, data[0] == _DOLLAR
         self._last_byte_s = now_s
         return self._decode(self._framer.feed(data), now_s)
 

@@ -142,6 +142,33 @@ def test_a_gap_shows_that_a_cycle_does_not_begin_with_what_came_before_it() -> N
     assert fix.pdop_e2 == 290
 
 
+def _vtg(n: int) -> bytes:
+    return line(f"GPVTG,084.4,T,,M,01{n}.0,N,,K,A")
+
+
+def test_a_gap_shows_what_begins_the_cycle_also_if_its_first_sentence_was_lost() -> None:
+    decoder = live()
+    for n in range(6):
+        second(decoder, n, gga(f"12350{n}"), GSA, rmc(f"12350{n}"))
+    (fix,) = second(decoder, 6, GSA, rmc("123506"))
+    assert (fix.mode, fix.hdop_e2) == (3, 90)
+    assert decoder.counts["late"] == 0
+
+
+def test_a_live_line_may_begin_with_the_end_of_a_cycle() -> None:
+    decoder = Decoder(fix_rollover=False, day=20_000)
+    data = _vtg(0) + b"".join(gga(f"12350{n}") + _vtg(n) for n in range(1, 4))
+    fixes = decoder.feed(data, 0.0) + decoder.finish()
+    assert [fix.speed_mm_s for fix in fixes] == [5_659, 6_173, 6_688]
+
+
+def test_a_recording_that_begins_within_a_sentence_begins_within_a_cycle() -> None:
+    decoder = Decoder(fix_rollover=False, eager=False, day=20_000)
+    data = b"".join(_vtg(n) + gga(f"12350{n}") for n in range(4))
+    fixes = decoder.feed(b"*47\r\n" + data, 0.0) + decoder.finish()
+    assert [fix.speed_mm_s for fix in fixes] == [5_659, 6_173, 6_688, None]
+
+
 def test_a_late_sentence_opens_nothing_and_makes_the_quiet_gap_grow() -> None:
     decoder = live()
     decoder.feed(rmc("123519"), 10.0)

@@ -512,6 +512,18 @@ def test_gpsd_is_asked_for_its_first_receiver_and_its_reports_are_read(server: S
     source.close()
 
 
+def test_reports_of_another_receiver_do_not_count() -> None:
+    """Until gpsd has read which receiver is followed, it reports all of them."""
+    devices = [{"path": "/dev/a"}, {"path": "/dev/b"}]
+    (fix,) = fixes_of(
+        {"class": "DEVICES", "devices": devices},
+        TPV | {"device": "/dev/b", "time": "2026-11-23T12:35:19.100Z"},
+        TPV | {"device": "/dev/a"},
+        TPV | {"device": "/dev/b", "lat": 50.0},
+    )
+    assert fix.lat_e9 == -48_117_300_123
+
+
 @pytest.mark.parametrize("found", ["named", "auto"])
 def test_a_receiver_that_says_nothing_gives_way_to_the_next(server: Server, found: str) -> None:
     source: Source = GpsdSource("127.0.0.1", server.port)

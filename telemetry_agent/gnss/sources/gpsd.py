@@ -70,12 +70,16 @@ class Reports:
     Args:
         rejected: counts ``gpsd-json`` (lines without a JSON object), and ``gpsd-lat`` and the like
             for each needed value that is missing or invalid.
+        skipped: how many receivers to skip of those that gpsd has.
     """
 
-    def __init__(self, rejected: Counter[str] | None = None) -> None:
+    def __init__(self, rejected: Counter[str] | None = None, skipped: int = 0) -> None:
         self.rejected: Counter[str] = Counter() if rejected is None else rejected
         self.devices: list[str] | None = None
         """The receivers that gpsd has; None before it has answered."""
+        self.followed: str | None = None
+        """The one of them whose reports count."""
+        self._skipped = skipped
         self.error: str | None = None
         """The message of its last ERROR."""
         self._tail = b""
@@ -108,18 +112,15 @@ class Reports:
             self.rejected["gpsd-json"] += 1
             return b""
         report = _Report(values, self.rejected)
-        kind = values.get("class")
+        kind, device = values.get("class"), values.get("device")
+        if device != self.followed and device in (self.devices or ()):
+            return b""  # another receiver: gpsd was not yet asked for one of them
         if kind == "DEVICES":
-            paths = (device.typed("path", str) for device in report.objects("devices"))
-            # gpsd lists the pulse of a receiver as a device too; it never has a position.
-            self.devices = [path for path in paths if path and not path.startswith(_PULSE)]
+            self._note_devices(report)
         elif kind == "ERROR":
             self.error = report.typed("message", str, "")
-        elif kind == "TPV":
-            timed, self._timed = self._timed, "time" in values
-            if timed and not self._timed:
-                return b""  # of another device of NMEA 2000: a receiver's come in a row
-            self._begin_report(values.get("time"))
+        elif kind == "TPV" and not self._begin_report(values):
+            return b""
         # The receiver's own sentences come first; a report of the same epoch would repeat them.
         if self._epochs < 2:
             return b""
@@ -134,8 +135,19 @@ class Reports:
                 return b""
         return b"".join(map(nmea_sentence, bodies))
 
-    def _begin_report(self, time: object) -> None:
-        """Note the time of a TPV, and choose its talker."""
+    def _note_devices(self, report: "_Report") -> None:
+        paths = (device.typed("path", str) for device in report.objects("devices"))
+        # gpsd lists the pulse of a receiver as a device too; it never has a position.
+        self.devices = [path for path in paths if path and not path.startswith(_PULSE)]
+        if self.devices and self.followed is None:
+            self.followed = self.devices[self._skipped % len(self.devices)]
+
+    def _begin_report(self, values: Mapping[str, object]) -> bool:
+        """Note the time of a TPV, and choose its talker; False: it is of another device."""
+        timed, self._timed = self._timed, "time" in values
+        if timed and not self._timed:
+            return False  # of NMEA 2000: a receiver's come in a row
+        time = values.get("time")
         if time != self._time:
             self._time = time
             self._epochs += 1
@@ -143,6 +155,7 @@ class Reports:
         elif time is None:
             self._epochs += _PART_OF_EPOCH
         self._talker = next(self._talkers)
+        return True
 
 
 class _Report:
@@ -224,45 +237,44 @@ class GpsdSource(TcpSource):
         super().__init__(host, port, clock=clock, name=f"gpsd://{host}:{port}")
         self.rejected: Counter[str] = Counter()
         self._reports = Reports(self.rejected)
-        self._followed: str | None = None
+        self._asked = False  # for the data of one receiver
         self._skipped = 0  # receivers that were followed and sent no data
         self._has_sent = False
 
     def open(self) -> None:
         """See ``Source.open``."""
         super().open()
-        self._reports = Reports(self.rejected)
-        if self._followed and not self._has_sent:
+        if self._asked and not self._has_sent:
             self._skipped += 1
-        self._followed, self._has_sent = None, False
+        self._reports = Reports(self.rejected, self._skipped)
+        self._asked = self._has_sent = False
         self.request(_WATCH)
 
     def read(self, timeout_s: float) -> bytes:
         """See ``Source.read``."""
         sentences = self._reports.feed(super().read(timeout_s))
         self._has_sent = self._has_sent or bool(sentences)
-        devices = self._reports.devices
-        if devices == []:
+        followed = self._reports.followed
+        if self._reports.devices == []:
             raise SourceError(
                 f"{self.name} has no receiver",
                 "`sudo gpsdctl add /dev/…`, or name it in /etc/default/gpsd",
             )
-        if devices and self._followed is None:
+        if followed and not self._asked:
+            self._asked = True
             # Sentences do not name their receiver, so gpsd is asked for those of one receiver.
-            self._followed = devices[self._skipped % len(devices)]
             # Without spaces: some programs that speak the protocol look for '"enable":true'.
-            device = json.dumps(self._followed)
-            watch = f'{{"enable":true,"json":true,"raw":1,"device":{device}}}'
+            watch = f'{{"enable":true,"json":true,"raw":1,"device":{json.dumps(followed)}}}'
             self.request(f"?WATCH={watch};\n".encode())
         return sentences
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:
         """See ``Source.advice``."""
         if state == "silent":
-            error = self._reports.error
+            error, receiver = self._reports.error, self._reports.followed or "a receiver"
             answer = "" if error is None else f", and answers {error[:80]!r}"
             return Advice(
-                f"gpsd has {self._followed or 'a receiver'} but receives no data from it{answer}",
+                f"gpsd has {receiver} but receives no data from it{answer}",
                 "check the receiver's wiring and power (`gpsmon` shows what gpsd gets)",
             )
         return super().advice(state, heard)
