@@ -123,7 +123,7 @@ def test_too_few_file_descriptors_are_said_in_one_line(tmp_path: Path) -> None:
         argv, env=environment(), capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 71
-    said = "telemetry-agent: the system refuses what the agent needs: Too many open files: "
+    said = "telemetry-agent: the system refuses file descriptors: "
     assert done.stderr.splitlines()[-1].startswith(f"{said}raise the limit (LimitNOFILE= of")
     assert "Traceback" not in done.stderr
 
