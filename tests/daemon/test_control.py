@@ -352,6 +352,11 @@ def test_a_file_in_the_way_is_left_alone_and_told_once(
     assert all(wait_s and wait_s > 1 for wait_s in waits)
     listens_not.close()
     assert path.read_text() == "somebody's work"
+    for make in (path.mkdir, lambda: path.symlink_to("/none"), lambda: path.write_text("a note")):
+        path.rmdir() if path.is_dir() else path.unlink()
+        make()
+        with pytest.raises(AgentError, match=r"\.sock is not a socket.*: remove it; an agent that"):
+            next(ask(queue, {"ask": "echo"}))
     assert [str(path) in record.getMessage() for record in caplog.records] == [True]
 
 
