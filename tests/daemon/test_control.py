@@ -334,6 +334,7 @@ def test_a_client_that_has_asked_and_closes_its_side_gets_the_whole_answer(
         sock.sendall(b'{"ask": "wait"}\n')
         sock.shutdown(socket.SHUT_WR)
         assert commands.waiting.acquire(timeout=LIMIT_S)
+        wait_until(lambda: len(control._clients) == 1)  # that of ``listening`` has left
         (client,) = control._clients
         client.ring()
         with sock.makefile() as lines:
