@@ -29,6 +29,7 @@ from telemetry_agent.addresses import (
     look_up_error,
 )
 from telemetry_agent.clock import Clock
+from telemetry_agent.errors import refusal
 
 CONNECT_S = 5.0
 """The limit for all addresses of a name together, counted from the first attempt."""
@@ -257,7 +258,8 @@ def _cause(number: int, *, at_once: bool) -> _Cause:
         return "refused", "connection refused by {}"
     if number == errno.ETIMEDOUT:
         return "silent", f"no connection to {{}} within {CONNECT_S:g} s"
-    return "other", f"no connection to {{}}: {os.strerror(number)}"
+    why = os.strerror(number)
+    return "other", f"no connection to {{}}: {refusal(why) or why}"
 
 
 def _error(failed: Mapping[Address, _Cause]) -> UnreachableError:

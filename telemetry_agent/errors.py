@@ -101,12 +101,18 @@ _SHORT_OF_MEMORY = (
 )
 
 
-def out_of_memory(error: BaseException | str) -> ResourceError | None:
-    """The error to report if ``error``, or a traceback as text, means that memory is short.
+def refusal(error: BaseException | str) -> ResourceError | None:
+    """What to report if ``error``, or a traceback as text, means that a limit was reached.
 
-    An import then fails by what the dynamic linker or the interpreter reports.
+    It is the limit of memory, or of file descriptors. An import without memory fails by what the
+    dynamic linker or the interpreter reports.
     """
     text = repr(error)
+    if "Too many open files" in text:
+        return ResourceError(
+            "the system refuses file descriptors",
+            "raise the limit (LimitNOFILE= of the unit, or ulimit -n), or end other programs",
+        )
     is_short = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if not is_short and not any(report in text for report in _SHORT_OF_MEMORY):
         return None

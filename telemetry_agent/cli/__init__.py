@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from telemetry_agent.errors import AgentError, StorageError, out_of_memory
+from telemetry_agent.errors import AgentError, StorageError, refusal
 
 if TYPE_CHECKING:
     from telemetry_agent.doctor.page_doctor import PageDoctor
@@ -24,7 +24,7 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
-        known = error if isinstance(error, AgentError) else out_of_memory(error)
+        known = error if isinstance(error, AgentError) else refusal(error)
         if isinstance(error, UnicodeEncodeError):
             known = AgentError(
                 f"the locale (encoding {error.encoding}) has no such file name: {error.object!r}",

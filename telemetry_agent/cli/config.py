@@ -8,7 +8,7 @@ import click
 from telemetry_agent.cli.options import report_options, say, toml_string
 from telemetry_agent.config import last_good, loader
 from telemetry_agent.config.files import STATE_DIRECTORY
-from telemetry_agent.config.settings import shown
+from telemetry_agent.config.settings import LoadedConfig, shown
 from telemetry_agent.errors import StorageError
 from telemetry_agent.secrecy import see_service_credentials
 
@@ -18,11 +18,20 @@ def command() -> None:
     """Show and check the config, or remove its kept copy."""
 
 
+def _loaded(config_path: Path | None) -> LoadedConfig:
+    """The config, after its notes on standard error."""
+    see_service_credentials()
+    loaded = loader.load(config_path)
+    for note in loaded.notes:
+        say(note)
+    return loaded
+
+
 @command.command()
 @report_options
 def show(config_path: Path | None, as_json: bool) -> None:
     """Show the config in effect and where each value comes from. Secrets are masked."""
-    loaded = loader.load(config_path)
+    loaded = _loaded(config_path)
     rows = {
         key: {
             "value": str(value) if isinstance(value, Path) else value,
@@ -43,11 +52,7 @@ def show(config_path: Path | None, as_json: bool) -> None:
 @report_options
 def check(config_path: Path | None, as_json: bool) -> None:
     """Check the config. If it is invalid, print the reason and exit with status 78."""
-    see_service_credentials()
-    loaded = loader.load(config_path)
-    for note in loaded.notes:
-        say(note)
-    files = [*loaded.texts]
+    files = [*_loaded(config_path).texts]
     if as_json:
         click.echo(json.dumps({"ok": True, "files": files}))
     else:

@@ -143,7 +143,8 @@ def discard(
             raise click.UsageError("Without a terminal, --yes is needed.")
         named = counted(len(which.get("names", ())), "dead letter")
         what = "all dead letters" if everything else named
-        click.confirm(f"Delete {what} for good?", abort=True, err=True)
+        if not click.confirm(f"Delete {what} for good?", err=True):
+            raise AgentError("nothing was deleted")
     _change(config_path, "discard", "discarded", which, as_json=as_json)
 
 

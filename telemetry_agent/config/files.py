@@ -7,6 +7,7 @@ A process of its own reads the files, because a dead mount may never answer: a t
 it can keep the whole process from ending, even after SIGKILL.
 """
 
+import errno
 import os
 import pickle
 import re
@@ -176,10 +177,14 @@ def _apart(act: Callable[[], dict[str, str]]) -> dict[str, str]:
 
 def _read(path: Path, read: Callable[[], bytes]) -> str:
     try:
-        content = read()
         # Windows editors begin a file with a byte order mark.
-        return content.decode("utf-8").removeprefix("\ufeff")
+        text = read().decode("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
+        if path.is_symlink():
+            raise UnreadableConfigError(
+                f"the config {path} is a symlink to {path.readlink()}, which does not exist",
+                "write that file, or remove the symlink",
+            ) from None
         raise UnreadableConfigError(
             f"the config {path} does not exist",
             f"`telemetry-agent init --config {in_shell(path)}` writes it",
@@ -191,13 +196,21 @@ def _read(path: Path, read: Callable[[], bytes]) -> str:
             f"the config {path} is not valid TOML: it is not text in UTF-8",
             "save it as UTF-8 in the editor",
         ) from None
+    if "\0" in text:
+        raise UnreadableConfigError(
+            f"the config {path} is not valid TOML: it has NUL characters, as after a power cut",
+            "write it again; if it is UTF-16, save it as UTF-8 in the editor",
+        )
+    return text
 
 
 def _refused(what: str, error: OSError) -> ResourceError:
     is_service = "STATE_DIRECTORY" in os.environ
     remedy = "`sudo telemetry-agent doctor` shows what to do" if is_service else JOIN
-    if not isinstance(error, PermissionError):
-        remedy = ""
+    if error.errno == errno.EIO:
+        remedy = "the disk may be broken: `sudo dmesg` shows errors"
+    elif not isinstance(error, PermissionError):
+        remedy = "files of the config must be regular files of at most 1 MiB"
     return ResourceError(f"cannot read the {what}: {error.strerror}", remedy)
 
 

@@ -25,7 +25,7 @@ from telemetry_agent.config.files import ENVIRONMENT_PREFIX, merge, parsed, text
 from telemetry_agent.config.settings import ExtraSettings, LoadedConfig, Settings, known_keys
 from telemetry_agent.config.values import SHARED_NAMES, Checks, SettingError
 from telemetry_agent.errors import ConfigError, UnreadableConfigError
-from telemetry_agent.secrecy import credential, masked_url
+from telemetry_agent.secrecy import CUT, credential, masked_url
 
 
 def _attributes_below(section: object) -> object:
@@ -70,6 +70,8 @@ _KINDS = {
     "dict": 'must be a table, {NAME = "…"} (in an environment variable: as JSON)',
 }
 """The beginning of pydantic's name of a fault -> what is allowed."""
+_LONGEST_SHOWN = 80
+"""Characters of a wrong value in a message."""
 
 
 def load(path: Path | None = None) -> LoadedConfig:
@@ -148,7 +150,7 @@ def _overrides(
         section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if not name.upper().startswith(ENVIRONMENT_PREFIX):
             continue
-        if not name.isupper() or bool(key) == (section == "device"):
+        if not name.isupper() or not section or bool(key) == (section == "device"):
             close = difflib.get_close_matches(name.upper(), known, n=1)
             suggestion = f"; did you mean {close[0]}?" if close else ""
             notes.append(
@@ -186,15 +188,25 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     elif isinstance(fault := first.get("ctx", {}).get("error"), SettingError):
         key, text = fault.key, fault.said
     else:
-        text = f" = {masked_url(value) if isinstance(value, str) else value!r}: {reason}"
+        text = f" = {_written(value)}: {reason}"
     more = f" (and {len(others)} more)" if others else ""
     return ConfigError(f"config: {key}{text}{_layer(key, origins)}{more}")
+
+
+def _written(value: object) -> str:
+    """About as in the file, cut to one line of a terminal."""
+    if isinstance(value, str):
+        text = repr(masked_url(value))
+    else:
+        text = repr(value) if isinstance(value, list) else str(value).lower()
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}{CUT}"
 
 
 def _layer(key: str, origins: Mapping[str, str]) -> str:
     # Only keys have one: an unknown table has that of a key in it, a part of a value its key's.
     pairs = ((f"{one}.", f"{key}.", origin) for one, origin in origins.items())
-    origin = next((o for a, b, o in pairs if a.startswith(b) or b.startswith(a)), "")
+    near = next((o for a, b, o in pairs if a.startswith(b) or b.startswith(a)), "")
+    origin = origins.get(key, near)
     return f" [{origin}]" if origin else ""
 
 

@@ -121,7 +121,7 @@ class UploadSettings(_Section):
 
     headers: values.Headers = field(default_factory=dict)
     token_file: values.OptionalPath = None
-    username: Annotated[str, values.Checks(str, {"pattern": "^[^:]*$"})] = ""
+    username: Annotated[str, values.Checks(str, {"pattern": r"^[^:\x00-\x1f]*$"})] = ""
     password_file: values.OptionalPath = None
     ca_file: values.OptionalPath = None
     client_cert: values.OptionalPath = None

@@ -135,9 +135,11 @@ def check(path: Path, wanted: int, *, as_owner: bool = True) -> None:
             raise StorageError(f"{path} is not a regular file")
     except PermissionError:
         pass
-    except OSError:
+    except OSError as error:
         if not set_aside_files.left_at_rest(path):
-            raise StorageError(f"there is no queue at {path}", "nothing was recorded yet") from None
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise StorageError(f"cannot open the queue {path}: {error.strerror}") from error
+            raise AgentError(f"there is no queue at {path}", "nothing was recorded yet") from None
     was_root = os.geteuid() == 0
     if as_owner:
         become_owner(path.parent)

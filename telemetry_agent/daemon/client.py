@@ -21,6 +21,9 @@ Note = Callable[[str], object]
 """Takes a sentence for the user."""
 
 
+IN_THE_WAY = "remove it; an agent that runs makes its socket there within a minute"
+"""The remedy for another file with the name of the socket."""
+
 _MAY_BE_EMPTY = {"queue list", "queue newest", "export", "tap"}
 
 answered: set[str] = set()
@@ -90,14 +93,7 @@ def ask(
 def _ask(path: Path, question: Mapping[str, Any], note: Note) -> Answers:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(_ANSWER_S)
-        try:
-            with address(path) as name:
-                sock.connect(name)
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
-            raise NoAgentError(f"no agent listens on {path}") from error
-        except OSError as error:
-            remedy = JOIN if isinstance(error, PermissionError) else ""
-            raise AgentError(f"cannot ask the agent at {path}: {error.strerror}", remedy) from error
+        _connect(sock, path)
         try:
             with contextlib.suppress(BrokenPipeError):  # it refused already: read its answer
                 sock.sendall(json.dumps(question).encode() + b"\n")
@@ -120,6 +116,21 @@ def _ask(path: Path, question: Mapping[str, Any], note: Note) -> Answers:
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise AgentError(f"the agent at {path} broke the connection: {error}") from error
     raise AgentError(f"the agent at {path} ended before the end of its answer")
+
+
+def _connect(sock: socket.socket, path: Path) -> None:
+    try:
+        with address(path) as name:
+            sock.connect(name)
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+        if path.is_symlink() or (path.exists() and not path.is_socket()):
+            raise AgentError(
+                f"{path} is not a socket: no agent can answer there", IN_THE_WAY
+            ) from None
+        raise NoAgentError(f"no agent listens on {path}") from error
+    except OSError as error:
+        remedy = JOIN if isinstance(error, PermissionError) else ""
+        raise AgentError(f"cannot ask the agent at {path}: {error.strerror}", remedy) from error
 
 
 def _error(answer: Mapping[str, Any]) -> AgentError:

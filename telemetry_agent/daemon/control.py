@@ -27,7 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon.client import Answers, address, service_socket, socket_path
+from telemetry_agent.daemon.client import (
+    IN_THE_WAY,
+    Answers,
+    address,
+    service_socket,
+    socket_path,
+)
 from telemetry_agent.errors import JOIN, AgentError, UsageError
 from telemetry_agent.snapshot import PROTOCOL
 from telemetry_agent.tasks import Bell, Task, started
@@ -169,7 +175,7 @@ class Control(Task):
         try:
             with contextlib.suppress(FileNotFoundError):
                 if not stat.S_ISSOCK(self._path.lstat().st_mode):
-                    raise FileExistsError(0, "another file has this name")
+                    raise FileExistsError(0, f"another file has this name: {IN_THE_WAY}")
                 self._path.unlink()
             with address(self._path) as name:
                 listener.bind(name)

@@ -33,7 +33,7 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Literal
 
-from telemetry_agent.errors import counted, out_of_memory
+from telemetry_agent.errors import counted, refusal
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.secrecy import masked
 from telemetry_agent.tasks import started
@@ -110,9 +110,9 @@ class _Text(logging.Formatter):
         return "\n".join(filter(None, self.parts(record)))
 
     def parts(self, record: logging.LogRecord) -> tuple[str, str]:
-        """The message, and the traceback; that is empty if memory was short: no fault of ours."""
+        """The message, and the traceback; that is empty if a limit was reached."""
         crash = record.exc_info and record.exc_info[1]
-        short = crash and out_of_memory(crash)
+        short = crash and refusal(crash)
         message = record.getMessage() + (f": {short}" if short else "")
         trace = self.formatException(record.exc_info) if record.exc_info and not short else ""
         return masked(message, self._secrets), masked(trace, self._secrets)

@@ -10,7 +10,6 @@ Each message to the service manager is one datagram to the socket that NOTIFY_SO
 terminal or in a container there is no such socket, and no message is sent.
 """
 
-import errno
 import logging
 import os
 import signal
@@ -27,7 +26,7 @@ from telemetry_agent.config import last_good, subprocess_loader
 from telemetry_agent.config.settings import LoadedConfig, Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
-from telemetry_agent.errors import AgentError, ResourceError, counted, out_of_memory, refused_thread
+from telemetry_agent.errors import AgentError, ResourceError, counted, refusal, refused_thread
 from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.snapshot import ConfigView
 from telemetry_agent.trouble import Trouble
@@ -236,13 +235,9 @@ class Service:
         try:
             done.result()
         except OSError as error:
-            refusal = ResourceError(
-                f"the system refuses what the agent needs: {error.strerror}",
-                "raise the limit (LimitNOFILE= of the unit, or ulimit -n)"
-                if error.errno == errno.EMFILE
-                else "",
-            )
-            raise out_of_memory(error) or refusal from error
+            raise refusal(error) or ResourceError(
+                f"the system refuses what the agent needs: {error.strerror}"
+            ) from error
         return True
 
     def _receive(self) -> None:

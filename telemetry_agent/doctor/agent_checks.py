@@ -134,7 +134,7 @@ class AgentChecks:
             is_forbidden = isinstance(error.__cause__, PermissionError)
             if is_forbidden:
                 return warned(error.message, "use sudo")
-            return failed(error.message, self.again(RESTART))
+            return failed(error.message, error.remedy or self.again(RESTART))
         return self._running(self.status)
 
     def note(self, examined: Finding) -> None:

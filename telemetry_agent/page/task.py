@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from telemetry_agent.addresses import bracketed, is_loopback
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.errors import ConfigError, refusal
 from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.libraries import server_missing
 from telemetry_agent.secrecy import or_credential, read_secret
@@ -98,7 +98,7 @@ class Page(Task):
 
             listener = bound(host, port)
         except (ConfigError, OSError) as error:
-            self._fault = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            self._fault = str(refusal(error) or getattr(error, "strerror", None) or error)
             self._trouble.failed(f"no page at {url}: {self._fault}; trying again")
             return None
         server = PageServer(listener, self.bell, self._agent, host, token)

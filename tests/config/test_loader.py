@@ -14,7 +14,7 @@ from telemetry_agent import __version__, cli
 from telemetry_agent.config import last_good, loader, subprocess_loader
 from telemetry_agent.config.settings import LoadedConfig, known_keys, shown
 from telemetry_agent.daemon.delivery import build_credentials
-from telemetry_agent.errors import ConfigError, ResourceError
+from telemetry_agent.errors import ConfigError, ResourceError, UnreadableConfigError
 from telemetry_agent.upload.interfaces import FormatName
 
 ROOT = Path(__file__).parents[2]
@@ -98,9 +98,11 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ("[queue]\npath = '/'", "queue.path = '/': must be the path of a file, such as /var/lib/"),
         ("[queue]\npath = 'a/..'", "queue.path = 'a/..': must be the path of a file, such as"),
         ("timeout = 0", "upload.timeout = 0: must be longer than 0"),
-        ("timeout = true", "upload.timeout = True: must be a duration"),
+        ("timeout = true", "upload.timeout = true: must be a duration"),
+        ("timeout = 2026-11-23", "upload.timeout = 2026-11-23: must be a duration"),
+        ("order = '" + "x" * 99_999 + "'", f"upload.order = '{'x' * 79}…: must be 'auto'"),
         ("max_batch = 0", "upload.max_batch = 0: must be at least 1"),
-        ("max_batch = true", "upload.max_batch = True: must be a number"),
+        ("max_batch = true", "upload.max_batch = true: must be a number"),
         ('format = "xml"', "upload.format = 'xml': must be 'native', 'overland'"),
         ("[log]\nlevel = 'loud'", "log.level = 'loud': must be 'debug', 'info', 'warning' or"),
         (
@@ -109,7 +111,7 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ),
         ("[sampling]\ndistance_m = -1", "sampling.distance_m = -1: must be at least 0"),
         ("[sampling]\nmax_hdop = inf", "sampling.max_hdop = inf: must be a finite number"),
-        ("[sampling]\nmax_hdop = true", "sampling.max_hdop = True: must be a number"),
+        ("[sampling]\nmax_hdop = true", "sampling.max_hdop = true: must be a number"),
         ("[sampling]\nheartbeat = 0", "sampling.heartbeat = 0: must be longer than 0"),
         ("[sampling]\ndrop_quality = ['bad']", "sampling.drop_quality = 'bad': must be 'gps', "),
         ("headers = {X = 5}", "upload.headers.X: must be a text in quotation marks"),
@@ -227,10 +229,18 @@ def test_a_look_sees_a_change(tmp_path: Path) -> None:
     assert sees_a_change()  # so its process has ended, and was waited for
 
 
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xff\xfe", "not valid TOML: it is not text in UTF-8"),
+        (MINIMAL.encode("utf-16-le"), "it has NUL characters.* save it as UTF-8"),
+        (MINIMAL.encode() + bytes(512), "it has NUL characters, as after a power cut: write it ag"),
+    ],
+)
+def test_a_file_that_is_no_text(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "c.toml"
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="not valid TOML: it is not text in UTF-8"):
+    path.write_bytes(content)
+    with pytest.raises(UnreadableConfigError, match=says):
         loader.load(path)
 
 
@@ -295,7 +305,7 @@ def test_commands_and_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ("gps", "says"),
     [
         ("baud = 1200", 'gps.baud = 1200: must be "auto" or one of 4800, 9600, 19200, 38400'),
-        ("baud = true", "gps.baud = True: must be"),
+        ("baud = true", "gps.baud = true: must be"),
         ('baud = "fast"', "gps.baud = 'fast': must be"),
         ('on_connect = ["PMTK"]', "gps.on_connect = 'PMTK': 'PMTK' must be like"),
         ('on_connect = ["ubx:06 08 06 00 C8"]', "says 6 bytes of payload, 1 follow"),
@@ -324,6 +334,25 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
         ConfigError, match=r"the config .*nope.toml does not exist: `telemetry-agent init --"
     ):
         loader.load(tmp_path / "nope.toml")
+
+
+def test_a_symlink_to_nothing_is_not_to_be_written_by_init(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL)
+    (tmp_path / "config.d").mkdir()
+    (tmp_path / "config.d/10-fleet.toml").symlink_to("/none/fleet.toml")
+    with pytest.raises(
+        UnreadableConfigError,
+        match=r"/10-fleet.toml is a symlink to /none/fleet.toml, which does not exist: write that",
+    ):
+        loader.load(path)
+
+
+def test_a_section_that_a_later_file_replaces_is_reported_with_that_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", MINIMAL)
+    fleet = write(tmp_path / "config.d/10-fleet.toml", "upload = 3\n")
+    with pytest.raises(ConfigError) as caught:
+        loader.load(path)
+    assert str(caught.value) == f"config: upload = 3: must be a table, [upload] [{fleet}]"
 
 
 def test_no_config_at_all_says_where_it_was_looked_for(
@@ -474,7 +503,7 @@ def test_the_schema_holds_every_key() -> None:
         (
             "sampling.heartbeat",
             ["1s", 0.1, "0.5s", "10s", "100ms"],
-            [0, "0", "0s", "0.0min", "00 s"],
+            [0, "0", "0s", "0.0min", "00 s", 10**15],
         ),
         (
             "queue.max_size",
@@ -513,7 +542,7 @@ def test_the_schema_holds_every_key() -> None:
             [{}, {"X-Key": "a b"}, {"X": "é"}, {"X": ""}],
             ["x", {"X Y": "a"}, {"X": " a"}, {"X": 5}],
         ),
-        ("upload.username", ["", "me"], ["me:pw", 5]),
+        ("upload.username", ["", "me"], ["me:pw", 5, "m\0e"]),
         ("connectivity.probe", ["", "h:1", "[::1]:53"], ["h", ":5", "h:0", "h:123456", "h:x", 5]),
         ("page.names", [["van-07.example.com"], ["a:80"]], ["a", ["http://a"], ["a b"]]),
         (
@@ -862,13 +891,15 @@ def test_a_config_that_the_system_does_not_let_us_read_is_not_called_wrong(tmp_p
     path = tmp_path / "c.toml"
     path.symlink_to("/proc/self/mem")  # nothing is mapped where it begins
     for load in (loader.load, subprocess_loader.load):
-        with pytest.raises(ResourceError, match=f"cannot read the config {path}: Input/output"):
+        with pytest.raises(ResourceError, match=f"config {path}: Input/output.*sudo dmesg"):
             load(path)
     path.unlink()
     write(path, MINIMAL)
     (tmp_path / "config.d").symlink_to("config.d")
-    with pytest.raises(ResourceError, match=r"cannot read the folder .*/config.d: Too many"):
+    with pytest.raises(ResourceError, match=r"cannot read the folder .*/config.d: Too many.* must"):
         loader.load(path)
+    with pytest.raises(ResourceError, match="Not a regular file: files of the config must be reg"):
+        loader.load(tmp_path)
 
 
 def test_the_other_process_says_nothing_where_nobody_waits_for_it_any_more() -> None:

@@ -327,6 +327,7 @@ def test_a_client_that_has_asked_and_closes_its_side_gets_the_whole_answer(
         sock.sendall(b'{"ask": "wait"}\n')
         sock.shutdown(socket.SHUT_WR)
         assert commands.waiting.acquire(timeout=LIMIT_S)
+        wait_until(lambda: len(control._clients) == 1)  # that of ``listening`` has left
         (client,) = control._clients
         client.ring()
         with sock.makefile() as lines:
@@ -345,6 +346,11 @@ def test_a_file_in_the_way_is_left_alone_and_told_once(
     assert all(wait_s and wait_s > 1 for wait_s in waits)
     listens_not.close()
     assert path.read_text() == "somebody's work"
+    for make in (path.mkdir, lambda: path.symlink_to("/none"), lambda: path.write_text("a note")):
+        path.rmdir() if path.is_dir() else path.unlink()
+        make()
+        with pytest.raises(AgentError, match=r"\.sock is not a socket.*: remove it; an agent that"):
+            next(ask(queue, {"ask": "echo"}))
     assert [str(path) in record.getMessage() for record in caplog.records] == [True]
 
 

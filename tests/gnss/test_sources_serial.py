@@ -2,6 +2,7 @@ import grp
 import json
 import os
 import pty
+import resource
 import termios
 import threading
 import tty
@@ -179,6 +180,16 @@ def test_a_port_that_another_program_reads_is_not_opened(
     with pytest.raises(BusyError, match="gpsd"):
         source.open()
     assert asked == [(line.device, tmp_path)]
+
+
+def test_a_receiver_for_which_no_descriptor_is_left_names_the_limit(source: SerialSource) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(SourceError, match="refuses file descriptors: raise the limit"):
+            source.open()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_device_in_use_names_the_remedy(line: Line, source: SerialSource) -> None:

@@ -123,7 +123,7 @@ def test_too_few_file_descriptors_are_said_in_one_line(tmp_path: Path) -> None:
         argv, env=environment(), capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 71
-    said = "telemetry-agent: the system refuses what the agent needs: Too many open files: "
+    said = "telemetry-agent: the system refuses file descriptors: "
     assert done.stderr.splitlines()[-1].startswith(f"{said}raise the limit (LimitNOFILE= of")
     assert "Traceback" not in done.stderr
 
@@ -134,7 +134,8 @@ def test_a_config_that_cannot_be_read_ends_with_71(tmp_path: Path) -> None:
     result = run_agent("run", "--config", str(config))
     assert result.returncode == 71
     assert result.stderr == (
-        f"telemetry-agent: cannot read the config {config}: Input/output error\n"
+        f"telemetry-agent: cannot read the config {config}: Input/output error: "
+        "the disk may be broken: `sudo dmesg` shows errors\n"
     )
 
 
@@ -174,9 +175,18 @@ def test_a_queue_that_another_program_holds_is_left_alone(tmp_path: Path) -> Non
 def test_queue_stats_before_anything_was_recorded(tmp_path: Path) -> None:
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
     result = run_agent("queue", "stats", "--config", str(config))
-    assert result.returncode == 74
+    assert result.returncode == 1
     assert "there is no queue at" in result.stderr
     assert not (tmp_path / "queue.db").exists()
+
+
+def test_a_queue_that_the_disk_does_not_show_is_not_called_missing(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    (tmp_path / "queue.db").symlink_to("queue.db")
+    result = run_agent("queue", "stats", "--config", str(config))
+    assert result.returncode == 74
+    assert "cannot open the queue" in result.stderr
+    assert "Too many levels of symbolic links" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ class Terminal:
         self.seen = b""
         self._master = master
 
+    def type(self, text: bytes) -> None:
+        os.write(self._master, text)
+
     def read_until(self, text: bytes, times: int = 1) -> None:
         while self.seen.count(text) < times:
             assert self._read(), self.seen
@@ -102,6 +105,16 @@ def test_the_doctors_words_fit_into_80_columns(tmp_path: Path) -> None:
     wide = [line for line in lines if len(line) > 80 and " " in line[25:].strip()]
     assert not wide, wide
     assert any(line.startswith(" " * 27) for line in lines)  # a remedy goes on below itself
+
+
+def test_a_no_to_the_question_of_discard_deletes_nothing_and_says_so(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with terminal("queue", "discard", "--all", "--config", str(config)) as discard:
+        discard.read_until(b"[y/N]: ")
+        discard.type(b"n\n")
+        discard.read_all()
+        assert discard.process.wait(LIMIT_S) == 1
+    assert discard.seen.endswith(b"telemetry-agent: nothing was deleted\r\n")
 
 
 def test_a_drain_in_vain_leaves_no_bar_that_seems_to_go_on(tmp_path: Path) -> None:

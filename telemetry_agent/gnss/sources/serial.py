@@ -20,7 +20,7 @@ from pathlib import Path
 import serial
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import Advice, SourceError, in_shell
+from telemetry_agent.errors import Advice, SourceError, in_shell, refusal
 from telemetry_agent.gnss.sources import BusyError, ForbiddenError, Source
 from telemetry_agent.gnss.sources.machine import candidate, explain, holder, how_to_permit
 from telemetry_agent.gnss.sources.on_connect import OnConnect
@@ -264,7 +264,8 @@ class SerialSource(Source):
                     f"{self.name} is not a serial port",
                     "name the receiver's device, such as /dev/ttyACM0",
                 )
-        return SourceError(f"{self.name} cannot be opened: {error}")
+        why = refusal(error) or SourceError(str(error))
+        return SourceError(f"{self.name} cannot be opened: {why.message}", why.remedy)
 
 
 def _known_bauds(file: Path | None) -> dict[str, int]:
