@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002 - the base's signature
         """Answer in JSON to a method that the path does not allow, or to what is not HTTP."""
         self.close_connection = True  # it may have sent a body, which is not read
         if code == HTTPStatus.NOT_IMPLEMENTED:
