@@ -1,7 +1,9 @@
 import base64
+import contextlib
 import gzip
 import http.client
 import json
+import resource
 import signal
 import socket
 import sqlite3
@@ -315,10 +317,10 @@ def test_other_methods_and_paths(agent: Agent) -> None:
     assert agent.ask("POST", agent.path + "?token=1", json.dumps(batch(1)).encode())[0] == 200
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip"])
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", "gzip "])
 def test_gzip_is_taken(encoding: str, endpoint: Endpoint, agent: Agent) -> None:
     body = gzip.compress(json.dumps(batch(*range(1, 1001))).encode())
-    assert agent.post(body, **{"Content-Encoding": "gzip"}) == (
+    assert agent.post(body, **{"Content-Encoding": encoding}) == (
         200,
         {"received": 1000, "stored": 1000, "known": 0},
     )
@@ -362,6 +364,17 @@ def test_a_request_must_say_its_length(head: str, status: int, endpoint: Endpoin
     answer = raw(endpoint, f"POST /v1/fixes HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     assert b'{"error": "' in answer
+
+
+def test_blanks_round_a_value_are_not_part_of_it(endpoint: Endpoint) -> None:
+    body = json.dumps(batch(1)).encode()
+    head = b"POST /v1/fixes HTTP/1.1\r\nContent-Length: \t%d \t\r\n\r\n" % len(body)
+    assert raw(endpoint, head + body).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_request_line_without_end_is_refused_with_a_reason(endpoint: Endpoint) -> None:
+    answer = raw(endpoint, b"POST /" + b"a" * 65_536)
+    assert answer.endswith(b'{"error": "Request-URI Too Long"}')
 
 
 def test_a_body_where_none_is_read_is_not_the_next_request(endpoint: Endpoint) -> None:
@@ -579,6 +592,26 @@ def test_the_command(number: signal.Signals, tmp_path: Path) -> None:
             f"2 fixes in {db}: 2 new, 2 came again, 0 rejected; 2 requests failed by faults"
         ]
         client.close()
+
+
+def test_the_command_reports_that_it_cannot_take_more_connections(tmp_path: Path) -> None:
+    db = str(tmp_path / "r.db")
+    with agent_command("receive", "--listen", "127.0.0.1:0", "--db", db) as command:
+        url = urlsplit(command.wait_for_line("^http://.*$")[0])
+        soft, hard = resource.prlimit(command.process.pid, resource.RLIMIT_NOFILE)
+        assert soft == hard
+        resource.prlimit(command.process.pid, resource.RLIMIT_NOFILE, (64, 64))
+        with contextlib.ExitStack() as wires:
+            for _ in range(100):
+                wires.enter_context(socket.create_connection((url.hostname, url.port), LIMIT_S))
+            command.wait_for_line(
+                "^[0-9]+ connections are open, and no more can be accepted: Too many"
+            )
+        client = http.client.HTTPConnection(str(url.hostname), url.port, timeout=LIMIT_S)
+        client.request("POST", url.path, json.dumps(batch(1)))
+        assert client.getresponse().status == 200
+        client.close()
+        assert command.end() == 0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,10 @@ def command(
     if output is not None and output.is_dir():
         device = settings.device + (f"-trip-{trip}" if trip else "")
         first_ms = since.get("since_ms", Clock().wall_ms())  # unknown: today's date
-        output /= file_name(device, name, first_ms, until.get("until_ms"))
+        last_ms = until.get("until_ms")
+        if of is not None:  # a day of this machine's zone, and names have dates in UTC
+            first_ms, last_ms = round(of.replace(tzinfo=UTC).timestamp() * 1000), None
+        output /= file_name(device, name, first_ms, last_ms)
     fixes = 0
     shows_bar = sys.stderr.isatty() and not (output is None and sys.stdout.isatty())
     with (

@@ -1,6 +1,7 @@
 """``receive``: the reference endpoint."""
 
 import json
+import resource
 import signal
 from contextlib import closing
 from pathlib import Path
@@ -78,6 +79,9 @@ def command(
         return _audit(db, as_json=as_json)
     if as_json:
         raise click.UsageError("--json needs --audit.")
+    # Each agent keeps a connection, and the usual limit is 1,024 descriptors.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # Before any thread starts, so that all of them leave these signals to sigwait.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     faults = [Fault.parse(pattern) for pattern in patterns]

@@ -94,8 +94,10 @@ class History:
     def add(self, time_s: int, values: Mapping[str, float | None], *, sure: bool = True) -> None:
         """Add one moment. If its time is not ``sure``, no other is dropped for it."""
         if not sure:  # until its first fix, a device without a battery clock is behind
-            newest = (_time_s(series[-1]) for series in self._series.values() if series)
-            time_s = max(time_s, max(newest, default=0) + SHORT_S)
+            ends = (
+                _time_s(series[-1]) + step_s for step_s, series in self._series.items() if series
+            )
+            time_s = max(time_s, *ends, 0)
         self._forget_after(time_s)
         row = (values.get(name) for name in COLUMNS)
         known = tuple(math.nan if value is None else float(value) for value in row)
@@ -170,9 +172,13 @@ class History:
             self._unsaved.append(series[-1])
 
     def _forget_after(self, time_s: int) -> None:
-        """Drop the samples after this time: the clock went back, so they had a wrong time."""
-        for series in self._series.values():
-            while series and _time_s(series[-1]) > time_s:
+        """Drop the samples after this time: the clock went back, so they had a wrong time.
+
+        A mean is dropped if its time has not ended yet, because it will be made again.
+        """
+        for step_s, series in self._series.items():
+            newest_s = time_s if step_s == SHORT_S else time_s - step_s
+            while series and _time_s(series[-1]) > newest_s:
                 series.pop()
 
 

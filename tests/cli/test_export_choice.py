@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from processes import run_agent
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.cli import decode
@@ -52,6 +53,15 @@ def test_a_day_into_a_folder(config: Path, tmp_path: Path) -> None:
     done = export(config, "--format", "kml", "--day", "2026-11-23", "--output", str(tmp_path))
     assert "1,000 fixes are in" in done.output
     assert (tmp_path / "van-07-2026-11-23.kml").read_text().count("<when>") == 1000
+
+
+def test_a_day_of_another_zone_is_in_the_name_as_it_was_asked_for(
+    config: Path, tmp_path: Path
+) -> None:
+    asked = ("--config", str(config), "--format", "csv", "--day", "2026-11-23")
+    done = run_agent("export", *asked, "--output", str(tmp_path), env={"TZ": "Pacific/Auckland"})
+    assert done.returncode == 0
+    assert [file.name for file in tmp_path.glob("*.csv")] == ["van-07-2026-11-23.csv"]
 
 
 @pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "23.11.2026", "2026-13-01", ""])

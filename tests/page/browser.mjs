@@ -505,6 +505,15 @@ const stories = {
   async details() {
     const page = await open({ size: "phone" });
     await live(page);
+    // A screen reader reads what was never in sight.
+    await until(page, () => /^\d+ satellites in view/.test(document.querySelector("#polar").getAttribute("aria-label")));
+    // The map says that it does not show all of the track until the agent has read it.
+    await until(page, () => window.page?.map && window.page.track.size > 0);
+    const saysSo = (whole) => {
+      window.page.map.show({ receiver: {}, first: 0, whole });
+      return !document.querySelector("#reading").hidden;
+    };
+    assert.deepEqual([await page.evaluate(saysSo, false), await page.evaluate(saysSo, true)], [true, false]);
     await page.locator("#trips-card").scrollIntoViewIfNeeded();
     await until(page, () => !/Reading/.test(document.querySelector("#trips-note").innerText));
     await page.evaluate(() => {
@@ -553,6 +562,7 @@ const stories = {
     const plain = await open({ javaScriptEnabled: false });
     const note = await plain.locator(".noscript").boundingBox();
     assert.ok(note.y < 200, `the note is at ${note.y}`);
+    assert.equal(await plain.locator("main").isVisible(), false); // nothing that is not so
     assert.deepEqual(page.faults, []);
   },
 

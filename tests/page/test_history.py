@@ -147,6 +147,16 @@ def test_a_clock_that_was_set_back_takes_its_future_with_it() -> None:
     assert (found[0], found[-1]) == (START_S, START_S + 595)
 
 
+def test_no_mean_comes_twice_after_a_clock_was_set_back(tmp_path: Path) -> None:
+    kept = lived(History(tmp_path / "history"), 1300)
+    lived(kept, 3600, START_S + 1190)  # in the middle of a minute, and of ten minutes
+    kept.save()
+    for known in (kept, History(tmp_path / "history")):
+        for records in known._series.values():
+            times = list(map(history._time_s, records))
+            assert times == sorted(set(times))
+
+
 def test_a_clock_that_is_behind_until_the_first_fix_drops_nothing(tmp_path: Path) -> None:
     lived(History(tmp_path / "history"), 7200).save()
     now_s = START_S + 9000

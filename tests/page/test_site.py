@@ -167,6 +167,17 @@ def test_the_browser_keeps_what_is_the_same(site: Site) -> None:
     assert (again.status, nothing) == (304, b"")
 
 
+@pytest.mark.parametrize("path", ["/static/words.js", "/metrics"])
+def test_gzip_is_for_those_who_take_it(path: str, site: Site) -> None:
+    for taken, coding in (
+        ("br, GZIP;q=0.5", "gzip"),
+        ("gzip;q=0", None),
+        ("gzip;q=0.00, br", None),
+    ):
+        answer, _ = site.ask(path, **{"Accept-Encoding": taken})
+        assert answer.headers["Content-Encoding"] == coding
+
+
 def test_the_events_tell_what_is_new_and_where_everything_is(site: Site) -> None:
     site.put(3)
     with site.events() as events:

@@ -16,8 +16,10 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from telemetry_agent import __version__
-from telemetry_agent.errors import StorageError
+from telemetry_agent.clock import Clock
+from telemetry_agent.errors import StorageError, counted
 from telemetry_agent.lab.native_request import BODY_MAX_BYTES, RefusedError, parse
+from telemetry_agent.trouble import Trouble
 
 if TYPE_CHECKING:
     from telemetry_agent.lab.endpoint.endpoint import Endpoint
@@ -27,6 +29,7 @@ _log = logging.getLogger(__name__)
 _DRAIN_MAX_BYTES = 8 * BODY_MAX_BYTES
 _IDLE_S = 75.0
 _RETRY_AFTER_S = "10"  # a full disk lasts at least that long
+_ACCEPT_AGAIN_S = 1.0
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -93,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault != "drop":
             raise RefusedError(int(fault), "injected fault")
         device = self._admitted()
-        request = parse(body, self.headers.get("Content-Encoding", "identity"))
+        request = parse(body, self.headers.get("Content-Encoding", "identity").strip())
         if device is not None and request.device != device:
             raise RefusedError(403, f"this is the token of another device, not of {request.device}")
         answer = self._endpoint.take(request)
@@ -104,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         closes, self.close_connection = self.close_connection, True  # until the body was read
         if not lengths or "Transfer-Encoding" in self.headers:
             raise RefusedError(411, "Content-Length is needed")
-        if len(lengths) > 1 or not re.fullmatch(r"\d{1,18}", lengths[0], re.ASCII):
+        if len(lengths) > 1 or not re.fullmatch(r"\d{1,18}", lengths[0].strip(), re.ASCII):
             raise RefusedError(400, "Content-Length is not a number")
         length = int(lengths[0])
         if length > BODY_MAX_BYTES:
@@ -136,14 +139,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002 - the base's signature
         """Answer in JSON to a method that the path does not allow, or to what is not HTTP."""
         self.close_connection = True  # it may have sent a body, which is not read
         if code == HTTPStatus.NOT_IMPLEMENTED:
             allowed = "GET" if self._look() else "POST"
             self._answer(405, {"error": f"only {allowed} is allowed here"}, {"Allow": allowed})
         else:
-            self._answer(code, {"error": message or explain})
+            self._answer(code, {"error": message or HTTPStatus(code).phrase})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
         _log.debug("%s: " + format, self.address_string(), *args)
@@ -159,7 +162,20 @@ class HttpServer(socketserver.ThreadingTCPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._full = Trouble(_log, Clock())
         super().__init__((host, port), partial(_Handler, endpoint), bind_and_activate=False)
+
+    def get_request(self) -> tuple[Any, Any]:
+        """See ``ThreadingTCPServer``. If the system refuses a connection, it is tried again."""
+        try:
+            request = super().get_request()
+        except OSError as error:
+            have = counted(len(self._connections), "connection is open", "connections are open")
+            self._full.failed(f"{have}, and no more can be accepted: {error.strerror}", kind="full")
+            threading.Event().wait(_ACCEPT_AGAIN_S)  # it stays readable: the server would spin
+            raise
+        self._full.over("connections are accepted again")
+        return request
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """See ``ThreadingTCPServer``."""

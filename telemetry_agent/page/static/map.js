@@ -72,6 +72,7 @@ export class TrackMap {
   /** The track has changed, or the position. */
   show(state) {
     this.#mark(state.position, state.receiver);
+    $("reading").hidden = state.whole || !(this.track.rows[0] > state.first);
     if (this.view === "whole") this.#fit();
     else if (this.view === "follow" && state.position) {
       this.map.panTo(this.marker.getLatLng(), { animate: !calm() });

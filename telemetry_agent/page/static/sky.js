@@ -24,10 +24,10 @@ export class SkyView {
     });
   }
 
-  /** Signals change each second, so the sky is drawn only while it is visible. */
+  /** Signals change each second, so after the first time the sky is drawn only while it is visible. */
   show(state) {
     this.state = state;
-    if (!this.inSight) return;
+    if (!this.inSight && this.shown) return;
     const { satellites } = state.receiver;
     const key = JSON.stringify(satellites);
     if (key === this.shown) return;
