@@ -23,6 +23,7 @@ _SAME_SECOND_MS = 50  # another part of the firmware writes ZDA
 _TRUST = ("GGA", "GNS", "RMC", "GLL")
 _ROUNDING_E9 = 1_700  # 0.2 m: a minute that was cut off at four decimals
 _RTK = frozenset({"rtk", "float-rtk"})
+_WITHOUT_SATELLITES = frozenset({"estimated", "manual", "simulated"})
 _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
 _OF_A_TAG_AT_MOST = 50  # more sentences than any receiver needs for an instant
@@ -310,9 +311,10 @@ class Solution:
                 break
         trusted = reports[first]
         # Some receivers never count their satellites, so a low count rejects only a GGA that no
-        # other sentence confirms.
+        # other sentence confirms, and that reports a position by satellites.
         alone = first == "GGA" and len(reports) == 1 and self._gsa_mode not in {2, 3}
-        if alone and (self._counted or 0) < _LEAST_SATS:
+        few = self._counted is not None and self._counted < _LEAST_SATS
+        if alone and few and trusted.quality not in _WITHOUT_SATELLITES:
             return None
         # Within rounding the last sentence counts, as does the last value of any other field.
         return last if _agree(trusted, last) else trusted
