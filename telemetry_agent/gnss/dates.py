@@ -33,8 +33,8 @@ _DAY_1970 = date(1970, 1, 1).toordinal()
 _EARLIEST_DAY = date(2026, 1, 1).toordinal() - _DAY_1970
 _LATEST_DAY = date(2036, 1, 1).toordinal() - _DAY_1970
 _ROLLOVER_DAYS = 1024 * 7  # GPS counts its weeks in 10 bits
-# The dates of a receiver without satellites, which counts on from there. 2080-01-05, another one, is
-# 1980 in RMC and out of range in ZDA. Only of the days around the beginning of GPS time there is
+# The dates of a receiver without satellites, which counts on from there. 2080-01-05, another one,
+# is 1980 in RMC and out of range in ZDA. Only of the days around the beginning of GPS time there is
 # certainly no recording.
 _GPS_BEGINS_DAY = date(1980, 1, 6).toordinal() - _DAY_1970
 _AROUND_IT_DAYS = 7
