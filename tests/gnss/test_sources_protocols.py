@@ -35,10 +35,16 @@ UNICORE = bytes.fromhex(
 TEXT_LOG = (
     b"#BESTNAVA,97,GPS,FINE,2294,472312000,0,0,18,16;SOL_COMPUTED,SINGLE,48.1173,11.5167*3d781d55"
 )
+TAIP = b">RPV73511+4549542-0736643100035822;*7F<"
+TEXTS = [
+    (LOGS, TEXT_LOG),
+    ("TAIP", TAIP),
+    ("TAIP", b">RPV56655+4549542-0736643300000002;ID=ADAM12;*5E<"),
+]
 
 
 @pytest.mark.parametrize(
-    ("name", "frame"), [*FRAMES.items(), (LOGS, NOVATEL), (LOGS, UNICORE), (LOGS, TEXT_LOG)]
+    ("name", "frame"), [*FRAMES.items(), (LOGS, NOVATEL), (LOGS, UNICORE), *TEXTS]
 )
 def test_a_protocol_is_named_by_a_whole_frame(name: str, frame: bytes) -> None:
     noise = frame[:2] + b"\x01\x00\x02\x00\x07" * 3
@@ -51,7 +57,7 @@ def test_a_protocol_is_named_by_a_whole_frame(name: str, frame: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "begin", [*(frame[:2] for frame in FRAMES.values()), b"#AA,", b"!AIVDM,", b"$GPRMC,"]
+    "begin", [*(frame[:2] for frame in FRAMES.values()), b"#AA,", b">RPV", b"!AIVDM,", b"$GPRMC,"]
 )
 def test_beginnings_without_an_end_take_no_time(begin: bytes) -> None:
     data = begin * (65536 // len(begin)) + b"*"
@@ -66,6 +72,7 @@ def test_beginnings_without_an_end_take_no_time(begin: bytes) -> None:
     [
         (FRAMES["UBX"], "binary"),
         (TEXT_LOG + b"\r\n", "binary"),  # another text than NMEA: the same remedy
+        (TAIP * 2, "binary"),
         (rmc("120000").partition(b"*")[0] + b"\r\n", diagnosis("no-checksum")),
         (AIS, diagnosis("ais")),
         (AIS[:-4] + b"\r\n", "wrong-baud"),

@@ -26,6 +26,7 @@ _LOGS = "NovAtel or Unicore logs"
 _HEADERS_AT_MOST = 50  # that are tried: the first whole frame comes early
 _AIS = re.compile(rb"![A-Z]{2}VD[MO],[ \"-)+-~]+\*[0-9A-F]{2}")
 _LOG = re.compile(rb"#([A-Z0-9]+A,[ -\"$-)+-~]+)\*([0-9a-fA-F]{8})")
+_TAIP = re.compile(rb"(>R[A-Z]{2}[ -)+-;=?-~]*;\*)([0-9A-F]{2})<")
 
 
 def is_speed_right(received: bytes) -> bool | None:
@@ -50,6 +51,9 @@ def protocol(data: bytes) -> str | None:
             return name
     if any(_crc(text) == int(crc, 16) for text, crc in _LOG.findall(data)):
         return _LOGS
+    for text, checksum in _TAIP.findall(data):
+        if int(checksum, 16) in {reduce(xor, text), reduce(xor, text[:-1])}:  # some leave the * out
+            return "TAIP"
     return None
 
 

@@ -127,8 +127,14 @@ class SerialSource(Source):
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:
         """See ``Source.advice``."""
         if state == "binary":
+            name = protocol(heard) or "a binary protocol"
+            if name == "TAIP":
+                return Advice(
+                    f"{self.name} sends TAIP, not NMEA",
+                    "set its output to NMEA in the modem's settings, or with its maker's program",
+                )
             return Advice(
-                f"{self.name} sends {protocol(heard) or 'a binary protocol'}, not NMEA",
+                f"{self.name} sends {name}, not NMEA",
                 f"switch its NMEA output on: `sudo gpsctl -f -n {in_shell(self.name)}` (Debian's "
                 "gpsd-clients), or commands in gps.on_connect",
             )
