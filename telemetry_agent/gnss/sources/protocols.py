@@ -2,8 +2,9 @@
 
 The first bytes of a frame prove nothing: text that is read at a wrong speed contains them too. So a
 protocol is recognized by a whole frame with the right checksum, and a speed is right when a whole
-sentence or frame arrives, of an AIS receiver too. It is wrong as soon as most bytes are not text. A
-pause shows nothing, because most receivers send once a second and are silent in between.
+sentence or frame arrives, or much text, of another device perhaps. It is wrong as soon as most
+bytes are not text. A pause shows nothing, because most receivers send once a second and are silent
+in between.
 """
 
 import re
@@ -21,6 +22,7 @@ BAUD_RATES = (9600, 38400, 115200, 4800, 57600, 19200, 230400, 460800, 921600)
 """The most likely first."""
 
 _ENOUGH_BYTES = 64
+_ENOUGH_TEXT = 40  # read at a wrong speed, NMEA is text for 27 bytes at most
 _TOO_MANY_BYTES = 2048
 _LOGS = "NovAtel or Unicore logs"
 _HEADERS_AT_MOST = 50  # that are tried: the first whole frame comes early
@@ -31,8 +33,7 @@ _TAIP = re.compile(rb"(>R[A-Z]{2}[ -)+-;=?-~]*;\*)([0-9A-F]{2})<")
 
 def is_speed_right(received: bytes) -> bool | None:
     """Whether bytes were received at the right speed; ``None`` while that is not decided."""
-    framer = Framer()
-    if framer.feed(received) or framer.unchecked or has_ais(received) or protocol(received):
+    if is_text(received) or Framer().feed(received) or protocol(received):
         return True
     if len(received) < _ENOUGH_BYTES:
         return None
@@ -41,6 +42,11 @@ def is_speed_right(received: bytes) -> bool | None:
     if noise * 4 > len(received) and not begins:
         return False
     return False if len(received) > _TOO_MANY_BYTES else None
+
+
+def is_text(data: bytes) -> bool:
+    """Whether ``data`` is so much text, and nothing else, that its speed must be right."""
+    return len(data) >= _ENOUGH_TEXT and not data.translate(None, TEXT)
 
 
 def protocol(data: bytes) -> str | None:
