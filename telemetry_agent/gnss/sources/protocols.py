@@ -16,7 +16,7 @@ from operator import xor
 from typing import Literal
 
 from telemetry_agent.gnss.diagnosis import Diagnosis, diagnosis
-from telemetry_agent.gnss.framing import TEXT, Framer, has_unchecked
+from telemetry_agent.gnss.framing import TEXT, Framer, unchecked
 
 BAUD_RATES = (9600, 38400, 115200, 4800, 57600, 19200, 230400, 460800, 921600)
 """The most likely first."""
@@ -72,8 +72,8 @@ def unreadable(data: bytes) -> Literal["binary", "wrong-baud"] | Diagnosis:
     """Why ``data`` has no valid sentence; a diagnosis: at any speed."""
     if protocol(data) is not None:
         return "binary"
-    if has_unchecked(data):
-        return diagnosis("no-checksum")
+    if reason := unchecked(data):
+        return diagnosis(reason)
     return diagnosis("ais") if has_ais(data) else "wrong-baud"
 
 
