@@ -41,8 +41,8 @@ class Said:
         if not 60_000 <= self.time_ms < DAY_MS - 60_000:
             return True  # the day that goes on may win over its date
         apart = [abs(self.time_ms - other) for other in times_ms if other is not None]
-        # Twelve hours away, either day is as near.
-        return any(ms <= _NEAR_MS or abs(ms - DAY_MS // 2) <= _NEAR_MS for ms in apart)
+        # Twelve hours away either day is as near; by quarter hours a GLL may have the local time.
+        return any(ms <= _NEAR_MS or (ms + 2_000) % 900_000 <= 4_000 for ms in apart)
 
     def at_ms(self, known_ms: int) -> int:
         """Its full time, where this one is known."""
@@ -88,8 +88,8 @@ def _rmc(fields: list[str]) -> Said:
 
 
 def _gga(fields: list[str]) -> Said:
-    enough = re.fullmatch(r"\+?\d{1,3}", fields[7]) and int(fields[7]) >= 3
-    sure = re.fullmatch("0?[1-9]", fields[6]) and enough
+    few = re.fullmatch(r"\+?\d{1,3}", fields[7]) and int(fields[7]) < 3
+    sure = re.fullmatch("0?[678]" if few else "0?[1-9]", fields[6])
     alt_mm = _number(fields[9], 1000) if fields[10] in {"M", "m", ""} else None
     return Said(_time_ms(fields[1]), None, _place(fields[2:6]) if sure else None, alt_mm)
 
@@ -129,7 +129,7 @@ def _day(ddmmyy: str) -> int | None:
         at = date(year, month, day)
     except ValueError:
         return None
-    is_date = year < 2036 and at != date(1980, 1, 6)
+    is_date = year < 2036 and abs((at - date(1980, 1, 6)).days) >= 7
     return at.toordinal() - date(1970, 1, 1).toordinal() if is_date else None
 
 
@@ -140,14 +140,15 @@ def _place(fields: list[str]) -> tuple[int, int] | None:
 
 
 def _angle(text: str, side: str, sides: str, most: int) -> int | None:
-    found = re.fullmatch(r"\+?(\d*?)(\d{1,2}\.\d*)", text)
+    found = re.fullmatch(r"[+-]?(\d*?)(\d{1,2}\.\d*)", text)
     if not found or side not in set(sides):
         return None
     minutes = Fraction(found[2].rstrip("."))
     degrees = int(found[1] or 0) + minutes / 60
     if minutes >= 60 or degrees > most:
         return None
-    return math.floor(degrees * 10**9 + Fraction(1, 2)) * (1 if side == sides[0] else -1)
+    is_positive = side == sides[0] and text[0] != "-"
+    return math.floor(degrees * 10**9 + Fraction(1, 2)) * (1 if is_positive else -1)
 
 
 def _number(text: str, factor: Fraction | int) -> int | None:

@@ -33,9 +33,11 @@ _DAY_1970 = date(1970, 1, 1).toordinal()
 _EARLIEST_DAY = date(2026, 1, 1).toordinal() - _DAY_1970
 _LATEST_DAY = date(2036, 1, 1).toordinal() - _DAY_1970
 _ROLLOVER_DAYS = 1024 * 7  # GPS counts its weeks in 10 bits
-# The dates of a receiver without satellites; 2080-01-05, another one, is out of range. Only of the
-# first, the beginning of GPS time, there is certainly no recording.
-_GPS_WEEK_0_DAY = date(1980, 1, 6).toordinal() - _DAY_1970
+# The dates of a receiver without satellites, which counts on from there. 2080-01-05, another one,
+# is 1980 in RMC and out of range in ZDA. Only of the days around the beginning of GPS time there is
+# certainly no recording.
+_GPS_BEGINS_DAY = date(1980, 1, 6).toordinal() - _DAY_1970
+_AROUND_IT_DAYS = 7
 _STARTUP_DAY = date(2013, 9, 1).toordinal() - _DAY_1970
 _DATELESS_S = 60.0
 _PROOF_S = 60.0
@@ -98,7 +100,8 @@ class Dates:
             self.counts["future-date"] += 1
             self.reason = "future-date"
             return
-        if day < _EARLIEST_DAY and (self._fix_rollover or day == _GPS_WEEK_0_DAY):
+        begins = abs(day - _GPS_BEGINS_DAY) < _AROUND_IT_DAYS
+        if day < _EARLIEST_DAY and (self._fix_rollover or begins):
             reported_ms = self._proven_ms(day, time_ms)
         if reported_ms is None:
             self.reason = "old-date"

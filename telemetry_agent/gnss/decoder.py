@@ -158,8 +158,10 @@ class Decoder:
             return None
         current = self._line.current
         if current is None or current.judged_s is None:
-            if self._framer.unchecked >= _UNCHECKED:
-                return "no-checksum"  # another device on the line may send checksums
+            # Another device on the line may send right checksums.
+            for reason, count in self._framer.unchecked.items():
+                if count >= _UNCHECKED:
+                    return reason
             if not self.sentences:
                 return None
             talks = any(kind.owner for kind in self._parser.kinds.values())

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 Reason = Literal[
     "no-checksum",
+    "bad-checksum",
     "ais",
     "proprietary",
     "no-position",
@@ -48,6 +49,10 @@ _TEXTS: dict[Reason, tuple[str, str]] = {
     "no-checksum": (
         f"sentences without a checksum, which are not used, {_DAMAGE}",
         f"switch the checksum on in the receiver, or in the program or sketch {_THAT_WRITES}",
+    ),
+    "bad-checksum": (
+        "sentences with wrong checksums only, which are not used",
+        f"correct the program or sketch {_THAT_WRITES}",
     ),
     "ais": (
         "AIS messages only, which are not used",

@@ -19,10 +19,12 @@ from telemetry_agent.model import Fix, Flag, Quality
 
 _ALL_SYSTEMS = "GN"  # the talker
 _SAME_INSTANT_MS = 10
-_SAME_SECOND_MS = 50  # another part of the firmware writes ZDA
+_SAME_INSTANT_GLL_MS = 20  # Signal K adds them
+_SAME_INSTANT_ZDA_MS = 50  # another part of the firmware writes it
 _TRUST = ("GGA", "GNS", "RMC", "GLL")
 _ROUNDING_E9 = 1_700  # 0.2 m: a minute that was cut off at four decimals
 _RTK = frozenset({"rtk", "float-rtk"})
+_WITHOUT_SATELLITES = frozenset({"estimated", "manual", "simulated"})
 _LEAST_SATS = 3
 _LEAST_SATS_3D = 4
 _OF_A_TAG_AT_MOST = 50  # more sentences than any receiver needs for an instant
@@ -134,8 +136,9 @@ class Epoch:
     def is_at(self, instant: Instant, message: Message) -> bool:
         """Whether a sentence with this time belongs to the same instant.
 
-        Some receivers send .758 in one sentence and .76 in the next, and the time of ZDA may differ
-        a little more; the same sentence with another time always belongs to another instant.
+        Some receivers send .758 in one sentence and .76 in the next, and the times of ZDA and GLL
+        may differ a little more; the same sentence with another time always belongs to another
+        instant.
         """
         if self.instant is None:
             return False
@@ -144,9 +147,13 @@ class Epoch:
             apart = abs(DAY_MS - apart)  # over midnight
         if apart == 0 or instant in self.other_times:
             return True
-        if apart > _SAME_SECOND_MS or message.tag in self.seen:
+        if message.tag in self.seen:
             return False
-        return apart <= _SAME_INSTANT_MS or message.tag[2:] == "ZDA"
+        if message.tag[2:] == "ZDA":
+            return apart <= _SAME_INSTANT_ZDA_MS
+        if "GLL" in {message.tag[2:], next(iter(self.seen), "")[2:]}:
+            return apart <= _SAME_INSTANT_GLL_MS
+        return apart <= _SAME_INSTANT_MS
 
     def has_errors(self, gst: Gst) -> bool:
         """Whether a GST has the time of this epoch, or none."""
@@ -310,9 +317,10 @@ class Solution:
                 break
         trusted = reports[first]
         # Some receivers never count their satellites, so a low count rejects only a GGA that no
-        # other sentence confirms.
+        # other sentence confirms, and that reports a position by satellites.
         alone = first == "GGA" and len(reports) == 1 and self._gsa_mode not in {2, 3}
-        if alone and (self._counted or 0) < _LEAST_SATS:
+        few = self._counted is not None and self._counted < _LEAST_SATS
+        if alone and few and trusted.quality not in _WITHOUT_SATELLITES:
             return None
         # Within rounding the last sentence counts, as does the last value of any other field.
         return last if _agree(trusted, last) else trusted

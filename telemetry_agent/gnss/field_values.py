@@ -69,14 +69,17 @@ def ddmmyy_day(text: str) -> int | None:
 
 @lru_cache(maxsize=32)
 def position_e9(lat: str, north: str, lon: str, east: str) -> tuple[int, int] | None:
-    """Latitude and longitude in 1e-9 degrees, from ``ddmm.mm``, N or S, ``dddmm.mm``, E or W."""
+    """Latitude and longitude in 1e-9 degrees, from ``ddmm.mm``, N or S, ``dddmm.mm``, E or W.
+
+    Some programs send a minus for south and west, with either letter: -11814.6 E is W.
+    """
     lat_e9 = _angle_e9(lat, north, "N", "S", 90_000_000_000)
     lon_e9 = _angle_e9(lon, east, "E", "W", 180_000_000_000)
     return None if lat_e9 is None or lon_e9 is None else (lat_e9, lon_e9)
 
 
 def _angle_e9(text: str, sign: str, plus: str, minus: str, limit_e9: int) -> int | None:
-    whole, point, fraction = text.removeprefix("+").partition(".")
+    whole, point, fraction = (text[1:] if text[:1] in _SIGNS else text).partition(".")
     digits = whole + fraction
     if not point or not whole or not digits.isdecimal():
         return None
@@ -86,7 +89,7 @@ def _angle_e9(text: str, sign: str, plus: str, minus: str, limit_e9: int) -> int
     angle_e9 = degrees * 10**9 + (minutes * 10**9 + per_degree // 2) // per_degree
     if minutes >= per_degree or angle_e9 > limit_e9 or sign not in {plus, minus}:
         return None
-    return angle_e9 if sign == plus else -angle_e9
+    return -angle_e9 if sign == minus or text[0] == "-" else angle_e9
 
 
 def scaled(text: str, numerator: int, denominator: int = 1) -> int | None:

@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from functools import reduce
 from operator import xor
-from typing import NewType
+from typing import Literal, NewType
 
 Sentence = NewType("Sentence", str)
 """The text between ``$`` and ``*``: printable ASCII with a correct checksum."""
@@ -41,7 +41,10 @@ _CHECKSUMS = {bytes((a, b)): int(chr(a) + chr(b), 16) for a in _HEX_DIGITS for b
 _CHECKSUMS |= {text[1:]: value for text, value in _CHECKSUMS.items() if value < 16}
 _LINE_TAILS = {text + end: value for text, value in _CHECKSUMS.items() for end in _LINE_ENDS}
 _BEGIN = re.compile(rb"\$[A-Z][A-Z0-9]{2}")
-_UNCHECKED = re.compile(rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GS[ATV]|ZDA),[ -#%-)+-~]*(?=[\r\n]|$)")
+_UNCHECKED = re.compile(
+    rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GS[ATV]|ZDA),[ -#%-)+-~]*(\*[0-9A-Za-z]{2,8})?(?=[\r\n]|$)"
+)
+Unchecked = Literal["no-checksum", "bad-checksum"]
 
 
 class Framer:
@@ -50,12 +53,12 @@ class Framer:
     ``rejected`` counts the dropped input by reason: ``aborted`` (a tag, cut short by a ``$`` or an
     unprintable byte), ``no-checksum``, ``bad-checksum``, ``too-long``, and ``garbage-bytes`` (bytes
     outside of sentences, without line ends). ``unchecked`` counts what looks like a receiver's
-    sentence without a checksum.
+    whole sentence, but has no checksum or a wrong one.
     """
 
     def __init__(self, rejected: Counter[str] | None = None) -> None:
         self.rejected: Counter[str] = Counter() if rejected is None else rejected
-        self.unchecked = 0
+        self.unchecked: Counter[Unchecked] = Counter()
         self._known: dict[bytes, Sentence] = {}  # whole lines: GSA and GSV often repeat
         self._tail = b""  # the run whose end has not arrived
 
@@ -126,7 +129,8 @@ class Framer:
             reason = "bad-checksum"
         else:
             reason = "no-checksum"
-            self.unchecked += has_unchecked(run)
+        if (why := unchecked(run)) is not None:
+            self.unchecked[why] += 1
         self.rejected[reason] += 1
         return None
 
@@ -157,6 +161,9 @@ def _line(piece: bytes) -> Sentence | None:
     return body.decode()  # type: ignore[return-value]  # to wrap it in ``Sentence`` is a call
 
 
-def has_unchecked(data: bytes) -> bool:
-    """Whether ``data`` has a receiver's sentence without a checksum."""
-    return _UNCHECKED.search(data) is not None
+def unchecked(data: bytes) -> Unchecked | None:
+    """Why a receiver's sentence in ``data``, which has no valid one, is not used."""
+    found = _UNCHECKED.search(data)
+    if found is None:
+        return None
+    return "bad-checksum" if found[1] else "no-checksum"

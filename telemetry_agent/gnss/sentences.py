@@ -23,6 +23,7 @@ import pynmea2
 
 from telemetry_agent.gnss.epoch import Dtm, Gsa, Gst, Message, Moment, Report, Vtg
 from telemetry_agent.gnss.field_values import (
+    DAY_MS,
     NO_GEOMETRY,
     Instant,
     calendar_day,
@@ -36,6 +37,7 @@ from telemetry_agent.gnss.field_values import (
     knots_mm_s,
     mm,
     position_e9,
+    time_of_day_ms,
 )
 from telemetry_agent.gnss.framing import Sentence
 from telemetry_agent.model import Quality
@@ -116,12 +118,15 @@ _ZDA = _columns(pynmea2.ZDA, "timestamp day month year")
 
 _MISSING = [""] * 13  # added where a short sentence leaves fields out
 _TAG = re.compile("[A-Z0-9]{5}")
+# Signal K wrote the local time into GLL, beside an RMC in UTC. Time zones differ by quarter hours.
+_QUARTER_MS = 900_000
+_CLOSE_MS = 2_000
 _KINDS_AT_MOST = 500
 _NAMES_AT_MOST = 6
 
 T = TypeVar("T")
 Read = Callable[[Sentence], Message | None]
-"""Reads the fields of a sentence; None if it is damaged."""
+"""Reads the fields of a sentence; None if it cannot be used."""
 
 
 class Kind(NamedTuple):
@@ -144,8 +149,8 @@ class Parser:
     ``rejected`` counts what is wrong with them. Dropped whole: ``bad-tag`` (not five capital
     letters or digits), ``short`` (fewer fields than its type needs: 8 bits of checksum miss some
     damage). A field that is unknown: ``bad-status`` (of RMC or GLL), ``bad-quality`` (of GGA),
-    ``bad-unit`` (a height that is not in metres, a wrong letter in VTG), ``bad-time``,
-    ``bad-date``, ``bad-position``.
+    ``bad-unit`` (a height that is not in metres, a wrong letter in VTG), ``bad-time`` (also a GLL
+    in local time, which is dropped), ``bad-date``, ``bad-position``.
     """
 
     def __init__(self, rejected: Counter[str] | None = None) -> None:
@@ -154,6 +159,7 @@ class Parser:
         """The first few names of proprietary sentences."""
         self.kinds: dict[str, Kind] = {}
         """By the first six characters (the tag and its comma). ``kind`` finds what is missing."""
+        self._clock_ms: dict[str, int] = {}  # talker -> its last RMC, GGA or GNS since its last GLL
         # The least number of fields (the tag counts), the number that is read, and the reader.
         self._types: dict[str, Read] = {
             "RMC": self._reader(8, 13, self._rmc),
@@ -189,7 +195,7 @@ class Parser:
         self.kinds[sentence[:6]] = kind
         return kind
 
-    def _reader(self, least: int, full: int, read: Callable[[list[str]], Message]) -> Read:
+    def _reader(self, least: int, full: int, read: Callable[[list[str]], Message | None]) -> Read:
         def read_sentence(sentence: Sentence) -> Message | None:
             fields = sentence.split(",")
             if " " in sentence:
@@ -215,7 +221,7 @@ class Parser:
         unsure = status == "D" and mode not in _MODE_QUALITY
         return Report(
             fields[0],
-            self._instant(time),
+            self._clock(fields[0], time),
             status == "V",
             position,
             _MODE_QUALITY.get(mode),
@@ -235,7 +241,7 @@ class Parser:
         position = self._position_e9(lat, north, lon, east) if quality else None
         return Report(
             fields[0],
-            self._instant(time),
+            self._clock(fields[0], time),
             indicator in _NO_FIX,
             position,
             quality,
@@ -245,14 +251,19 @@ class Parser:
             self._height_mm(geoid_sep, sep_unit),
         )
 
-    def _gll(self, fields: list[str]) -> Report:
+    def _gll(self, fields: list[str]) -> Report | None:
         time, lat, north, lon, east, status, mode = _GLL(fields)
+        at, clock_ms = self._instant(time), self._clock_ms.pop(fields[0][:2], None)
+        if at is not None and clock_ms is not None:
+            ahead_ms = (time_of_day_ms(at) - clock_ms + _CLOSE_MS) % DAY_MS
+            if ahead_ms >= _QUARTER_MS and ahead_ms % _QUARTER_MS <= 2 * _CLOSE_MS:
+                self.rejected["bad-time"] += 1
+                return None
         position = None
         if self._is_valid(status) and mode != "N":
             position = self._position_e9(lat, north, lon, east)
         quality = _MODE_QUALITY.get(mode)
         unsure = status == "D" and quality is None
-        at = self._instant(time)
         return Report(fields[0], at, status == "V", position, quality, unsure=unsure)
 
     def _gns(self, fields: list[str]) -> Report:
@@ -261,7 +272,7 @@ class Parser:
         position = self._position_e9(lat, north, lon, east) if modes.strip("N") else None
         return Report(
             fields[0],
-            self._instant(time),
+            self._clock(fields[0], time),
             False,  # a system without a fix has the mode N, which takes nothing from the others
             position,
             next((word for mode, word in _MODE_QUALITY.items() if mode in modes), None),
@@ -316,6 +327,13 @@ class Parser:
         if value is None and text:
             self.rejected[reason] += 1
         return value
+
+    def _clock(self, tag: str, text: str) -> Instant | None:
+        """The time of a sentence that the time of a GLL can be compared with."""
+        at = self._instant(text)
+        if at is not None:
+            self._clock_ms[tag[:2]] = time_of_day_ms(at)
+        return at
 
     def _instant(self, text: str) -> Instant | None:
         return self._checked(instant(text), text, "bad-time")

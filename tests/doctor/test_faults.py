@@ -295,6 +295,11 @@ def a_receiver_without_checksums(bench: Bench) -> None:
     bench.plug_in(b"$GPRMC,120000.00,A,4807.038,N,01131.000,E,022.4,084.4,231126,,,A\r\n")
 
 
+@fault("sentences", "fail", "sentences with wrong checksums only", "correct the program or sketch")
+def a_sketch_that_includes_the_dollar(bench: Bench) -> None:
+    bench.plug_in(b"$GPRMC,120000.00,A,4807.038,N,01131.000,E,022.4,084.4,231126,,,A*00\r\n")
+
+
 @fault("sentences", "fail", "AIS messages only", "the port of a GNSS receiver in gps.source")
 def a_port_of_an_ais_receiver(bench: Bench) -> None:
     bench.plug_in(b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n")

@@ -26,7 +26,8 @@ def test_the_names_of_what_came_instead_are_in_order() -> None:
     ("words", "reasons"),
     [
         ("RMC and GGA sentences on", {"proprietary", "no-position", "no-time"}),
-        ("checksum", {"no-checksum"}),
+        ("checksum on", {"no-checksum"}),
+        ("program or sketch that writes", {"no-checksum", "bad-checksum"}),
         ("RMC or ZDA sentence on", {"no-date"}),
         ("received satellites", {"no-time", "old-date", "future-date"}),
         ("firmware", {"old-date", "future-date"}),

@@ -126,7 +126,8 @@ def test_whether_there_is_a_fix(bodies: list[str], trusted: str | None) -> None:
     ("bodies", "is_fix"),
     [
         ([gga(sats="02")], False),
-        ([gga(sats="")], False),
+        ([gga(sats="")], True),
+        ([gga(sats="00", quality="6")], True),
         ([gga(sats="03")], True),
         ([gga(sats="00"), rmc()], True),
         ([gga(sats="00"), gsa("2")], True),

@@ -480,8 +480,7 @@ def test_positions_without_a_date_are_told_once(caplog: pytest.LogCaptureFixture
 
 
 BARE = b"$GPRMC,120000.00,A,5000.00000,N,01100.00000,E,5.00,090.0,201126,,,A\r\n"
-
-
+WRONG = BARE.replace(b"\r\n", b"*00\r\n")
 AIS = b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n"
 
 
@@ -489,6 +488,7 @@ AIS = b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n"
     ("unused", "reason", "sends", "remedy"),
     [
         (BARE, "no-checksum", "sentences without a checksum", "switch the checksum on"),
+        (WRONG, "bad-checksum", "sentences with wrong checksums", "correct the program"),
         (AIS * 2, "ais", "AIS messages only", "name the port of a GNSS receiver"),
     ],
 )

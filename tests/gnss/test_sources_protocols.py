@@ -35,10 +35,16 @@ UNICORE = bytes.fromhex(
 TEXT_LOG = (
     b"#BESTNAVA,97,GPS,FINE,2294,472312000,0,0,18,16;SOL_COMPUTED,SINGLE,48.1173,11.5167*3d781d55"
 )
+TAIP = b">RPV73511+4549542-0736643100035822;*7F<"
+TEXTS = [
+    (LOGS, TEXT_LOG),
+    ("TAIP", TAIP),
+    ("TAIP", b">RPV56655+4549542-0736643300000002;ID=ADAM12;*5E<"),
+]
 
 
 @pytest.mark.parametrize(
-    ("name", "frame"), [*FRAMES.items(), (LOGS, NOVATEL), (LOGS, UNICORE), (LOGS, TEXT_LOG)]
+    ("name", "frame"), [*FRAMES.items(), (LOGS, NOVATEL), (LOGS, UNICORE), *TEXTS]
 )
 def test_a_protocol_is_named_by_a_whole_frame(name: str, frame: bytes) -> None:
     noise = frame[:2] + b"\x01\x00\x02\x00\x07" * 3
@@ -51,7 +57,7 @@ def test_a_protocol_is_named_by_a_whole_frame(name: str, frame: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "begin", [*(frame[:2] for frame in FRAMES.values()), b"#AA,", b"!AIVDM,", b"$GPRMC,"]
+    "begin", [*(frame[:2] for frame in FRAMES.values()), b"#AA,", b">RPV", b"!AIVDM,", b"$GPRMC,"]
 )
 def test_beginnings_without_an_end_take_no_time(begin: bytes) -> None:
     data = begin * (65536 // len(begin)) + b"*"
@@ -66,6 +72,7 @@ def test_beginnings_without_an_end_take_no_time(begin: bytes) -> None:
     [
         (FRAMES["UBX"], "binary"),
         (TEXT_LOG + b"\r\n", "binary"),  # another text than NMEA: the same remedy
+        (TAIP * 2, "binary"),
         (rmc("120000").partition(b"*")[0] + b"\r\n", diagnosis("no-checksum")),
         (AIS, diagnosis("ais")),
         (AIS[:-4] + b"\r\n", "wrong-baud"),
@@ -81,15 +88,17 @@ def test_why_bytes_have_no_sentence(data: bytes, why: str | Diagnosis) -> None:
 
 
 def test_a_sentence_proves_the_speed() -> None:
-    received = b"038,N,01131.000,E,022.4,084.4,231126,,,A*6C\r\n"
-    assert is_speed_right(received) is None
-    assert is_speed_right(received + EPOCH[:40]) is None
-    assert is_speed_right(received + EPOCH) is True
+    assert is_speed_right(b"\x80,,A*6C\r\n" + EPOCH[:40]) is None
+    assert is_speed_right(b"\x80,,A*6C\r\n" + EPOCH) is True
+    assert is_speed_right(line("GPGLL,,,,,,V")) is True
 
 
-def test_an_ais_message_proves_the_speed() -> None:
-    assert is_speed_right(AIS[10:] + AIS[:10]) is None
-    assert is_speed_right(AIS[10:] + AIS) is True
+# Of AIS, without checksums, or of another device. At a wrong speed NMEA never is text for so long.
+@pytest.mark.parametrize("text", [AIS, b"$GPGLL,4807.038,N,01131.000,E\r\n" * 2, b"hello\r\n" * 6])
+def test_much_text_proves_the_speed(text: bytes) -> None:
+    assert is_speed_right(text[:39]) is None
+    assert is_speed_right(text[:40]) is True
+    assert is_speed_right(text[:39] + b"\x80") is None
 
 
 def test_a_whole_binary_frame_proves_the_speed() -> None:
@@ -121,12 +130,6 @@ def test_noise_disproves_it_soon() -> None:
     assert is_speed_right(b"\x80\xf3\x0f" * 22) is False
 
 
-def test_a_sentence_without_a_checksum_proves_the_speed_too() -> None:
-    bare = b"031,W,12\r\n$GPGLL,4807.038,N,01131.000,E\r\n"
-    assert is_speed_right(bare[:-2]) is None
-    assert is_speed_right(bare) is True
-
-
-def test_text_without_a_sentence_disproves_it_late() -> None:
-    assert is_speed_right(b"hello, world\r\n" * 100) is None
-    assert is_speed_right(b"hello, world\r\n" * 200) is False
+def test_a_mixture_disproves_it_late() -> None:
+    assert is_speed_right(b"hello, world\r\n\x80" * 100) is None
+    assert is_speed_right(b"hello, world\r\n\x80" * 200) is False

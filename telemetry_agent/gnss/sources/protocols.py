@@ -2,8 +2,9 @@
 
 The first bytes of a frame prove nothing: text that is read at a wrong speed contains them too. So a
 protocol is recognized by a whole frame with the right checksum, and a speed is right when a whole
-sentence or frame arrives, of an AIS receiver too. It is wrong as soon as most bytes are not text. A
-pause shows nothing, because most receivers send once a second and are silent in between.
+sentence or frame arrives, or much text, of another device perhaps. It is wrong as soon as most
+bytes are not text. A pause shows nothing, because most receivers send once a second and are silent
+in between.
 """
 
 import re
@@ -15,23 +16,24 @@ from operator import xor
 from typing import Literal
 
 from telemetry_agent.gnss.diagnosis import Diagnosis, diagnosis
-from telemetry_agent.gnss.framing import TEXT, Framer, has_unchecked
+from telemetry_agent.gnss.framing import TEXT, Framer, unchecked
 
 BAUD_RATES = (9600, 38400, 115200, 4800, 57600, 19200, 230400, 460800, 921600)
 """The most likely first."""
 
 _ENOUGH_BYTES = 64
+_ENOUGH_TEXT = 40  # read at a wrong speed, NMEA is text for 27 bytes at most
 _TOO_MANY_BYTES = 2048
 _LOGS = "NovAtel or Unicore logs"
 _HEADERS_AT_MOST = 50  # that are tried: the first whole frame comes early
 _AIS = re.compile(rb"![A-Z]{2}VD[MO],[ \"-)+-~]+\*[0-9A-F]{2}")
 _LOG = re.compile(rb"#([A-Z0-9]+A,[ -\"$-)+-~]+)\*([0-9a-fA-F]{8})")
+_TAIP = re.compile(rb"(>R[A-Z]{2}[ -)+-;=?-~]*;\*)([0-9A-F]{2})<")
 
 
 def is_speed_right(received: bytes) -> bool | None:
     """Whether bytes were received at the right speed; ``None`` while that is not decided."""
-    framer = Framer()
-    if framer.feed(received) or framer.unchecked or has_ais(received) or protocol(received):
+    if is_text(received) or Framer().feed(received) or protocol(received):
         return True
     if len(received) < _ENOUGH_BYTES:
         return None
@@ -42,6 +44,11 @@ def is_speed_right(received: bytes) -> bool | None:
     return False if len(received) > _TOO_MANY_BYTES else None
 
 
+def is_text(data: bytes) -> bool:
+    """Whether ``data`` is so much text, and nothing else, that its speed must be right."""
+    return len(data) >= _ENOUGH_TEXT and not data.translate(None, TEXT)
+
+
 def protocol(data: bytes) -> str | None:
     """The name of the protocol of which ``data`` contains a whole frame; else None."""
     for name, (header, is_frame) in _PROTOCOLS.items():
@@ -50,6 +57,9 @@ def protocol(data: bytes) -> str | None:
             return name
     if any(_crc(text) == int(crc, 16) for text, crc in _LOG.findall(data)):
         return _LOGS
+    for text, checksum in _TAIP.findall(data):
+        if int(checksum, 16) in {reduce(xor, text), reduce(xor, text[:-1])}:  # some leave the * out
+            return "TAIP"
     return None
 
 
@@ -62,8 +72,8 @@ def unreadable(data: bytes) -> Literal["binary", "wrong-baud"] | Diagnosis:
     """Why ``data`` has no valid sentence; a diagnosis: at any speed."""
     if protocol(data) is not None:
         return "binary"
-    if has_unchecked(data):
-        return diagnosis("no-checksum")
+    if reason := unchecked(data):
+        return diagnosis(reason)
     return diagnosis("ais") if has_ais(data) else "wrong-baud"
 
 
