@@ -251,7 +251,10 @@ def _is_forbidden(path: Path) -> bool:
     return not os.access(path, os.R_OK, effective_ids=True)
 
 
-_TRUST = "set upload.ca_file to the certificate of its CA, or of the server if that is self-signed"
+_TRUST = (
+    "the server must send its whole chain (Let's Encrypt: fullchain.pem); or set upload.ca_file to "
+    "the certificate of its CA, or of the server if that is self-signed"
+)
 
 
 def _day(since_1970_s: float) -> str:
