@@ -139,6 +139,12 @@ def no_receiver_for_auto(bench: Bench) -> None:
     bench.source = "auto"
 
 
+@fault("device", "fail", "/dev/ttyUSB0 is not there; brltty runs", "remove the package brltty")
+def a_bridge_that_the_braille_driver_took(bench: Bench) -> None:
+    machine(bench).process(776, "brltty")
+    bench.source = "/dev/ttyUSB0"
+
+
 @fault("device", "fail", "FT232R.* may be a receiver", "if it is one, set gps.source")
 def an_unknown_port_for_auto(bench: Bench) -> None:
     machine(bench).usb("0403:6001", "FTDI|FT232R USB UART", "ttyUSB0")
