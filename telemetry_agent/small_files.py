@@ -68,6 +68,8 @@ def read_small_file(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, "Is a folder: Docker makes one if it mounts a missing file")
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "Not a regular file")
         content = b""

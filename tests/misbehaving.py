@@ -449,10 +449,24 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def tls_server_context(validity: Validity = "now") -> ssl.SSLContext:
     """For ``Server(tls=…)``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair_file(validity))
+    return context
+
+
+def demands_certificates(most: ssl.TLSVersion) -> ssl.SSLContext:
+    """For ``Server(tls=…)``; of a client it trusts only the expired certificate."""
+    context = tls_server_context()
+    context.load_verify_locations(ca_file("past"))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.maximum_version = most
+    return context
+
+
+def pair_file(validity: Validity) -> Path:
+    """A certificate with its key."""
     file = Path(_folder().name) / f"pair-{validity}.pem"
     file.write_text(_KEY + _CERTIFICATES[validity])
-    context.load_cert_chain(file)
-    return context
+    return file
 
 
 def ca_file(validity: Validity = "now") -> Path:

@@ -8,6 +8,8 @@ is a ConfigError that names the full path of the key, the value, what is allowed
 import difflib
 import json
 import os
+import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -89,6 +91,13 @@ def load(path: Path | None = None) -> LoadedConfig:
     return load_texts(texts(path))
 
 
+def _container_names() -> set[str]:
+    """The name that Docker or Podman gives a container, if nobody has named this one."""
+    name = socket.gethostname()
+    in_container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+    return {name} if in_container and re.fullmatch("[0-9a-f]{12}", name) else set()
+
+
 def load_texts(
     files: Mapping[str, str], environment: Mapping[str, str] = os.environ
 ) -> LoadedConfig:
@@ -124,6 +133,11 @@ def load_texts(
         notes.append(
             f"the device is called {settings.device}, as many others are, and an endpoint cannot "
             'tell them apart: set device = "…", or change the hostname'
+        )
+    if settings.device in _container_names():
+        notes.append(
+            f"the device is called {settings.device}, the id of this container, and the next one "
+            'has another: set device = "…", or the hostname of the container'
         )
     names = {name.lower() for name in settings.upload.headers}
     if "authorization" in names and (token := credential("token")) is not None:

@@ -23,12 +23,13 @@ from telemetry_agent.doctor.findings import (
     warned,
 )
 from telemetry_agent.doctor.permissions import EVERYBODY, owner_of
-from telemetry_agent.doctor.trial import EndpointTrial
+from telemetry_agent.doctor.trial import OWN_CERTIFICATE, EndpointTrial
 from telemetry_agent.errors import ConfigError, counted, in_shell
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
 from telemetry_agent.secrecy import SERVICE_CREDENTIALS
 from telemetry_agent.tasks import Bell
+from telemetry_agent.upload.http.connection import REFUSES_OURS, tls_words
 from telemetry_agent.upload.http.credentials import Credentials
 
 _UNREACHED = {
@@ -174,10 +175,8 @@ class EndpointChecks:
             except TimeoutError:
                 remedy = "check that this port speaks TLS, and whether a firewall is on the way"
                 return failed(f"{self._host}:{self._port} does not answer", remedy)
-            except OSError as error:  # SSLError is one
-                words = (getattr(error, "reason", None) or error.strerror or str(error)).lower()
-                remedy = "check scheme and port of upload.url: this port may speak plain http"
-                return failed(f"no TLS there: {words.replace('_', ' ')}", remedy)
+            except OSError as error:
+                return _no_tls(error)
 
     def _ask(self) -> Iterator[Finding]:
         """``authentication``, ``answer``, ``proof``: what it answers to the agent's requests."""
@@ -231,6 +230,17 @@ class EndpointChecks:
         return failed(said, remedy)
 
 
+def _no_tls(error: OSError) -> Finding:
+    if isinstance(error, ssl.SSLError):
+        words = tls_words(error)
+    else:
+        words = (error.strerror or str(error)).lower()
+    if words.startswith(REFUSES_OURS):
+        return failed(words, OWN_CERTIFICATE)
+    remedy = "check scheme and port of upload.url: this port may speak plain http"
+    return failed(f"no TLS there: {words}", remedy)
+
+
 def _is_forbidden(path: Path) -> bool:
     try:
         path.stat()
@@ -241,7 +251,10 @@ def _is_forbidden(path: Path) -> bool:
     return not os.access(path, os.R_OK, effective_ids=True)
 
 
-_TRUST = "set upload.ca_file to the certificate of its CA, or of the server if that is self-signed"
+_TRUST = (
+    "the server must send its whole chain (Let's Encrypt: fullchain.pem); or set upload.ca_file to "
+    "the certificate of its CA, or of the server if that is self-signed"
+)
 
 
 def _day(since_1970_s: float) -> str:

@@ -3,16 +3,22 @@
 The checks run as root most of the time, and root may do everything: so they judge by this user.
 """
 
+import contextlib
 import os
 import pwd
+import re
 import stat
-from dataclasses import dataclass
+import struct
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
+
+from telemetry_agent.small_files import text_of
 
 SERVICE_USER = "telemetry-agent"
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 """What the unit's sandbox hides from the service (ProtectHome, PrivateTmp)."""
+_USER, _OWN_GROUP, _GROUP, _MASK = 2, 4, 8, 16  # linux/posix_acl.h
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,12 @@ class SystemUser:
             )
         except (OSError, KeyError):
             uid = os.geteuid()
-        return cls.of(uid)
+        account = cls.of(uid)
+        # Its unit may give it groups that the user is not in (SupplementaryGroups=).
+        groups = re.search(r"^Groups:(.*)$", text_of(Path(f"/proc/{pid}/status")), re.MULTILINE)
+        return replace(
+            account, gids=account.gids | set(map(int, groups[1].split() if groups else ()))
+        )
 
     def may_write(self, path: Path) -> bool:
         """Whether it may read and write ``path`` (in a folder: make files).
@@ -74,8 +85,34 @@ class SystemUser:
             return True
         status = path.stat()
         # As in the kernel, the first match decides: an owner gets no right of the group or others.
-        shift = 6 if self.uid == status.st_uid else 3 if status.st_gid in self.gids else 0
-        return status.st_mode >> shift & wanted == wanted
+        if self.uid == status.st_uid:
+            return status.st_mode >> 6 & wanted == wanted
+        users, groups, mask = _access_list(path, status)
+        granted = [bits for gid, bits in groups if gid in self.gids]
+        if self.uid in users:
+            granted = [users[self.uid]]
+        if granted:
+            return any(bits & mask & wanted == wanted for bits in granted)
+        return status.st_mode & wanted == wanted
+
+
+def _access_list(
+    path: Path, status: os.stat_result
+) -> tuple[dict[int, int], list[tuple[int, int]], int]:
+    """The rights of named users and of groups, and the mask of both (setfacl; man 5 acl)."""
+    users: dict[int, int] = {}
+    groups, mask = [(status.st_gid, status.st_mode >> 3 & 7)], 7
+    with contextlib.suppress(OSError):
+        packed = os.getxattr(path, "system.posix_acl_access")
+        groups = []
+        for tag, bits, who in struct.iter_unpack("<HHI", packed[4:]):
+            if tag == _USER:
+                users[who] = bits
+            elif tag in {_OWN_GROUP, _GROUP}:
+                groups.append((status.st_gid if tag == _OWN_GROUP else who, bits))
+            elif tag == _MASK:
+                mask = bits
+    return users, groups, mask
 
 
 EVERYBODY = SystemUser("everybody", -1, frozenset())

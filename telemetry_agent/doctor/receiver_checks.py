@@ -103,6 +103,15 @@ class ReceiverChecks:
         yield from heard.findings(advice, antenna_before=receiver.antenna)
 
     def _device(self) -> Finding:
+        found = self._there()
+        if found.verdict == "fail" and machine.runs("brltty", self._root):
+            said = (
+                f"{found.said}; brltty runs, which takes the ports of USB bridges from the system"
+            )
+            return failed(said, "remove the package brltty, then plug the receiver in again")
+        return found
+
+    def _there(self) -> Finding:
         source = self._gps.source
         if source == "auto":
             return self._choose()

@@ -34,6 +34,7 @@ from telemetry_agent.secrecy import secrets_in_url
 from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip, said_by
 from telemetry_agent.upload.formats.choice import choose, is_webhook
 from telemetry_agent.upload.formats.clickhouse import exception_code
+from telemetry_agent.upload.http.connection import REFUSES_OURS
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
@@ -70,6 +71,9 @@ _ADDRESS_REMEDIES = {
     "influx": "create the database or bucket that upload.url names, or correct it",
     "clickhouse": "create the table as in docs/servers.md, or correct upload.url",
 }
+OWN_CERTIFICATE = (
+    "set upload.client_cert and upload.client_key to a certificate that it accepts, or renew yours"
+)
 _USE_TLS = "write https:// in upload.url, with the endpoint's port for https"
 _TRY_ONE = "`sudo telemetry-agent doctor --send` sends the newest recorded position"
 
@@ -184,6 +188,8 @@ class EndpointTrial:
         yield skipped("no answer")
         if self._speaks_tls():
             yield failed(f"this port speaks TLS ({reason})", _USE_TLS)
+        elif REFUSES_OURS in reason:
+            yield failed(reason, OWN_CERTIFICATE)
         elif answer.proxy_status:
             remedy = "check upload.proxy, and whether that proxy lets this device through"
             yield failed(reason, remedy)

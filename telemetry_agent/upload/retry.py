@@ -74,6 +74,10 @@ class Pace:
             spacing_s = self.wait_s(math.ceil(self._level)) if self._level else 0.0
             self._spaced_until_s = now_s + spacing_s
 
+    def put_off_backlog(self, until_s: float) -> None:
+        """The endpoint does not take the backlog: only live fixes are sent until then."""
+        self._spaced_until_s = until_s
+
     def network_returned(self, spread_s: float) -> None:
         """Expect a crowd: the others are back within ``spread_s`` too."""
         self._level = max(self._level, self._level_of(spread_s))

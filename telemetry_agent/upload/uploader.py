@@ -127,6 +127,7 @@ class Uploader(Task):
         )
         self._outcomes = OutcomeHandler(self._leases, self._refusals, self._keeper, self._clock)
         queue.resume_unack()  # the uploader before this one may have left some
+        self._takes_live = False  # the last live batch was delivered
         self._attempted_s = float("-inf")
         self._resume_s, self._resume_every_s = float("-inf"), policy.backoff_max_s
         self._not_before_s = self._keeper.asked_until_s
@@ -283,10 +284,12 @@ class Uploader(Task):
             outcome = self._sender.send(batch, timeout_s, reports)
             stop = self._outcomes.apply(batch, outcome, probing=probing)
             self._resending.asked(outcome, self._clock.monotonic_s())
+        if batch.live:
+            self._takes_live = self._outcomes.deliveries > deliveries
         if self._outcomes.deliveries > deliveries:
             self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
             self._selection.delivered()
-        return self._stop_for(stop)
+        return self._stop_for(stop, backlog=self._policy.live_first and not batch.live)
 
     def _report(self, reports: AgentReports, now_s: float) -> float:
         """Send a report without fixes, if it is time; returns how long to wait for the next."""
@@ -310,7 +313,7 @@ class Uploader(Task):
 
     # How long to wait
 
-    def _stop_for(self, stop: StopReason) -> float | None:
+    def _stop_for(self, stop: StopReason, *, backlog: bool = False) -> float | None:
         match stop:
             case AllRefused(reason, only_backlog):
                 # Live fixes may be accepted where the backlog is not: it may be too old.
@@ -320,11 +323,7 @@ class Uploader(Task):
             case Held(reason):
                 return self._hold(reason)
             case Deferred() as deferred:
-                if not deferred.answered and self._network_changed:
-                    # The old route ended it, which shows nothing about the new one.
-                    self._release()
-                    return 0
-                return self._pause(deferred.state, deferred.reason, self._failed(deferred))
+                return self._later(deferred, backlog=backlog)
             case None:
                 return 0
 
@@ -336,6 +335,21 @@ class Uploader(Task):
             self._not_before_s = self._clock.monotonic_s() + wait_s
             self._keeper.asked_to_wait(self._not_before_s)
         return wait_s
+
+    def _later(self, deferred: Deferred, *, backlog: bool) -> float | None:
+        if not deferred.answered and self._network_changed:
+            # The old route ended it, which shows nothing about the new one.
+            self._release()
+            return 0
+        wait_s, now_s = self._failed(deferred), self._clock.monotonic_s()
+        may_be_these = deferred.answered and deferred.may_be_a_fix
+        if not (backlog and self._takes_live and may_be_these) or now_s < self._not_before_s:
+            return self._pause(deferred.state, deferred.reason, wait_s)
+        # It takes live fixes, and perhaps never this backlog, for which they must not wait.
+        self._release()
+        self._pace.put_off_backlog(now_s + wait_s)
+        self._keeper.trouble(deferred.state, deferred.reason, now_s, now_s + wait_s)
+        return 0
 
     def _pause_backlog(self, reason: str) -> float:
         now_s = self._clock.monotonic_s()

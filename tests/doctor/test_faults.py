@@ -7,6 +7,7 @@ import pwd
 import re
 import socket
 import sqlite3
+import ssl
 import stat
 import subprocess
 import threading
@@ -23,8 +24,10 @@ from machines import Machine
 from misbehaving import (
     answer,
     ca_file,
+    demands_certificates,
     drips,
     hang,
+    pair_file,
     says,
     swallowed_syn,
     tls_server_context,
@@ -134,6 +137,12 @@ def a_receiver_on_another_port(bench: Bench) -> None:
 def no_receiver_for_auto(bench: Bench) -> None:
     machine(bench)
     bench.source = "auto"
+
+
+@fault("device", "fail", "/dev/ttyUSB0 is not there; brltty runs", "remove the package brltty")
+def a_bridge_that_the_braille_driver_took(bench: Bench) -> None:
+    machine(bench).process(776, "brltty")
+    bench.source = "/dev/ttyUSB0"
 
 
 @fault("device", "fail", "FT232R.* may be a receiver", "if it is one, set gps.source")
@@ -565,6 +574,18 @@ def a_certificate_for_another_name(bench: Bench) -> None:
 def plain_http_where_tls_was_meant(bench: Bench) -> None:
     talks_first = drips(b"", first=b"HTTP/1.1 400 Bad Request\r\n\r\n", at_once=True)
     bench.url = bench.serve(then=talks_first).replace("http", "https")
+
+
+@fault("tls", "fail", "refuses this device's certificate .*: certificate expired", "renew yours")
+def an_expired_certificate_of_ours(bench: Bench) -> None:
+    bench.upload |= {"ca_file": str(ca_file()), "client_cert": str(pair_file("past"))}
+    bench.serve(tls=demands_certificates(ssl.TLSVersion.TLSv1_2))
+
+
+@fault("answer", "fail", "refuses this device's certificate .*: certificate required", "set upload")
+def no_certificate_of_ours(bench: Bench) -> None:
+    bench.upload["ca_file"] = str(ca_file())
+    bench.serve(tls=demands_certificates(ssl.TLSVersion.TLSv1_3))
 
 
 @fault("tls", "fail", "does not answer", "this port speaks TLS")

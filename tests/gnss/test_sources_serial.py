@@ -1,3 +1,4 @@
+import errno
 import grp
 import json
 import os
@@ -248,6 +249,17 @@ def test_a_forbidden_device_names_how_to_permit_it(
             source.open()
     finally:
         os.seteuid(user)
+
+
+def test_a_device_that_a_container_may_not_open_is_not_a_matter_of_groups(
+    source: SerialSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")  # as a control group does
+
+    monkeypatch.setattr(serial, "_Port", refuse)
+    with pytest.raises(SourceError, match=r"no permission to read .* start the container with"):
+        source.open()
 
 
 def test_root_is_not_sent_to_doctor_which_it_asks(line: Line) -> None:

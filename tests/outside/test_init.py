@@ -302,7 +302,7 @@ def test_a_file_is_judged_by_what_the_service_may_read(tmp_path: Path) -> None:
     assert done.returncode == 78
     assert "/nonexistent/key: No such file or directory" in done.stderr
     done = run_agent("init", "--config", str(path), *flags, "--token-file", str(tmp_path))
-    assert (done.returncode, "Not a regular file" in done.stderr) == (78, True)
+    assert (done.returncode, "Is a folder" in done.stderr) == (78, True)
     if os.geteuid() == 0:
         key = Path(f"/root/.telemetry-agent-test-key-{os.getpid()}")
         key.write_text("x")

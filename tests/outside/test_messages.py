@@ -8,6 +8,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from misbehaving import Server, answer
 from processes import AGENT, environment, run_agent
 from rig import record_backlog, simulated, started, write_config
@@ -77,6 +78,25 @@ def test_a_name_that_many_devices_share_is_reported_and_taken(tmp_path: Path) ->
     config.write_text(config.read_text().replace("van-07", "raspberrypi"))
     with started(config) as daemon:
         daemon.wait_for_line("warning: the device is called raspberrypi, as many others are")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a container")
+@pytest.mark.parametrize(("host", "reported"), [("3f2a1bc09d77", True), ("van-07", False)])
+def test_the_id_of_a_container_is_no_name_of_a_device(
+    tmp_path: Path, host: str, *, reported: bool
+) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    config.write_text(config.read_text().replace('device = "van-07"', ""))
+    made = f"hostname {host} && mount -t tmpfs tmpfs /run && touch /run/.containerenv"
+    check = [*AGENT, "config", "check", "--config", str(config)]
+    result = subprocess.run(
+        ["unshare", "--mount", "--uts", "sh", "-c", f'{made} && exec "$@"', "sh", *check],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=True,
+    )
+    assert (f"the device is called {host}, the id of this container" in result.stderr) == reported
 
 
 def test_a_byte_order_mark_is_accepted_and_an_empty_config_called_empty(tmp_path: Path) -> None:

@@ -131,7 +131,9 @@ def test_a_client_certificate_is_shown(authority: Authority, served: Pair, van: 
         ca_file = authority.pair.cert
         with_key = Credentials(ca_file=ca_file, client_cert=van.cert, client_key=van.key)
         assert isinstance(exchange(server.url, with_key), Answer)
-        assert isinstance(exchange(server.url, Credentials(ca_file=ca_file)), NoAnswer)
+        without = exchange(server.url, Credentials(ca_file=ca_file))
+    assert isinstance(without, NoAnswer)
+    assert "upload.client_cert): certificate required" in without.reason
     assert [peer["subject"] for peer in seen] == [((("commonName", "van-07"),),)]
 
 

@@ -32,7 +32,13 @@ REJECTED = "rejected by the endpoint"
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
-@pytest.mark.parametrize("body", ["", " \r\n", "{}", '{"result":"ok"}', '{"error":null}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("", " \r\n", "{}", '{"result":"ok"}', '{"error":null}', '{"errors":[],"status":200}'),
+        *('{"success":true,"statusCode":201}', '{"ok":1,"result":0}', '{"status":"stored"}'),
+    ],
+)
 @pytest.mark.parametrize("kind", ["text/html", JSON, ""])
 def test_a_2xx_with_nothing_against_it_delivers(status: int, body: str, kind: str) -> None:
     assert read(answer(status, body, content_type=kind), BATCH) == Delivered(status=status)
@@ -101,6 +107,10 @@ def test_an_answer_that_is_too_long_is_only_read_for_one_fix() -> None:
         ('{"errors":[{"row":1,', True),
         ('{"success" : false,"trace":"', True),
         ('{"status":"ERROR","trace":"', True),
+        ('{"errorMessage":"no table","stackTrace":["', True),
+        ('{"result":"failed","trace":"', True),
+        ('{"ok":0,"trace":"', True),
+        ("PHP Fatal error:  Allowed memory size of 134217728 bytes exhausted", True),
         ('{"errors":[],"stored":["', False),
         ('{"error":null,"stored":["', False),
         ('{"success":true,"stored":["', False),
@@ -171,6 +181,18 @@ def test_a_web_page_is_a_portal_or_a_wrong_url(status: int, body: str | bytes) -
         answer(200, '{"success":false}'),
         answer(202, '{"ok":false}'),
         answer(200, '{"status":"error"}'),
+        # JSend, AWS Lambda, its integration with a wrong mapping, and forms of all of them
+        answer(200, '{"status":"fail","data":null}'),
+        answer(200, '{"errorMessage":"no table","errorType":"KeyError"}'),
+        answer(200, '{"statusCode":500,"body":"{}"}'),
+        answer(200, '{"status":503,"title":"Service Unavailable"}'),
+        answer(200, '{"result":"error"}'),
+        answer(200, '{"result":"Failed"}'),
+        answer(200, '{"success":"false"}'),
+        answer(200, '{"Success":0}'),
+        answer(200, '{"ok":0}'),
+        answer(200, "\nFatal error: Uncaught mysqli_sql_exception: Connection refused"),
+        answer(200, "PHP Parse error:  syntax error, unexpected end of file"),
         answer(200, '{"retry":"all"}'),
         answer(200, b"\x1f\x8b\x08\x00", content_encoding="gzip"),
         answer(203, "{}"),

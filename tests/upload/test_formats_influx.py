@@ -41,6 +41,11 @@ def test_influx_escapes_a_device_and_refuses_what_cannot_be_escaped() -> None:
         (422, b'{"code":"unprocessable entity","message":"retention policy"}', Refused),
         (400, b'{"error":"partial write: field type conflict: input field"}', Held),
         (400, b'{"code":"invalid","message":"error in line 1: cast error"}', Held),
+        # InfluxDB 2.0
+        (500, b'{"message":"unexpected error: partial write: points beyond retention"}', Refused),
+        (500, b'{"message":"unexpected error writing points: field type conflict"}', Held),
+        (500, b'{"code":"internal error","message":"engine: timeout"}', Deferred),
+        (500, b'{"error":"partial write"}', Deferred),  # a cluster that lacks a node
         (401, b"", Held),
         (404, b'{"error":"database not found"}', Held),
         (413, b"", Refused),

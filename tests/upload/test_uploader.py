@@ -334,6 +334,26 @@ def test_five_times_500_while_others_are_accepted_is_poison(tmp_path: Path) -> N
         assert b.counts == (0, 0, 15, 1)
 
 
+def test_a_backlog_that_gets_500_for_ever_delays_no_live_fix(tmp_path: Path) -> None:
+    """An endpoint whose oldest partition begins after the backlog, for example."""
+    with bench(tmp_path, then=refusing(set(range(1, 201)), 500), compression="none") as b:
+        b.put_backlog(200)
+        for _ in range(60):
+            b.put(1)
+            b.work_for(20)
+            assert b.queue.backlog().live == 0
+
+
+def test_a_500_to_the_backlog_and_to_live_fixes_too_backs_off(tmp_path: Path) -> None:
+    with bench(tmp_path, then=answer(500), compression="none") as b:
+        b.put_backlog(20)
+        began_s = b.clock.now_s
+        for _ in range(60):
+            b.put(1)
+            b.work_for(60)
+        assert len(b.server.requests) < 20 + (b.clock.now_s - began_s) / BACKOFF_MAX_S
+
+
 def test_five_times_500_with_nothing_else_pending_tries_single_fixes(tmp_path: Path) -> None:
     with bench(tmp_path, then=refusing({3}, 500), compression="none") as b:
         b.put_backlog(8)

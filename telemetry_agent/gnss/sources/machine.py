@@ -262,6 +262,11 @@ def _lockers(proc: Path, node: Path) -> Iterator[int]:
             yield int(fields[4])
 
 
+def runs(program: str, root: Path = Path("/")) -> bool:
+    """Whether a process of this name runs."""
+    return any(_text_of(comm) == program for comm in (root / "proc").glob("[0-9]*/comm"))
+
+
 def explain(device: Path, by: Holder, root: Path = Path("/")) -> Advice:
     """Which process uses the port, and the command that frees it."""
     who = f"{by.program} (pid {by.pid})"

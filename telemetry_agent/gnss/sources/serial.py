@@ -267,9 +267,17 @@ class SerialSource(Source):
                     f"{self.name} is in use by another program",
                     f"`sudo fuser -v {in_shell(self.name)}` shows which; stop it",
                 )
-            case errno.EACCES | errno.EPERM:
+            case errno.EACCES:
                 return ForbiddenError(
                     f"no permission to read {self.name}", how_to_permit(self._path, _user())
+                )
+            case errno.EPERM:  # by a control group; the file's mode permits it
+                return ForbiddenError(
+                    f"no permission to read {self.name}: its container or service has no access "
+                    "to this device",
+                    "start the container with --device, or with a --device-cgroup-rule for a "
+                    "receiver that is plugged in later; for a service, `sudo telemetry-agent "
+                    "doctor` shows what to do",
                 )
             case errno.ENOTTY:
                 return SourceError(

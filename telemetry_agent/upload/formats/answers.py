@@ -26,12 +26,16 @@ _LATER = {408, 409, 423, 424, 425, 429}
 _WORDS_MAX = 200
 _QUOTED = 1000  # characters
 _STREAM = re.compile("[0-9a-f]{16}", re.ASCII)
+_SAYS_NO = re.compile(rb"(?:php )?(?:fatal |parse )?error", re.IGNORECASE)
+"""The beginning of a text; PHP answers 200 to a request at which its script fails."""
 _BEGINS_WITH_NO = re.compile(
-    rb'error|\{\s*"(?:errors?"\s*:\s*(?:true|[1-9]|"[^"]|\[\s*[^]\s]|\{\s*[^}\s])'
-    rb'|(?:success|ok)"\s*:\s*false|status"\s*:\s*"error")',
+    _SAYS_NO.pattern
+    + rb'|\{\s*"(?:error(?:s|message)?"\s*:\s*(?:true|[1-9]|"[^"]|\[\s*[^]\s]|\{\s*[^}\s])'
+    rb'|(?:success|ok)"\s*:\s*"?(?:false|0)|(?:status|result)"\s*:\s*"(?:error|fail))',
     re.IGNORECASE,
 )
 """Of a body that was not read to its end."""
+_FAILED = {"error", "fail", "failed", "failure"}
 
 
 def judge(answer: Answer, batch: Batch, *, array_is_yes: bool = False) -> Outcome:
@@ -130,7 +134,7 @@ def _judge_taken(answer: Answer, batch: Batch, *, array_is_yes: bool) -> Outcome
 
 def _judge_body(answer: Answer, text: bytes, batch: Batch, *, array_is_yes: bool) -> Outcome:
     status = answer.status
-    if text.lower().startswith(b"error"):
+    if _SAYS_NO.match(text):
         return unclear(answer, f"{status}, but it says: {quoted(text)}")
     declared = "json" in answer.headers.get("content-type", "").lower()
     if not text or not (declared or text.startswith((b"{", b"["))):
@@ -185,10 +189,20 @@ def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Bat
         if received < taken:
             return unclear(answer, f"{answer.status}, but only {received} of {count} were received")
         return replace(delivered, counted=True)
-    no = value.get("error") or value.get("errors") or str(value.get("status")).lower() == "error"
-    if no or value.get("success") is False or value.get("ok") is False:
+    if _denies({name.lower(): item for name, item in value.items()}):
         return unclear(answer, f"{answer.status}, but it says: {quoted(text)}")
     return delivered
+
+
+def _denies(said: dict[str, Any]) -> bool:
+    """Whether a JSON object says that the request failed, in one of the usual ways."""
+    code = said.get("statuscode", said.get("status"))
+    return (
+        any(said.get(name) for name in ("error", "errors", "errormessage"))  # AWS Lambda: the last
+        or any(str(said.get(name)).lower() in {"false", "0"} for name in ("success", "ok"))
+        or any(str(said.get(name)).lower() in _FAILED for name in ("status", "result"))
+        or (type(code) is int and 400 <= code < 600)
+    )
 
 
 def _asked(items: object) -> tuple[ResendRange, ...]:

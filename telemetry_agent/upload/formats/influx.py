@@ -13,7 +13,7 @@ nothing there, so such a write is halved like any other that is refused.
 
 from telemetry_agent.fields import Field, outside, writer
 from telemetry_agent.model import Answer, Batch, Fix, Held, Outcome, Payload, Record, Refused
-from telemetry_agent.upload.formats.answers import judge, said_by
+from telemetry_agent.upload.formats.answers import judge, reason_of, said_by
 from telemetry_agent.upload.formats.packing import attributes, packed, unsure_time
 from telemetry_agent.upload.interfaces import Compression, WireFormat
 
@@ -33,10 +33,14 @@ def encode(batch: Batch, compression: Compression) -> Payload:
 
 def read(answer: Answer, batch: Batch) -> Outcome:
     """What ``answer`` means."""
-    outcome = judge(answer, batch)
-    if isinstance(outcome, Refused) and any(text in said_by(answer) for text in _OTHER_TYPES):
-        return Held(outcome.reason, status=answer.status)
-    return outcome
+    # InfluxDB 2.0 answers 500 where the others answer 400 or 422, as often as it is asked.
+    if answer.status in {400, 422, 500}:
+        said, reason = said_by(answer), reason_of(answer)
+        if any(text in said for text in _OTHER_TYPES):
+            return Held(reason, status=answer.status)
+        if "partial write:" in said:
+            return Refused(reason, status=answer.status)
+    return judge(answer, batch)
 
 
 def unfit(record: Record) -> str | None:

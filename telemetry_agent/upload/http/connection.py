@@ -26,6 +26,8 @@ _IDLE_S = 1.0  # a connection that was idle for less is as good as new
 _USER_TIMEOUT_SHARE = 1 / 6  # of the time for the whole exchange
 _AGE_MAX_S = 600.0
 
+REFUSES_OURS = "the endpoint refuses this device's certificate (upload.client_cert)"
+
 T = TypeVar("T")
 
 
@@ -104,7 +106,7 @@ class Connection:
             ) from error
         except ssl.SSLError as error:
             raise NetworkError(
-                f"TLS handshake with {self._peer} failed: {_words(error)}"
+                f"TLS handshake with {self._peer} failed: {tls_words(error)}"
             ) from error
         self.tls = tls
 
@@ -194,7 +196,7 @@ class Connection:
                 raise BrokenError(f"connection to {self._peer} broke: {why}") from error
 
     def _tls_error(self, error: ssl.SSLError) -> BrokenError:
-        return BrokenError(f"TLS error from {self._peer}: {_words(error)}")
+        return BrokenError(f"TLS error from {self._peer}: {tls_words(error)}")
 
 
 def _name_of_peer(sock: socket.socket) -> str:
@@ -204,5 +206,10 @@ def _name_of_peer(sock: socket.socket) -> str:
         return "the server"
 
 
-def _words(error: ssl.SSLError) -> str:
-    return (error.reason or "the connection was closed").lower().replace("_", " ")
+def tls_words(error: ssl.SSLError) -> str:
+    """What failed. An alert comes from the peer: if it names a certificate, that is ours."""
+    said = (error.reason or "the connection was closed").lower().replace("_", " ")
+    _, is_alert, about = said.partition(" alert ")
+    if is_alert and ("certificate" in about or about == "unknown ca"):
+        return f"{REFUSES_OURS}: {about}"
+    return said
