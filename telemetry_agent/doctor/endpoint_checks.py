@@ -29,7 +29,7 @@ from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
 from telemetry_agent.secrecy import SERVICE_CREDENTIALS
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.http.connection import REFUSES_OURS, tls_words
+from telemetry_agent.upload.http.connection import refuses_certificate, tls_words
 from telemetry_agent.upload.http.credentials import Credentials
 
 _UNREACHED = {
@@ -233,10 +233,10 @@ class EndpointChecks:
 def _no_tls(error: OSError) -> Finding:
     if isinstance(error, ssl.SSLError):
         words = tls_words(error)
+        if refuses_certificate(error):
+            return failed(words, OWN_CERTIFICATE)
     else:
         words = (error.strerror or str(error)).lower()
-    if words.startswith(REFUSES_OURS):
-        return failed(words, OWN_CERTIFICATE)
     remedy = "check scheme and port of upload.url: this port may speak plain http"
     return failed(f"no TLS there: {words}", remedy)
 

@@ -34,7 +34,6 @@ from telemetry_agent.secrecy import secrets_in_url
 from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip, said_by
 from telemetry_agent.upload.formats.choice import choose, is_webhook
 from telemetry_agent.upload.formats.clickhouse import exception_code
-from telemetry_agent.upload.http.connection import REFUSES_OURS
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
@@ -188,7 +187,7 @@ class EndpointTrial:
         yield skipped("no answer")
         if self._speaks_tls():
             yield failed(f"this port speaks TLS ({reason})", _USE_TLS)
-        elif REFUSES_OURS in reason:
+        elif answer.refuses_certificate:
             yield failed(reason, OWN_CERTIFICATE)
         elif answer.proxy_status:
             remedy = "check upload.proxy, and whether that proxy lets this device through"

@@ -23,6 +23,8 @@ class NoAnswer:
     """The answers that came before it in its series do not count either."""
     proxy_status: int = 0
     """What a proxy answered that does not connect to the endpoint."""
+    refuses_certificate: bool = False
+    """The endpoint refuses the certificate of this device, or its lack."""
 
 
 OnAnswer = Callable[[Answer], bool]

@@ -26,8 +26,6 @@ _IDLE_S = 1.0  # a connection that was idle for less is as good as new
 _USER_TIMEOUT_SHARE = 1 / 6  # of the time for the whole exchange
 _AGE_MAX_S = 600.0
 
-REFUSES_OURS = "the endpoint refuses this device's certificate (upload.client_cert)"
-
 T = TypeVar("T")
 
 
@@ -106,7 +104,8 @@ class Connection:
             ) from error
         except ssl.SSLError as error:
             raise NetworkError(
-                f"TLS handshake with {self._peer} failed: {tls_words(error)}"
+                f"TLS handshake with {self._peer} failed: {tls_words(error)}",
+                refuses_certificate=refuses_certificate(error),
             ) from error
         self.tls = tls
 
@@ -196,7 +195,10 @@ class Connection:
                 raise BrokenError(f"connection to {self._peer} broke: {why}") from error
 
     def _tls_error(self, error: ssl.SSLError) -> BrokenError:
-        return BrokenError(f"TLS error from {self._peer}: {tls_words(error)}")
+        return BrokenError(
+            f"TLS error from {self._peer}: {tls_words(error)}",
+            refuses_certificate=refuses_certificate(error),
+        )
 
 
 def _name_of_peer(sock: socket.socket) -> str:
@@ -207,9 +209,15 @@ def _name_of_peer(sock: socket.socket) -> str:
 
 
 def tls_words(error: ssl.SSLError) -> str:
-    """What failed. An alert comes from the peer: if it names a certificate, that is ours."""
+    """What failed."""
     said = (error.reason or "the connection was closed").lower().replace("_", " ")
-    _, is_alert, about = said.partition(" alert ")
-    if is_alert and ("certificate" in about or about == "unknown ca"):
-        return f"{REFUSES_OURS}: {about}"
+    if refuses_certificate(error):
+        about = said.rpartition(" alert ")[2]
+        return f"the endpoint refuses this device's certificate (upload.client_cert): {about}"
     return said
+
+
+def refuses_certificate(error: ssl.SSLError) -> bool:
+    """Whether the peer sent an alert that names a certificate: it means this device's."""
+    _, _, about = (error.reason or "").lower().partition("_alert_")
+    return "certificate" in about or about == "unknown_ca"

@@ -32,11 +32,17 @@ class NetworkError(Exception):
     """The network did not carry the exchange. The text says why, for the user."""
 
     def __init__(
-        self, reason: str, state: UploadState = "unreachable", proxy_status: int = 0
+        self,
+        reason: str,
+        state: UploadState = "unreachable",
+        proxy_status: int = 0,
+        *,
+        refuses_certificate: bool = False,
     ) -> None:
         super().__init__(reason)
         self.state: UploadState = state
         self.proxy_status = proxy_status
+        self.refuses_certificate = refuses_certificate
 
 
 class BrokenError(NetworkError):
@@ -146,7 +152,12 @@ class Dialer:
         """Return why no answer came."""
         if self.aborted:  # which looks like a failure of the network
             return NoAnswer("stopped")
-        return NoAnswer(str(error), error.state, proxy_status=error.proxy_status)
+        return NoAnswer(
+            str(error),
+            error.state,
+            proxy_status=error.proxy_status,
+            refuses_certificate=error.refuses_certificate,
+        )
 
     def note_died_idle(self, idle_s: float) -> None:
         """Note that a connection that was idle for ``idle_s`` no longer carried anything.
