@@ -86,10 +86,7 @@ class AwayRows:
         return self._border - 1
 
     def begin(self, last: int, border: int) -> None:
-        """Note that all rows up to ``last`` are in a file that was set aside.
-
-        Those that are known have a mark.
-        """
+        """Set aside the rows up to ``last``; new ones follow ``border``. Known ones have a mark."""
         gaps = list(self._marks.gaps(last + 1, border - 1))
         # If that file had no rows of its own, this generation ends where that one did. If rows are
         # still away from an earlier file, the border has its mark then.

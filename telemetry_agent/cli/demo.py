@@ -32,6 +32,7 @@ from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint, Fault
 from telemetry_agent.lab.simulator import Simulator
 from telemetry_agent.page.libraries import browser_missing, server_missing
+from telemetry_agent.tasks import Bell
 
 _RATE_HZ = 6
 _START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
@@ -107,6 +108,8 @@ def command(length_s: float | None, *, no_page: bool) -> int:
                 simulator.hush()
                 network.cut(False)
                 endpoint.wait_for(sent(), _SETTLE_S)
+                with suppress(AgentError):  # the cut may have lost the answer to what is there
+                    list(agent.delivery.drain({}, Bell()))
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end takes seconds at most
             simulator.hush()

@@ -60,7 +60,7 @@ def command(
     trip: int | None,
     output: Path | None,
 ) -> None:
-    """Write the fixes in the queue to a file: pending ones, and delivered ones that are still kept.
+    """Write the fixes in the queue to a file: pending, refused, and delivered ones still kept.
 
     TIME is a fix's own time such as 2026-11-23T12:35:19Z, or a time before the newest fix: 2h.
     An existing file is replaced when the new one is complete.

@@ -190,10 +190,10 @@ def resend(
 ) -> None:
     """Send delivered fixes again, as far as they are kept.
 
-    They keep their names, so an endpoint that has them already ignores them. Choose them either by
-    time, --since and --until: TIME is a fix's own time such as 2026-11-23T12:35:19Z, or a time
-    before the newest fix: 2h. Or by name, --stream, --from and --to, as `receive --audit` names
-    what an endpoint misses.
+    They keep their names, so an endpoint that has them already ignores them. Choose them by time
+    (--since, --until), or by name (--stream, --from, --to) as `receive --audit` lists what an
+    endpoint misses. TIME is a fix's own time such as 2026-11-23T12:35:19Z, or a time before the
+    newest fix: 2h.
     """
     names = {"stream": stream, "from": first, "to": last}
     given = [value for value in names.values() if value is not None]

@@ -212,15 +212,13 @@ def _waiting(queue: QueueView) -> str:
 
 
 def delivery(state: Snapshot, again: str = RELOAD) -> Finding:
-    """``delivery``: the state of the running agent's uploads.
-
-    ``again``: how it reads a corrected config.
-    """
+    """``delivery``: the state of its uploads. ``again``: how it reads a corrected config."""
     upload, waiting = state.upload, _waiting(state.queue)
     if upload.state == "held":
         if upload.last_error is None:  # hidden from a user without rights
             return failed(f"held; {waiting}", "use sudo to see the reason")
-        return failed(f"held: {upload.last_error}; {waiting}", f"correct the set-up, then {again}")
+        remedy = f"correct it here or at the server; to try at once: {again}"
+        return failed(f"held: {upload.last_error}; {waiting}", remedy)
     ago_s = upload.last_delivery_s
     last = "nothing delivered yet" if ago_s is None else f"last delivery {span(ago_s)} ago"
     said = f"{upload.state}: {last}, {waiting}"

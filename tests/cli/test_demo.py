@@ -4,10 +4,11 @@ import contextlib
 import http.client
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
-from processes import agent
+from processes import ROOT, agent, running
 
 from telemetry_agent.cli.demo import _CUT_S, _summary
 
@@ -47,7 +48,33 @@ def test_the_cut_waits_for_the_first_viewer() -> None:
             line.getresponse()
             cut = demo.wait_for_line(r"^ *(\d+) s .*no network", limit_s=120)
             assert int(cut[1]) < 200
-            assert demo.end(by=signal.SIGINT) == 0
+            assert demo.end(by=signal.SIGINT) == 0, demo.text()
+
+
+CUT_BEFORE_THE_LAST_ANSWER = """
+from polling import wait_until
+from telemetry_agent.cli import demo, main
+
+def watch(agent, simulator, network, *_):
+    def is_the_last_under_way():
+        stats = agent.queue.stats()
+        return stats.in_flight and stats.acked + stats.in_flight == simulator.sent
+    assert simulator.done.wait(60)
+    wait_until(is_the_last_under_way)
+    network.cut(True)
+    assert network._endpoint.wait_for(simulator.sent, 60)
+    raise KeyboardInterrupt
+
+demo._watch = watch
+main(["demo", "--for", "3s", "--no-page"])
+"""
+
+
+def test_an_end_whose_last_answer_was_lost_waits_for_another() -> None:
+    tests = {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    with running(sys.executable, "-c", CUT_BEFORE_THE_LAST_ANSWER, env=tests) as demo:
+        assert demo.wait(120) == 0, demo.text()
+    assert "None was lost" in demo.out[-1]
 
 
 @pytest.mark.parametrize(

@@ -829,7 +829,7 @@ def uploads_that_are_held(bench: Bench) -> None:
     runs(bench, upload={"state": "held", "last_error": "401: unknown token"})
 
 
-@fault("delivery", "fail", "held: 401; 3 positions wait", "set-up, then restart the agent")
+@fault("delivery", "fail", "held: 401; 3 positions wait", "to try at once: restart the agent")
 def uploads_that_are_held_in_an_agent_without_the_service(bench: Bench) -> None:
     runs(bench, upload={"state": "held", "last_error": "401"})
 

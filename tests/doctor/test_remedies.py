@@ -230,7 +230,7 @@ def native_at_the_recorder(bench: Bench, real: Real) -> None:
     "answer",
     "does not know the device van-07",
     "add a device with the identifier van-07",
-    by_init="(?s)does not show whether it knows.*To do: in Traccar, add a device with the id",
+    by_init="(?s)only a position shows whether it knows.*To do: in Traccar, add a device with",
 )
 def a_device_that_traccar_does_not_know(bench: Bench, real: Real) -> None:
     bench.recorded(1)

@@ -81,5 +81,6 @@ def test_a_wrong_config_is_a_finding(tmp_path: Path) -> None:
     assert first.startswith("✘ fail  config ")
     assert "did you mean upload.timeout?" in first
     assert remedy.strip().startswith("→ correct it")
+    assert len(skips) == len(NAMES) - 1
     assert all(line.startswith("- skip") for line in skips)
     assert summary.startswith("1 failed, ")
