@@ -115,9 +115,7 @@ class Order:
             return "this"
         if epoch.is_waiting:
             begins.add(message.tag)
-        elif not begins:
-            self.begins = None  # a time came first
-        elif message.tag in begins and epoch.instant is not None:
+        elif message.tag in begins:
             value_of = _REPEATED[kind][0]
             if all(value_of(report) is None for report in epoch.reports):
                 return "next"
