@@ -150,14 +150,12 @@ class Assembler:
             self.close("time", now_s, fixes)
             epoch = None
         epoch = epoch or Epoch()
-        whose = self._order.instant_of(message, epoch)
-        if whose == "this":
-            self._epoch = epoch
-            return epoch
-        self._order.row = ""
-        if whose == "next":
+        if self._order.is_next(message, epoch):
+            self._order.row = ""
             self._order.early.append(message)
-        return None
+            return None
+        self._epoch = epoch
+        return epoch
 
     def _join_early(self, epoch: Epoch) -> None:
         for message in self._order.early:
