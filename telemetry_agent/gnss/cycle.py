@@ -74,8 +74,7 @@ class Order:
         """The tag of the VTG or GSA that came last, and belongs to the open epoch."""
         self.begins: set[type] | None = set() if whole else None
         """What came before the first time. None: that may have been the end of a cycle."""
-        # Of the last VTG, and of the first GSA of the last ones in a row.
-        self._first: dict[type, int | None] = dict.fromkeys(_REPEATED)
+        self._before: dict[type, int | None] = dict.fromkeys(_REPEATED)
         self._leads = dict.fromkeys(_REPEATED, 0)  # above 0: it comes before what it repeats
 
     def is_next(self, message: Message, epoch: Epoch) -> bool:
@@ -83,21 +82,16 @@ class Order:
 
         Only where no quiet gap shows it.
         """
-        kind, messages = type(message), epoch.messages
+        kind = type(message)
         if isinstance(message, Gst):
             return epoch.is_before(message)
         if kind not in _REPEATED:
             return False
-        value_of = _REPEATED[kind][0]
-        if self.early:  # as the one before it
-            if type(self.early[-1]) is not kind:
-                self._first[kind] = value_of(message)
-            return True
+        value, other = _REPEATED[kind][0](message), self._before[kind]
+        self._before[kind] = value
+        if self.early:
+            return True  # as the one before it
         self.row = message.tag
-        if messages and type(messages[-1]) is kind:
-            return False
-        value, other = value_of(message), self._first[kind]
-        self._first[kind] = value
         if message.tag in epoch.seen or value != other:
             leads = self._leads_by_value(message, epoch, value, other)
             if leads is not None:
