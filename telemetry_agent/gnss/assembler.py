@@ -285,6 +285,7 @@ class Assembler:
             self._count_again()
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reports:
+            self._order.begins = None  # the position came before the recording began
             return  # without a position sentence, not even an instant without a fix
         if by == "cycle":
             self._cycle.repeats = 0

@@ -144,7 +144,7 @@ class Epoch:
             apart = abs(DAY_MS - apart)  # over midnight
         if apart == 0 or instant in self.other_times:
             return True
-        if apart > _SAME_SECOND_MS or message.tag in self.seen:
+        if apart > _SAME_SECOND_MS or (message.tag in self.seen and not isinstance(message, Gst)):
             return False
         return apart <= _SAME_INSTANT_MS or message.tag[2:] == "ZDA"
 
