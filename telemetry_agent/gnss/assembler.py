@@ -249,7 +249,7 @@ class Assembler:
         for each in (*self._order.early, message):
             self._again.join(each)
         self._order.early.clear()
-        self.shared_talker.repeated(message)
+        self.shared_talker.repeated = message
         if message != epoch.messages[-1]:  # otherwise the line repeated one sentence
             self._cycle_repeats = True
         return None

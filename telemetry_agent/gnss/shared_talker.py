@@ -23,21 +23,18 @@ class SharedTalker:
         self._sign = ""  # what the last epoch did that one receiver does not do
         self._epochs = 0  # how many in a row did so
         self._forward = True
-        self._repeated: Report | None = None  # in the open epoch
+        self.repeated: Report | None = None
+        """A position sentence that came again with the time of the open epoch."""
         # Of the epoch before:
         self._epoch = Epoch()
         self._first: Position | None = None
         self._second: Report | None = None
 
-    def repeated(self, report: Report) -> None:
-        """A position sentence came again with the time of the open epoch."""
-        self._repeated = report
-
     def closed(self, epoch: Epoch, position_e9: Position | None) -> None:
         """Compare an epoch and its trusted position with the epoch before."""
         sign = self._sign_of_two(self._epoch, epoch, position_e9) if self._epoch.seen else ""
-        self._epoch, self._first, self._second = epoch, position_e9, self._repeated
-        self._repeated = None
+        self._epoch, self._first, self._second = epoch, position_e9, self.repeated
+        self.repeated = None
         self._epochs = self._epochs + 1 if sign == self._sign else 1
         self._sign = sign
         if sign and self._epochs >= _EPOCHS:
