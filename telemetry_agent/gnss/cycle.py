@@ -105,7 +105,9 @@ class Order:
             begins.add(kind)
             return False
         value_of = _REPEATED[kind][0]
-        return kind in begins and all(value_of(report) is None for report in epoch.reports)
+        if any(value_of(report) is not None for report in epoch.reports):
+            begins.discard(kind)  # from now on the values show it
+        return kind in begins
 
     def _leads_by_value(
         self, message: Message, epoch: Epoch, value: int | None, other: int | None
