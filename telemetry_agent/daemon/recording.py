@@ -188,8 +188,10 @@ class Recording:
         def decoder() -> Decoder:
             return Decoder(
                 wall_clock=lambda: self._clock.wall_ms() if self._clock.synchronised() else None,
-                # The week number of a live receiver may have rolled over; a recording is as it was.
+                # The week number of a live receiver may have rolled over, and its fixes must not
+                # wait. A recording is as it was, and gives the fixes of `decode`.
                 fix_rollover=source.live,
+                eager=source.live,
                 baud=source.baud,
             )
 

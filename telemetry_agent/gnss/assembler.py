@@ -152,16 +152,14 @@ class Assembler:
             self.close("time", now_s, fixes)
             epoch = None
         epoch = epoch or Epoch()
-        whose = self._order.instant_of(message, epoch)
-        if whose == "this":
-            if isinstance(message, Vtg | Gsa):
-                self._row = tag
-            self._epoch = epoch
-            return epoch
-        self._row = ""
-        if whose == "next":
+        if self._order.is_next(message, epoch):
+            self._row = ""
             self._order.early.append(message)
-        return None
+            return None
+        if isinstance(message, Vtg | Gsa):
+            self._row = tag
+        self._epoch = epoch
+        return epoch
 
     def _join_early(self, epoch: Epoch) -> None:
         for message in self._order.early:
@@ -197,7 +195,7 @@ class Assembler:
         return self._begin(instant)
 
     def _judged_before(self, message: Message) -> None:
-        """Note a sentence of an instant that is judged: it is late."""
+        """A sentence of an instant that is judged is late."""
         epoch, judged = self._epoch, self._judged
         # If it equals the last one, the line repeated one sentence.
         if isinstance(message, Report) and message.tag in judged.seen:
@@ -291,6 +289,7 @@ class Assembler:
             self._count_again()
         epoch, self._epoch = self._epoch, None
         if epoch is None or not epoch.reports:
+            self._order.began_within()  # the position came before the recording
             return  # without a position sentence, not even an instant without a fix
         if by == "cycle":
             self._cycle.ended_as_learned()

@@ -9,7 +9,6 @@ has a time. What follows a sentence of the next instant is of the next instant, 
 from collections import deque
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Literal
 
 from telemetry_agent.gnss.epoch import Epoch, Gsa, Gst, Message, Report, Vtg
 
@@ -23,7 +22,6 @@ _REPEATED: dict[type, tuple[Callable[[Message], int | None], int]] = {
 }
 _SURE = 2
 _EARLY_AT_MOST = 50
-Whose = Literal["this", "next", "unclear"]
 
 
 class Cycle:
@@ -75,57 +73,49 @@ class Order:
     def __init__(self, *, whole: bool) -> None:
         self.early: deque[Message] = deque(maxlen=_EARLY_AT_MOST)
         """Sentences of the next instant, in order."""
-        # The tags before the first time. None: they may be the end of a cycle.
-        self._begins: set[str] | None = set() if whole else None
-        # Of the last VTG, and of the first GSA of the last ones in a row.
-        self._first: dict[type, int | None] = dict.fromkeys(_REPEATED)
+        # What came before the first time. None: that may have been the end of a cycle.
+        self._begins: set[type] | None = set() if whole else None
+        self._before: dict[type, int | None] = dict.fromkeys(_REPEATED)
         self._leads = dict.fromkeys(_REPEATED, 0)  # above 0: it comes before what it repeats
 
-    def instant_of(self, message: Message, epoch: Epoch) -> Whose:
-        """The instant of a sentence without a time, where no quiet gap shows it.
+    def is_next(self, message: Message, epoch: Epoch) -> bool:
+        """Whether a sentence without a time is of the instant after the epoch's.
 
-        That of the epoch, the next one, or one that is unclear.
+        Only where no quiet gap shows it.
         """
-        kind, messages = type(message), epoch.messages
+        kind = type(message)
         if isinstance(message, Gst):
-            return "next" if epoch.is_before(message) else "this"
+            return epoch.is_before(message)
         if kind not in _REPEATED:
-            return "this"
-        value_of = _REPEATED[kind][0]
-        if self.early:  # as the one before it
-            if type(self.early[-1]) is not kind:
-                self._first[kind] = value_of(message)
-            return "next"
-        if messages and type(messages[-1]) is kind:
-            return "this"
-        value, other = value_of(message), self._first[kind]
-        self._first[kind] = value
+            return False
+        value, other = _REPEATED[kind][0](message), self._before[kind]
+        self._before[kind] = value
+        if self.early:
+            return True  # as the one before it
         if message.tag in epoch.seen or value != other:
-            whose = self._by_value(message, epoch, value, other)
-            if whose is not None:
-                return whose
-        return self._as_before(message, epoch)
+            leads = self._leads_by_value(message, epoch, value, other)
+            if leads is not None:
+                return leads
+        return (self._leads[kind] > 0 and epoch.instant is not None) or (
+            self._begins is not None and self._leads_as_begun(kind, epoch, self._begins)
+        )
 
-    def _as_before(self, message: Message, epoch: Epoch) -> Whose:
-        """The instant where its values show nothing."""
-        kind, begins = type(message), self._begins
-        if self._leads[kind] > 0 and epoch.instant is not None:
-            return "next"
-        if begins is None:
-            return "this"
+    def began_within(self) -> None:
+        """The recording began within a cycle."""
+        self._begins = None
+
+    def _leads_as_begun(self, kind: type, epoch: Epoch, begins: set[type]) -> bool:
         if epoch.is_waiting:
-            begins.add(message.tag)
-        elif not begins:
-            self._begins = None  # a time came first
-        elif message.tag in begins and epoch.instant is not None:
-            value_of = _REPEATED[kind][0]
-            if all(value_of(report) is None for report in epoch.reports):
-                return "next"
-        return "this"
+            begins.add(kind)
+            return False
+        value_of = _REPEATED[kind][0]
+        if any(value_of(report) is not None for report in epoch.reports):
+            begins.discard(kind)  # from now on the values show it
+        return kind in begins
 
-    def _by_value(
+    def _leads_by_value(
         self, message: Message, epoch: Epoch, value: int | None, other: int | None
-    ) -> Whose | None:
+    ) -> bool | None:
         """Compare VTG or GSA, and the one before, with what both may repeat."""
         kind, repeated, follows_report, again = type(message), None, False, False
         value_of, rounding = _REPEATED[kind]
@@ -136,27 +126,17 @@ class Order:
                     break
             elif type(before) is kind:
                 if not follows_report:
-                    return "this"  # of one group
+                    return False  # of one group
                 again = again or before.tag == message.tag
         if again and repeated is not None:
-            return "next"  # the second one after one RMC or GGA: the one between them was lost
-        leads = _leads(value, other, repeated, rounding)
-        if leads is None:
+            return True  # the second one after one RMC or GGA: the one between them was lost
+        if value is None or other is None or repeated is None:
             return None
-        if leads:
-            score = self._leads[kind] = min(self._leads[kind] + 1, _SURE)
-            # Until now it came after what it repeats.
-            return "unclear" if score <= 0 else None
-        self._leads[kind] = max(self._leads[kind] - 1, -_SURE)
-        self._begins = None  # the recording began within a cycle
-        return "this"
-
-
-def _leads(
-    value: int | None, other: int | None, repeated: int | None, rounding: int
-) -> bool | None:
-    """Whether only ``other``, which came before, equals what is repeated; None: nothing shows."""
-    if value is None or other is None or repeated is None:
+        fits, other_fits = abs(value - repeated) <= rounding, abs(other - repeated) <= rounding
+        if other_fits and not fits:
+            self._leads[kind] = min(self._leads[kind] + 1, _SURE)
+        elif fits and not other_fits:
+            self._leads[kind] = max(self._leads[kind] - 1, -_SURE)
+            self.began_within()
+            return False
         return None
-    fits, other_fits = abs(value - repeated) <= rounding, abs(other - repeated) <= rounding
-    return None if fits == other_fits else other_fits

@@ -18,7 +18,6 @@ from telemetry_agent.model import Fix, ReceiverState, Satellite
 
 _STALE_S = 10.0  # some receivers take 8 s for an epoch
 _UNCHECKED = 3
-_DOLLAR = ord("$")
 
 _ANTENNA = re.compile(r"ANT(?:ENNA[ =]|STATUS[ =]|_)(\w+)")
 _OVERFLOW = re.compile(r"buf.*(?:alloc|overflow|full)", re.IGNORECASE)
@@ -85,7 +84,7 @@ class Decoder:
         if not data:
             return []
         if self._first_byte_s is None:
-            self._first_byte_s, self._whole = now_s, data[0] == _DOLLAR
+            self._first_byte_s, self._whole = now_s, data.startswith(b"$")
         self._last_byte_s = now_s
         return self._decode(self._framer.feed(data), now_s)
 

@@ -147,7 +147,7 @@ class Epoch:
             apart = abs(DAY_MS - apart)  # over midnight
         if apart == 0 or instant in self.other_times:
             return True
-        if message.tag in self.seen:
+        if message.tag in self.seen and not isinstance(message, Gst):
             return False
         if message.tag[2:] == "ZDA":
             return apart <= _SAME_INSTANT_ZDA_MS

@@ -30,7 +30,7 @@ class SharedTalker:
         self._second: Report | None = None
 
     def repeated(self, report: Report) -> None:
-        """Note a position sentence that came again with the time of the open epoch."""
+        """A position sentence came again with the time of the open epoch."""
         self._repeated = report
 
     def closed(self, epoch: Epoch, position_e9: Position | None) -> None:
@@ -56,8 +56,6 @@ class SharedTalker:
             return "the fix comes or goes" if first_e9 != position_e9 else ""
         # Two talkers that share one instant are one receiver, so only epochs without a common one
         # take turns: some receivers send RMC of one second and GGA of the next.
-        if not epoch.seen.keys().isdisjoint(before.seen):
-            return ""
         swapped = {tag[:2] for tag in epoch.seen}.isdisjoint(tag[:2] for tag in before.seen)
         return "another talker has the position" if swapped else ""
 

@@ -1,15 +1,19 @@
 """What is recorded, by a real agent over restarts."""
 
 import contextlib
+import json
 import signal
 import socket
 from functools import reduce
 from operator import xor
 from pathlib import Path
 
+from processes import run_agent
 from rig import START_MS, simulated, started, stats, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.fields import fix_fields
+from telemetry_agent.gnss.sources.protocols import nmea_sentence
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.model import Fix
@@ -58,6 +62,31 @@ def test_a_recording_at_full_speed_waits_for_the_disk(tmp_path: Path) -> None:
         agent.wait_for_line(f"replayed {count:,} fixes", limit_s=200)
         assert agent.end() == 0
     assert (stats(tmp_path).ready, stats(tmp_path).lost) == (count, {})
+
+
+def test_a_recording_gives_the_fixes_of_decode(tmp_path: Path) -> None:
+    """Each VTG belongs to the RMC after it: only the first sentence shows that."""
+    recording = tmp_path / "drive.nmea"
+    sentences = (
+        text
+        for second in range(9)
+        for text in (
+            f"GPVTG,84.4,T,,M,1{second}.0,N,,K,A",
+            f"GPRMC,12350{second},A,4807.038,N,01131.000,E,,,231126,,,A",
+        )
+    )
+    recording.write_text("".join(nmea_sentence(text).decode() for text in sentences))
+    config = write_config(
+        tmp_path, f"file://{recording}", "http://127.0.0.1:9/", sampling={"interval": "0s"}
+    )
+    with started(config) as agent:
+        agent.wait_for_line("replayed 9 fixes")
+        assert agent.end() == 0
+    with AckQueue(tmp_path / "queue.db") as queue:
+        replayed = [fix_fields(stored.record.fix) for stored in queue.stored()]
+    decoded = run_agent("decode", str(recording)).stdout.splitlines()
+    assert replayed == [json.loads(line) for line in decoded]
+    assert [fix["speed"] for fix in replayed[:2]] == [5.144, 5.659]
 
 
 def rmc(second: int) -> bytes:
