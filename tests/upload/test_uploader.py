@@ -323,8 +323,9 @@ def test_a_500_in_the_middle_of_a_search_is_later_and_no_refusal(tmp_path: Path)
         assert (len(b.server.requests), b.counts) == (2, (8, 0, 0, 0))
 
 
-def test_five_times_500_while_others_are_accepted_is_poison(tmp_path: Path) -> None:
-    with bench(tmp_path, then=refusing({3}, 500), max_batch=8, compression="none") as b:
+@pytest.mark.parametrize("status", [500, 409])  # 409: INSERT found one that is there
+def test_five_times_500_while_others_are_accepted_is_poison(tmp_path: Path, status: int) -> None:
+    with bench(tmp_path, then=refusing({3}, status), max_batch=8, compression="none") as b:
         b.put_backlog(8)
         for _ in range(8):
             b.put(1)
