@@ -3,10 +3,8 @@
 The checks run as root most of the time, and root may do everything: so they judge by this user.
 """
 
-import contextlib
 import os
 import pwd
-import re
 import stat
 import struct
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ from telemetry_agent.small_files import text_of
 SERVICE_USER = "telemetry-agent"
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 """What the unit's sandbox hides from the service (ProtectHome, PrivateTmp)."""
-_USER, _OWN_GROUP, _GROUP, _MASK = 2, 4, 8, 16  # linux/posix_acl.h
+_USER, _OWN_GROUP, _GROUPS, _MASK = 2, 4, 12, 16  # linux/posix_acl.h
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,8 @@ class SystemUser:
             uid = os.geteuid()
         account = cls.of(uid)
         # Its unit may give it groups that the user is not in (SupplementaryGroups=).
-        groups = re.search(r"^Groups:(.*)$", text_of(Path(f"/proc/{pid}/status")), re.MULTILINE)
-        return replace(
-            account, gids=account.gids | set(map(int, groups[1].split() if groups else ()))
-        )
+        _, _, shown = text_of(Path(f"/proc/{pid}/status")).partition("\nGroups:")
+        return replace(account, gids=account.gids.union(map(int, shown.partition("\n")[0].split())))
 
     def may_write(self, path: Path) -> bool:
         """Whether it may read and write ``path`` (in a folder: make files).
@@ -87,32 +83,25 @@ class SystemUser:
         # As in the kernel, the first match decides: an owner gets no right of the group or others.
         if self.uid == status.st_uid:
             return status.st_mode >> 6 & wanted == wanted
-        users, groups, mask = _access_list(path, status)
-        granted = [bits for gid, bits in groups if gid in self.gids]
-        if self.uid in users:
-            granted = [users[self.uid]]
-        if granted:
-            return any(bits & mask & wanted == wanted for bits in granted)
-        return status.st_mode & wanted == wanted
+        entries = _access_list(path, status)
+        granted = [bits for tag, bits, uid in entries if tag == _USER and uid == self.uid]
+        granted = granted or [
+            bits for tag, bits, gid in entries if tag & _GROUPS and gid in self.gids
+        ]
+        if not granted:
+            return status.st_mode & wanted == wanted
+        mask = next((bits for tag, bits, _ in entries if tag == _MASK), 7)
+        return any(bits & mask & wanted == wanted for bits in granted)
 
 
-def _access_list(
-    path: Path, status: os.stat_result
-) -> tuple[dict[int, int], list[tuple[int, int]], int]:
-    """The rights of named users and of groups, and the mask of both (setfacl; man 5 acl)."""
-    users: dict[int, int] = {}
-    groups, mask = [(status.st_gid, status.st_mode >> 3 & 7)], 7
-    with contextlib.suppress(OSError):
+def _access_list(path: Path, status: os.stat_result) -> list[tuple[int, int, int]]:
+    """The entries of ``setfacl``, or of the mode: tag, rights, and whose they are (man 5 acl)."""
+    try:
         packed = os.getxattr(path, "system.posix_acl_access")
-        groups = []
-        for tag, bits, who in struct.iter_unpack("<HHI", packed[4:]):
-            if tag == _USER:
-                users[who] = bits
-            elif tag in {_OWN_GROUP, _GROUP}:
-                groups.append((status.st_gid if tag == _OWN_GROUP else who, bits))
-            elif tag == _MASK:
-                mask = bits
-    return users, groups, mask
+    except OSError:
+        return [(_OWN_GROUP, status.st_mode >> 3 & 7, status.st_gid)]
+    entries = struct.iter_unpack("<HHI", packed[4:])
+    return [(tag, bits, status.st_gid if tag == _OWN_GROUP else who) for tag, bits, who in entries]
 
 
 EVERYBODY = SystemUser("everybody", -1, frozenset())

@@ -127,7 +127,7 @@ class Uploader(Task):
         )
         self._outcomes = OutcomeHandler(self._leases, self._refusals, self._keeper, self._clock)
         queue.resume_unack()  # the uploader before this one may have left some
-        self._takes_live = False  # the last live batch was delivered
+        self._takes_live: bool | None = None  # whether the last live batch was delivered
         self._attempted_s = float("-inf")
         self._resume_s, self._resume_every_s = float("-inf"), policy.backoff_max_s
         self._not_before_s = self._keeper.asked_until_s
@@ -221,6 +221,7 @@ class Uploader(Task):
                 self._reports.network_returned(now_s)
         if hurried:
             self._pace.hurry()
+            self._selection.pause_backlog(0.0)
         self._sender.expect_answers()
         self._resume_s, self._resume_every_s = float("-inf"), self._policy.backoff_max_s
         self._attempted_s = float("-inf")
@@ -289,7 +290,8 @@ class Uploader(Task):
         if self._outcomes.deliveries > deliveries:
             self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
             self._selection.delivered()
-        return self._stop_for(stop, backlog=self._policy.live_first and not batch.live)
+        only_backlog = self._policy.live_first and not batch.live and not probing
+        return self._stop_for(stop, backlog=only_backlog)
 
     def _report(self, reports: AgentReports, now_s: float) -> float:
         """Send a report without fixes, if it is time; returns how long to wait for the next."""
@@ -321,6 +323,8 @@ class Uploader(Task):
                     return self._pause_backlog(reason)
                 return self._hold(reason)
             case Held(reason):
+                if backlog and self._takes_live is not False:
+                    return self._put_off_backlog("held", reason, self._policy.backoff_max_s)
                 return self._hold(reason)
             case Deferred() as deferred:
                 return self._later(deferred, backlog=backlog)
@@ -341,14 +345,24 @@ class Uploader(Task):
             # The old route ended it, which shows nothing about the new one.
             self._release()
             return 0
-        wait_s, now_s = self._failed(deferred), self._clock.monotonic_s()
-        may_be_these = deferred.answered and deferred.may_be_a_fix
-        if not (backlog and self._takes_live and may_be_these) or now_s < self._not_before_s:
-            return self._pause(deferred.state, deferred.reason, wait_s)
-        # It takes live fixes, and perhaps never this backlog, for which they must not wait.
+        wait_s, asked = self._failed(deferred), deferred.retry_after_s is not None
+        if (
+            backlog
+            and self._takes_live
+            and deferred.answered
+            and deferred.may_be_a_fix
+            and not asked
+        ):
+            return self._put_off_backlog(deferred.state, deferred.reason, wait_s)
+        return self._pause(deferred.state, deferred.reason, wait_s)
+
+    def _put_off_backlog(self, state: UploadState, reason: str, wait_s: float) -> float:
+        """The endpoint may take live fixes, and never this backlog: they do not wait for it."""
         self._release()
+        now_s = self._clock.monotonic_s()
         self._pace.put_off_backlog(now_s + wait_s)
-        self._keeper.trouble(deferred.state, deferred.reason, now_s, now_s + wait_s)
+        self._selection.pause_backlog(now_s + wait_s)  # what was refused too
+        self._keeper.trouble(state, reason, now_s, now_s + wait_s)
         return 0
 
     def _pause_backlog(self, reason: str) -> float:

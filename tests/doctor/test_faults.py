@@ -412,6 +412,15 @@ def a_folder_that_only_the_unit_forbids(bench: Bench) -> None:
     runs(bench, storage={"state": "runtime", "last_error": "read-only file system"})
 
 
+@fault("state directory", "fail", "Read-only file system", "check of the file system", ROOT_ONLY)
+def a_folder_of_a_read_only_container(bench: Bench) -> None:
+    bench.user = pwd.getpwuid(os.geteuid()).pw_name
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(bench.state)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    bench.cleanup.callback(subprocess.run, ["umount", str(bench.state)], check=True)
+
+
 @fault("file system", "fail", "is on tmpfs .*a power cut loses everything", "set queue.path")
 def a_state_directory_in_memory(bench: Bench) -> None:
     shared = Path("/dev/shm") / f"doctor-{os.getpid()}"

@@ -323,8 +323,9 @@ def test_a_500_in_the_middle_of_a_search_is_later_and_no_refusal(tmp_path: Path)
         assert (len(b.server.requests), b.counts) == (2, (8, 0, 0, 0))
 
 
-def test_five_times_500_while_others_are_accepted_is_poison(tmp_path: Path) -> None:
-    with bench(tmp_path, then=refusing({3}, 500), max_batch=8, compression="none") as b:
+@pytest.mark.parametrize("status", [500, 409])  # 409: INSERT found one that is there
+def test_five_times_500_while_others_are_accepted_is_poison(tmp_path: Path, status: int) -> None:
+    with bench(tmp_path, then=refusing({3}, status), max_batch=8, compression="none") as b:
         b.put_backlog(8)
         for _ in range(8):
             b.put(1)
@@ -342,6 +343,53 @@ def test_a_backlog_that_gets_500_for_ever_delays_no_live_fix(tmp_path: Path) -> 
             b.put(1)
             b.work_for(20)
             assert b.queue.backlog().live == 0
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_backlog_that_is_not_permitted_delays_no_live_fix(tmp_path: Path, status: int) -> None:
+    """The device was renamed, and the endpoint does not know its old name any more."""
+    with bench(tmp_path, then=refusing(set(range(1, 201)), status), compression="none") as b:
+        b.put_backlog(200)
+        began_s = b.clock.now_s
+        for _ in range(60):
+            b.put(1)
+            b.work_for(20)
+            assert b.queue.backlog().live == 0
+        assert len(b.server.requests) < 70 + (b.clock.now_s - began_s) / BACKOFF_MAX_S
+        assert b.counts == (200, 0, 60, 0)
+        b.server.then = answer()
+        b.work_for(2 * BACKOFF_MAX_S)
+        assert b.counts == (0, 0, 260, 0)
+
+
+@pytest.mark.parametrize("status", [403, 500])
+@pytest.mark.parametrize("refused", [1, 5, 30])
+def test_no_storm_where_a_fix_is_refused_in_two_ways(
+    tmp_path: Path, status: int, refused: int
+) -> None:
+    """First it is refused, and waits for a witness; then it is one that may not be sent."""
+    bad = set(range(3, 3 + refused))
+    with bench(tmp_path, then=refusing(bad, 400), compression="none") as b:
+        b.put_backlog(40)
+        b.work_among_live(2)
+        b.server.then = refusing(bad, status)
+        began, began_s = len(b.server.requests), b.clock.now_s
+        b.work_among_live(30)
+        assert b.queue.backlog().live == 0
+        assert len(b.server.requests) - began < 150 + (b.clock.now_s - began_s) / 10
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_is_not_permitted_at_all_is_held(tmp_path: Path, status: int) -> None:
+    with bench(tmp_path, then=answer(status), compression="none") as b:
+        b.put_backlog(20)
+        began_s = b.clock.now_s
+        for _ in range(60):
+            b.put(1)
+            b.work_for(20)
+            assert b.state == "held"
+        assert len(b.server.requests) < 5 + (b.clock.now_s - began_s) / BACKOFF_MAX_S
+        assert b.counts == (80, 0, 0, 0)
 
 
 def test_a_500_to_the_backlog_and_to_live_fixes_too_backs_off(tmp_path: Path) -> None:

@@ -241,7 +241,8 @@ def _judge_error(answer: Answer) -> Outcome:
     if status in _LATER or status >= 500:
         # 511 is the status of a captive portal.
         state = "portal" if status == 511 else "waiting"
-        return later(answer, reason, state=state, may_be_a_fix=status == 500)
+        # A conflict may pass, as while an earlier request is stored, or be a fix that is there.
+        return later(answer, reason, state=state, may_be_a_fix=status in {409, 500})
     return Held(reason, status=status)
 
 
