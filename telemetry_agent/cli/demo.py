@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import duration
+from telemetry_agent.cli.options import duration, on_end
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import (
     ConnectivitySettings,
@@ -63,7 +63,7 @@ def command(length_s: float | None, *, no_page: bool) -> int:
     """
     logging.basicConfig(level=logging.INFO, handlers=[_Log()])
     logging.getLogger("telemetry_agent.page").setLevel(logging.WARNING)  # the demo shows its URL
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    on_end(signal.default_int_handler)
     missing = server_missing()
     port = None if no_page or missing else _free_port()
     if length_s is None and not (port and sys.stdout.isatty()):
