@@ -60,15 +60,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Makes what GET answers at this path; ``None``: nothing, it is one for fixes."""
         match self.path.partition("?")[0]:
             case "/v1/agents":
-                return lambda: self._endpoint.agents(self._admitted())
+                return lambda: self._endpoint.store.agents(self._admitted())
             case "/v1/audit":
-                return lambda: self._endpoint.audits(self._admitted())
+                return lambda: self._endpoint.store.audits(self._admitted())
             case "/openapi.json":
                 description = resources.files(__package__).joinpath("openapi.json")
                 return lambda: json.loads(description.read_text("utf-8"))
         return None
 
-    def _admitted(self) -> str | None:
+    def _admitted(self) -> str:
         return self._endpoint.admit(self.headers.get("Authorization", ""))
 
     def _answer_with(self, make: Callable[[], Any]) -> None:
@@ -97,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(int(fault), "injected fault")
         device = self._admitted()
         request = parse(body, self.headers.get("Content-Encoding", "identity").strip())
-        if device is not None and request.device != device:
+        if device and request.device != device:
             raise RefusedError(403, f"this is the token of another device, not of {request.device}")
         answer = self._endpoint.take(request)
         return None if fault == "drop" else answer
