@@ -96,6 +96,7 @@ def _float(text: str) -> float | None:
     return value if math.isfinite(value := float(text)) else None
 
 
+_is_seq = _number(1, 2**63 - 1, whole=True)
 _ENVELOPE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "format": ('"native/1"', lambda v: v == "native/1"),
     "device": ("a text", lambda v: isinstance(v, str) and v != "" and v.isprintable()),
@@ -106,14 +107,13 @@ _ENVELOPE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "fixes": (
         "a list of objects, each with a seq from 1",
         # The answer could not name a fix without a seq, so it fails the request.
-        lambda v: isinstance(v, list) and all(isinstance(f, dict) and _is_seq(f) for f in v),
+        lambda v: (
+            isinstance(v, list)
+            and all(isinstance(fix, dict) and _is_seq(fix.get("seq")) for fix in v)
+        ),
     ),
     "agent": ("an object", lambda v: v is None or isinstance(v, dict)),
 }
-
-
-def _is_seq(fix: Mapping[str, Any]) -> bool:
-    return _number(1, 2**63 - 1, whole=True)(fix.get("seq"))
 
 
 def parse(body: bytes, encoding: str) -> NativeRequest:

@@ -89,7 +89,7 @@ class Endpoint:
         self._asks_again = asks_again
         self._news = threading.Condition()
         self.counters: Counter[str] = Counter()
-        """Of fixes ``stored``, ``known``, ``rejected``; of requests ``answered``, ``failed``."""
+        """Of fixes ``stored``, ``known``, ``rejected``; of requests ``failed``."""
         self.store = FixDatabase(db)
         self._server: HttpServer | None = None
         self._thread: threading.Thread | None = None
@@ -182,9 +182,7 @@ class Endpoint:
         if self._asks_again and request.agent is not None:
             answer["resend"] = list(self._missing(request.device))
         with self._news:
-            self.counters.update(
-                answered=1, stored=stored, known=known, rejected=len(request.rejected)
-            )
+            self.counters.update(stored=stored, known=known, rejected=len(request.rejected))
             self._news.notify_all()
         return answer
 
