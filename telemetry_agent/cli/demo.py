@@ -43,7 +43,6 @@ _PORT = 8077
 _BATCH = 8  # small, so that the backlog shrinks visibly
 _URL_EVERY_S = 15
 _ANSWER_S = 0.3
-_WIDTH = 80
 
 
 @click.command()
@@ -117,13 +116,12 @@ def command(length_s: float | None, *, no_page: bool) -> int:
 
 
 class _Log(logging.Handler):
-    """The agent's log, indented between the lines of the demo."""
+    """The agent's log, indented between the lines of the demo, in 80 columns."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See ``logging.Handler.emit``."""
-        indent = " " * 7
-        wrapped = textwrap.wrap(record.getMessage(), _WIDTH - 8, break_on_hyphens=False)
-        click.echo(textwrap.indent("\n".join(wrapped), indent))
+        wrapped = textwrap.wrap(record.getMessage(), 72, break_on_hyphens=False)
+        click.echo(textwrap.indent("\n".join(wrapped), " " * 7))
 
 
 def _slow_line() -> float:

@@ -5,6 +5,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
@@ -43,14 +44,11 @@ def _number(low: float, high: float, *, whole: bool = False) -> Callable[[Any], 
     )
 
 
-def _is_time(value: object) -> bool:
-    if not isinstance(value, str) or not re.fullmatch(r"[-0-9]{10}T[:0-9]{8}\.[0-9]{3}Z", value):
-        return False
-    try:
-        datetime.fromisoformat(value)
-    except ValueError:
-        return False
-    return True
+def _is_time(value: Any) -> bool:
+    with suppress(ValueError, TypeError):  # it may be anything
+        pattern = r"[-0-9]{10}T[:0-9]{8}\.[0-9]{3}Z"
+        return bool(re.fullmatch(pattern, value) and datetime.fromisoformat(value))
+    return False
 
 
 def _check(field: Field) -> Callable[[Any], bool]:

@@ -107,19 +107,16 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(400, "Content-Length is not a number")
         length = int(lengths[0])
         if length > BODY_MAX_BYTES:
-            self._drain(length)
+            # A client that is cut off while it sends does not read the answer.
+            left = min(length, _DRAIN_MAX_BYTES)
+            while left > 0 and (data := self.rfile.read1(min(left, 1 << 16))):
+                left -= len(data)
             raise RefusedError(413, f"more than {BODY_MAX_BYTES} bytes")
         body = self.rfile.read(length)
         if len(body) < length:
             raise ConnectionResetError
         self.close_connection = closes
         return body
-
-    def _drain(self, length: int) -> None:
-        """Read the rest: a client that is cut off while it sends does not read the answer."""
-        left = min(length, _DRAIN_MAX_BYTES)
-        while left > 0 and (data := self.rfile.read1(min(left, 1 << 16))):
-            left -= len(data)
 
     def _answer(self, status: int, value: object, headers: Mapping[str, str] = {}) -> None:
         body = json.dumps(value).encode()
@@ -172,13 +169,9 @@ class HttpServer(socketserver.ThreadingTCPServer):
             threading.Event().wait(_ACCEPT_AGAIN_S)  # it stays readable: the server would spin
             raise
         self._full.over("connections are accepted again")
-        return request
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """See ``ThreadingTCPServer``."""
         with self._lock:
-            self._connections.add(request)
-        super().process_request(request, client_address)
+            self._connections.add(request[0])
+        return request
 
     def shutdown_request(self, request: Any) -> None:
         """See ``ThreadingTCPServer``."""
