@@ -71,8 +71,7 @@ class EventSource:
 
     def hello(self) -> str:
         """The first event for a new viewer. ``news`` must have been called before."""
-        latest = self._latest
-        return _text(latest | {"after": latest["last"], "points": []})
+        return _text(self._latest | {"after": self._latest["last"], "points": []})
 
     def trips(self) -> str:
         """The trips, whether all rows were read for them, and how many of those that are stored."""
