@@ -71,7 +71,8 @@ class EventSource:
 
     def hello(self) -> str:
         """The first event for a new viewer. ``news`` must have been called before."""
-        return _text(self._latest | {"after": self._latest["last"], "points": []})
+        latest = self._latest
+        return _text(latest | {"after": latest["last"], "points": []})
 
     def trips(self) -> str:
         """The trips, whether all rows were read for them, and how many of those that are stored."""
