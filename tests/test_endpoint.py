@@ -116,7 +116,7 @@ def test_of_a_half_new_batch_the_new_half_is_stored(endpoint: Endpoint, agent: A
     agent.send(batch(1, 2))
     assert agent.send(batch(2, 3, 3)) == (200, {"received": 3, "stored": 1, "known": 2})
     assert endpoint.count() == 3
-    assert endpoint.counters == {"answered": 2, "stored": 3, "known": 2, "rejected": 0}
+    assert endpoint.counters == {"stored": 3, "known": 2, "rejected": 0}
 
 
 def test_streams_and_devices_do_not_mix(endpoint: Endpoint, agent: Agent) -> None:
@@ -192,19 +192,19 @@ def test_a_connection_serves_many_requests_and_none_waits_for_nagle(agent: Agent
 def test_what_the_agent_says_of_itself_is_kept_the_last_of_each_device(
     endpoint: Endpoint, agent: Agent
 ) -> None:
-    assert endpoint.agents() == []
+    assert endpoint.store.agents() == []
     agent.send(batch(agent={"receiver": "no-fix"}))
     agent.send(batch(1, agent={"receiver": "3d", "pending": 0}))
     agent.send(batch(2))
     agent.send(batch(device="van-08", agent={"receiver": "absent"}))
     listed = agent.ask("GET", "/v1/agents")
     assert listed[0] == 200
-    assert listed[1] == endpoint.agents()
-    assert [(told["device"], told["agent"]) for told in endpoint.agents()] == [
+    assert listed[1] == endpoint.store.agents()
+    assert [(told["device"], told["agent"]) for told in endpoint.store.agents()] == [
         ("van-07", {"receiver": "3d", "pending": 0}),
         ("van-08", {"receiver": "absent"}),
     ]
-    assert all(told["heard"].endswith("Z") for told in endpoint.agents())
+    assert all(told["heard"].endswith("Z") for told in endpoint.store.agents())
     assert endpoint.count() == 2
 
 
@@ -313,6 +313,8 @@ def test_what_is_not_the_native_format_is_refused_whole(
 def test_other_methods_and_paths(agent: Agent) -> None:
     for method in ("GET", "PUT", "HEAD", "BREW"):
         assert agent.ask(method, agent.path)[0] == 405
+    for path in ("/v1/agents", "/v1/audit", "/openapi.json"):
+        assert agent.ask("POST", path, json.dumps(batch(1)).encode())[0] == 405
     assert agent.ask("POST", "/elsewhere", json.dumps(batch(1)).encode())[0] == 200
     assert agent.ask("POST", agent.path + "?token=1", json.dumps(batch(1)).encode())[0] == 200
 
@@ -543,11 +545,11 @@ def test_a_database_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_answered_with_later(endpoint: Endpoint, agent: Agent) -> None:
-    endpoint._store._db.execute("PRAGMA max_page_count = 1")
+    endpoint.store._db.execute("PRAGMA max_page_count = 1")
     body = batch(*range(1, 1000))
     status, answer = agent.send(body)
     assert (status, answer) == (503, {"error": "cannot store: database or disk is full"})
-    endpoint._store._db.execute("PRAGMA max_page_count = 100000")
+    endpoint.store._db.execute("PRAGMA max_page_count = 100000")
     assert agent.send(body) == (200, {"received": 999, "stored": 999, "known": 0})
 
 

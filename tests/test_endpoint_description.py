@@ -116,9 +116,9 @@ def test_receive_reads_them(tmp_path: Path) -> None:
 
 def test_a_database_that_cannot_be_written_says_when_to_come_again(tmp_path: Path) -> None:
     with Endpoint("127.0.0.1:0", tmp_path / "r.db") as endpoint:
-        endpoint._store._db.execute("PRAGMA query_only = 1")
+        endpoint.store._db.execute("PRAGMA query_only = 1")
         status, said, headers = asked(endpoint.url, batch("van-07"))
-        endpoint._store._db.execute("PRAGMA query_only = 0")
+        endpoint.store._db.execute("PRAGMA query_only = 0")
     assert (status, headers["Retry-After"]) == (503, "10")
     assert said["error"].startswith("cannot store: ")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import duration
+from telemetry_agent.cli.options import duration, on_end
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import (
     ConnectivitySettings,
@@ -44,7 +44,6 @@ _PORT = 8077
 _BATCH = 8  # small, so that the backlog shrinks visibly
 _URL_EVERY_S = 15
 _ANSWER_S = 0.3
-_WIDTH = 80
 
 
 @click.command()
@@ -64,7 +63,7 @@ def command(length_s: float | None, *, no_page: bool) -> int:
     """
     logging.basicConfig(level=logging.INFO, handlers=[_Log()])
     logging.getLogger("telemetry_agent.page").setLevel(logging.WARNING)  # the demo shows its URL
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    on_end(signal.default_int_handler)
     missing = server_missing()
     port = None if no_page or missing else _free_port()
     if length_s is None and not (port and sys.stdout.isatty()):
@@ -120,13 +119,12 @@ def command(length_s: float | None, *, no_page: bool) -> int:
 
 
 class _Log(logging.Handler):
-    """The agent's log, indented between the lines of the demo."""
+    """The agent's log, indented between the lines of the demo, in 80 columns."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See ``logging.Handler.emit``."""
-        indent = " " * 7
-        wrapped = textwrap.wrap(record.getMessage(), _WIDTH - 8, break_on_hyphens=False)
-        click.echo(textwrap.indent("\n".join(wrapped), indent))
+        wrapped = textwrap.wrap(record.getMessage(), 72, break_on_hyphens=False)
+        click.echo(textwrap.indent("\n".join(wrapped), " " * 7))
 
 
 def _slow_line() -> float:

@@ -1,7 +1,6 @@
 """``export``: the stored track as a file."""
 
 import os
-import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from telemetry_agent.cli.options import (
     config_option,
     day,
     instant_callback,
+    on_end,
     progress_bar,
 )
 from telemetry_agent.clock import Clock
@@ -119,8 +119,7 @@ def _opened(path: Path | None) -> Iterator[Callable[[bytes], object]]:
             return
         path = path.resolve()
         beside = path.with_name(f".{path.name}.{os.getpid()}")
-        for end in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(end, lambda number, _frame: sys.exit(128 + number))
+        on_end(lambda number, _frame: sys.exit(128 + number))
         file = beside.open("xb")  # what is there already is not deleted
         try:
             with file:

@@ -71,9 +71,9 @@ def command(
 ) -> int:
     """The reference endpoint: stores each fix once.
 
-    Prints the URL for fixes. Ctrl-C ends it with a summary and a line for each agent that sent a
-    report. GET /v1/agents lists these reports, GET /v1/audit says whether all fixes that agents
-    account for are here, and GET /openapi.json describes the endpoint.
+    Prints the URL for fixes. Ctrl-C ends it with a summary. GET /v1/agents lists the newest report
+    of each agent, GET /v1/audit says whether all fixes that agents account for are here, and GET
+    /openapi.json describes the endpoint.
     """
     if audit:
         return _audit(db, as_json=as_json)
@@ -96,9 +96,6 @@ def command(
             f"{counted(seen['failed'], 'request')} failed by faults",
             err=True,
         )
-        for report in endpoint.agents():
-            text = json.dumps(report["agent"])
-            click.echo(f"{report['device']}, heard {report['heard']}: {text}", err=True)
     return 0
 
 

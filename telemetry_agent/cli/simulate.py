@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from telemetry_agent.cli.options import on_end
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import UsageError
 from telemetry_agent.lab.drive import Drive
@@ -44,7 +45,7 @@ def command(link: Path | None, recording: Path | None, rate: float, count: int |
     """
     if rate and not 0.001 <= rate <= 100:
         raise UsageError(f"--rate {rate}: must be 0, or 0.001 to 100")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    on_end(signal.default_int_handler)
     with (
         contextlib.suppress(KeyboardInterrupt),
         Simulator(islice(_epochs(recording, rate), count), rate_hz=rate, link=link) as simulator,

@@ -5,6 +5,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
@@ -43,14 +44,11 @@ def _number(low: float, high: float, *, whole: bool = False) -> Callable[[Any], 
     )
 
 
-def _is_time(value: object) -> bool:
-    if not isinstance(value, str) or not re.fullmatch(r"[-0-9]{10}T[:0-9]{8}\.[0-9]{3}Z", value):
-        return False
-    try:
-        datetime.fromisoformat(value)
-    except ValueError:
-        return False
-    return True
+def _is_time(value: Any) -> bool:
+    with suppress(ValueError, TypeError):  # it may be anything
+        pattern = r"[-0-9]{10}T[:0-9]{8}\.[0-9]{3}Z"
+        return bool(re.fullmatch(pattern, value) and datetime.fromisoformat(value))
+    return False
 
 
 def _check(field: Field) -> Callable[[Any], bool]:
@@ -96,6 +94,7 @@ def _float(text: str) -> float | None:
     return value if math.isfinite(value := float(text)) else None
 
 
+_is_seq = _number(1, 2**63 - 1, whole=True)
 _ENVELOPE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "format": ('"native/1"', lambda v: v == "native/1"),
     "device": ("a text", lambda v: isinstance(v, str) and v != "" and v.isprintable()),
@@ -106,14 +105,13 @@ _ENVELOPE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "fixes": (
         "a list of objects, each with a seq from 1",
         # The answer could not name a fix without a seq, so it fails the request.
-        lambda v: isinstance(v, list) and all(isinstance(f, dict) and _is_seq(f) for f in v),
+        lambda v: (
+            isinstance(v, list)
+            and all(isinstance(fix, dict) and _is_seq(fix.get("seq")) for fix in v)
+        ),
     ),
     "agent": ("an object", lambda v: v is None or isinstance(v, dict)),
 }
-
-
-def _is_seq(fix: Mapping[str, Any]) -> bool:
-    return _number(1, 2**63 - 1, whole=True)(fix.get("seq"))
 
 
 def parse(body: bytes, encoding: str) -> NativeRequest:

@@ -101,7 +101,8 @@ class AccessPolicy:
         kind, _, token = headers.get("authorization", "").partition(" ")
         if self._token is not None and kind.lower() == "bearer":
             # A browser never sends this header for another site, so no other check is needed.
-            return self._check(token.encode("latin-1").decode("utf-8", "replace"), peer, now_s)
+            sent = token.strip().encode("latin-1").decode("utf-8", "replace")
+            return self._check(sent, peer, now_s)
         if not _from_itself(method, path, headers):
             return PlainTextResponse("Another web site may only link to this page.", 403)
         if method not in {"GET", "HEAD"} and not self._asked_by_itself(headers):

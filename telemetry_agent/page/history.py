@@ -172,10 +172,7 @@ class History:
             self._unsaved.append(series[-1])
 
     def _forget_after(self, time_s: int) -> None:
-        """Drop the samples after this time: the clock went back, so they had a wrong time.
-
-        A mean is dropped if its time has not ended yet, because it will be made again.
-        """
+        """Drop samples after this time, and means that end after it: the clock went back."""
         for step_s, series in self._series.items():
             newest_s = time_s if step_s == SHORT_S else time_s - step_s
             while series and _time_s(series[-1]) > newest_s:

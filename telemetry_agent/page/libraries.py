@@ -13,10 +13,8 @@ _BROWSER = tuple(
 
 def server_missing() -> str | None:
     """Why the page cannot run at all, and the remedy; ``None``: it can."""
-    missing = [name for name in _PYTHON if find_spec(name) is None]
-    if not missing:
-        return None
-    return f"{missing[0]} is not installed: pip install 'telemetry-agent[page]'"
+    missing = next((name for name in _PYTHON if find_spec(name) is None), None)
+    return missing and f"{missing} is not installed: pip install 'telemetry-agent[page]'"
 
 
 def browser_missing() -> str | None:

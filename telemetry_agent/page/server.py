@@ -47,8 +47,8 @@ class PageServer:
         self._state = state = ServerState()
         name = socket.gethostname()
         access = AccessPolicy({host, name, f"{name}.local"}, token, agent.names)
-        self._site = Site(agent, access)
-        config = _uvicorn_config(self._site.app)
+        self.site = Site(agent, access)
+        config = _uvicorn_config(self.site.app)
         self._connection = lambda: ViewerConnection(config, state, loop)
         self._connections_max = _connections_max()
         self._bell = bell
@@ -60,9 +60,9 @@ class PageServer:
         self._background = [
             loop.create_task(work)
             for work in (
-                self._site.streams.run(),
-                self._site.streams.scan(),
-                take_samples(agent, self._site.history),
+                self.site.streams.run(),
+                self.site.streams.scan(),
+                take_samples(agent, self.site.history),
             )
         ]
         for task in self._background:
@@ -79,23 +79,18 @@ class PageServer:
         for connection in self._connections():
             connection.sweep(self._loop.time())
 
-    @property
-    def viewers(self) -> int:
-        """How many viewers follow the events now. Any thread may ask."""
-        return self._site.streams.count
-
     def close(self) -> None:
         """End every connection. Called between turns, and once."""
         self._ending = True
         self._loop.remove_reader(self._bell)
         self._loop.run_until_complete(self._end())
         self._loop.close()
-        self._site.close()
+        self.site.close()
         # A card that hangs must not delay the end.
-        within(_END_S, self._site.history.save)
+        within(_END_S, self.site.history.save)
 
     def _rung(self) -> None:
-        self._site.streams.nudge()
+        self.site.streams.nudge()
         self._halt()
 
     def _halt(self, _task: asyncio.Task[None] | None = None) -> None:

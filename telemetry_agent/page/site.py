@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
@@ -55,7 +54,12 @@ class Site:
         self.streams = EventStreams(self._event_source)
         self.history = History(agent.history_file)
         self._broken_off = Trouble(log, agent.clock)
-        self._map = _opened(agent.map_file)
+        self._map: MapFile | None = None
+        if agent.map_file is not None:
+            try:
+                self._map = open_map(agent.map_file)
+            except ConfigError as error:
+                log.warning("%s; the page shows no map", error)
         static_files()  # an upgrade may replace them while the page runs
         self._missing = browser_missing()
         self._disk = asyncio.Semaphore(_AT_ONCE)
@@ -266,17 +270,6 @@ def _packed(request: Request, last: int, points: bytes, exact: int | None = None
     if exact is not None:
         headers["X-Tolerance"] = str(exact)
     return compressed(points, "application/octet-stream", request.headers, headers)
-
-
-def _opened(file: Path | None) -> MapFile | None:
-    """Open the map. If it cannot be used, the page works without it."""
-    if file is None:
-        return None
-    try:
-        return open_map(file)
-    except ConfigError as error:
-        log.warning("%s; the page shows no map", error)
-        return None
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

@@ -28,6 +28,7 @@ _TYPES = {
 _PACKED = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
 _SMALL_BYTES = 600  # one packet either way
 _LEVEL = 6
+# RFC 9110, 12.5.3: a coding with q=0 is refused.
 _TAKES_GZIP = re.compile(
     r"(^|,)\s*gzip\s*(;\s*q=(?!0(\.0*)?\s*(,|$))[\d.]+\s*)?(,|$)", re.IGNORECASE
 )
@@ -57,7 +58,7 @@ def static_file(name: str, asked: Mapping[str, str]) -> Response:
     headers = {"ETag": file.tag, "Cache-Control": "no-cache"}
     if file.tag in asked.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    if _takes_gzip(asked):
+    if _TAKES_GZIP.search(asked.get("accept-encoding", "")):
         return Response(file.packed, 200, headers | _PACKED, file.media_type)
     return Response(gzip.decompress(file.packed), 200, headers, file.media_type)
 
@@ -73,11 +74,6 @@ def _file(path: Path) -> _File:
     return _File(tag, gzip.compress(data, _LEVEL, mtime=0), _TYPES[path.suffix])
 
 
-def _takes_gzip(asked: Mapping[str, str]) -> bool:
-    """RFC 9110, 12.5.3: a coding with ``q=0`` is refused."""
-    return _TAKES_GZIP.search(asked.get("accept-encoding", "")) is not None
-
-
 def compressed(
     data: bytes, media_type: str, asked: Mapping[str, str], headers: Mapping[str, str] = {}
 ) -> Response:
@@ -85,7 +81,7 @@ def compressed(
 
     ``asked`` are the headers of the request, ``headers`` further ones of the answer.
     """
-    if len(data) < _SMALL_BYTES or not _takes_gzip(asked):
+    if len(data) < _SMALL_BYTES or not _TAKES_GZIP.search(asked.get("accept-encoding", "")):
         return Response(data, 200, headers, media_type)
     packed = gzip.compress(data, _LEVEL, mtime=0)
     return Response(packed, 200, {**headers, **_PACKED}, media_type)

@@ -68,7 +68,7 @@ class Page(Task):
     def viewers(self) -> int:
         """How many viewers there are now. Any thread may ask."""
         server = self._server
-        return 0 if server is None else server.viewers
+        return 0 if server is None else server.site.streams.count
 
     def nudge(self) -> None:
         """Make the next event soon: something has changed. Any thread may call this."""

@@ -162,7 +162,7 @@ def test_each_fix_carries_what_the_files_say_at_its_time(tmp_path: Path) -> None
             count.write_text("3")
             assert endpoint.wait_for(endpoint.count() + 20, 60), agent.text()
             assert agent.end() == 0
-        rows = endpoint._store.read("SELECT fix FROM fixes ORDER BY seq")
+        rows = endpoint.store.read("SELECT fix FROM fixes ORDER BY seq")
     extra = [json.loads(fix).get("extra", {}) for (fix,) in rows]
     values = [
         each["load_pct"] for each in extra if each

@@ -94,9 +94,9 @@ def test_the_endpoint_names_what_was_deleted_from_it(tmp_path: Path) -> None:
         assert audit["complete_until"] == time_of(6)
         never = f"  stream {STREAM}: never coming: 1 thinned"
         assert lines(audit) == [f"van-07: complete until {time_of(6)}", never]
-        with endpoint._store._db as db:
+        with endpoint.store._db as db:
             db.execute("DELETE FROM fixes WHERE seq IN (2, 3)")
-        (audit,) = endpoint.audits()
+        (audit,) = endpoint.store.audits()
         assert not audit["complete"]
         assert audit["complete_until"] == time_of(1)
         assert audit["streams"][0]["gaps"] == [[2, 4]]
@@ -105,8 +105,8 @@ def test_the_endpoint_names_what_was_deleted_from_it(tmp_path: Path) -> None:
             never,
         ]
         send(endpoint.url, fixes, None)
-        assert endpoint.audits("van-07")[0]["complete"]
-        assert endpoint.audits("van-08") == []
+        assert endpoint.store.audits("van-07")[0]["complete"]
+        assert endpoint.store.audits("van-08") == []
         assert urllib.request.urlopen(endpoint.url.replace("/v1/fixes", "/v1/agents")).status == 200
 
 
@@ -247,11 +247,11 @@ def test_a_loss_among_many_legal_gaps_is_asked_for(tmp_path: Path) -> None:
 def test_a_database_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "received.db"
     with Endpoint("127.0.0.1:0", path) as endpoint:
-        endpoint._store._db.execute("DROP TABLE fixes")
+        endpoint.store._db.execute("DROP TABLE fixes")
         with pytest.raises(urllib.error.HTTPError, match="503"):
             urllib.request.urlopen(endpoint.url.replace("/v1/fixes", "/v1/audit"))
         with pytest.raises(StorageError, match=r"cannot read .*received\.db: no such table"):
-            endpoint.audits()
+            endpoint.store.audits()
 
 
 def test_the_command_changes_nothing_and_waits_for_nobody(tmp_path: Path) -> None:

@@ -738,7 +738,7 @@ def test_the_agent_reports_with_and_without_fixes(tmp_path: Path, endpoint: Endp
         config = write_config(tmp_path, str(simulator.device), endpoint.url)
         with started(config) as daemon:
             assert endpoint.wait_for(60, 60)
-            (told,) = endpoint.agents()
+            (told,) = endpoint.store.agents()
             assert told["device"] == "van-07"
             assert told["stream"] == endpoint.received()[0][0]
             report = told["agent"]

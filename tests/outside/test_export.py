@@ -133,7 +133,7 @@ def long(tmp_path: Path) -> Path:
     return write_config(tmp_path, "/dev/none", URL)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_export_leaves_the_file_as_it_was(how: int, long: Path) -> None:
     track = long.with_name("track.gpx")
     track.write_text("yesterday's")
@@ -145,6 +145,15 @@ def test_an_interrupted_export_leaves_the_file_as_it_was(how: int, long: Path) -
         assert "Traceback" not in export.text()
     assert track.read_text() == "yesterday's"
     assert not list(long.parent.glob(".track.gpx.*"))
+
+
+def test_an_export_under_nohup_outlives_its_terminal(long: Path) -> None:
+    track = long.with_name("track.gpx")
+    command = ("nohup", sys.executable, ENDLESS, "export", "--output", str(track))
+    with running(*command, "--config", str(long)) as export:
+        export.wait_for_line("^begun$")
+        export.send(signal.SIGHUP)
+        assert export.end() == 128 + signal.SIGTERM
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(long: Path) -> None:

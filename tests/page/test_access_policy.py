@@ -98,7 +98,7 @@ def test_where_there_is_a_token_it_is_needed() -> None:
 
 def test_a_script_shows_the_token_and_needs_no_origin() -> None:
     policy = AccessPolicy(set(), TOKEN)
-    for word in ("Bearer", "bearer"):
+    for word in ("Bearer", "bearer", "Bearer "):
         headers = OURS | {"authorization": f"{word} {TOKEN}"}
         assert status(policy, "GET", "/metrics", headers) == 200
         assert status(policy, "POST", "/retry", headers) == 200

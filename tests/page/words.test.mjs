@@ -94,6 +94,11 @@ test("the worst speaks: tone, title, cause and remedy", () => {
   assert.equal(headline(state()).tone, "good");
 });
 
+test("the cause of a missing fix needs no name of its check before it", () => {
+  const findings = [{ name: "fix", verdict: "fail", said: "none: no satellite is heard", remedy: "" }];
+  assert.equal(headline(state({ receiver: { state: "no-fix" }, findings })).more, "No satellite is heard.");
+});
+
 test("it is read out anew when it says something else, not when a number grows", () => {
   const away = (pending, since_s) =>
     headline(state({ queue: { pending }, network: { word: "unreachable", since_s } })).kind;

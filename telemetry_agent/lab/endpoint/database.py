@@ -127,6 +127,19 @@ class FixDatabase:
             ],
         )
 
+    def agents(self, device: str = "") -> list[dict[str, Any]]:
+        """The last report of each agent about itself, or of ``device``; sorted by device.
+
+        Each with ``device``, ``stream``, ``heard`` (when, by the clock of this machine), ``agent``.
+        """
+        rows = self.read(
+            "SELECT device, stream, heard, agent FROM reports"
+            " WHERE ?1 = '' OR device = ?1 ORDER BY device",
+            device,
+        )
+        names = ("device", "stream", "heard", "agent")
+        return [dict(zip(names, (*row[:3], json.loads(row[3])), strict=True)) for row in rows]
+
     def audits(self, device: str = "") -> list[dict[str, Any]]:
         """For each device, or for one: ``audit.as_json``."""
         verdicts = self.verdicts(device)

@@ -6,7 +6,6 @@ disk. All requests share one connection to the database, under a lock.
 """
 
 import errno
-import json
 import math
 import random
 import re
@@ -97,8 +96,8 @@ class Endpoint:
         self._asks_again = asks_again
         self._news = threading.Condition()
         self.counters: Counter[str] = Counter()
-        """Of fixes ``stored``, ``known``, ``rejected``; of requests ``answered``, ``failed``."""
-        self._store = FixDatabase(db)
+        """Of fixes ``stored``, ``known``, ``rejected``; of requests ``failed``."""
+        self.store = FixDatabase(db)
         self._server: HttpServer | None = None
         self._thread: threading.Thread | None = None
 
@@ -115,7 +114,7 @@ class Endpoint:
     def __exit__(self, *_: object) -> None:
         """End all connections; requests that were read reach the disk."""
         self._hang_up()
-        self._store.close()
+        self.store.close()
 
     @property
     def url(self) -> str:
@@ -144,7 +143,7 @@ class Endpoint:
 
     def received(self) -> list[tuple[str, int, str]]:
         """(stream, seq, time) of each stored fix, sorted by name."""
-        return self._store.read("SELECT stream, seq, time FROM fixes ORDER BY stream, seq")
+        return self.store.read("SELECT stream, seq, time FROM fixes ORDER BY stream, seq")
 
     def wait_for(self, count: int, timeout_s: float) -> bool:
         """Wait until ``count`` fixes are stored; returns whether they are."""
@@ -153,35 +152,18 @@ class Endpoint:
 
     def count(self) -> int:
         """Stored fixes."""
-        return int(self._store.read("SELECT count(*) FROM fixes")[0][0])
-
-    def agents(self, device: str | None = None) -> list[dict[str, Any]]:
-        """The last report of each agent about itself, or of ``device``; sorted by device.
-
-        Each with ``device``, ``stream``, ``heard`` (when, by the clock of this machine), ``agent``.
-        """
-        rows = self._store.read(
-            "SELECT device, stream, heard, agent FROM reports"
-            " WHERE ?1 = '' OR device = ?1 ORDER BY device",
-            device or "",
-        )
-        names = ("device", "stream", "heard", "agent")
-        return [dict(zip(names, (*row[:3], json.loads(row[3])), strict=True)) for row in rows]
-
-    def audits(self, device: str | None = None) -> list[dict[str, Any]]:
-        """For each device, or for one, until when it is complete; see ``audit.as_json``."""
-        return self._store.audits(device or "")
+        return int(self.store.read("SELECT count(*) FROM fixes")[0][0])
 
     # For the handlers, each in a thread of its own.
 
-    def admit(self, authorization: str) -> str | None:
-        """The only device that may send with this token; ``None``: any device.
+    def admit(self, authorization: str) -> str:
+        """The only device that may send with this token; empty: any device.
 
         Raises:
             RefusedError: the token is unknown.
         """
         if self._tokens is None:
-            return None
+            return ""
         device = self._tokens.device_of(authorization)
         if device is None:
             raise RefusedError(401, "the token of a device is needed: Authorization: Bearer TOKEN")
@@ -198,7 +180,7 @@ class Endpoint:
 
     def take(self, request: NativeRequest) -> dict[str, Any]:
         """Store a request; return the answer to it."""
-        stored = self._store.put(request)
+        stored = self.store.put(request)
         known = len(request.fixes) - stored
         answer: dict[str, Any] = {"received": stored + known, "stored": stored, "known": known}
         if request.rejected:
@@ -206,15 +188,13 @@ class Endpoint:
         if self._asks_again and request.agent is not None:
             answer["resend"] = list(self._missing(request.device))
         with self._news:
-            self.counters.update(
-                answered=1, stored=stored, known=known, rejected=len(request.rejected)
-            )
+            self.counters.update(stored=stored, known=known, rejected=len(request.rejected))
             self._news.notify_all()
         return answer
 
     def _missing(self, device: str) -> Iterator[dict[str, Any]]:
         """What to ask for: other gaps each time, because most of them can be legal."""
-        gaps = self._store.some_gaps(device)
+        gaps = self.store.some_gaps(device)
         for stream, first, last in sorted(gaps, key=lambda _: self._draw())[:_ASKS_MAX]:
             parts = (last - first) // _SEQS_MAX + 1
             begin = first + _SEQS_MAX * int(self._draw() * parts)

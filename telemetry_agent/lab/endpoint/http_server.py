@@ -9,7 +9,6 @@ import socketserver
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from importlib import resources
@@ -38,10 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     disable_nagle_algorithm = True  # else head and body of an answer are 44 ms apart
     timeout = _IDLE_S
-
-    def __init__(self, endpoint: "Endpoint", *args: Any) -> None:
-        self._endpoint = endpoint
-        super().__init__(*args)
+    server: "HttpServer"
 
     def do_POST(self) -> None:
         if self._look() is None:
@@ -60,16 +56,16 @@ class _Handler(BaseHTTPRequestHandler):
         """Makes what GET answers at this path; ``None``: nothing, it is one for fixes."""
         match self.path.partition("?")[0]:
             case "/v1/agents":
-                return lambda: self._endpoint.agents(self._admitted())
+                return lambda: self.server.endpoint.store.agents(self._admitted())
             case "/v1/audit":
-                return lambda: self._endpoint.audits(self._admitted())
+                return lambda: self.server.endpoint.store.audits(self._admitted())
             case "/openapi.json":
                 description = resources.files(__package__).joinpath("openapi.json")
                 return lambda: json.loads(description.read_text("utf-8"))
         return None
 
-    def _admitted(self) -> str | None:
-        return self._endpoint.admit(self.headers.get("Authorization", ""))
+    def _admitted(self) -> str:
+        return self.server.endpoint.admit(self.headers.get("Authorization", ""))
 
     def _answer_with(self, make: Callable[[], Any]) -> None:
         try:
@@ -88,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _deliver(self, body: bytes) -> dict[str, Any] | None:
         """Store the fixes; return the answer, or ``None`` to send none."""
-        fault = self._endpoint.next_fault()
+        fault = self.server.endpoint.next_fault()
         if fault == "hang":
             self.connection.settimeout(None)
             self.rfile.read(1)  # until the agent or the endpoint ends the connection
@@ -97,9 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(int(fault), "injected fault")
         device = self._admitted()
         request = parse(body, self.headers.get("Content-Encoding", "identity").strip())
-        if device is not None and request.device != device:
+        if device and request.device != device:
             raise RefusedError(403, f"this is the token of another device, not of {request.device}")
-        answer = self._endpoint.take(request)
+        answer = self.server.endpoint.take(request)
         return None if fault == "drop" else answer
 
     def _body(self) -> bytes:
@@ -111,19 +107,16 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError(400, "Content-Length is not a number")
         length = int(lengths[0])
         if length > BODY_MAX_BYTES:
-            self._drain(length)
+            # A client that is cut off while it sends does not read the answer.
+            left = min(length, _DRAIN_MAX_BYTES)
+            while left > 0 and (data := self.rfile.read1(min(left, 1 << 16))):
+                left -= len(data)
             raise RefusedError(413, f"more than {BODY_MAX_BYTES} bytes")
         body = self.rfile.read(length)
         if len(body) < length:
             raise ConnectionResetError
         self.close_connection = closes
         return body
-
-    def _drain(self, length: int) -> None:
-        """Read the rest: a client that is cut off while it sends does not read the answer."""
-        left = min(length, _DRAIN_MAX_BYTES)
-        while left > 0 and (data := self.rfile.read1(min(left, 1 << 16))):
-            left -= len(data)
 
     def _answer(self, status: int, value: object, headers: Mapping[str, str] = {}) -> None:
         body = json.dumps(value).encode()
@@ -160,10 +153,11 @@ class HttpServer(socketserver.ThreadingTCPServer):
 
     def __init__(self, host: str, port: int, endpoint: "Endpoint") -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.endpoint = endpoint
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._full = Trouble(_log, Clock())
-        super().__init__((host, port), partial(_Handler, endpoint), bind_and_activate=False)
+        super().__init__((host, port), _Handler, bind_and_activate=False)
 
     def get_request(self) -> tuple[Any, Any]:
         """See ``ThreadingTCPServer``. If the system refuses a connection, it is tried again."""
@@ -175,13 +169,9 @@ class HttpServer(socketserver.ThreadingTCPServer):
             threading.Event().wait(_ACCEPT_AGAIN_S)  # it stays readable: the server would spin
             raise
         self._full.over("connections are accepted again")
-        return request
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """See ``ThreadingTCPServer``."""
         with self._lock:
-            self._connections.add(request)
-        super().process_request(request, client_address)
+            self._connections.add(request[0])
+        return request
 
     def shutdown_request(self, request: Any) -> None:
         """See ``ThreadingTCPServer``."""
@@ -191,9 +181,7 @@ class HttpServer(socketserver.ThreadingTCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base's signature
         """See ``ThreadingTCPServer``."""
-        if isinstance(sys.exception(), OSError):
-            _log.debug("%s disconnected: %s", client_address, sys.exception())
-        else:
+        if not isinstance(sys.exception(), OSError):  # it disconnected
             _log.exception("a request of %s failed", client_address)
 
     def cut(self) -> None:

@@ -26,9 +26,9 @@ class Tokens:
             raise ConfigError(f'--tokens: {path} must hold lines like van-07 = "token"') from None
         if "" in tokens:  # its token would show the reports of all devices
             raise ConfigError(f"--tokens: {path}: a device needs a name")
-        wrong = next((name for name, token in tokens.items() if not _is_token(token)), None)
-        if wrong is not None:
-            raise ConfigError(f"--tokens: {path}: {wrong} needs a token: ASCII without spaces")
+        for name, token in tokens.items():
+            if not (isinstance(token, str) and re.fullmatch("[!-~]+", token)):
+                raise ConfigError(f"--tokens: {path}: {name} needs a token: ASCII without spaces")
         if len(set(tokens.values())) < len(tokens):
             raise ConfigError(f"--tokens: {path}: two devices have the same token")
         self._devices: dict[bytes, str] = {_digest(token): name for name, token in tokens.items()}
@@ -42,7 +42,3 @@ class Tokens:
 def _digest(token: str) -> bytes:
     """Tokens are compared by it: the time that this takes shows nothing of them."""
     return sha256(token.encode("utf-8", "replace")).digest()
-
-
-def _is_token(value: object) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch("[!-~]+", value))

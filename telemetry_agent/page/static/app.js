@@ -134,7 +134,7 @@ function labels(state, title) {
   const facts = [
     ["Receiver", receiver.source],
     ["Running for", span(state.uptime_s)],
-    ["Requests", `${count(upload.requests)}, of which ${count(upload.failed_requests)} delivered nothing`],
+    ["Requests", `${count(upload.requests)}, ${count(upload.failed_requests)} failed`],
     ["Sent in 24 h", size(upload.sent_bytes_24h)],
     ["Queue file", size(queue.file_bytes)],
     ["Refused", total(queue.dead_letters) ? many(total(queue.dead_letters), "position") : "nothing"],

@@ -139,19 +139,15 @@ export class Feed {
     if (state.places) this.track.setRuns(state.places, performance.now());
     this.track.forgetBefore(state.first);
     if (this.stale || this.grown > GROWS_TO) this.#fetchAll();
-    else if (this.track.last < state.last) this.#fetch();
+    else if (this.track.last < state.last) {
+      this.#load(`trail?planes&after=${this.track.last}`, (packed) => this.track.addPacked(packed)); // what was missed
+    }
     this.onState(state);
   }
 
   #outdated() {
     this.stale = true;
     this.fetching = null; // it was asked for before
-  }
-
-  /** Fetch the points that were missed. */
-  async #fetch() {
-    const after = this.track.last;
-    await this.#load(`trail?planes&after=${after}`, (packed) => this.track.addPacked(packed));
   }
 
   /** Fetch the track, thinned to what can be seen. */

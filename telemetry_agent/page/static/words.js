@@ -197,8 +197,10 @@ function subject({ name }, { receiver, queue }) {
 }
 
 /** @param {Finding} finding */
-const sentence = ({ said, remedy }) =>
-  ended(said[0].toUpperCase() + said.slice(1)) + (remedy ? ended(` To do: ${remedy}`) : "");
+function sentence({ said, remedy }) {
+  const text = said.replace(/^none( yet)?: /, ""); // of a check called "fix"
+  return ended(text[0].toUpperCase() + text.slice(1)) + (remedy ? ended(` To do: ${remedy}`) : "");
+}
 
 /** A sentence with its full stop; a question keeps its mark. */
 const ended = (text) => (/[.?!]$/.test(text) ? text : `${text}.`);
