@@ -920,6 +920,17 @@ def test_no_secret_is_told(bench: Bench) -> None:
     assert "s3cret" not in str(found)
 
 
+def test_a_credential_is_corrected_where_systemd_reads_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry_agent.doctor.endpoint_checks.SERVICE_CREDENTIALS", bench.folder)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(bench.folder))
+    (bench.folder / "token").touch()
+    told = bench.told()["credentials"]
+    assert (told.verdict, "is empty" in told.said) == ("fail", True)
+    assert re.search("in /etc/credstore, then `sudo systemctl restart", told.remedy)
+
+
 def test_every_remedy_is_there(bench: Bench) -> None:
     found = bench.told()
     assert not failing(found)
