@@ -93,7 +93,7 @@ class _Answers:
     "--config",
     "path",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=Path,
     default=DEFAULT_PATHS[0],
     show_default=True,
     help="The file to write.",
@@ -116,7 +116,7 @@ class _Answers:
 @click.option(
     "--token-file",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=Path,
     help="A file with the API key.",
 )
 @click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
@@ -185,19 +185,16 @@ def command(
         service.start_service()
         click.echo("the service runs; waiting for the first position …")
         return 0 if first_fix.wait_for_delivery(settings.queue.path, wait_s) else 1
-    if agent is not None:
-        click.echo("Next: restart the running agent, which still has the previous config")
-    else:
-        click.echo(f"Next: {_next_step(path)}")
+    click.echo(f"Next: {_next_step(path, runs=agent is not None)}")
     return 0
 
 
 def _may_write(path: Path, *, asks: bool, force: bool) -> None:
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: --config names a file")
     folder = next(place for place in path.absolute().parents if place.exists())
     if not os.access(folder, os.W_OK):
         raise AgentError(f"cannot write {path}: use sudo, or name another --config")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder: --config names a file")
     if not path.exists() or force:
         return
     if not asks:
@@ -393,7 +390,9 @@ def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
     return bool(start) or click.confirm("Enable and start the service now?", default=True)
 
 
-def _next_step(path: Path) -> str:
+def _next_step(path: Path, *, runs: bool) -> str:
     if path == DEFAULT_PATHS[0] and service.has_unit():
-        return f"sudo systemctl enable --now {service.UNIT}"
+        return f"sudo systemctl {'restart' if runs else 'enable --now'} {service.UNIT}"
+    if runs:
+        return "restart the running agent, which still has the previous config"
     return f"telemetry-agent run --config {in_shell(path)}"

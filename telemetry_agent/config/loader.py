@@ -72,8 +72,6 @@ _KINDS = {
     "dict": 'must be a table, {NAME = "…"} (in an environment variable: as JSON)',
 }
 """The beginning of pydantic's name of a fault -> what is allowed."""
-_LONGEST_SHOWN = 80
-"""Characters of a wrong value in a message."""
 
 
 def load(path: Path | None = None) -> LoadedConfig:
@@ -202,18 +200,10 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> ConfigErro
     elif isinstance(fault := first.get("ctx", {}).get("error"), SettingError):
         key, text = fault.key, fault.said
     else:
-        text = f" = {_written(value)}: {reason}"
+        text = repr(masked_url(value) if isinstance(value, str) else value)
+        text = f" = {text if len(text) < 100 else text[:80] + CUT}: {reason}"
     more = f" (and {len(others)} more)" if others else ""
     return ConfigError(f"config: {key}{text}{_layer(key, origins)}{more}")
-
-
-def _written(value: object) -> str:
-    """About as in the file, cut to one line of a terminal."""
-    if isinstance(value, str):
-        text = repr(masked_url(value))
-    else:
-        text = repr(value) if isinstance(value, list) else str(value).lower()
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}{CUT}"
 
 
 def _layer(key: str, origins: Mapping[str, str]) -> str:

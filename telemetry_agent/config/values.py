@@ -122,7 +122,6 @@ class _Quantity:
     def checks(self) -> Checks:
         """The checks of a key."""
         number = {"type": "number" if self.kind is float else "integer", "minimum": 0}
-        number["exclusiveMaximum"] = 10**15
         texts = {"type": "string", "pattern": f"^{self.pattern}$"}
         return Checks(self.read, {"anyOf": [number, texts]}, reads=True)
 

@@ -145,6 +145,10 @@ def check(path: Path, wanted: int, *, as_owner: bool = True) -> None:
         become_owner(path.parent)
     if all(os.access(file, wanted) for file in set_aside_files.left_at_rest(path) or [path]):
         return
+    if wanted == os.W_OK and os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+        raise StorageError(
+            f"the file system of {path} is read-only", "`sudo telemetry-agent doctor` shows why"
+        )
     if was_root:
         verb = "read" if wanted == os.R_OK else "write"
         files = in_shell(*sorted(path.parent.glob(f"{path.name}*")))

@@ -23,7 +23,6 @@ Note = Callable[[str], object]
 
 IN_THE_WAY = "remove it; an agent that runs makes its socket there within a minute"
 """The remedy for another file with the name of the socket."""
-
 _MAY_BE_EMPTY = {"queue list", "queue newest", "export", "tap"}
 
 answered: set[str] = set()

@@ -27,13 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.daemon.client import (
-    IN_THE_WAY,
-    Answers,
-    address,
-    service_socket,
-    socket_path,
-)
+from telemetry_agent.daemon.client import IN_THE_WAY, Answers, address, service_socket, socket_path
 from telemetry_agent.errors import JOIN, AgentError, UsageError
 from telemetry_agent.snapshot import PROTOCOL
 from telemetry_agent.tasks import Bell, Task, started

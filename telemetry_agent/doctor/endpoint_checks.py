@@ -108,7 +108,13 @@ class EndpointChecks:
             self._credentials = build_credentials(upload, set())
             self._credentials.prepare()
         except ConfigError as error:
-            remedy = "correct it, or use sudo" if os.geteuid() else "correct it"
+            if str(SERVICE_CREDENTIALS) in error.message:  # systemd's copy of it
+                remedy = (
+                    "correct its file in /etc/credstore, then "
+                    "`sudo systemctl restart telemetry-agent`: a reload does not read it"
+                )
+            else:
+                remedy = "correct it, or use sudo" if os.geteuid() else "correct it"
             return failed(error.message, remedy)
         for key in _SECRET_KEYS:
             if (path := getattr(upload, key)) and EVERYBODY.blocked_at(path) is None:
@@ -186,7 +192,7 @@ class EndpointChecks:
             is_fault = finding.verdict == "fail"
             yield self._unjudged() if self._lacks_secrets and is_fault else finding
         how = "`sudo telemetry-agent doctor --send` sends what must be refused"
-        yield trial.proof(newest) if self._newest else skipped(how)
+        yield trial.proof() if self._newest else skipped(how)
 
     def _unjudged(self) -> Finding:
         status = self._agent.status

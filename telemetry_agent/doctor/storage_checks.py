@@ -11,7 +11,7 @@ from telemetry_agent.ackqueue.file.schema import place_of
 from telemetry_agent.ackqueue.reading import readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
-from telemetry_agent.config.files import STATE_DIRECTORY
+from telemetry_agent.config.files import QUEUE_PATH, STATE_DIRECTORY
 from telemetry_agent.daemon import at_rest
 from telemetry_agent.disks import ELSEWHERE, SURVIVES, mount_of, size, trouble
 from telemetry_agent.doctor import agent_checks
@@ -66,6 +66,8 @@ class StorageChecks:
                 return failed(f"{above} is not a folder", "set queue.path to another place")
             if above != folder:
                 return self._missing(folder, above)
+            if os.statvfs(folder).f_flag & os.ST_RDONLY:
+                return _refused(folder, OSError(errno.EROFS, os.strerror(errno.EROFS)))
             return self._forbidden(folder) or self._sandboxed(folder) or self._write(folder)
         except PermissionError:
             raise  # reported for every check in the same way
@@ -124,13 +126,14 @@ class StorageChecks:
         who, path = self._agent.account, self._path
         logs = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
         files = [path, *logs, lock_path(path)]
-        for target in (folder, *files):
-            if not _exists(target):
-                continue
-            if target != folder and not target.is_file():
+        for target in files:
+            if _exists(target) and not target.is_file():
                 said = f"{target} is not a regular file"
+                if target == path:  # it may be a folder of the user's, or a disk
+                    return failed(said, f"set queue.path to a file, such as {QUEUE_PATH}")
                 return failed(said, f"`sudo rm -r {in_shell(target)}`")
-            if who.may_write(target):
+        for target in (folder, *files):
+            if not _exists(target) or who.may_write(target):
                 continue
             said = f"{who.name} may not write {target} ({owner_of(target)})"
             ours = list(folder.glob(f"{path.stem}*"))

@@ -396,6 +396,18 @@ def a_queue_of_root(bench: Bench) -> None:
     bench.recorded()
 
 
+@fault("state directory", "fail", "queue.db is not a regular file", "set queue.path to a file,")
+def a_folder_that_was_named_as_the_queue(bench: Bench) -> None:
+    (bench.state / "queue.db").mkdir()
+    (bench.state / "queue.db/holiday.jpg").touch()
+
+
+@fault("state directory", "fail", "queue.db is not a regular file", "^set queue.path", ROOT_ONLY)
+def a_folder_that_was_named_as_the_queue_in_one_of_root(bench: Bench) -> None:
+    bench.user = "nobody"
+    (bench.state / "queue.db").mkdir()
+
+
 @fault("state directory", "fail", "queue.db.lock is not a regular file", "rm -r /.*queue.db.lock")
 def a_lock_that_is_no_file(bench: Bench) -> None:
     (bench.state / "queue.db.lock").mkdir()
@@ -455,12 +467,21 @@ def a_card_that_turned_read_only(bench: Bench) -> None:
     bench.mounted("29 1 8:1 / / ro,relatime - ext4 /dev/root ro,errors=remount-ro")
 
 
-@fault("disk space", "fail", "of 1.05 MB free: recording stops when it", "du -xh", ROOT_ONLY)
-def a_full_disk(bench: Bench) -> None:
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(bench.state)]
+def mount_over_the_state(bench: Bench, options: str) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(bench.state)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("nothing can be mounted here")
     bench.cleanup.callback(subprocess.run, ["umount", str(bench.state)], check=True)
+
+
+@fault("state directory", "fail", "written: Read-only file system", "^see the check of", ROOT_ONLY)
+def a_read_only_disk_for_the_user_who_asks(bench: Bench) -> None:
+    mount_over_the_state(bench, "ro")
+
+
+@fault("disk space", "fail", "of 1.05 MB free: recording stops when it", "du -xh", ROOT_ONLY)
+def a_full_disk(bench: Bench) -> None:
+    mount_over_the_state(bench, "size=1m")
     with contextlib.suppress(OSError):
         (bench.state / "others").write_bytes(bytes(2 << 20))
 
@@ -954,6 +975,17 @@ def test_no_secret_is_told(bench: Bench) -> None:
     found = bench.told()
     assert found["authentication"].verdict == "fail"
     assert "s3cret" not in str(found)
+
+
+def test_a_credential_is_corrected_where_systemd_reads_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry_agent.doctor.endpoint_checks.SERVICE_CREDENTIALS", bench.folder)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(bench.folder))
+    (bench.folder / "token").touch()
+    told = bench.told()["credentials"]
+    assert (told.verdict, "is empty" in told.said) == ("fail", True)
+    assert re.search("in /etc/credstore, then `sudo systemctl restart", told.remedy)
 
 
 def test_every_remedy_is_there(bench: Bench) -> None:

@@ -225,13 +225,7 @@ def test_an_endpoint_that_unpacks_and_refuses_proves_itself(bench: Bench, tmp_pa
     assert endpoint.count() <= 1
 
 
-@pytest.mark.parametrize(
-    ("fixes", "saves"),
-    [(50, r"newest 50 positions take \d{3,4} bytes, not \d{4}"), (0, "without recorded positions")],
-)
-def test_it_tells_what_gzip_would_save_and_how_to_offer_it(
-    bench: Bench, fixes: int, saves: str
-) -> None:
+def test_it_tells_how_to_offer_gzip(bench: Bench) -> None:
     def strict(asked: Asked) -> Said:
         try:
             json.loads(asked.body)
@@ -239,13 +233,13 @@ def test_it_tells_what_gzip_would_save_and_how_to_offer_it(
             return Said(400)
         return Said(200)
 
-    if fixes:
-        bench.recorded(fixes)
     bench.url = bench.cleanup.enter_context(Server(strict)).url
     found = bench.told(send=True)["proof"]
     assert found.verdict == "pass"
-    assert re.search(f"nonsense is refused; requests stay plain: .*{saves}", found.said), found
-    assert "`Accept-Encoding: gzip` in an answer of the endpoint turns gzip on" in found.said
+    assert found.said.startswith(
+        "nonsense is refused; requests stay plain: `Accept-Encoding: gzip` in an answer of the "
+        "endpoint turns gzip on"
+    )
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_stop_at_any_moment_of_the_start(after_ms: int, config: Path) -> None:
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(
-    ("command", "status"), [("status", 0), ("doctor", 1), ("config check", 0), ("queue stats", 74)]
+    ("command", "status"), [("status", 0), ("doctor", 1), ("config check", 0), ("queue stats", 1)]
 )
 def test_standard_streams_may_be_closed(
     command: str, status: int, closed: str, config: Path

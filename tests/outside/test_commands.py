@@ -180,6 +180,25 @@ def test_queue_stats_before_anything_was_recorded(tmp_path: Path) -> None:
     assert not (tmp_path / "queue.db").exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_read_only_disk_is_no_matter_of_ownership(tmp_path: Path) -> None:
+    record_backlog(tmp_path, 1)
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+    argv = ["unshare", "--mount", "sh", "-c", script, str(tmp_path), *AGENT, "queue", "retry"]
+    done = subprocess.run(
+        [*argv, "--all", "--config", str(config)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "mount" in done.stderr:
+        pytest.skip("nothing can be mounted here")
+    assert done.returncode == 74
+    assert f"the file system of {tmp_path / 'queue.db'} is read-only: `sudo tele" in done.stderr
+
+
 def test_a_queue_that_the_disk_does_not_show_is_not_called_missing(tmp_path: Path) -> None:
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
     (tmp_path / "queue.db").symlink_to("queue.db")

@@ -136,6 +136,7 @@ def test_what_is_wrong_is_not_written(tmp_path: Path) -> None:
         ("--device={nonsense}", "{nonsense} is not one of"),
         ("--start", "--start needs root, systemd and the config at /etc/"),
         ("--config=/tmp", "/tmp is a folder"),
+        ("--config=/", "/ is a folder"),
     ],
 )
 def test_a_wrong_option_is_reported_before_anything_is_tried(
