@@ -45,17 +45,24 @@ def read_secret(key: str, path: Path) -> str:
     Raises:
         ConfigError: it cannot be read, or is not one line of text.
     """
+    remedy = ""
+    if path.parent == SERVICE_CREDENTIALS:  # systemd's copy of it
+        remedy = (
+            "correct its file in /etc/credstore, then `sudo systemctl restart telemetry-agent`: a "
+            "reload does not read it"
+        )
     try:
         content = answered(path, partial(read_small_file, path))
         text = content.decode("utf-8").removeprefix("\ufeff").strip("\r\n")
     except OSError as error:
         raise ConfigError(f"{key}: cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{key}: {path} is not text") from error
+        raise ConfigError(f"{key}: {path} is not text", remedy) from error
     if not text:
-        raise ConfigError(f"{key}: {path} is empty")
+        raise ConfigError(f"{key}: {path} is empty", remedy)
     if not text.isprintable():
-        raise ConfigError(f"{key}: {path} must contain one line of printable characters")
+        said = f"{key}: {path} must contain one line of printable characters"
+        raise ConfigError(said, remedy)
     return text
 
 

@@ -108,14 +108,8 @@ class EndpointChecks:
             self._credentials = build_credentials(upload, set())
             self._credentials.prepare()
         except ConfigError as error:
-            if str(SERVICE_CREDENTIALS) in error.message:  # systemd's copy of it
-                remedy = (
-                    "correct its file in /etc/credstore, then "
-                    "`sudo systemctl restart telemetry-agent`: a reload does not read it"
-                )
-            else:
-                remedy = "correct it, or use sudo" if os.geteuid() else "correct it"
-            return failed(error.message, remedy)
+            remedy = "correct it, or use sudo" if os.geteuid() else "correct it"
+            return failed(error.message, error.remedy or remedy)
         for key in _SECRET_KEYS:
             if (path := getattr(upload, key)) and EVERYBODY.blocked_at(path) is None:
                 # chown first: the agent itself may read the file only as one of "every user".
