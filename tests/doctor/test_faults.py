@@ -980,7 +980,7 @@ def test_no_secret_is_told(bench: Bench) -> None:
 def test_a_credential_is_corrected_where_systemd_reads_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("telemetry_agent.doctor.endpoint_checks.SERVICE_CREDENTIALS", bench.folder)
+    monkeypatch.setattr("telemetry_agent.secrecy.SERVICE_CREDENTIALS", bench.folder)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(bench.folder))
     (bench.folder / "token").touch()
     told = bench.told()["credentials"]
