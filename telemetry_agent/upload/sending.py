@@ -165,12 +165,12 @@ class Sender:
                 self._sizing.answered_at_length(fitting, now_s)
             case Refused(too_large=True):
                 self._sizing.too_large(count, size, now_s)
-            case _ if with_report:
-                pass  # it may be too large with the report only
             case Deferred(answered=False):
                 # A deadline that passed before anything was sent shows nothing about the size.
                 if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
                     self._sizing.timed_out(count, now_s)
+            case _ if with_report:
+                pass  # it may be too large with the report only
             case _ if outcome.status in _NOT_PASSED_ON:
                 self._sizing.timed_out(count, now_s)
         return outcome

@@ -215,7 +215,6 @@ class Uploader(Task):
             return
         if spread_s is not None:
             self._pace.network_returned(spread_s)
-            self._sizing.path_changed()
             if self._reports is not None:
                 self._reports.network_returned(now_s)
         if hurried:
