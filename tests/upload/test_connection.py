@@ -52,7 +52,7 @@ def test_tls_is_verified_and_says_so() -> None:
         assert answered(transport.exchange(PAYLOAD, 60)).verified_tls
         assert server.connections == 1
         assert [len(request.body) for request in server.requests] == [1_000_000, 12]
-        assert transport.sent_bytes > 1_000_000
+        assert transport.dialer.sent_bytes > 1_000_000
 
 
 def test_a_tls_server_that_hangs_up_is_noticed_at_once() -> None:

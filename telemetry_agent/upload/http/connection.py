@@ -65,7 +65,7 @@ class Connection:
             except ssl.SSLError as error:
                 raise self._tls_error(error) from error
         if data:
-            self._dialer.note_answer()
+            self._dialer.answering = True
             self._used_s = self._dialer.now_s
             self._unanswered = False
             if self._idle_s:
@@ -134,7 +134,7 @@ class Connection:
         if self._closed:
             return
         if self.tls is not None:
-            self._dialer.note_tls_session(self.tls.session)
+            self._dialer.tls_session = self.tls.session
         if self._dialer.aborted or self._unanswered:
             # With RST: else the kernel goes on sending what waits in its buffer, and its FIN, for
             # minutes. The next try would have to share a slow link with that.

@@ -9,8 +9,8 @@ because one that comes between two waits must end the next one too.
 
 import math
 import socket
-import ssl
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from telemetry_agent.addresses import Resolve, Resolver, UnreachableError, resolve
 from telemetry_agent.clock import Clock
@@ -19,6 +19,9 @@ from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import UploadState
 from telemetry_agent.tasks import Bell
 from telemetry_agent.upload.interfaces import NoAnswer
+
+if TYPE_CHECKING:
+    import ssl
 
 _CLOCK_IS_RIGHT_MS = 600_000
 
@@ -81,7 +84,8 @@ class Dialer:
         self._until_s = 0.0
         # What has happened to this request.
         self._connected = False  # or tried
-        self._answering = False
+        self.answering = False
+        """Whether some of the answer has come."""
 
     @property
     def now_s(self) -> float:
@@ -95,7 +99,7 @@ class Dialer:
 
     def begin_request(self) -> None:
         """Start a request, or several at once, that no earlier one can be mistaken for."""
-        self._connected = self._answering = False
+        self._connected = self.answering = False
 
     def abort(self) -> None:
         """End what is under way, and all that is begun before ``rearm``. Any thread may call."""
@@ -114,7 +118,7 @@ class Dialer:
         closed that one while the request was on its way.
         """
         over = self.aborted or self.now_s >= self._until_s
-        return not (self._connected or self._answering or over)
+        return not (self._connected or self.answering or over)
 
     def connect(self, host: str, port: int) -> socket.socket:
         """Connect to any address of ``host``; the socket does not block.
@@ -132,10 +136,6 @@ class Dialer:
             )
         except UnreachableError as error:
             raise NetworkError(str(error), error.state) from error
-
-    def note_answer(self) -> None:
-        """Some of the answer has come."""
-        self._answering = True
 
     def no_answer(self, error: NetworkError) -> NoAnswer:
         """Return why no answer came."""
@@ -155,10 +155,6 @@ class Dialer:
     def route_changed(self) -> None:
         """Another route to the endpoint has other NATs."""
         self.idle_max_s = self._keepalive_s
-
-    def note_tls_session(self, session: ssl.SSLSession | None) -> None:
-        """A connection with this session ends."""
-        self.tls_session = session
 
     def doubt_of_the_clock(self) -> str:
         """What to add to the report of a certificate that is expired or not yet valid."""
