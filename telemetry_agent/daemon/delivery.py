@@ -94,7 +94,7 @@ class Delivery:
         self._counted = self._keeper.status
         self._delivered_lately = SlidingSum(_MINUTE_S, clock.monotonic_s())
         self._sent_lately = SlidingSum(_DAY_S, clock.monotonic_s(), buckets=24)
-        self._credentials, self._transport = self._build_transport()
+        self._transport = self._build_transport()
         self._carrier = supervisor.add("carry-over", lambda: Carrier(queue))
         self._monitor = supervisor.add("connectivity", self._build_monitor)
         self._uploader = supervisor.add("uploader", self._build_uploader)
@@ -145,7 +145,7 @@ class Delivery:
         self._monitor.restart(_TASK_S)
         self._uploader.end(_REQUEST_S)
         self._transport.close()
-        self._credentials, self._transport = self._build_transport()
+        self._transport = self._build_transport()
         self._keeper.reloaded(changed=settings.upload != before.upload)
         self._uploader.restart(0)
 
@@ -225,12 +225,11 @@ class Delivery:
         if not last:
             within(_TASK_S, self._queue.close)
 
-    def _build_transport(self) -> tuple[Credentials, Transport]:
+    def _build_transport(self) -> Transport:
         upload = self._settings.upload
-        credentials = build_credentials(upload, self._secrets)
-        transport = Transport(
+        return Transport(
             upload.url,
-            credentials=credentials,
+            credentials=build_credentials(upload, self._secrets),
             proxy=upload.proxy,
             dialer=Dialer(
                 self._clock,
@@ -239,7 +238,6 @@ class Delivery:
                 keepalive_s=3 * upload.flush_every_s,
             ),
         )
-        return credentials, transport
 
     def _build_uploader(self) -> Uploader:
         upload = self._settings.upload
@@ -265,7 +263,7 @@ class Delivery:
         if (held := self._held()) is not None:
             return held
         try:
-            self._credentials.prepare()
+            self._transport.credentials.prepare()
         except ConfigError as error:
             return str(error)
         return None

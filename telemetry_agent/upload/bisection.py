@@ -110,10 +110,7 @@ class CrashCount:
         self._crashes: dict[Name, tuple[int, int]] = {}
 
     def crashed(self, batch: Batch, enough: int, *, answered: bool) -> bool:
-        """Count such an outcome of ``batch``; true once it is the batch and not the endpoint.
-
-        It is after ``enough`` of them, if others are accepted.
-        """
+        """Count such an outcome of ``batch``. After ``enough`` it is the batch, if others pass."""
         first = name_of(batch.records[0])
         count, before = self._crashes.pop(first, (0, self._acceptances))
         self._crashes[first] = count + 1, before

@@ -78,7 +78,7 @@ class Sender:
         self._sizing = sizing
         self._route_changed = route_changed
         self._clock = clock
-        self._counted_bytes = transport.sent_bytes
+        self._counted_bytes = transport.dialer.sent_bytes
 
     def expect_answers(self) -> None:
         """An answer is likely again: the network returned, or a user asks."""
@@ -156,7 +156,7 @@ class Sender:
         self, batch: Batch, payload: Payload, timeout_s: float, *, with_report: bool = False
     ) -> Outcome:
         """Exchange, and learn how large the next batch may be."""
-        began_s, sent_before = self._clock.monotonic_s(), self._transport.sent_bytes
+        began_s, sent_before = self._clock.monotonic_s(), self._transport.dialer.sent_bytes
         outcome = self._exchange(batch, payload, timeout_s)
         now_s = self._clock.monotonic_s()
         count, size, elapsed_s = len(batch.records), len(payload.body), now_s - began_s
@@ -169,12 +169,12 @@ class Sender:
                 self._sizing.answered_at_length(fitting, now_s)
             case Refused(too_large=True):
                 self._sizing.too_large(count, size, now_s)
-            case _ if with_report:
-                pass  # it may be too large with the report only
             case Deferred(answered=False):
                 # A deadline that passed before anything was sent shows nothing about the size.
-                if elapsed_s >= timeout_s and self._transport.sent_bytes > sent_before:
+                if elapsed_s >= timeout_s and self._transport.dialer.sent_bytes > sent_before:
                     self._sizing.timed_out(count, now_s)
+            case _ if with_report:
+                pass  # it may be too large with the report only
             case _ if outcome.status in _NOT_PASSED_ON:
                 self._sizing.timed_out(count, now_s)
         return outcome
@@ -188,7 +188,7 @@ class Sender:
 
     def _exchanged(self, requests: int, *, answered: bool) -> bool:
         """Count. Returns whether anything was sent."""
-        before, self._counted_bytes = self._counted_bytes, self._transport.sent_bytes
+        before, self._counted_bytes = self._counted_bytes, self._transport.dialer.sent_bytes
         sent_bytes = self._counted_bytes - before
         self._keeper.count(requests=requests, sent_bytes=sent_bytes)
         self.answered = answered
@@ -204,14 +204,14 @@ class Sender:
     def _read(self, answer: Answer, batch: Batch) -> Outcome:
         outcome = self._format.read(answer, batch)
         self._compression.learn(answer, outcome)
-        return masked_outcome(outcome, self._transport.masked)
+        return masked_outcome(outcome, self._transport.credentials.masked)
 
     def _lost(self, failure: NoAnswer, *, sent: bool) -> Outcome:
         may_be_a_fix = sent and not self._route_changed()
         outcome = Deferred(
             failure.reason, failure.state, answered=False, sent=sent, may_be_a_fix=may_be_a_fix
         )
-        return masked_outcome(outcome, self._transport.masked)
+        return masked_outcome(outcome, self._transport.credentials.masked)
 
 
 class CompressionChoice:

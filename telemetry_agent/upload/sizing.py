@@ -11,13 +11,15 @@ it. An answer that took too long shrinks the next batch in proportion. But a slo
 slow server, which smaller batches only make worse: slowness alone never shrinks a batch below the
 size of the first. Time-outs do, down to one fix. But after its first time-out a batch is sent again
 whole: it may have arrived, and some endpoints recognise a batch only by its content. The next one
-shrinks if no batch was delivered since the last time-out. A small batch grows while an exchange of
-twice the time would still end within the deadline.
+shrinks to a quarter if no batch was delivered since the last time-out, because each step down costs
+a time-out and each step up only an exchange. A small batch grows while an exchange of twice the
+time would still end within the deadline.
 
 A path that loses large packets, or a server or proxy that times out on large batches, would do so
 again and again as the batch grows. So a size that timed out twice, while a smaller one was answered
-between, is a limit. It belongs to the path: a change or the return of the network removes it. A
-dead radio sets none, because nothing is answered between.
+between, is a limit. It belongs to the path: a change of the network removes it. A return of the
+network does not: on a slow path that large batches fill, the network seems to come and go. A dead
+radio sets no limit, because nothing is answered between.
 
 Endpoints are reconfigured. So once an hour twice of what was too large is tried again, which costs
 one refused request if the limit is still there.
@@ -79,18 +81,17 @@ class Sizing:
 
     def timed_out(self, count: int, now_s: float) -> None:
         """Note that a deadline, ours or a proxy's, passed for a batch of ``count`` fixes."""
-        smaller = max(1, count // 2)
         again = self._timed_out is not None and not self._smaller_answered
-        self._count = min(self._count, smaller if again else count)
+        self._count = min(self._count, max(1, count // 4) if again else count)
         if self._timed_out is not None and count >= self._timed_out and self._smaller_answered:
-            self._path_max = smaller
+            self._path_max = max(1, count // 2)
             if not (self._max_bytes or self._max_count):  # paths may change more than once an hour
                 self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
         self._timed_out = min(count, self._timed_out or count)
         self._smaller_answered = False
 
     def path_changed(self) -> None:
-        """Forget what timed out: the network changed or is back."""
+        """Forget what timed out: there is another path."""
         self._timed_out = self._path_max = None
         self._count = max(self._count, self._first)
 

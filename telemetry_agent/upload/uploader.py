@@ -90,7 +90,7 @@ class Uploader(Task):
         self.max_step_s = 3 * policy.timeout_s + _STEP_SLACK_S
         self._queue = queue
         self._transport = transport
-        self._transport.rearm()  # the uploader before this one may have crashed and been closed
+        transport.dialer.rearm()  # the uploader before this one may have crashed and been closed
         self._policy = policy
         self._reachability = reachability
         self._missing = missing
@@ -144,7 +144,7 @@ class Uploader(Task):
     def close(self) -> None:
         """Abort a request in flight, and give back every lease: now, or when the step ends."""
         self._closed = True
-        self._transport.abort()
+        self._transport.dialer.abort()
         self.bell.ring()
         self._release_at_close()
 
@@ -161,7 +161,7 @@ class Uploader(Task):
     def network_changed(self) -> None:
         """Drop the connection: there is another route, or none. Any thread may call."""
         self._network_changed = True
-        self._transport.abort()
+        self._transport.dialer.abort()
 
     def hurry(self) -> None:
         """Try now, because a user waits, unless the endpoint itself named the time."""
@@ -179,7 +179,7 @@ class Uploader(Task):
         try:
             self._release(everything=True)
             if self._outcomes.went_well:
-                self._transport.rearm()
+                self._transport.dialer.rearm()
                 limit, live_first = self._sizing.limit(), self._policy.live_first
                 batch = self._leases.take(limit, live_first=live_first)
                 if batch is not None:
@@ -208,7 +208,7 @@ class Uploader(Task):
         if self._network_changed:
             self._network_changed = False
             self._transport.drop_idle()
-            self._transport.rearm()
+            self._transport.dialer.rearm()
             self._sizing.path_changed()
         spread_s, self._returned_within_s = self._returned_within_s, None
         hurried, self._hurried = self._hurried, False
@@ -216,7 +216,6 @@ class Uploader(Task):
             return
         if spread_s is not None:
             self._pace.network_returned(spread_s)
-            self._sizing.path_changed()
             if self._reports is not None:
                 self._reports.network_returned(now_s)
         if hurried:

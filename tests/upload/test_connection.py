@@ -28,6 +28,20 @@ def test_an_idle_connection_that_the_server_closed_is_not_used() -> None:
         assert server.connections == 2
 
 
+def test_what_got_no_answer_is_not_sent_any_further() -> None:
+    """Else the next try would share a slow link with what the kernel still holds."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        payload = Payload(bytes(10_000_000), {})
+        with transport_to(url) as transport:
+            unanswered(transport.exchange(payload, 1.0))
+            with listening.accept()[0] as server:
+                server.settimeout(60)
+                with pytest.raises(ConnectionResetError):
+                    list(iter(lambda: server.recv(1 << 20), b""))
+
+
 def test_tls_is_verified_and_says_so() -> None:
     with (
         Server(tls=tls_server_context()) as server,
@@ -38,7 +52,7 @@ def test_tls_is_verified_and_says_so() -> None:
         assert answered(transport.exchange(PAYLOAD, 60)).verified_tls
         assert server.connections == 1
         assert [len(request.body) for request in server.requests] == [1_000_000, 12]
-        assert transport.sent_bytes > 1_000_000
+        assert transport.dialer.sent_bytes > 1_000_000
 
 
 def test_a_tls_server_that_hangs_up_is_noticed_at_once() -> None:

@@ -110,7 +110,7 @@ def test_a_session_is_resumed_on_the_next_connection(authority: Authority, serve
         with closing(Transport(server.url, credentials=credentials)) as transport:
             for _ in range(3):
                 assert isinstance(transport.exchange(PAYLOAD, 5), Answer)
-                sent.append(transport.sent_bytes + transport.received_bytes)
+                sent.append(transport.dialer.sent_bytes + transport.dialer.received_bytes)
     assert resumed == [False, True, True]
     assert sent[2] - sent[1] < 0.8 * (sent[1] - sent[0])
 

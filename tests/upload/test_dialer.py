@@ -196,7 +196,7 @@ def test_an_abort_ends_an_exchange_at_once_and_the_next_until_rearmed() -> None:
             thread.start()
             thread.join(0.2)
             assert thread.is_alive()
-            transport.abort()
+            transport.dialer.abort()
             thread.join(SLACK_S)
             assert not thread.is_alive()
             assert unanswered(outcomes[0]) == "stopped"
@@ -219,9 +219,9 @@ def test_an_abort_ends_an_exchange_at_once_and_the_next_until_rearmed() -> None:
 def test_after_an_abort_a_rearmed_transport_works() -> None:
     with Server() as server, transport_to(server.url) as transport:
         answered(transport.exchange(PAYLOAD, 60))
-        transport.abort()
+        transport.dialer.abort()
         unanswered(transport.exchange(PAYLOAD, 60))
-        transport.rearm()
+        transport.dialer.rearm()
         answered(transport.exchange(PAYLOAD, 60))
 
 

@@ -148,7 +148,7 @@ def test_a_json_object_may_name_single_fixes(body: str, outcome: Delivered) -> N
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 206])
-@pytest.mark.parametrize("body", ["<html>", " \n<!DOCTYPE html>", b"\xef\xbb\xbf<html>"])
+@pytest.mark.parametrize("body", ["<html>", " \n\f<!DOCTYPE html>", b"\xef\xbb\xbf<html>"])
 def test_a_web_page_is_a_portal_or_a_wrong_url(status: int, body: str | bytes) -> None:
     plain = read(answer(status, body, content_type=JSON), BATCH)
     assert isinstance(plain, Deferred)

@@ -124,7 +124,7 @@ def test_the_body_is_raw_and_is_cut_and_the_rest_is_not_read() -> None:
     with Server(endless(head, b"\x1f" * 65536)) as server, transport_to(server.url) as transport:
         got = answered(transport.exchange(PAYLOAD, 60))
         assert got.body == b"\x1f" * 1024 * 1024
-        assert transport.received_bytes < 1_200_000
+        assert transport.dialer.received_bytes < 1_200_000
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_the_body_is_raw_and_is_cut_and_the_rest_is_not_read() -> None:
 def test_an_endless_answer_ends(first: bytes, chunk: bytes) -> None:
     with Server(endless(first, chunk)) as server, transport_to(server.url) as transport:
         unanswered(transport.exchange(PAYLOAD, 20))
-        assert transport.received_bytes < 2_500_000
+        assert transport.dialer.received_bytes < 2_500_000
 
 
 @pytest.mark.parametrize(

@@ -454,7 +454,7 @@ def test_nobody_there_and_an_abort_are_no_answer(echo: Server) -> None:
     assert failure == NoAnswer("connection refused by 127.0.0.1:9")
     assert unanswered == 1
     transport = Transport(echo.url)
-    transport.abort()
+    transport.dialer.abort()
     assert series(transport, payloads(3), 60, Heard()) == (NoAnswer("stopped"), 1)
     transport.close()
 

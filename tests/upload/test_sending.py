@@ -31,13 +31,19 @@ def test_a_time_out_is_no_answer(tmp_path: Path) -> None:
         assert b.counts == (0, 2, 0, 0)
 
 
-def test_a_batch_that_is_too_long_for_the_deadline_is_sent_in_parts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("returns", [False, True])
+def test_a_batch_that_is_too_long_for_the_deadline_is_sent_in_parts(
+    tmp_path: Path, returns: bool
+) -> None:
+    """Also where the network seems to be away and to return after each time-out."""
     with bench(tmp_path, timeout_s=2.0) as b:
 
         def run(line: Line, request: Request) -> None:
             b.clock.advance(0.3 * len(request.names))  # a slow link
             if len(request.names) > 6:
                 line.hang()
+                if returns:
+                    b.uploader.network_returned(0)
             else:
                 line.server.take(request)
                 line.reply(200)
@@ -47,8 +53,8 @@ def test_a_batch_that_is_too_long_for_the_deadline_is_sent_in_parts(tmp_path: Pa
         b.work_for(60)
         assert b.counts == (0, 0, 16, 0)
         sizes = [len(request.names) for request in b.server.requests]
-        assert sizes[:4] == [16, 16, 8, 4]
-        assert max(sizes[4:]) == 4
+        assert sizes[:3] == [16, 16, 4]
+        assert max(sizes[3:]) == 4
 
 
 def test_a_tls_error_is_no_answer(tmp_path: Path) -> None:

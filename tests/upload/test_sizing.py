@@ -193,8 +193,8 @@ def test_the_first_time_out_of_a_size_only_ends_its_growth() -> None:
     sizing.timed_out(100, 0)  # nothing larger was pending
     assert sizing.limit() == 100
     sizing.timed_out(100, 30)
-    assert sizing.limit() == 50
-    sizing.took(50, 5000, 0.1, 60)
+    assert sizing.limit() == 25
+    sizing.took(25, 2500, 0.1, 60)
     sizing.timed_out(100, 90)
     assert sizing.limit() == 50
 

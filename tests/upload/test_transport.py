@@ -20,7 +20,7 @@ def test_an_exchange_carries_body_and_headers_there_and_back() -> None:
         transport_to(server.url + "?key=1", credentials=Credentials({"X-Mine": "me"})) as transport,
     ):
         got = answered(transport.exchange(PAYLOAD, 60))
-        counted = transport.sent_bytes, transport.received_bytes
+        counted = transport.dialer.sent_bytes, transport.dialer.received_bytes
     assert (got.status, got.body, got.verified_tls) == (202, b"fine", False)
     assert got.headers["x-one"] == "1"
     assert got.headers["x-two"] == "2"

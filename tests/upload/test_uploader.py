@@ -33,7 +33,7 @@ def test_delivered(tmp_path: Path, status: int, body: str) -> None:
         assert b.counts == (0, 0, 3, 0)
         status_now = b.uploader.status()
         assert (status_now.state, status_now.delivered, status_now.requests) == ("ok", 3, 1)
-        assert status_now.sent_bytes == b.transport.sent_bytes > 0
+        assert status_now.sent_bytes == b.transport.dialer.sent_bytes > 0
 
 
 def test_delivered_but_for_names(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_no_answer_makes_the_rows_unack_and_they_are_resumed(tmp_path: Path, fau
         b.put_backlog(2)
         assert b.work() == 1
         assert b.state == "unreachable"
-        was_sent = b.transport.sent_bytes > 0  # an early reset may come before that
+        was_sent = b.transport.dialer.sent_bytes > 0  # an early reset may come before that
         assert was_sent or not b.server.requests
         assert b.counts == ((0, 2, 0, 0) if was_sent else (2, 0, 0, 0))
         b.clock.advance(1)

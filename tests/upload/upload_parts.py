@@ -246,7 +246,7 @@ class Journey:
     def reload(self) -> None:
         """As SIGHUP does it: the old uploader ends, a new one goes on."""
         self.uploader.close()
-        self.transport.rearm()
+        self.transport.dialer.rearm()
         self.uploader = self.start()
 
     def put(self, time_ms: int) -> Name:

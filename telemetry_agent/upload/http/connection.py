@@ -48,6 +48,7 @@ class Connection:
         self._closed = False
         self._opened_s = self._used_s = self._dialer.now_s
         self._idle_s = 0.0  # before the request under way, until a byte of its answer has come
+        self._unanswered = False  # nothing was received since something was sent
 
     def recv(self, max_bytes: int) -> bytes:
         """Return some bytes; none when the peer has closed."""
@@ -66,6 +67,7 @@ class Connection:
         if data:
             self._dialer.note_answer()
             self._used_s = self._dialer.now_s
+            self._unanswered = False
             if self._idle_s:
                 self._idle_s = 0.0
                 self._set_user_timeout(0)
@@ -73,6 +75,7 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Send all of ``data``."""
+        self._unanswered = True
         idle_s = self._dialer.now_s - self._used_s
         if idle_s > _IDLE_S:
             self._idle_s = idle_s
@@ -133,9 +136,9 @@ class Connection:
             return
         if self.tls is not None:
             self._dialer.note_tls_session(self.tls.session)
-        if self._dialer.aborted:
-            # With RST: else the kernel repeats its FIN into a dead network for minutes, and
-            # traffic on that network is delayed when it is back.
+        if self._dialer.aborted or self._unanswered:
+            # With RST: else the kernel goes on sending what waits in its buffer, and its FIN, for
+            # minutes. The next try would have to share a slow link with that.
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_AT_CLOSE)
         self._closed = True
         self._sock.close()

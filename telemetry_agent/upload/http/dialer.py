@@ -87,7 +87,7 @@ class Dialer:
         self._until_s = 0.0
         # What has happened to this request.
         self._connected = False  # or tried
-        self._answering = False
+        self._answering = False  # some of the answer has come
 
     @property
     def now_s(self) -> float:

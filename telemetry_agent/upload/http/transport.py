@@ -33,7 +33,7 @@ import httpx  # noqa: E402 - after the lines above
 
 
 class Transport:
-    """Exchanges with one URL. One thread exchanges; any thread may abort."""
+    """Exchanges with one URL. For one thread."""
 
     def __init__(
         self,
@@ -52,20 +52,11 @@ class Transport:
             dialer: Opens the connections.
         """
         self._url = httpx.URL(url)
-        self._credentials = credentials or Credentials()
+        self.credentials = credentials or Credentials()
         self._proxy = httpx.URL(proxy) if proxy else None
-        self._dialer = dialer or Dialer(Clock())
-        self._pipeline = Pipeline(self._dialer, self._open)
-
-    @property
-    def sent_bytes(self) -> int:
-        """At the socket, since the start."""
-        return self._dialer.sent_bytes
-
-    @property
-    def received_bytes(self) -> int:
-        """At the socket, since the start."""
-        return self._dialer.received_bytes
+        self.dialer = dialer or Dialer(Clock())
+        """Counts the bytes, and any thread may ``abort``."""
+        self._pipeline = Pipeline(self.dialer, self._open)
 
     def exchange(
         self, payload: Payload, timeout_s: float, method: str = "POST"
@@ -100,7 +91,7 @@ class Transport:
         # Without a Host, httpx decodes a name in Punycode, and raises if it cannot be decoded.
         host = {"Host": self._url.netloc.decode("ascii")}
         agent = {"User-Agent": f"telemetry-agent/{__version__}"}
-        headers = {**host, **agent, **self._credentials.headers()}
+        headers = {**host, **agent, **self.credentials.headers()}
         heads: dict[object, RequestHead] = {}
         requests = []
         try:
@@ -110,32 +101,17 @@ class Transport:
                     heads[alike] = self._head(method, payload, headers)
                 requests.append(heads[alike].request(payload.body, payload.query))
         except NetworkError as error:
-            return NoAnswer(self.masked(str(error))), 1
+            return NoAnswer(self.credentials.masked(str(error))), 1
         one_by_one = not pipelined or self._proxy is not None
         return self._pipeline.series(requests, timeout_s, on_answer, one_by_one=one_by_one)
 
-    def masked(self, text: str) -> str:
-        """``text`` without the secrets of the requests: a server may quote them."""
-        return self._credentials.masked(text)
-
-    def abort(self) -> None:
-        """End the exchange in flight, and each one that is begun before ``rearm``."""
-        self._dialer.abort()
-
-    def rearm(self) -> None:
-        """Allow exchanges again after an abort."""
-        self._dialer.rearm()
-
     def drop_idle(self) -> None:
-        """Close the idle connections: after a change of the network they may hang.
-
-        Only for the thread that exchanges.
-        """
+        """Close the idle connections: after a change of the network they may hang."""
         self.close()
-        self._dialer.route_changed()
+        self.dialer.route_changed()
 
     def close(self) -> None:
-        """Close the connection. Only for the thread that exchanges."""
+        """Close the connection."""
         self._pipeline.drop()
 
     def _head(self, method: str, payload: Payload, headers: Mapping[str, str]) -> RequestHead:
@@ -145,19 +121,19 @@ class Transport:
         target, to_proxy = self._url.raw_path, []
         if self._proxy is not None and self._url.scheme == "http":
             target = b"http://" + self._url.netloc + target
-            to_proxy = _raw(self._credentials.proxy_headers())
+            to_proxy = _raw(self.credentials.proxy_headers())
         return RequestHead(method, target, [*to_proxy, *request.headers.raw])
 
     def _open(self) -> Connection:
         """A new connection to the endpoint, if need be through the proxy."""
-        sock = self._dialer.connect(*_address(self._proxy or self._url))
-        connection = Connection(self._dialer, sock)
+        sock = self.dialer.connect(*_address(self._proxy or self._url))
+        connection = Connection(self.dialer, sock)
         if self._url.scheme == "https":
             try:
                 if self._proxy is not None:
                     self._tunnel(connection)
                 host, _ = _address(self._url)
-                connection.start_tls(self._credentials.ssl_context(), host)
+                connection.start_tls(self.credentials.ssl_context(), host)
             except BaseException:
                 connection.close()
                 raise
@@ -167,7 +143,7 @@ class Transport:
         """Let the proxy connect to the endpoint."""
         host, port = _address(self._url)
         target = f"{bracketed(host)}:{port}"
-        headers = _raw({"Host": target, **self._credentials.proxy_headers()})
+        headers = _raw({"Host": target, **self.credentials.proxy_headers()})
         http = Http1(connection)
         http.send([RequestHead("CONNECT", target.encode(), headers).request()])
         answer = http.answer("CONNECT")
