@@ -116,7 +116,7 @@ class AckQueue:
         self.purge_delivered, self.tidy = bounds.purge, bounds.tidy
         self.make_room, self.has_room = bounds.make_room, bounds.has_room
         self.watch, self.commit_due_s = shared.watch, shared.commit_due_s
-        self.stay_in_place, self.copy_to = shared.stay_in_place, shared.copy_to
+        self.stay_in_place = shared.stay_in_place
         self._live_since_s: float | None = None
 
     @property

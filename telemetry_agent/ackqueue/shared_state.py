@@ -34,7 +34,6 @@ from telemetry_agent.ackqueue.generations import border_up_to, next_border
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.queue_file import QueueFile
 from telemetry_agent.ackqueue.ranges import ABOVE_ALL, runs
-from telemetry_agent.ackqueue.recovery.set_aside_files import next_to_wait
 from telemetry_agent.ackqueue.row_states import DAMAGED
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError, counted
@@ -157,16 +156,6 @@ class SharedState:
             self.write_summary()  # for the case that a kill leaves only a part of the copy
             if not self.file.is_in_place:
                 self.writer.report(self.replace(self.file.copy_aside()))
-
-    def copy_to(self, path: Path) -> None:
-        """Copy what is on disk, to ``path`` or to where the queue there will carry it over from.
-
-        Raises:
-            StorageError: The disk refuses.
-        """
-        with self.disk:
-            self.check_open()
-            self.file.store.copy_to(next_to_wait(path) if path.exists() else path)
 
     # For the holder of the memory lock
 
