@@ -152,10 +152,12 @@ class AckQueue:
             shared.ring()
         return record
 
-    def uncommitted_rows(self) -> list[Row]:
-        """The rows that are not known to be on disk, for ``adopt`` of another queue."""
-        with self.shared.lock:
-            return self.shared.writer.rows
+    def hand_over(self) -> list[Row]:
+        """Give up the rows that are not known to be on disk, for ``adopt`` of another queue."""
+        shared = self.shared
+        with shared.lock:
+            shared.ledger.renumber(shared.committed + 1, shared.last)
+            return shared.writer.give_up()
 
     def adopt(self, rows: Collection[Row]) -> None:
         """Take over the rows that another queue could not write. Call it before any ``put``."""
@@ -371,8 +373,9 @@ def _close(shared: SharedState) -> None:
         refusal = shared.write(at_once=True)
         shared.close()
     if refusal is not None:
-        lost = counted(shared.writer.uncommitted, "fix is lost", "fixes are lost")
-        raise StorageError(f"{refusal}; {lost}, which waited in memory")
+        count = shared.writer.uncommitted
+        lost = f"; {counted(count, 'fix is', 'fixes are')} lost, which waited in memory"
+        raise StorageError(f"{refusal}{lost * bool(count)}")
 
 
 def _end(shared: SharedState, pid: int) -> None:

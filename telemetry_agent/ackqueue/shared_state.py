@@ -86,6 +86,7 @@ class SharedState:
             max_uncommitted=max_uncommitted,
             on_change=self.ring,
         )
+        self.writer.written = loaded.last
         self._base = loaded.last
         """The row of a fix put in this stream is this plus its seq."""
         self._seq = 0
@@ -322,6 +323,7 @@ class SharedState:
                 # After a TakenError those numbers have other rows there, which are to arrive.
                 self.ledger.renumber(self.committed + 1, self.last)
             self.ledger.send_away(self.committed, border)
+            self.writer.written = border  # an empty file is known to come after the other one
             self._base, self._seq = self.writer.renumber(border), 0
             for row in self.writer.rows:
                 self.ledger.streams.begin(row[0], row[STREAM], row[SEQ])
@@ -337,7 +339,8 @@ class SharedState:
         with self.lock:
             away = self.ledger.away.any
             oldest = self.ledger.oldest_pending(border_up_to(self.last) if away else 0)
-            last = self.committed  # only these are missing if the file is found empty
+            # Only these are missing if the file is found empty.
+            last = min(self.committed, self.writer.written)
             run = self.ledger.streams.last
         # Not under the memory lock: a disk that hangs does not delay a put.
         self.file.lock.write_summary(QueueSummary(clean, oldest or last + 1, last, away, run))

@@ -138,11 +138,11 @@ class Agent:
         self._control.task.listen()  # before READY=1, so that commands can ask a started agent
         self.supervisor.start()
 
-    def stop(self, *, closes: bool = True) -> list[Row]:
+    def stop(self, *, moves: bool = False) -> list[Row]:
         """Stop. The last bytes read are recorded, and one last upload is tried.
 
-        It takes less than 10 s, unless the disk hangs. Returns the rows that could not be written.
-        The queue is closed, unless another agent is to deliver it.
+        It takes less than 10 s, unless the disk hangs. If the agent ``moves``, it returns the rows
+        that could not be written, and a queue that is covered stays open, to be delivered.
         """
         self.recording.end()
         within(_DISK_S, self.queue.commit)
@@ -153,8 +153,8 @@ class Agent:
         self.delivery.end()
         for task in (self._committer, self._control, self.page):
             task.end(_TASK_S)
-        waiting = self.queue.uncommitted_rows()
-        if closes:
+        waiting = self.queue.hand_over() if moves else []
+        if not (moves and self.is_covered):
             within(_DISK_S, self.queue.close)
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
         return waiting
