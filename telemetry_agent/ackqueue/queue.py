@@ -9,7 +9,6 @@ refuses to write costs time only, and after a crash a row is ready again unless 
 What the parts share, and the order of the two locks, is described in ``shared_state``.
 """
 
-import os
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -63,7 +62,7 @@ class AckQueue:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         *,
         commit_every_s: float = 1.0,
         keep_delivered_s: float = 30 * 86400.0,
@@ -90,7 +89,7 @@ class AckQueue:
             QueueLockedError: Another process holds the queue.
             StorageError: The disk refuses.
         """
-        self.path = place_of(path)
+        self.path = place_of(Path(path))
         self.shared = shared = SharedState(
             self.path,
             clock or Clock(),
@@ -98,7 +97,7 @@ class AckQueue:
             commit_every_s=commit_every_s,
             max_uncommitted=max_uncommitted,
         )
-        self._end = weakref.finalize(self, _end, shared, os.getpid())
+        self._end = weakref.finalize(self, _end, shared)
         try:
             self._bounds = bounds = Bounds(shared, limits, keep_delivered_s)
         except BaseException:
@@ -364,6 +363,8 @@ def _first_run(rows: list[Row]) -> list[Row]:
 
 
 def _close(shared: SharedState) -> None:
+    if shared.is_forked:  # the file is the parent's
+        return
     with shared.disk:
         with shared.lock:
             if shared.closed:
@@ -378,12 +379,11 @@ def _close(shared: SharedState) -> None:
         raise StorageError(f"{refusal}{lost * bool(count)}")
 
 
-def _end(shared: SharedState, pid: int) -> None:
-    """Close a queue that its program did not; not in a child that forked off.
+def _end(shared: SharedState) -> None:
+    """Close a queue that its program did not.
 
     Python closes the file in any case, and its log goes. The next start would take that for the
     loss of what was recorded.
     """
-    if os.getpid() == pid:
-        with suppress(StorageError):
-            _close(shared)
+    with suppress(StorageError):
+        _close(shared)

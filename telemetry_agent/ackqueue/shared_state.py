@@ -11,6 +11,7 @@ moment: a new file gets everything that is in memory.
 """
 
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Callable
@@ -63,6 +64,7 @@ class SharedState:
         self.path = path
         self.clock = clock
         self.commit_every_s = commit_every_s
+        self._pid = os.getpid()
         self.closed = False
         """Whether every call except ``write`` and ``close`` is refused."""
         self._relieve: Callable[[FullError], bool] = lambda _: False
@@ -130,10 +132,17 @@ class SharedState:
         for ring in rings:
             ring()
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process was forked off the one that opened the queue."""
+        return os.getpid() != self._pid
+
     def check_open(self) -> None:
-        """Raise ValueError if the queue is closed."""
+        """Raise ValueError if the queue is closed, or belongs to the parent of this process."""
         if self.closed:
             raise ValueError(f"the queue {self.path} is closed")
+        if self.is_forked:  # it would give the names that the parent gives
+            raise ValueError(f"the queue {self.path} is open in the parent of this process")
 
     def commit_due_s(self) -> float | None:
         """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
