@@ -67,7 +67,7 @@ class SharedState:
         self._pid = os.getpid()
         self.closed = False
         """Whether every call except ``write`` and ``close`` is refused."""
-        self._relieve: Callable[[FullError], bool] = lambda _: False
+        self._relieve: Callable[[], bool] = lambda: False
         self.lock = threading.Lock()
         self.disk = FairLock()  # on a slow disk the committer writes without a pause
         self.ready = threading.Condition(self.lock)
@@ -108,7 +108,7 @@ class SharedState:
         """
         self._watchers.append(ring)
 
-    def relieve_by(self, relieve: Callable[[FullError], bool]) -> None:
+    def relieve_by(self, relieve: Callable[[], bool]) -> None:
         """Have ``relieve`` give up some rows in memory when the disk has no room for a write.
 
         It returns False if there is nothing to give up. It is called under the disk lock.
@@ -254,7 +254,7 @@ class SharedState:
         if isinstance(refusal, UnusableError):
             refusal = self.replace(refusal)
         for _ in range(_RELIEFS):
-            if not isinstance(refusal, FullError) or not self._relieve(refusal):
+            if not isinstance(refusal, FullError) or not self._relieve():
                 break
             refusal = self.writer.write(self.store)
         self.writer.report(refusal)

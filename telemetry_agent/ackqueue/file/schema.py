@@ -73,11 +73,7 @@ class NewerError(UnusableError):
 
 
 class FullError(StorageError):
-    """The disk is full, or the file may not grow."""
-
-
-class QuotaError(FullError):
-    """The disk has room, but not for this user."""
+    """The disk or a quota is full, or the file may not grow."""
 
 
 APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
