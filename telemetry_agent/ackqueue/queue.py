@@ -28,7 +28,7 @@ from telemetry_agent.ackqueue.ready_rows import Plan
 from telemetry_agent.ackqueue.row_states import NOT_RECORDED
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import StorageError, counted
+from telemetry_agent.errors import AgentError, StorageError, counted
 from telemetry_agent.model import Backlog, Batch, Fix, Record
 
 _FRESH_S = 1.0
@@ -285,6 +285,8 @@ class AckQueue:
                 closed nevertheless.
         """
         self._end.detach()
+        with suppress(AgentError, ValueError):  # closed before; or the disk refuses, which is told
+            self.shared.stay_in_place()  # what was deleted or replaced ends with the process
         _close(self.shared)
 
     def __enter__(self) -> Self:
