@@ -178,7 +178,7 @@ class Contents:
         The queue may be used meanwhile; each fix has the state that it had when it was read. If the
         queue is thinned meanwhile, a fix may come twice.
         """
-        return stored(self.shared, state)
+        return stored(self.shared, None if state is None else State(state))
 
     def retry(
         self, names: Collection[tuple[str, int]] | None = None, *, reason: str | None = None

@@ -9,7 +9,6 @@ refuses to write costs time only, and after a crash a row is ready again unless 
 What the parts share, and the order of the two locks, is described in ``shared_state``.
 """
 
-import os
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -29,7 +28,7 @@ from telemetry_agent.ackqueue.ready_rows import Plan
 from telemetry_agent.ackqueue.row_states import NOT_RECORDED
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import StorageError, counted
+from telemetry_agent.errors import AgentError, StorageError, counted
 from telemetry_agent.model import Backlog, Batch, Fix, Record
 
 _FRESH_S = 1.0
@@ -63,7 +62,7 @@ class AckQueue:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         *,
         commit_every_s: float = 1.0,
         keep_delivered_s: float = 30 * 86400.0,
@@ -90,7 +89,7 @@ class AckQueue:
             QueueLockedError: Another process holds the queue.
             StorageError: The disk refuses.
         """
-        self.path = place_of(path)
+        self.path = place_of(Path(path))
         self.shared = shared = SharedState(
             self.path,
             clock or Clock(),
@@ -98,7 +97,7 @@ class AckQueue:
             commit_every_s=commit_every_s,
             max_uncommitted=max_uncommitted,
         )
-        self._end = weakref.finalize(self, _end, shared, os.getpid())
+        self._end = weakref.finalize(self, _end, shared)
         try:
             self._bounds = bounds = Bounds(shared, limits, keep_delivered_s)
         except BaseException:
@@ -116,7 +115,7 @@ class AckQueue:
         self.purge_delivered, self.tidy = bounds.purge, bounds.tidy
         self.make_room, self.has_room = bounds.make_room, bounds.has_room
         self.watch, self.commit_due_s = shared.watch, shared.commit_due_s
-        self.stay_in_place, self.copy_to = shared.stay_in_place, shared.copy_to
+        self.stay_in_place = shared.stay_in_place
         self._live_since_s: float | None = None
 
     @property
@@ -152,10 +151,12 @@ class AckQueue:
             shared.ring()
         return record
 
-    def uncommitted_rows(self) -> list[Row]:
-        """The rows that are not known to be on disk, for ``adopt`` of another queue."""
-        with self.shared.lock:
-            return self.shared.writer.rows
+    def hand_over(self) -> list[Row]:
+        """Give up the rows that are not known to be on disk, for ``adopt`` of another queue."""
+        shared = self.shared
+        with shared.lock:
+            shared.ledger.renumber(shared.committed + 1, shared.last)
+            return shared.writer.give_up()
 
     def adopt(self, rows: Collection[Row]) -> None:
         """Take over the rows that another queue could not write. Call it before any ``put``."""
@@ -284,6 +285,8 @@ class AckQueue:
                 closed nevertheless.
         """
         self._end.detach()
+        with suppress(AgentError, ValueError):  # closed before; or the disk refuses, which is told
+            self.shared.stay_in_place()  # what was deleted or replaced ends with the process
         _close(self.shared)
 
     def __enter__(self) -> Self:
@@ -362,6 +365,8 @@ def _first_run(rows: list[Row]) -> list[Row]:
 
 
 def _close(shared: SharedState) -> None:
+    if shared.is_forked:  # the file is the parent's
+        return
     with shared.disk:
         with shared.lock:
             if not shared.end():
@@ -369,16 +374,16 @@ def _close(shared: SharedState) -> None:
         refusal = shared.write(at_once=True)
         shared.close()
     if refusal is not None:
-        lost = counted(shared.writer.uncommitted, "fix is lost", "fixes are lost")
-        raise StorageError(f"{refusal}; {lost}, which waited in memory")
+        count = shared.writer.uncommitted
+        lost = f"; {counted(count, 'fix is', 'fixes are')} lost, which waited in memory"
+        raise StorageError(f"{refusal}{lost * bool(count)}")
 
 
-def _end(shared: SharedState, pid: int) -> None:
-    """Close a queue that its program did not; not in a child that forked off.
+def _end(shared: SharedState) -> None:
+    """Close a queue that its program did not.
 
     Python closes the file in any case, and its log goes. The next start would take that for the
     loss of what was recorded.
     """
-    if os.getpid() == pid:
-        with suppress(StorageError):
-            _close(shared)
+    with suppress(StorageError):
+        _close(shared)

@@ -11,6 +11,7 @@ moment: a new file gets everything that is in memory.
 """
 
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Callable
@@ -34,7 +35,6 @@ from telemetry_agent.ackqueue.generations import border_up_to, next_border
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.queue_file import QueueFile
 from telemetry_agent.ackqueue.ranges import ABOVE_ALL, runs
-from telemetry_agent.ackqueue.recovery.set_aside_files import next_to_wait
 from telemetry_agent.ackqueue.row_states import DAMAGED
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError, counted
@@ -64,9 +64,10 @@ class SharedState:
         self.path = path
         self.clock = clock
         self.commit_every_s = commit_every_s
+        self._pid = os.getpid()
         self.closed = False
         """Whether every call except ``write`` and ``close`` is refused."""
-        self._relieve: Callable[[FullError], bool] = lambda _: False
+        self._relieve: Callable[[], bool] = lambda: False
         self.lock = threading.Lock()
         self.disk = FairLock()  # on a slow disk the committer writes without a pause
         self.ready = threading.Condition(self.lock)
@@ -87,6 +88,7 @@ class SharedState:
             max_uncommitted=max_uncommitted,
             on_change=self.ring,
         )
+        self.writer.written = loaded.last
         self._base = loaded.last
         """The row of a fix put in this stream is this plus its seq."""
         self._seq = 0
@@ -106,7 +108,7 @@ class SharedState:
         """
         self._watchers.append(ring)
 
-    def relieve_by(self, relieve: Callable[[FullError], bool]) -> None:
+    def relieve_by(self, relieve: Callable[[], bool]) -> None:
         """Have ``relieve`` give up some rows in memory when the disk has no room for a write.
 
         It returns False if there is nothing to give up. It is called under the disk lock.
@@ -130,10 +132,17 @@ class SharedState:
         for ring in rings:
             ring()
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process was forked off the one that opened the queue."""
+        return os.getpid() != self._pid
+
     def check_open(self) -> None:
-        """Raise ValueError if the queue is closed."""
+        """Raise ValueError if the queue is closed, or belongs to the parent of this process."""
         if self.closed:
             raise ValueError(f"the queue {self.path} is closed")
+        if self.is_forked:  # it would give the names that the parent gives
+            raise ValueError(f"the queue {self.path} is open in the parent of this process")
 
     def commit_due_s(self) -> float | None:
         """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
@@ -157,16 +166,6 @@ class SharedState:
             self.write_summary()  # for the case that a kill leaves only a part of the copy
             if not self.file.is_in_place:
                 self.writer.report(self.replace(self.file.copy_aside()))
-
-    def copy_to(self, path: Path) -> None:
-        """Copy what is on disk, to ``path`` or to where the queue there will carry it over from.
-
-        Raises:
-            StorageError: The disk refuses.
-        """
-        with self.disk:
-            self.check_open()
-            self.file.store.copy_to(next_to_wait(path) if path.exists() else path)
 
     # For the holder of the memory lock
 
@@ -265,7 +264,7 @@ class SharedState:
         if isinstance(refusal, UnusableError):
             refusal = self.replace(refusal)
         for _ in range(_RELIEFS):
-            if not isinstance(refusal, FullError) or not self._relieve(refusal):
+            if not isinstance(refusal, FullError) or not self._relieve():
                 break
             refusal = self.writer.write(self.store)
         self.writer.report(refusal)
@@ -343,6 +342,7 @@ class SharedState:
                 # After a TakenError those numbers have other rows there, which are to arrive.
                 self.ledger.renumber(self.committed + 1, self.last)
             self.ledger.send_away(self.committed, border)
+            self.writer.written = border  # an empty file is known to come after the other one
             self._base, self._seq = self.writer.renumber(border), 0
             for row in self.writer.rows:
                 self.ledger.streams.begin(row[0], row[STREAM], row[SEQ])
@@ -358,7 +358,8 @@ class SharedState:
         with self.lock:
             away = self.ledger.away.any
             oldest = self.ledger.oldest_pending(border_up_to(self.last) if away else 0)
-            last = self.committed  # only these are missing if the file is found empty
+            # Only these are missing if the file is found empty.
+            last = min(self.committed, self.writer.written)
             run = self.ledger.streams.last
         # Not under the memory lock: a disk that hangs does not delay a put.
         self.file.lock.write_summary(QueueSummary(clean, oldest or last + 1, last, away, run))

@@ -111,8 +111,6 @@ class Streams:
 
     def take_changes(self) -> dict[int, StreamRun | None]:
         """Take the runs that are not on disk yet, by first row. ``None``: there is none."""
-        if not self._changed:
-            return {}
         changed, self._changed = self._changed, set()
         runs = {run.lo: run for run in self._runs}
         return {lo: runs.get(lo) for lo in changed}
@@ -127,6 +125,11 @@ class Streams:
         self._changed.update(run.lo for run in self._runs)
 
     # Which rows are whose
+
+    @property
+    def runs(self) -> Sequence[StreamRun]:
+        """All of them."""
+        return self._runs
 
     @property
     def last(self) -> StreamRun | None:

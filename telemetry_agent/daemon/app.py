@@ -8,6 +8,7 @@ from typing import Any
 
 from telemetry_agent import __version__
 from telemetry_agent.ackqueue.committer import Committer
+from telemetry_agent.ackqueue.copying import copy_to
 from telemetry_agent.ackqueue.file.rows import Row
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -18,6 +19,7 @@ from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.commands import TrackRules, queue_commands
 from telemetry_agent.daemon.control import Control
 from telemetry_agent.daemon.delivery import Delivery, host_of
+from telemetry_agent.daemon.queue_place import RUNTIME_BYTES
 from telemetry_agent.daemon.recording import Recording
 from telemetry_agent.daemon.status import Completeness, pending, queue_view, report
 from telemetry_agent.daemon.supervisor import Supervisor
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 # delivery (7 s) they are less than the 10 s that are promised.
 _TASK_S = 0.5
 _DISK_S = 1.0
+_COPY_S = 4.0
 
 
 class Agent:
@@ -135,23 +138,23 @@ class Agent:
         self._control.task.listen()  # before READY=1, so that commands can ask a started agent
         self.supervisor.start()
 
-    def stop(self, *, closes: bool = True) -> list[Row]:
+    def stop(self, *, moves: bool = False) -> list[Row]:
         """Stop. The last bytes read are recorded, and one last upload is tried.
 
-        It takes less than 10 s, unless the disk hangs. Returns the rows that could not be written.
-        The queue is closed, unless another agent is to deliver it.
+        It takes less than 10 s, unless the disk hangs. If the agent ``moves``, it returns the rows
+        that could not be written, and a queue that is covered stays open, to be delivered.
         """
         self.recording.end()
         within(_DISK_S, self.queue.commit)
         for leftover in self._leftovers:
             leftover.end(last=False)
         if self._committer.task.has_no_place and (elsewhere := queue_place.runtime_queue()):
-            within(_DISK_S, lambda: self.queue.copy_to(elsewhere))
+            within(_COPY_S, lambda: copy_to(self.queue.shared, elsewhere, RUNTIME_BYTES))
         self.delivery.end()
         for task in (self._committer, self._control, self.page):
             task.end(_TASK_S)
-        waiting = self.queue.uncommitted_rows()
-        if closes:
+        waiting = self.queue.hand_over() if moves else []
+        if not (moves and self.is_covered):
             within(_DISK_S, self.queue.close)
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
         return waiting
@@ -239,7 +242,9 @@ class Agent:
         if not (count or stats.carrying_over):
             queue.close()
             # Dead letters can still be read. What others put beside the queue, only they delete.
-            if queue.path == queue_place.runtime_queue() and not stats.ack_failed:
+            elsewhere = queue_place.runtime_queue()
+            is_ours = elsewhere is not None and queue.path.parent == elsewhere.parent
+            if is_ours and not stats.ack_failed:
                 set_aside_files.delete_empty(queue.path)
             return None
         what = "the fixes" if stats.carrying_over else counted(count, "fix")

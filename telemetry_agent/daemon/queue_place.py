@@ -26,7 +26,7 @@ from telemetry_agent.snapshot import StorageView
 
 log = logging.getLogger(__name__)
 
-_RUNTIME_BYTES = 16 << 20
+RUNTIME_BYTES = 16 << 20
 _NEW_QUEUE_BYTES = 1 << 20
 _AT_ONCE_S = 0.05  # longer than it takes to record the fixes of one read
 _ELSEWHERE = "name another queue.path"
@@ -151,5 +151,5 @@ def in_runtime(queue: QueueSettings, refused: Advice) -> tuple[QueueSettings, St
         "loses everything"
     )
     remedy = "`sudo telemetry-agent doctor` shows what to do"
-    moved = replace(queue, path=elsewhere, max_size_bytes=_RUNTIME_BYTES, min_free_bytes=0)
+    moved = replace(queue, path=elsewhere, max_size_bytes=RUNTIME_BYTES, min_free_bytes=0)
     return moved, StorageView("runtime", message, remedy)

@@ -153,13 +153,11 @@ class Service:
         before = self._agent
         if before is None or not before.must_move():
             return
-        self._agent, covered = None, None
-        if before.is_covered:
-            log.warning(
-                "another disk was mounted over %s: it is used now", before.queue.path.parent
-            )
-            covered = before.queue
-        waiting = before.stop(closes=covered is None)
+        self._agent = None
+        waiting = before.stop(moves=True)
+        covered = before.queue if before.is_covered else None
+        if covered is not None:
+            log.warning("another disk was mounted over %s: it is used now", covered.path.parent)
         agent = self._start_agent(before.settings, before.config, waiting, covered)
         those = counted(len(waiting), "fix was", "fixes were")
         log.warning("%s; %s taken along that had not reached the disk", agent, those)

@@ -384,7 +384,7 @@ def test_a_full_disk_takes_acknowledgements_and_goes_on_recording(tmp_path: Path
     assert told["opened again"]["ready"] == told["little left"]["ready"]
 
 
-BTRFS = """
+ON_A_DISK = """
 import os, subprocess, sys
 from contextlib import suppress
 from pathlib import Path
@@ -397,7 +397,7 @@ image, point = folder / "image", folder / "disk"
 point.mkdir()
 image.touch()
 os.truncate(image, 160 << 20)
-subprocess.run([sys.argv[2], "-q", image], check=True, capture_output=True)
+subprocess.run([*sys.argv[2:], "-q", image], check=True, capture_output=True)
 subprocess.run(["mount", "-o", "loop", image, point], check=True)
 def fill(folder):
     subprocess.run(["sync", "-f", point], check=True)  # now each write of a page needs room
@@ -443,31 +443,52 @@ with AckQueue(user / "queue.db", limits=Limits(max_size_bytes=8 << 20)) as queue
         pass
 print((user / "queue.db.ballast").exists())
 """
+WITH_SMALL_BLOCKS = """
+for spare in range(0, 40, 4):
+    fill(point)
+    os.truncate(point / "other", (point / "other").stat().st_size - spare * 1024)
+    subprocess.run(["sync", "-f", point], check=True)
+    with suppress(StorageError), AckQueue(point / "queue.db", commit_every_s=0) as queue:
+        put(queue, 3)
+    (point / "other").unlink()
+with AckQueue(point / "queue.db", commit_every_s=0) as queue:
+    put(queue, 3)
+    print(queue.stats().ready > 3, queue.stats().uncommitted)
+"""
+BTRFS, EXT4 = ["mkfs.btrfs"], ["mkfs.ext4", "-b", "1024", "-m", "0"]
 TOLD_AT_ITS_QUOTA = "True 2500 False\n0 7500\nTrue\n"
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
-    [(ON_FULL_BTRFS, "4\nclosed\n"), (AT_ITS_QUOTA, TOLD_AT_ITS_QUOTA)],
-    ids=["full", "quota"],
+    ("make", "script", "told"),
+    [
+        (BTRFS, ON_FULL_BTRFS, "4\nclosed\n"),
+        (BTRFS, AT_ITS_QUOTA, TOLD_AT_ITS_QUOTA),
+        (EXT4, WITH_SMALL_BLOCKS, "True 0\n"),
+    ],
+    ids=["btrfs", "quota", "small blocks"],
 )
-def test_a_full_btrfs_does_not_end_the_process(tmp_path: Path, script: str, told: str) -> None:
+def test_a_full_disk_does_not_end_the_process(
+    tmp_path: Path, make: list[str], script: str, told: str
+) -> None:
     """SQLite maps the index of its log into memory: to write there without room is SIGBUS.
 
     A quota that is used up is a full disk too.
     """
-    make_file_system = peers.program("mkfs.btrfs")
-    if "btrfs" not in Path("/proc/filesystems").read_text() or os.geteuid() != 0:
-        pytest.skip("a btrfs cannot be mounted here")
+    make_file_system = peers.program(make[0])
+    kind = make[0].removeprefix("mkfs.")
+    if kind not in Path("/proc/filesystems").read_text() or os.geteuid() != 0:
+        pytest.skip(f"a {kind} cannot be mounted here")
     ran = subprocess.run(
         [
             "unshare",
             "--mount",
             sys.executable,
             "-c",
-            BTRFS + script,
+            ON_A_DISK + script,
             str(tmp_path),
             make_file_system,
+            *make[1:],
         ],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,

@@ -9,12 +9,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from ackqueue import damage
 from ackqueue.queue_parts import Disk, fix_at, lease, put, seqs
 from fakes import FakeClock
 
 from telemetry_agent.ackqueue.file.store import Store
+from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.row_states import State
+from telemetry_agent.errors import StorageError
 
 LIMIT_S = 60
 
@@ -357,6 +360,7 @@ WITHOUT_CLOSE = """
 import os, sys
 from pathlib import Path
 from ackqueue.queue_parts import put
+from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 def main():
     queue = AckQueue(Path(sys.argv[1]), commit_every_s=3600)
@@ -385,3 +389,55 @@ def test_a_program_that_ends_without_a_close_loses_nothing(path: Path) -> None:
     with AckQueue(path) as queue:
         assert queue.stats().ready == 10
         assert not queue.stats().lost
+
+
+def test_what_another_queue_takes_over_is_not_lost_here(path: Path, tmp_path: Path) -> None:
+    disk = Disk()
+    queue = AckQueue(path, commit_every_s=3600, connect=disk.connect)
+    put(queue, 3)
+    queue.commit()
+    put(queue, 2, start=3)
+    disk.refuses = "before"
+    rows = queue.hand_over()
+    with pytest.raises(StorageError) as refused:
+        queue.close()
+    assert "lost" not in str(refused.value)
+    with AckQueue(tmp_path / "other.db") as other:
+        other.adopt(rows)
+        batch = lease(other)
+        assert (batch.stream, seqs(batch)) == (queue.stream, [4, 5])
+    with AckQueue(path) as queue:
+        assert seqs(lease(queue)) == [1, 2, 3]
+        assert queue.stats().lost == {}
+
+
+def test_a_queue_that_was_full_when_it_was_killed_is_not_taken_for_an_older_copy(
+    path: Path,
+) -> None:
+    with AckQueue(path, limits=Limits(max_size_bytes=1 << 20, when_full="stop")) as queue:
+        put(queue, 3)
+        queue.commit()
+        queue._bounds.stopped = True
+        put(queue, 2, start=3)
+        queue.shared.write_summary()
+        killed = damage.kill(queue, path)
+    assert damage.files(killed) == []
+    with AckQueue(killed) as queue:
+        assert seqs(lease(queue)) == [1, 2, 3]
+
+
+def test_a_child_that_was_forked_changes_nothing(path: Path) -> None:
+    with AckQueue(str(path), commit_every_s=0) as queue:
+        put(queue, 3)
+        child = os.fork()
+        if child == 0:
+            with pytest.raises(ValueError, match="is open in the parent of this process"):
+                put(queue, 1)
+            with pytest.raises(ValueError, match="is open in the parent of this process"):
+                queue.lease(1)
+            queue.close()
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        put(queue, 1)
+        assert seqs(lease(queue)) == [1, 2, 3, 4]
+        assert [stored.record.seq for stored in queue.stored(1)] == [1, 2, 3, 4]  # type: ignore[arg-type]

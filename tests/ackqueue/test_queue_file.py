@@ -115,6 +115,16 @@ def test_a_file_that_goes_while_it_is_used_is_written_again_within_10_s(
         assert path.with_name("queue.db.foreign-1").read_bytes() == b"not ours"
 
 
+@pytest.mark.parametrize("how", [deleted, all_deleted, replaced])
+def test_what_was_deleted_a_moment_before_the_end_is_not_lost(
+    path: Path, how: Callable[[Path], None]
+) -> None:
+    with AckQueue(path) as queue:
+        records = damage.record(queue, 300)
+        how(path)
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
+
+
 def test_a_queue_that_is_put_in_the_place_keeps_its_log(tmp_path: Path) -> None:
     clock, path, other = FakeClock(), tmp_path / "queue.db", tmp_path / "other.db"
     with AckQueue(other) as queue, AckQueue(path, commit_every_s=0, clock=clock) as replaced:

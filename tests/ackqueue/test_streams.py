@@ -125,7 +125,7 @@ class Accounts(RuleBasedStateMachine):
 
     def uncommitted(self) -> frozenset[Name]:
         return frozenset(
-            (f"{row[2] & (1 << 64) - 1:016x}", row[3]) for row in self.queue.uncommitted_rows()
+            (f"{row[2] & (1 << 64) - 1:016x}", row[3]) for row in self.queue.shared.writer.rows
         )
 
     @precondition(lambda self: not self.refuses)

@@ -37,6 +37,7 @@ Connect = Callable[[Path], sqlite3.Connection]
 
 _SET_FLAGS = 0x4000_6602 | struct.calcsize("l") << 16  # FS_IOC_SETFLAGS of linux/fs.h
 _NO_COPY_ON_WRITE = 0x0080_0000
+_INDEX_BYTES = 1 << 15  # for a log of 4,062 pages
 
 FAILURES = (OSError, sqlite3.Error, UnicodeError)
 """What goes wrong with a file. (SQLite's messages quote it, and damaged text need not be UTF-8.)"""
@@ -72,11 +73,7 @@ class NewerError(UnusableError):
 
 
 class FullError(StorageError):
-    """The disk is full, or the file may not grow."""
-
-
-class QuotaError(FullError):
-    """The disk has room, but not for this user."""
+    """The disk or a quota is full, or the file may not grow."""
 
 
 APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
@@ -206,6 +203,8 @@ def open_database(path: Path, connect: Connect | None) -> sqlite3.Connection:
             connection, prepare = connect(path), _prepare
         try:
             prepare(connection, path)
+            if connect is not None:
+                _fill_index(path)
         except BaseException:
             connection.close()
             raise
@@ -336,10 +335,28 @@ def _make_index(path: Path) -> None:
     SQLite maps it into memory, where a write that finds no room ends the process (SIGBUS). On btrfs
     each write needs room, unless the file was made without copy-on-write.
     """
-    with suppress(OSError):  # it is there, or its file system does not copy on write
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-        index = os.open(path.with_name(path.name + "-shm"), flags, 0o640)
-        try:
+    index = os.open(
+        path.with_name(path.name + "-shm"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640
+    )
+    try:
+        with suppress(OSError):  # its file system does not copy on write
             fcntl.ioctl(index, _SET_FLAGS, struct.pack("i", _NO_COPY_ON_WRITE))
-        finally:
-            os.close(index)
+        os.posix_fallocate(index, 0, _INDEX_BYTES)
+    finally:
+        os.close(index)
+
+
+def _fill_index(path: Path) -> None:
+    """Make room in all of the index that SQLite has made.
+
+    It makes room for each page by its last byte: that is not all of it where blocks are smaller.
+    This uses SQLite's own descriptor, because to close another one would drop its locks.
+    """
+    ours: list[int] = []
+    with suppress(FileNotFoundError):  # another kind of file system, or no /proc
+        index = path.with_name(path.name + "-shm").stat()
+        for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - names, not paths
+            with suppress(OSError):  # that of the list itself
+                ours += [fd] * os.path.samestat(os.fstat(fd), index)
+    for fd in ours:
+        os.posix_fallocate(fd, 0, _INDEX_BYTES)

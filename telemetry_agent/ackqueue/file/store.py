@@ -28,7 +28,7 @@ from telemetry_agent.ackqueue.file.schema import (
     FAILURES,
     PAGE_BYTES,
     Connect,
-    QuotaError,
+    FullError,
     UnusableError,
     connect,
     create_file,
@@ -166,7 +166,7 @@ class Store:
             if primary_code(error) == sqlite3.SQLITE_IOERR and not has_room(
                 self.path.parent, _LOG_GROWTH_BYTES
             ):
-                raise QuotaError(f"{what}: disk quota exceeded") from error
+                raise FullError(f"{what}: disk quota exceeded") from error
             raise refusal(what, error) from error
 
     def read(self, ranges: Iterable[tuple[int, int]], limit: int = ABOVE_ALL) -> list[Row]:

@@ -56,6 +56,8 @@ class Writer:
         self._clock = clock
         self._max_uncommitted = max_uncommitted
         self._on_change = on_change
+        self.written = 0
+        """The highest number that is known to be on disk, of a row or in a mark."""
         self._pending: list[Waiting] = []  # in the order of their numbers
         self._moved: list[Row] = []
         self._arrived: list[Row] = []
@@ -95,6 +97,12 @@ class Writer:
     def rows(self) -> list[Row]:
         """The rows that are not known to be on disk, in their order."""
         return [row for _, row in (*self._writing, *self._pending)]
+
+    def give_up(self) -> list[Row]:
+        """Take ``rows`` out; a write that is under way may still store some."""
+        assert self._lock.locked()
+        rows, self._pending = self.rows, []
+        return rows
 
     @property
     def uncommitted(self) -> int:
@@ -155,6 +163,9 @@ class Writer:
                         placed = chain(changes.moved, changes.arrived, changes.rows)
                         self._ledger.admit(row[0] for row in placed)
                         self._ledger.forget_reasons(changes.marks.values())
+                        marked = (span.hi for span in changes.marks.values() if span)
+                        rows = (row[0] for row in changes.rows[-1:])
+                        self.written = max([self.written, *marked, *rows])
                     else:
                         self._give_back(changes)
                     self._writing.clear()

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound
-from telemetry_agent.ackqueue.file.schema import FullError, QuotaError
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.limits.thinning import Thinner
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -287,11 +286,11 @@ class Bounds:
             shared.store.pack()
             log.info("the queue %s: %d MB were given back", shared.path, size.free_bytes // 10**6)
 
-    def _relieve(self, refusal: FullError) -> bool:
+    def _relieve(self) -> bool:
         """Make some room in a file that may not grow, or on a full disk. Returns whether it did."""
         try:
             room = self._look()
-            if isinstance(refusal, QuotaError):
+            if not has_room(self._shared.path.parent, _LOG_BYTES // 16):
                 self._forbidden += room.disk_free
                 room = self._look()
             dropped = room.disk_free < self._reserve and self._ballast.drop()

@@ -96,9 +96,8 @@ def _completed(
             log.error("the queue %s is empty: the fixes that waited in it are lost", path)
         is_carrying = any(mark.state is State.AWAY for mark, _ in loaded.marks.totals())
         if (waiting or is_emptied or end_is_lost) and not is_carrying:
-            loaded = _begin(store, loaded, summary, _ends_of(waiting)[1])
-        if end_is_lost:
-            loaded = _enter_lost_end(store, loaded, summary, _ends_of(waiting)[0])
+            newest, last = _ends_of(waiting)
+            loaded = _begin(store, loaded, summary, last, newest if end_is_lost else None)
     except BaseException:
         with suppress(StorageError):
             store.close()
@@ -157,7 +156,9 @@ def _ends_of(waiting: list[Path]) -> tuple[list[Row], int]:
         return [], 0
 
 
-def _begin(store: Store, loaded: Loaded, summary: QueueSummary, last: int) -> Loaded:
+def _begin(
+    store: Store, loaded: Loaded, summary: QueueSummary, last: int, newest: list[Row] | None
+) -> Loaded:
     """Have the rows of the files that wait, or of one that was emptied, come below those of this.
 
     This one is new. Or the end of carrying over was cut off, or it began in another version: then
@@ -168,6 +169,7 @@ def _begin(store: Store, loaded: Loaded, summary: QueueSummary, last: int) -> Lo
         loaded: What is in it.
         summary: Of the last holder of the lock.
         last: The highest number that is known of the files that wait.
+        newest: If the end of the log is gone, some rows of them: nobody knows how many came after.
     """
     oldest = None
     before = 0
@@ -187,34 +189,23 @@ def _begin(store: Store, loaded: Loaded, summary: QueueSummary, last: int) -> Lo
     spans = [Span(*gap, away) for gap in gaps]
     if before:
         spans.append(Span(before, before, RowState(State.AWAY)))
-    return _write(store, loaded, summary, spans)
-
-
-def _enter_lost_end(
-    store: Store, loaded: Loaded, summary: QueueSummary, newest: list[Row]
-) -> Loaded:
-    """The end of the log is gone: nobody knows how many fixes came after the ``newest``."""
-    spare = spare_below(border_up_to(loaded.last))
-    known = decoded(newest[-1:])
-    log.error(
-        "the end of the log of the queue %s is gone: what was recorded since %s may be lost, at "
-        "least 1 fix",
-        store.path,
-        rfc3339(known[0].fix.time_ms) if known else "the last start",
-        extra={"fields": {"COUNT": 1}},
-    )
-    return _write(store, loaded, summary, [Span(spare, spare, UNCOUNTED)])
-
-
-def _write(
-    store: Store, loaded: Loaded, summary: QueueSummary, spans: list[Span[RowState]]
-) -> Loaded:
+    if newest is not None:
+        spare = spare_below(border)
+        spans.append(Span(spare, spare, UNCOUNTED))
+        known = decoded(newest[-1:])
+        log.error(
+            "the end of the log of the queue %s is gone: what was recorded since %s may be lost, "
+            "at least 1 fix",
+            store.path,
+            rfc3339(known[0].fix.time_ms) if known else "the last start",
+            extra={"fields": {"COUNT": 1}},
+        )
     changed: set[int] = set()
     for span in spans:
         if span.size > 0:
             changed |= loaded.marks.paint(*span)
     marks = {lo: loaded.marks.starting_at(lo) for lo in changed}
     run = summary.run  # of a stream that the file may not know of
-    is_missing = run is not None and all(known.lo < run.lo for known in loaded.streams)
+    is_missing = run is not None and all(other.lo < run.lo for other in loaded.streams)
     store.write(Changes(marks=marks, streams={run.lo: run} if run and is_missing else {}))
     return store.load()

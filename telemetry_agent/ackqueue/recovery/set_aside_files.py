@@ -108,6 +108,16 @@ def retire(path: Path, file: Path, kind: Kind | None) -> None:
                     rename(old, path.with_name(f"{path.name}.{kind}-{number}{suffix}"))
 
 
+def give_name(file: Path, path: Path) -> None:
+    """Name a copy of another queue ``path``, or if there is a queue already, as ``put_by``."""
+    with _renaming(path):
+        try:
+            path.hardlink_to(file)  # it replaces none
+            unlink(file)
+        except FileExistsError:
+            rename(file, _next(path, "foreign"))
+
+
 def delete_empty(path: Path) -> None:
     """Delete the files of a queue of which nothing is needed. Its lock file stays."""
     for file in (path.with_name(path.name + ".ballast"), log_of(path), index_of(path), path):
