@@ -228,20 +228,6 @@ def test_a_login_that_cannot_be_seen_is_known_by_its_unit(busy: Machine) -> None
     assert holder(Path("/dev/ttyUSB2"), busy.root) is None
 
 
-def test_a_lock_of_another_user_is_seen(busy: Machine) -> None:
-    node = busy.root / "dev/ttyUSB0"
-    node.write_bytes(b"")
-    status = node.stat()
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    busy.process(5, "picocom")
-    (busy.root / "proc/locks").write_text(
-        "1: POSIX  ADVISORY  READ 9 fe:00:2179669 128 128\n"
-        f"2: FLOCK  ADVISORY  WRITE 5 {device}:{status.st_ino} 0 EOF\n"
-        f"2: -> FLOCK  ADVISORY  WRITE 6 {device}:{status.st_ino} 0 EOF\n"
-    )
-    assert holder(PORT, busy.root) == Holder(5, "picocom")
-
-
 @pytest.mark.parametrize(
     ("program", "says"),
     [
