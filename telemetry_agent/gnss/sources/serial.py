@@ -128,15 +128,14 @@ class SerialSource(Source):
         """See ``Source.advice``."""
         if state == "binary":
             name = protocol(heard) or "a binary protocol"
+            how = (
+                f"`sudo gpsctl -f -n {in_shell(self.name)}` (Debian's gpsd-clients), or commands "
+                "in gps.on_connect"
+            )
             if name == "TAIP":
-                return Advice(
-                    f"{self.name} sends TAIP, not NMEA",
-                    "set its output to NMEA in the modem's settings, or with its maker's program",
-                )
+                how = "in the modem's settings, or with its maker's program"
             return Advice(
-                f"{self.name} sends {name}, not NMEA",
-                f"switch its NMEA output on: `sudo gpsctl -f -n {in_shell(self.name)}` (Debian's "
-                "gpsd-clients), or commands in gps.on_connect",
+                f"{self.name} sends {name}, not NMEA", f"switch its NMEA output on: {how}"
             )
         if state == "wrong-baud" and is_text(heard):
             return Advice(
