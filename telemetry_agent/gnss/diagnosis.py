@@ -52,7 +52,7 @@ _TEXTS: dict[Reason, tuple[str, str]] = {
     ),
     "bad-checksum": (
         "sentences with wrong checksums only, which are not used",
-        f"correct the program or sketch {_THAT_WRITES}",
+        f"check the cable, or correct the program or sketch {_THAT_WRITES}",
     ),
     "ais": (
         "AIS messages only, which are not used",
