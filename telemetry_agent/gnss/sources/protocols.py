@@ -63,18 +63,13 @@ def protocol(data: bytes) -> str | None:
     return None
 
 
-def has_ais(data: bytes) -> bool:
-    """Whether ``data`` has a message of an AIS receiver."""
-    return _AIS.search(data) is not None
-
-
 def unreadable(data: bytes) -> Literal["binary", "wrong-baud"] | Diagnosis:
     """Why ``data`` has no valid sentence; a diagnosis: at any speed."""
     if protocol(data) is not None:
         return "binary"
     if reason := unchecked(data):
         return diagnosis(reason)
-    return diagnosis("ais") if has_ais(data) else "wrong-baud"
+    return diagnosis("ais") if _AIS.search(data) else "wrong-baud"
 
 
 def nmea_sentence(body: str) -> bytes:
