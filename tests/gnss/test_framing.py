@@ -97,6 +97,7 @@ def test_what_others_write_around_a_sentence_is_no_part_of_it(
     [
         (LOW + b"\r\n", {"no-checksum": 1}),
         (LOW + b"*0C\r\n" + LOW + b"*0C,,,,\r\n", {"bad-checksum": 2}),  # a table adds commas
+        (LOW + b"* B\r\n", {"bad-checksum": 1}),  # printf("%2X")
         (LOW[:30] + LOW[:35] + b"\xff" + A, {}),  # damaged, as on a loose cable
         (b"$GPTXT,01,01,02,ok\r\n$PUBX,00*00\r\n", {}),
     ],
