@@ -88,7 +88,7 @@ def _why_nothing(decoder: Decoder, begin: bytes) -> tuple[str, str] | None:
         if begin.startswith(start):
             return reason, f"no NMEA sentence found, the input is {what}"
     unread = unreadable(begin)
-    if isinstance(unread, Diagnosis):
+    if isinstance(unread, Diagnosis) and unread.reason != "text":  # it may be the wrong file
         return unread.reason, str(unread)
     if unread == "binary":
         return unread, (

@@ -24,7 +24,7 @@ from telemetry_agent.errors import Advice, SourceError, in_shell
 from telemetry_agent.gnss.sources import BusyError, Source
 from telemetry_agent.gnss.sources.machine import candidate, explain, holder, how_to_permit
 from telemetry_agent.gnss.sources.on_connect import OnConnect
-from telemetry_agent.gnss.sources.protocols import BAUD_RATES, is_speed_right, is_text, protocol
+from telemetry_agent.gnss.sources.protocols import BAUD_RATES, is_speed_right, protocol
 from telemetry_agent.model import ReceiverState
 
 _log = logging.getLogger(__name__)
@@ -136,12 +136,6 @@ class SerialSource(Source):
                 how = "in the modem's settings, or with its maker's program"
             return Advice(
                 f"{self.name} sends {name}, not NMEA", f"switch its NMEA output on: {how}"
-            )
-        if state == "wrong-baud" and is_text(heard):
-            return Advice(
-                f"{self.name} sends text that is not NMEA",
-                "name the port of a GNSS receiver in gps.source (`ls -l /dev/serial/by-id` shows "
-                "what is there)",
             )
         if state == "wrong-baud":
             return self._wrong_baud()
