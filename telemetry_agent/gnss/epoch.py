@@ -350,11 +350,8 @@ class Solution:
         )
 
     def _quality(self) -> Quality:
-        for kind in _TRUST:
-            report = self._reports.get(kind)
-            if report is not None and report.quality is not None:
-                return report.quality
-        return "gps"
+        trusted = (self._reports[kind].quality for kind in _TRUST if kind in self._reports)
+        return next(filter(None, trusted), "gps")
 
 
 def _agree(trusted: Report, last: Report) -> bool:

@@ -84,7 +84,7 @@ def test_what_may_be_anything_is_not_opened(machine: Machine, ids: str, says: st
 
 def test_a_bridge_without_a_name(machine: Machine) -> None:
     machine.usb("1a86:7523", "", "ttyUSB0")
-    assert machine.found() == [("/dev/ttyUSB0", "unknown", "CH34x serial port")]
+    assert machine.found() == [("/dev/ttyUSB0", "unknown", "USB serial port")]
 
 
 @pytest.mark.parametrize("ids", ["2c7c:0125", "2c7c:0121", "1e0e:9001"])

@@ -102,7 +102,6 @@ _REMEDIES = {
     "ModemManager": "`sudo systemctl disable --now ModemManager`, or where the modem needs it, "
     "`sudo mmcli -m any --location-enable-gps-unmanaged`",
 }
-_BRIDGES = {0x0403: "FTDI", 0x1A86: "CH34x", 0x10C4: "CP210x", 0x067B: "PL2303", 0x0557: "PL2303"}
 
 
 def find_receivers(root: Path = Path("/")) -> list[Candidate]:
@@ -145,8 +144,7 @@ def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, 
         return ("modem", f"{label} modem") if interface == nmea else None
     if ids[0] in _MODEM_VENDORS:
         return None
-    bridge = _BRIDGES.get(ids[0], "USB")
-    return "unknown", described or f"{bridge} serial port"
+    return "unknown", described or "USB serial port"
 
 
 def _stable_names(root: Path) -> dict[str, Path]:
