@@ -122,23 +122,15 @@ def writer(part: Callable[[Field], str | None], uses: Mapping[str, Any]) -> Call
     return write
 
 
-_TIME = "{minute(time_ms // 60000)}{second[time_ms % 60000 // 1000]}{ms[time_ms % 1000]}Z"
-
-
 def _json_part(field: Field) -> str:
-    text = {"time": f'"{_TIME}"', "quality": '"{quality}"', "flags": "{dumps(flags)}"}
+    text = {"time": '"{rfc3339(time_ms)}"', "quality": '"{quality}"', "flags": "{dumps(flags)}"}
     value = "{extra}" if field.kind == "object" else f"{{{outside(field)}!r}}"
     return f'"{field.name}":{text.get(field.kind, value)}'
 
 
 fix_json = writer(
     _json_part,
-    {
-        "minute": _minute,
-        "second": _SECOND,
-        "ms": _MS,
-        "dumps": json.JSONEncoder(separators=(",", ":")).encode,
-    },
+    {"rfc3339": rfc3339, "dumps": json.JSONEncoder(separators=(",", ":")).encode},
 )
 """The fields of a fix as JSON, in the order of the table and without the braces."""
 

@@ -85,10 +85,10 @@ class SharedState:
             self.ledger,
             self.lock,
             clock,
+            written=loaded.last,
             max_uncommitted=max_uncommitted,
             on_change=self.ring,
         )
-        self.writer.written = loaded.last
         self._base = loaded.last
         """The row of a fix put in this stream is this plus its seq."""
         self._seq = 0
@@ -342,7 +342,6 @@ class SharedState:
                 # After a TakenError those numbers have other rows there, which are to arrive.
                 self.ledger.renumber(self.committed + 1, self.last)
             self.ledger.send_away(self.committed, border)
-            self.writer.written = border  # an empty file is known to come after the other one
             self._base, self._seq = self.writer.renumber(border), 0
             for row in self.writer.rows:
                 self.ledger.streams.begin(row[0], row[STREAM], row[SEQ])

@@ -12,9 +12,9 @@ from telemetry_agent.cli.options import day
 from telemetry_agent.errors import SourceError, counted
 from telemetry_agent.fields import DAY_1970, fix_json
 from telemetry_agent.gnss.decoder import Decoder
-from telemetry_agent.gnss.diagnosis import diagnosis
+from telemetry_agent.gnss.diagnosis import Diagnosis
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
-from telemetry_agent.gnss.sources.protocols import has_ais, protocol
+from telemetry_agent.gnss.sources.protocols import protocol, unreadable
 from telemetry_agent.model import Fix
 
 _READ_BYTES = 65536
@@ -87,12 +87,13 @@ def _why_nothing(decoder: Decoder, begin: bytes) -> tuple[str, str] | None:
     for start, (reason, what) in _BEGINNINGS.items():
         if begin.startswith(start):
             return reason, f"no NMEA sentence found, the input is {what}"
-    if has_ais(begin):
-        return "ais", str(diagnosis("ais"))
-    if name := protocol(begin):
-        return "binary", (
-            f"no NMEA sentence found, the receiver sent {name}: switch its NMEA output on "
-            "(docs/receivers.md)"
+    unread = unreadable(begin)
+    if isinstance(unread, Diagnosis) and unread.reason != "text":  # it may be the wrong file
+        return unread.reason, str(unread)
+    if unread == "binary":
+        return unread, (
+            f"no NMEA sentence found, the receiver sent {protocol(begin)}: switch its NMEA output "
+            "on (docs/receivers.md)"
         )
     return "no-nmea", "no NMEA sentence found"
 

@@ -248,10 +248,12 @@ def _listen(path: Path, baud: int | None) -> int | None:
     if (fix := heard.fix) is not None:
         place = f"{fix.lat_e9 / 1e9:.5f}, {fix.lon_e9 / 1e9:.5f}"
         click.echo(f"  {fix.mode}D fix{speed}: {place}, {counted(fix.sats or 0, 'satellite')}")
-    elif heard.bytes_by_type:
+    elif heard.bytes_by_type and heard.decoder.diagnosis is None:
         click.echo(f"  it sends NMEA{speed} and has no fix yet; under open sky that takes a minute")
     else:
-        click.echo("  nothing that can be read yet; telemetry-agent decode shows what comes")
+        for found in heard.findings(source.advice):
+            if found.verdict == "fail":
+                click.echo(f"  {found.said}; {found.remedy}")
     return source.baud
 
 

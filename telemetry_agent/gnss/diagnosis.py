@@ -11,6 +11,7 @@ Reason = Literal[
     "no-checksum",
     "bad-checksum",
     "ais",
+    "text",
     "proprietary",
     "no-position",
     "no-time",
@@ -52,11 +53,15 @@ _TEXTS: dict[Reason, tuple[str, str]] = {
     ),
     "bad-checksum": (
         "sentences with wrong checksums only, which are not used",
-        f"correct the program or sketch {_THAT_WRITES}",
+        f"check the cable, or correct the program or sketch {_THAT_WRITES}",
     ),
     "ais": (
         "AIS messages only, which are not used",
         f"name the port of a GNSS receiver in gps.source ({_PORTS})",
+    ),
+    "text": (
+        "text that is not NMEA",
+        f"switch its NMEA output on, or name the port of a GNSS receiver in gps.source ({_PORTS})",
     ),
     "proprietary": ("proprietary sentences only ({names})", _SWITCH_ON),
     "no-position": ("no sentence with a position", _SWITCH_ON),

@@ -155,10 +155,6 @@ class Epoch:
             return apart <= _SAME_INSTANT_GLL_MS
         return apart <= _SAME_INSTANT_MS
 
-    def has_errors(self, gst: Gst) -> bool:
-        """Whether a GST has the time of this epoch, or none."""
-        return gst.about is None or self.is_at(gst.about, gst)
-
     def is_before(self, gst: Gst) -> bool:
         """Whether a GST has a later time than this epoch."""
         about, instant = gst.about, self.instant
@@ -252,7 +248,9 @@ class Solution:
                 self._take_gsa(message)
             elif isinstance(message, Vtg):
                 self._take_motion(message.speed_mm_s, message.course_mdeg)
-            elif isinstance(message, Gst) and epoch.has_errors(message):
+            elif isinstance(message, Gst) and (
+                message.about is None or epoch.is_at(message.about, message)
+            ):
                 self._err_h_mm, self._err_v_mm = message.err_h_mm, message.err_v_mm
         self.trusted = self._trusted()
         """The most trusted position; None: no fix."""
@@ -312,13 +310,10 @@ class Solution:
         if last is None:
             return None
         reports = self._reports
-        for first in _TRUST:
-            if first in reports:
-                break
-        trusted = reports[first]
+        trusted = next(reports[kind] for kind in _TRUST if kind in reports)
         # Some receivers never count their satellites, so a low count rejects only a GGA that no
         # other sentence confirms, and that reports a position by satellites.
-        alone = first == "GGA" and len(reports) == 1 and self._gsa_mode not in {2, 3}
+        alone = [*reports] == ["GGA"] and self._gsa_mode not in {2, 3}
         few = self._counted is not None and self._counted < _LEAST_SATS
         if alone and few and trusted.quality not in _WITHOUT_SATELLITES:
             return None
@@ -355,11 +350,8 @@ class Solution:
         )
 
     def _quality(self) -> Quality:
-        for kind in _TRUST:
-            report = self._reports.get(kind)
-            if report is not None and report.quality is not None:
-                return report.quality
-        return "gps"
+        trusted = (self._reports[kind].quality for kind in _TRUST if kind in self._reports)
+        return next(filter(None, trusted), "gps")
 
 
 def _agree(trusted: Report, last: Report) -> bool:

@@ -42,7 +42,7 @@ _CHECKSUMS |= {text[1:]: value for text, value in _CHECKSUMS.items() if value < 
 _LINE_TAILS = {text + end: value for text, value in _CHECKSUMS.items() for end in _LINE_ENDS}
 _BEGIN = re.compile(rb"\$[A-Z][A-Z0-9]{2}")
 _UNCHECKED = re.compile(
-    rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GS[ATV]|ZDA),[ -#%-)+-~]*(\*[0-9A-Za-z]{2,8})?(?=[\r\n]|$)"
+    rb"\$[A-Z]{2}(?:RMC|GGA|GLL|GNS|VTG|GS[ATV]|ZDA),[ -#%-)+-~]*(?:(\*[ 0-9A-Za-z]{2})|[\r\n]|$)"
 )
 Unchecked = Literal["no-checksum", "bad-checksum"]
 
@@ -129,7 +129,7 @@ class Framer:
             reason = "bad-checksum"
         else:
             reason = "no-checksum"
-        if (why := unchecked(run)) is not None:
+        if reason != "aborted" and (why := unchecked(run)) is not None:
             self.unchecked[why] += 1
         self.rejected[reason] += 1
         return None

@@ -68,7 +68,6 @@ _MODE_QUALITY: dict[str, Quality] = {
     "S": "simulated",
 }
 _STATUS = frozenset({"A", "D", "V", ""})
-_VTG_UNITS = ["T", "M", "N", "K"]
 _METRES = frozenset({"M", "m", ""})  # some programs send feet
 _GSA_MODE = {"1": 1, "2": 2, "3": 3}
 SYSTEM_IDS = {
@@ -288,10 +287,7 @@ class Parser:
         else:
             fields += _MISSING
             course, knots, kmh, mode = _VTG(fields)
-            units = fields[2:9:2]
-            if units != _VTG_UNITS and any(
-                a != b for a, b in zip(units, _VTG_UNITS, strict=True) if a
-            ):
+            if any(a not in {"", b} for a, b in zip(fields[2:9:2], "TMNK", strict=True)):
                 self.rejected["bad-unit"] += 1
                 mode = "N"
             if mode in {"E", "N"}:

@@ -128,6 +128,8 @@ PUBX = line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3,2.1,2.0,0
     ("data", "options", "reason", "says"),
     [
         (BARE * 3, (), "no-checksum", "switch the checksum on"),
+        (BARE, (), "no-checksum", "switch the checksum on"),
+        (rmc("120000").replace(b"4807", b"4808"), (), "bad-checksum", "check the cable"),
         (PUBX * 3, (), "proprietary", "(PUBX): switch its RMC and GGA sentences on"),
         (line("GPGSV,1,1,00") * 3, (), "no-position", "switch its RMC and GGA sentences on"),
         (rmc("") * 3, (), "no-time", "without a time of day"),

@@ -314,6 +314,11 @@ def a_port_of_an_ais_receiver(bench: Bench) -> None:
     bench.plug_in(b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n")
 
 
+@fault("sentences", "fail", "sends text that is not NMEA", "the port of a GNSS receiver")
+def a_port_of_a_modem_that_takes_commands(bench: Bench) -> None:
+    bench.plug_in(b"\r\n+CGPSINFO: ,,,,,,,,\r\n\r\nOK\r\n")
+
+
 @fault("fix", "fail", "sends proprietary sentences only", "RMC and GGA sentences on")
 def a_receiver_with_proprietary_sentences(bench: Bench) -> None:
     bench.plug_in(line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3"))

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from telemetry_agent.gnss.epoch import Epoch, Gst, Message, Solution
+from telemetry_agent.gnss.epoch import Epoch, Message, Solution
 from telemetry_agent.gnss.field_values import Instant, instant
 from telemetry_agent.gnss.framing import Sentence
 from telemetry_agent.gnss.geodesy import PoorFix
@@ -32,9 +32,7 @@ def of(*bodies: str) -> Epoch:
     epoch = Epoch()
     epoch.take_time(at("120000"))
     for body in bodies:
-        read = message(body)
-        if not isinstance(read, Gst) or epoch.has_errors(read):
-            epoch.join(read)
+        epoch.join(message(body))
     return epoch
 
 

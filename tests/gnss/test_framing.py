@@ -92,6 +92,24 @@ def test_what_others_write_around_a_sentence_is_no_part_of_it(
     assert counts.keys() <= {"garbage-bytes"}
 
 
+@pytest.mark.parametrize(
+    ("data", "unchecked"),
+    [
+        (LOW + b"\r\n", {"no-checksum": 1}),
+        (LOW + b"*0C\r\n" + LOW + b"*0C,,,,\r\n", {"bad-checksum": 2}),  # a table adds commas
+        (LOW + b"* B\r\n", {"bad-checksum": 1}),  # printf("%2X")
+        (LOW[:30] + LOW[:35] + b"\xff" + A, {}),  # damaged, as on a loose cable
+        (b"$GPTXT,01,01,02,ok\r\n$PUBX,00*00\r\n", {}),
+    ],
+)
+def test_whole_sentences_of_a_receiver_that_cannot_be_checked_are_counted(
+    data: bytes, unchecked: dict[str, int]
+) -> None:
+    framer = Framer()
+    framer.feed(data)
+    assert framer.unchecked == unchecked
+
+
 @pytest.mark.parametrize("checksum", [b"*1", b"* 01", b"*0 1", b"01", b"*"])
 def test_a_checksum_is_a_star_and_two_digits(checksum: bytes) -> None:
     found, counts = frame(b"$GPRMC,120000,V" + checksum + b"\r\n" + A, 1000)

@@ -488,7 +488,7 @@ AIS = b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n"
     ("unused", "reason", "sends", "remedy"),
     [
         (BARE, "no-checksum", "sentences without a checksum", "switch the checksum on"),
-        (WRONG, "bad-checksum", "sentences with wrong checksums", "correct the program"),
+        (WRONG, "bad-checksum", "sentences with wrong checksums", "or correct the program"),
         (AIS * 2, "ais", "AIS messages only", "name the port of a GNSS receiver"),
     ],
 )

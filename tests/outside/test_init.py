@@ -14,8 +14,10 @@ from subprocess import CompletedProcess
 from typing import ClassVar
 
 import pytest
+from nmea import line
 from processes import AGENT, environment, run_agent
 from rig import simulated, started, write_config
+from scripted import ScriptedReceiver
 from standins import Server, Traccar
 
 from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
@@ -101,6 +103,24 @@ def test_a_receiver_that_is_not_there_is_said_and_no_obstacle(tmp_path: Path) ->
     assert done.returncode == 0
     assert "/dev/none: no such device" in done.stdout
     assert tomllib.loads(path.read_text())["gps"] == {"source": "/dev/none"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"$GPRMC,120000.00,A,4807.038,N,01131.000,E,1.0,84.4,231126,,,A\r\n", "the checksum on"),
+        (b">RPV73511+4549542-0736643100035822;*7F<", "sends TAIP, not NMEA"),
+        (line("GPGGA,120000,4807.038,N,01131.000,E,1,08,0.9,545.4,M,46.9,M,,"), "but no date"),
+        (line("GPRMC,120000,V,,,,,,,231126,,"), "has no fix yet"),
+    ],
+)
+def test_what_a_receiver_without_a_position_lacks_is_said(
+    tmp_path: Path, sent: bytes, said: str
+) -> None:
+    with ScriptedReceiver(sent) as receiver:
+        flags = ["--device", "x", "--source", str(receiver.device), "--url", URL]
+        done = run_agent("init", "--config", str(tmp_path / "config.toml"), *flags)
+    assert said in done.stdout
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ class Writer:
         lock: threading.Lock,
         clock: Clock,
         *,
+        written: int = 0,
         max_uncommitted: int,
         on_change: Callable[[], None],
     ) -> None:
@@ -56,7 +57,7 @@ class Writer:
         self._clock = clock
         self._max_uncommitted = max_uncommitted
         self._on_change = on_change
-        self.written = 0
+        self.written = written
         """The highest number that is known to be on disk, of a row or in a mark."""
         self._pending: list[Waiting] = []  # in the order of their numbers
         self._moved: list[Row] = []
@@ -85,8 +86,12 @@ class Writer:
         self._arrived += rows
 
     def renumber(self, last: int) -> int:
-        """Give what waits the numbers after ``last``. Returns the last of them."""
+        """Give what waits the numbers after ``last``. Returns the last of them.
+
+        It goes into an empty file, which is known to come after the one with ``last``.
+        """
         assert self._lock.locked()
+        self.written = last
         self._pending = [
             (put_s, at_place(row, last + place))
             for place, (put_s, row) in enumerate(self._pending, start=1)

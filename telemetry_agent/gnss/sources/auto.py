@@ -53,7 +53,7 @@ class AutoSource(Source):
         self._gpsd_devices = gpsd_devices
         self._gpsd = gpsd_source or gpsd.GpsdSource("localhost")
         self.rejected = self._gpsd.rejected  # only its reports are checked before the decoder
-        self._source: Source | None = None
+        self._source: Source = self._gpsd
         self._open_path: Path | None = None  # until data comes from it
         self._without_data: dict[Path, None] = {}  # a set in order: the last opened comes last
         self._logged: set[str] = set()
@@ -87,8 +87,6 @@ class AutoSource(Source):
 
     def read(self, timeout_s: float) -> bytes:
         """See ``Source.read``."""
-        if self._source is None:
-            raise SourceError(f"{self.name} is not open")
         data = self._source.read(timeout_s)
         if data and self._open_path:
             self._without_data.pop(self._open_path, None)
@@ -97,21 +95,18 @@ class AutoSource(Source):
 
     def cancel(self) -> None:
         """See ``Source.cancel``."""
-        if source := self._source:
-            source.cancel()
+        self._source.cancel()
 
     def close(self) -> None:
         """See ``Source.close``."""
-        if self._source is not None:
-            self._source.close()
+        self._source.close()
         if path := self._open_path:
             self._without_data.pop(path, None)
             self._without_data[path] = self._open_path = None
 
     def advice(self, state: ReceiverState, heard: bytes) -> Advice:
         """See ``Source.advice``."""
-        source = self._source
-        return source.advice(state, heard) if source else Advice(f"{self.name} is {state}")
+        return self._source.advice(state, heard)
 
     def _turn(self, path: Path) -> int:
         """The key of the order: those that sent no data come last, the last opened at the end."""

@@ -7,8 +7,8 @@ hide their device (FTDI, CH34x, CP210x, PL2303) are found too; the user has to c
 
 Opening a port that another program reads would split the bytes between the two, and some programs
 do not lock their port, such as a login console. So /proc is searched first. Without root only the
-files of the same user are visible, and a sandboxed service sees no other process. Command lines,
-locks and systemd's units still show some users of a port.
+files of the same user are visible, and a sandboxed service sees no other process. Command lines and
+systemd's units still show a login on a port.
 
 All files are read below ``root``, so that tests can provide a machine.
 """
@@ -102,7 +102,6 @@ _REMEDIES = {
     "ModemManager": "`sudo systemctl disable --now ModemManager`, or where the modem needs it, "
     "`sudo mmcli -m any --location-enable-gps-unmanaged`",
 }
-_BRIDGES = {0x0403: "FTDI", 0x1A86: "CH34x", 0x10C4: "CP210x", 0x067B: "PL2303", 0x0557: "PL2303"}
 
 
 def find_receivers(root: Path = Path("/")) -> list[Candidate]:
@@ -145,8 +144,7 @@ def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, 
         return ("modem", f"{label} modem") if interface == nmea else None
     if ids[0] in _MODEM_VENDORS:
         return None
-    bridge = _BRIDGES.get(ids[0], "USB")
-    return "unknown", described or f"{bridge} serial port"
+    return "unknown", described or "USB serial port"
 
 
 def _stable_names(root: Path) -> dict[str, Path]:
@@ -206,24 +204,21 @@ class Holder(NamedTuple):
 def holder(device: Path, root: Path = Path("/")) -> Holder | None:
     """Another process that has ``device`` (a node such as /dev/ttyUSB0) open; ``None``: not seen.
 
-    ``root`` is where the machine's /proc and /dev are.
+    ``root`` is where the machine's /proc and /sys are.
     """
     if not device.name.startswith("tty"):
         return None  # a pty: the program that made it often has it open as well
     proc = root / "proc"
-    pids = sorted(int(folder.name) for folder in proc.glob("[0-9]*"))
-    # A process of another user is not seen with its files: then the unit of a login shows it, or
-    # the kernel's list of locks.
-    users = (
-        ("a program", (p for p in pids if _has_open(proc, p, device))),
-        ("a program", (p for p in pids if _is_getty_on(proc, p, device))),
-        ("agetty", _login_unit(root, device.name)),
-        ("a program", _lockers(proc, root / device.relative_to("/"))),
-    )
-    for unknown, found in users:
-        for pid in found:
-            if pid != os.getpid():
-                return Holder(pid, _text_of(proc / str(pid) / "comm") or unknown)
+    pids = {int(folder.name) for folder in proc.glob("[0-9]*")} - {os.getpid()}
+    for pid in sorted(pids):
+        # A process of another user is not seen with its files: a login is, and opening a port that
+        # another program has locked fails.
+        if _has_open(proc, pid, device) or _is_getty_on(proc, pid, device):
+            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
+    units = root / "sys/fs/cgroup/system.slice"
+    for unit in units.glob(f"*getty.slice/serial-getty@{device.name}.service/cgroup.procs"):
+        for process in _text_of(unit).split():
+            return Holder(int(process), "agetty")
     return None
 
 
@@ -239,27 +234,6 @@ def _is_getty_on(proc: Path, pid: int, device: Path) -> bool:
         return False
     arguments = _text_of(proc / str(pid) / "cmdline").split("\0")
     return device.name in arguments or str(device) in arguments
-
-
-def _login_unit(root: Path, tty: str) -> Iterator[int]:
-    """The processes of the unit that runs a login on this tty."""
-    units = root / "sys/fs/cgroup/system.slice"
-    for unit in units.glob(f"*getty.slice/serial-getty@{tty}.service/cgroup.procs"):
-        yield from map(int, _text_of(unit).split())
-
-
-def _lockers(proc: Path, node: Path) -> Iterator[int]:
-    try:
-        status = node.stat()
-    except OSError:
-        return
-    # /proc/locks names a file by major:minor:inode of its directory entry, the first two in hex.
-    major, minor = os.major(status.st_dev), os.minor(status.st_dev)
-    file = f"{major:02x}:{minor:02x}:{status.st_ino}"
-    for line in _text_of(proc / "locks").splitlines():
-        fields = line.split()
-        if len(fields) >= 6 and fields[5] == file and fields[4].isdecimal() and int(fields[4]):
-            yield int(fields[4])
 
 
 def runs(program: str, root: Path = Path("/")) -> bool:

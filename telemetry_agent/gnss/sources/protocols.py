@@ -33,7 +33,7 @@ _TAIP = re.compile(rb"(>R[A-Z]{2}[ -)+-;=?-~]*;\*)([0-9A-F]{2})<")
 
 def is_speed_right(received: bytes) -> bool | None:
     """Whether bytes were received at the right speed; ``None`` while that is not decided."""
-    if is_text(received) or Framer().feed(received) or protocol(received):
+    if _is_text(received) or Framer().feed(received) or protocol(received):
         return True
     if len(received) < _ENOUGH_BYTES:
         return None
@@ -44,7 +44,7 @@ def is_speed_right(received: bytes) -> bool | None:
     return False if len(received) > _TOO_MANY_BYTES else None
 
 
-def is_text(data: bytes) -> bool:
+def _is_text(data: bytes) -> bool:
     """Whether ``data`` is so much text, and nothing else, that its speed must be right."""
     return len(data) >= _ENOUGH_TEXT and not data.translate(None, TEXT)
 
@@ -63,18 +63,15 @@ def protocol(data: bytes) -> str | None:
     return None
 
 
-def has_ais(data: bytes) -> bool:
-    """Whether ``data`` has a message of an AIS receiver."""
-    return _AIS.search(data) is not None
-
-
 def unreadable(data: bytes) -> Literal["binary", "wrong-baud"] | Diagnosis:
     """Why ``data`` has no valid sentence; a diagnosis: at any speed."""
     if protocol(data) is not None:
         return "binary"
     if reason := unchecked(data):
         return diagnosis(reason)
-    return diagnosis("ais") if has_ais(data) else "wrong-baud"
+    if _AIS.search(data):
+        return diagnosis("ais")
+    return diagnosis("text") if _is_text(data) else "wrong-baud"
 
 
 def nmea_sentence(body: str) -> bytes:

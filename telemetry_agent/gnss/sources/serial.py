@@ -24,7 +24,7 @@ from telemetry_agent.errors import Advice, SourceError, in_shell, refusal
 from telemetry_agent.gnss.sources import BusyError, ForbiddenError, Source
 from telemetry_agent.gnss.sources.machine import candidate, explain, holder, how_to_permit
 from telemetry_agent.gnss.sources.on_connect import OnConnect
-from telemetry_agent.gnss.sources.protocols import BAUD_RATES, is_speed_right, is_text, protocol
+from telemetry_agent.gnss.sources.protocols import BAUD_RATES, is_speed_right, protocol
 from telemetry_agent.model import ReceiverState
 
 _log = logging.getLogger(__name__)
@@ -128,21 +128,14 @@ class SerialSource(Source):
         """See ``Source.advice``."""
         if state == "binary":
             name = protocol(heard) or "a binary protocol"
-            if name == "TAIP":
-                return Advice(
-                    f"{self.name} sends TAIP, not NMEA",
-                    "set its output to NMEA in the modem's settings, or with its maker's program",
-                )
-            return Advice(
-                f"{self.name} sends {name}, not NMEA",
-                f"switch its NMEA output on: `sudo gpsctl -f -n {in_shell(self.name)}` (Debian's "
-                "gpsd-clients), or commands in gps.on_connect",
+            how = (
+                f"`sudo gpsctl -f -n {in_shell(self.name)}` (Debian's gpsd-clients), or commands "
+                "in gps.on_connect"
             )
-        if state == "wrong-baud" and is_text(heard):
+            if name == "TAIP":
+                how = "in the modem's settings, or with its maker's program"
             return Advice(
-                f"{self.name} sends text that is not NMEA",
-                "name the port of a GNSS receiver in gps.source (`ls -l /dev/serial/by-id` shows "
-                "what is there)",
+                f"{self.name} sends {name}, not NMEA", f"switch its NMEA output on: {how}"
             )
         if state == "wrong-baud":
             return self._wrong_baud()

@@ -227,12 +227,13 @@ class UdpSource(SocketSource):
             address = self._resolver.wait(self._host, self._port, self._wait_or_stop)[0]
             self._socket = socket.socket(address.family, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
-            group = self._group()
-            if group is not None:  # other programs of this machine may listen to it too
+            host = address.sockaddr[0]
+            is_group = ipaddress.ip_address(host).is_multicast
+            if is_group:  # other programs of this machine may listen to it too
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind(address.sockaddr)
-            if group is not None:
-                _join(self._socket, group, self._interface)
+            if is_group:
+                _join(self._socket, host, self._interface)
         except (OSError, UnreachableError) as error:
             self.close()
             raise SourceError(
@@ -290,13 +291,6 @@ class UdpSource(SocketSource):
         if sender not in self._reported and len(self._reported) < _SENDERS:
             self._reported.add(sender)
             _log.warning("%s", text)
-
-    def _group(self) -> str | None:
-        """``host`` if it is a multicast group."""
-        try:
-            return self._host if ipaddress.ip_address(self._host).is_multicast else None
-        except ValueError:
-            return None
 
 
 def _join(sock: socket.socket, group: str, interface: str) -> None:
