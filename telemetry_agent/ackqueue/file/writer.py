@@ -48,7 +48,7 @@ class Writer:
         lock: threading.Lock,
         clock: Clock,
         *,
-        written: int = 0,
+        written: int,
         max_uncommitted: int,
         on_change: Callable[[], None],
     ) -> None:
