@@ -37,9 +37,10 @@ def _copy_waiting(shared: SharedState, path: Path, max_bytes: int) -> None:
     marks: RangeMap[RowState] = RangeMap()
     with shared.lock:
         streams = {run.lo: run for run in shared.ledger.streams.runs}
-        for lo, hi, mark in shared.ledger.marks.within(1, shared.committed):
+        last_row = shared.committed
+        for lo, hi, mark in shared.ledger.marks.within(1, last_row):
             marks.paint(lo, hi, PURGED if mark.state is State.ACKED else mark)
-    waiting = [*marks.gaps(1, shared.committed)]
+    waiting = [*marks.gaps(1, last_row)]
     waiting += [span[:2] for span in marks.where(lambda mark: mark.state > State.GONE)]
     with closing(Store(path, connect)) as copy:
         copy.write(Changes(marks={span.lo: span for span in marks}, streams=streams))

@@ -897,7 +897,7 @@ def test_a_config_that_the_system_does_not_let_us_read_is_not_called_wrong(tmp_p
     (tmp_path / "config.d").symlink_to("config.d")
     with pytest.raises(ResourceError, match=r"cannot read the folder .*/config.d: Too many.* must"):
         loader.load(path)
-    with pytest.raises(ResourceError, match="Not a regular file: files of the config must be reg"):
+    with pytest.raises(ResourceError, match=r"Is a folder: .*: files of the config must be reg"):
         loader.load(tmp_path)
 
 

@@ -660,7 +660,6 @@ def test_the_commands_mend_it(device: Device, scenario: Callable[[Device], objec
     device.configured()
     scenario(device)
     wanted = [command for command, by in TRIED.items() if by is scenario]
-    assert wanted
     for command in wanted:
         pattern = ".+".join(map(re.escape, command.split("{}")))
         assert any(re.fullmatch(pattern, typed) for typed in device.typed), (command, device.typed)
