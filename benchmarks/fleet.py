@@ -132,6 +132,7 @@ class Wire:
         self._region = region
         self._endpoint = region.endpoint
         self._clock = region.clock
+        self.dialer = self.credentials = self  # as much of them, too
 
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:  # noqa: ARG002 - the interface's
         """Takes its time."""

@@ -1,8 +1,12 @@
 import random
+import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import ROOT
 
 from telemetry_agent.upload.retry import Pace, retry_after_s
 
@@ -172,3 +176,11 @@ def test_haste_forgets_everything() -> None:
     waiting.hurry()
     assert waiting.backlog_in_s(0) == 0
     assert later(waiting) == 1
+
+
+def test_the_benchmark_of_a_fleet_knows_the_uploader() -> None:
+    """Its doubles take the place of a transport and a pace, and no type checker compares them."""
+    argv = [sys.executable, str(ROOT / "benchmarks/fleet.py"), "--agents", "40", "--backlog", "500"]
+    said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    peaks = dict(re.findall(r"^(naive|the defaults) +(\d+) ", said, re.MULTILINE))
+    assert int(peaks["the defaults"]) < int(peaks["naive"])
