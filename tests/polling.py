@@ -1,4 +1,4 @@
-"""Waits for what tells nobody: a file, a port or an answer of another process."""
+"""Waits for what gives no notice: a file, a port or an answer of another process."""
 
 import threading
 import time
