@@ -9,6 +9,7 @@ import socket
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -376,7 +377,8 @@ def test_blanks_round_a_value_are_not_part_of_it(endpoint: Endpoint) -> None:
 
 def test_a_request_line_without_end_is_refused_with_a_reason(endpoint: Endpoint) -> None:
     answer = raw(endpoint, b"POST /" + b"a" * 65_536)
-    assert answer.endswith(b'{"error": "Request-URI Too Long"}')
+    reason = HTTPStatus.REQUEST_URI_TOO_LONG.phrase  # Python 3.13 has another
+    assert answer.endswith(b'{"error": "%s"}' % reason.encode())
 
 
 def test_a_body_where_none_is_read_is_not_the_next_request(endpoint: Endpoint) -> None:

@@ -426,6 +426,7 @@ def test_a_queue_that_was_full_when_it_was_killed_is_not_taken_for_an_older_copy
         assert seqs(lease(queue)) == [1, 2, 3]
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # the fault that is tried
 def test_a_child_that_was_forked_changes_nothing(path: Path) -> None:
     with AckQueue(str(path), commit_every_s=0) as queue:
         put(queue, 3)
