@@ -310,10 +310,13 @@ class Solution:
         if last is None:
             return None
         reports = self._reports
-        trusted = next(reports[kind] for kind in _TRUST if kind in reports)
+        for first in _TRUST:
+            if first in reports:
+                break
+        trusted = reports[first]
         # Some receivers never count their satellites, so a low count rejects only a GGA that no
         # other sentence confirms, and that reports a position by satellites.
-        alone = [*reports] == ["GGA"] and self._gsa_mode not in {2, 3}
+        alone = first == "GGA" and len(reports) == 1 and self._gsa_mode not in {2, 3}
         few = self._counted is not None and self._counted < _LEAST_SATS
         if alone and few and trusted.quality not in _WITHOUT_SATELLITES:
             return None

@@ -68,6 +68,7 @@ _MODE_QUALITY: dict[str, Quality] = {
     "S": "simulated",
 }
 _STATUS = frozenset({"A", "D", "V", ""})
+_VTG_UNITS = ["T", "M", "N", "K"]
 _METRES = frozenset({"M", "m", ""})  # some programs send feet
 _GSA_MODE = {"1": 1, "2": 2, "3": 3}
 SYSTEM_IDS = {
@@ -158,7 +159,8 @@ class Parser:
         """The first few names of proprietary sentences."""
         self.kinds: dict[str, Kind] = {}
         """By the first six characters (the tag and its comma). ``kind`` finds what is missing."""
-        self._clock_ms: dict[str, int] = {}  # talker -> its last RMC, GGA or GNS since its last GLL
+        # Talker -> the time of its last RMC, GGA or GNS since its last GLL.
+        self._clocks: dict[str, Instant] = {}
         # The least number of fields (the tag counts), the number that is read, and the reader.
         self._types: dict[str, Read] = {
             "RMC": self._reader(8, 13, self._rmc),
@@ -252,9 +254,9 @@ class Parser:
 
     def _gll(self, fields: list[str]) -> Report | None:
         time, lat, north, lon, east, status, mode = _GLL(fields)
-        at, clock_ms = self._instant(time), self._clock_ms.pop(fields[0][:2], None)
-        if at is not None and clock_ms is not None:
-            ahead_ms = (time_of_day_ms(at) - clock_ms + _CLOSE_MS) % DAY_MS
+        at, clock = self._instant(time), self._clocks.pop(fields[0][:2], None)
+        if at is not None and clock is not None:
+            ahead_ms = (time_of_day_ms(at) - time_of_day_ms(clock) + _CLOSE_MS) % DAY_MS
             if ahead_ms >= _QUARTER_MS and ahead_ms % _QUARTER_MS <= 2 * _CLOSE_MS:
                 self.rejected["bad-time"] += 1
                 return None
@@ -287,7 +289,10 @@ class Parser:
         else:
             fields += _MISSING
             course, knots, kmh, mode = _VTG(fields)
-            if any(a not in {"", b} for a, b in zip(fields[2:9:2], "TMNK", strict=True)):
+            units = fields[2:9:2]
+            if units != _VTG_UNITS and any(
+                a not in {"", b} for a, b in zip(units, _VTG_UNITS, strict=True)
+            ):
                 self.rejected["bad-unit"] += 1
                 mode = "N"
             if mode in {"E", "N"}:
@@ -328,7 +333,7 @@ class Parser:
         """The time of a sentence that the time of a GLL can be compared with."""
         at = self._instant(text)
         if at is not None:
-            self._clock_ms[tag[:2]] = time_of_day_ms(at)
+            self._clocks[tag[:2]] = at
         return at
 
     def _instant(self, text: str) -> Instant | None:
