@@ -11,6 +11,7 @@ terminal or in a container there is no such socket, and no message is sent.
 """
 
 import logging
+import mmap
 import os
 import signal
 import socket
@@ -44,6 +45,8 @@ _LONG_S = 20.0  # the config alone may take half of it: see small_files.ANSWER_S
 _STOP_S = 9.0
 """From the signal to the end of the process; 10 s are promised."""
 
+# The stacks of the worker and of the two threads that record, and what the agent itself takes.
+_START_BYTES = 32_000_000
 _SEND_LIMIT_S = 1.0  # the main thread must receive signals
 _silence = Trouble(log, Clock())
 """The service manager cannot be notified."""
@@ -85,9 +88,11 @@ class Service:
         Raises:
             ConfigError: the config is wrong, and there is no last good one.
             ResourceError: the system refuses to read it, or refuses a thread.
+            OSError: the system refuses memory.
             QueueLockedError: another process holds the queue.
             StorageError: the queue cannot be opened.
         """
+        _ask_for_memory()
         # Before any thread starts: all of them inherit the mask, so only this one receives signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, self._every_s, self._every_s)
@@ -275,6 +280,15 @@ class Service:
     def _configure_logs(self, settings: Settings) -> None:
         log_settings = settings.log
         logs.configure(log_settings.level, log_settings.format, settings.device, self._secrets)
+
+
+def _ask_for_memory() -> None:
+    """Be refused at once what a start takes (OSError). Nothing of it is kept or touched.
+
+    Without memory for a number, a CPython before 3.14 can enter the same handler of exceptions
+    again and again. It holds the interpreter meanwhile, so no thread could end it or say why.
+    """
+    mmap.mmap(-1, _START_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
 
 
 def _keep(config: LoadedConfig) -> None:

@@ -15,7 +15,7 @@ PLAIN = re.compile(
 
 
 # With less, the interpreter itself can end without a word.
-@pytest.mark.parametrize("limit_mb", [45, 50, 52, 55, 60, 65, 70, 80, 100, 200])
+@pytest.mark.parametrize("limit_mb", [45, 50, 52, 55, 60, 65, 70, 73, 75, 80, 100, 200])
 def test_a_start_with_short_memory_ends_in_words(limit_mb: int, tmp_path: Path) -> None:
     # As installed: the compiler has words of its own for short memory.
     compileall.compile_dir(ROOT / "telemetry_agent", quiet=2)
