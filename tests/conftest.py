@@ -16,9 +16,10 @@ settings.register_profile("here", deadline=None, suppress_health_check=[HealthCh
 settings.register_profile("long", settings.get_profile("here"), max_examples=10_000)
 settings.load_profile("here")
 
-# Started in the background by a shell, pytest and all that it starts would ignore Ctrl-C, of which
-# some tests are about.
+# Started in the background by a shell, or by nohup, pytest and all that it starts would ignore
+# Ctrl-C or the end of the terminal, which some tests are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(trylast=True)
