@@ -1,6 +1,6 @@
 """Where each row of the queue is. Pure bookkeeping: no disk, no lock, no clock.
 
-Each committed row is in exactly one of four places:
+Each row is in exactly one of four places:
 
 - ``marks``: what became of it (delivered, refused, no answer, gone). The disk follows: what
   differs from it is in ``take_changes`` and goes with the next transaction.

@@ -58,15 +58,19 @@ class RowState(NamedTuple):
 ACKED = RowState(State.ACKED)
 PURGED = RowState(State.GONE)
 UNUSED = RowState(State.UNUSED)
+# What is lost, by reason. A file that was damaged or is gone:
 DAMAGED = RowState(State.GONE, "damaged")
-DISCARDED = RowState(State.GONE, "discarded")
+UNCOUNTED = RowState(State.GONE, "uncounted")
+# What waited in memory for the disk:
+LOST_IN_MEMORY = RowState(State.GONE, "memory")
+# By the limits of the queue:
+NOT_RECORDED = RowState(State.GONE, "full")
 DROPPED = RowState(State.GONE, "dropped")
 EXPIRED = RowState(State.GONE, "expired")
-UNCOUNTED = RowState(State.GONE, "uncounted")
-LOST_IN_MEMORY = RowState(State.GONE, "memory")
-NOT_RECORDED = RowState(State.GONE, "full")
 REFUSED = RowState(State.GONE, "refused")
 THINNED = RowState(State.GONE, "thinned")
+# By the user:
+DISCARDED = RowState(State.GONE, "discarded")
 
 REASONS_IN_MEMORY = 10
 """An endpoint can give a different reason for each fix that it refuses. So memory has the text of

@@ -230,7 +230,10 @@ class SharedState:
 
     @property
     def committed(self) -> int:
-        """The number of the last row that is known to be on disk."""
+        """The number of the last row that no transaction is still to write.
+
+        For the holder of ``disk`` it is known to be on disk: no transaction is under way.
+        """
         assert self.lock.locked()
         waiting = self.writer.oldest
         return waiting[1][0] - 1 if waiting is not None else self.last

@@ -47,7 +47,7 @@ class OutcomeHandler:
     def apply(self, batch: Batch, outcome: Outcome, *, probing: bool) -> StopReason:
         """One outcome for a whole batch. ``probing``: nothing is concluded from a refusal.
 
-        The one place where an outcome is matched.
+        The one place where an outcome changes what becomes of fixes.
         """
         # A 500, or no answer, may be the endpoint's fault or that of a fix: the count of them
         # decides.

@@ -68,7 +68,8 @@ class Sender:
     ) -> None:
         """``route_changed``: whether the network has changed since the exchange began."""
         self.answered = True
-        """Whether the last exchange got an answer: what got none before may get one now."""
+        """Whether what got no answer before may get one now: the last exchange got one, or
+        ``expect_answers`` was called since."""
         self._unanswered_in_a_row = 0  # requests that were sent
         self._compression = CompressionChoice(compression, wire_format)
         self._format = wire_format

@@ -195,6 +195,24 @@ def test_a_damaged_file_of_an_older_schema_is_carried_over(tmp_path: Path, versi
         ]
 
 
+def test_a_damaged_file_whose_rows_are_older_than_a_column_is_carried_over(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    with AckQueue(path) as queue:
+        for second in (1, 2, 3):
+            queue.put(fix_at(second), "van")
+    with closing(connect(path)) as file:  # as a migration that adds the column leaves them
+        file.execute("DROP VIEW fixes")
+        file.execute("ALTER TABLE fix DROP COLUMN extra")
+        file.execute("ALTER TABLE fix ADD COLUMN extra TEXT")
+        file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damage.damage(path, damage.header)
+    with AckQueue(path) as queue:
+        carry_over(queue)
+        batch = queue.lease(9, live_first=False)
+        assert batch is not None
+        assert [record.fix for record in batch.records] == [fix_at(n) for n in (1, 2, 3)]
+
+
 @pytest.mark.parametrize("damage", ["'{\"door\":0}'", "NULL", "x'00'"])
 def test_what_changed_in_an_attribute_is_found(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "queue.db"

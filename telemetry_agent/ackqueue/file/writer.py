@@ -38,8 +38,8 @@ Waiting = tuple[float, Row]
 class Writer:
     """Collects rows, and writes them together with the ledger's changes.
 
-    ``write`` and ``report`` are for the holder of the disk lock, everything else is for the holder
-    of ``lock``.
+    ``write`` and ``report`` are for the holder of the disk lock. Any thread may ask for ``refused``
+    and ``refusal_now``; everything else is for the holder of ``lock``.
     """
 
     def __init__(
@@ -120,7 +120,10 @@ class Writer:
         return self.uncommitted * _SHARE_FOR_PATIENT < self._max_uncommitted
 
     def pending(self, last_row: int) -> int:
-        """How many rows up to this one are to be delivered and not known to be on disk."""
+        """How many rows are to be delivered and not known to be on disk.
+
+        Of those that no transaction writes yet, only rows up to this one.
+        """
         waiting = sum(bool(row[0] <= last_row) for _, row in self._pending)
         return waiting + len(self._writing) + self.placed
 

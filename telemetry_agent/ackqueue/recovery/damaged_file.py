@@ -76,8 +76,9 @@ class DamagedFile:
     def rows(self, place: int) -> Iterator[Row]:
         """The sound rows of the page at this place."""
         for number, values in self._records(place):
-            if number > 0 and len(values) == len(COLUMNS):
-                row = (number, *values[1:])
+            if number > 0 and len(values) <= len(COLUMNS):
+                # A row that was stored before the table got its last columns does not have them.
+                row = (number, *values[1:], *[None] * (len(COLUMNS) - len(values)))
                 if is_sound(row):
                     self.has_rows = True
                     yield row
