@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,13 @@ settings.load_profile("here")
 # Started in the background by a shell, pytest and all that it starts would ignore Ctrl-C, of which
 # some tests are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The services of a booted systemd, and other users, read what tests write.
+os.umask(0o022)
+
+# Below pytest's folder there are sockets, whose paths have at most 107 bytes.
+if len(tempfile.gettempdir()) > 20:
+    os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
 
 
 @pytest.hookimpl(trylast=True)
