@@ -7,9 +7,12 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from telemetry_agent.disks import mount_of
 
 # Six tests at a time on two cores, and others' work beside them: an example may take its time.
 # What hangs is ended by pytest-timeout.
@@ -24,9 +27,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The services of a booted systemd, and other users, read what tests write.
 os.umask(0o022)
 
-# Below pytest's folder there are sockets, whose paths have at most 107 bytes.
-if len(tempfile.gettempdir()) > 20:
-    os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
+# Below pytest's folder there are sockets, whose paths have at most 107 bytes, and queues, which are
+# reported if they are in memory.
+_given = tempfile.gettempdir()
+if len(_given) > 20 or (mount := mount_of(Path(_given))) is not None and mount.kind == "tmpfs":
+    os.environ["TMPDIR"] = tempfile.tempdir = "/var/tmp"
 
 
 @pytest.hookimpl(trylast=True)
