@@ -17,6 +17,7 @@ const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
   args: [
     ...["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"],
+    "--disable-dev-shm-usage", // in a container there is little of it
     ...["--disable-background-networking", "--disable-component-update", "--disable-sync"],
     // A name and a usual port for a proxy of the test's own.
     ...(process.env.PAGE_PROXY
