@@ -74,7 +74,7 @@ class Bench:
             self.folder,
             self.source,
             self.url or self.serve(),
-            upload={"timeout": "2s", **self.upload},
+            upload={"timeout": "30s", **self.upload},
             gps={"baud": 9600, **self.gps},
             queue={"path": str(self.queue)},
             **self.more,

@@ -5,10 +5,14 @@ import itertools
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from telemetry_agent.disks import mount_of
 
 # Six tests at a time on two cores, and others' work beside them: an example may take its time.
 # What hangs is ended by pytest-timeout.
@@ -16,10 +20,19 @@ settings.register_profile("here", deadline=None, suppress_health_check=[HealthCh
 settings.register_profile("long", settings.get_profile("here"), max_examples=10_000)
 settings.load_profile("here")
 
-# Started in the background by a shell, or by nohup, pytest and all that it starts would ignore
-# Ctrl-C or the end of the terminal, which some tests are about.
+# Started in the background by a shell, or with nohup, pytest and all that it starts would ignore
+# Ctrl-C, or the end of the terminal. Some tests are about these.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# The services of a booted systemd, and other users, read what tests write.
+os.umask(0o022)
+
+# Below pytest's folder there are sockets, whose paths have at most 107 bytes, and queues, which are
+# reported if they are in memory.
+_given = tempfile.gettempdir()
+if len(_given) > 20 or ((mount := mount_of(Path(_given))) is not None and mount.kind == "tmpfs"):
+    os.environ["TMPDIR"] = tempfile.tempdir = "/var/tmp"
 
 
 @pytest.hookimpl(trylast=True)

@@ -315,7 +315,7 @@ class VictoriaMetrics(Destination):
 
     def stored(self, url: str) -> list[Any]:
         # It finds what it took when it has indexed it, and does not say when that is.
-        limit_s = time.monotonic() + 30
+        limit_s = time.monotonic() + 120
         rows, before = self._rows(url.removesuffix("/write")), -1
         while (len(rows) < FIXES or len(rows) > before) and time.monotonic() < limit_s:
             before = len(rows)

@@ -130,7 +130,7 @@ class Field:
             str(self.simulator.device),
             f"http://{f'[{host}]' if ':' in host else host}:{PORT}/v1/fixes",
             upload={
-                "timeout": "5s",
+                "timeout": "30s",
                 "backoff_initial": "10min",
                 "backoff_max": "10min",
                 **upload,

@@ -57,7 +57,9 @@ class Namespace:
     def file(self, name: str, text: str) -> None:
         """What ``/etc/NAME`` says to processes that are started here from now on."""
         folder = Path("/etc/netns", self.name)
-        folder.mkdir(parents=True, exist_ok=True)
+        while not folder.exists():
+            with contextlib.suppress(FileNotFoundError):  # another run has just removed the parent
+                folder.mkdir(parents=True, exist_ok=True)
         folder.joinpath(name).write_text(text)
 
     def hosts(self, names: Mapping[str, Sequence[str]]) -> None:

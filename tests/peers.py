@@ -140,6 +140,7 @@ def postgresql(folder: Path) -> Iterator[str]:
     if not data.exists():
         subprocess.run([*demoted, initdb, *made], check=True, stdout=subprocess.DEVNULL, cwd=folder)
     args = ["-D", str(data), "-p", str(port), "-k", str(folder), "-c", "listen_addresses="]
+    args += ["-c", "dynamic_shared_memory_type=mmap"]  # what a kill leaves is in its folder
     with running(*demoted, server, *args, cwd=folder) as started:
         started.wait_for_line("ready to accept connections")
         yield f"host={folder} port={port} user=postgres dbname=postgres"

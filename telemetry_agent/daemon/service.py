@@ -92,7 +92,9 @@ class Service:
             QueueLockedError: another process holds the queue.
             StorageError: the queue cannot be opened.
         """
-        _ask_for_memory()
+        # Without memory for a number, a CPython before 3.14 can enter the same handler of
+        # exceptions without end, and holds the interpreter meanwhile. Here it is refused at once.
+        mmap.mmap(-1, _START_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
         # Before any thread starts: all of them inherit the mask, so only this one receives signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, self._every_s, self._every_s)
@@ -280,15 +282,6 @@ class Service:
     def _configure_logs(self, settings: Settings) -> None:
         log_settings = settings.log
         logs.configure(log_settings.level, log_settings.format, settings.device, self._secrets)
-
-
-def _ask_for_memory() -> None:
-    """Be refused at once what a start takes (OSError). Nothing of it is kept or touched.
-
-    Without memory for a number, a CPython before 3.14 can enter the same handler of exceptions
-    again and again. It holds the interpreter meanwhile, so no thread could end it or say why.
-    """
-    mmap.mmap(-1, _START_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
 
 
 def _keep(config: LoadedConfig) -> None:

@@ -88,6 +88,11 @@ class Decoder:
         self._last_byte_s = now_s
         return self._decode(self._framer.feed(data), now_s)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a part of a sentence, or an open epoch."""
+        return bool(self._framer.tail) or self.due_s() is not None
+
     def due_s(self) -> float | None:
         """When the line counts as quiet, and ``tick`` is due; None while no epoch is open."""
         current = self._line.current

@@ -60,12 +60,12 @@ class Framer:
         self.rejected: Counter[str] = Counter() if rejected is None else rejected
         self.unchecked: Counter[Unchecked] = Counter()
         self._known: dict[bytes, Sentence] = {}  # whole lines: GSA and GSV often repeat
-        self._tail = b""  # the run whose end has not arrived
+        self.tail = b""  # the run whose end has not arrived
 
     def feed(self, data: bytes) -> list[Sentence]:
         """The sentences that ``data`` completes, in order."""
-        stream = self._tail + data
-        self._tail = b""
+        stream = self.tail + data
+        self.tail = b""
         sentences: list[Sentence] = []
         before, *pieces = stream.split(b"$")
         if before:
@@ -74,8 +74,8 @@ class Framer:
             return sentences
         is_text = _is_text(stream)
         if is_text and _LF not in pieces[-1] and _CR not in pieces[-1]:
-            self._tail = b"$" + pieces.pop()[:MAX_SENTENCE]
-        last = 0 if self._tail else len(pieces)
+            self.tail = b"$" + pieces.pop()[:MAX_SENTENCE]
+        last = 0 if self.tail else len(pieces)
         known = self._known
         for number, piece in enumerate(pieces, 1):
             line = known.get(piece)
@@ -96,7 +96,7 @@ class Framer:
             self._skip(stream[end:start])
             end = run_end
             if end == len(stream) and not dollar_follows:
-                self._tail = run[0][: MAX_SENTENCE + 1]
+                self.tail = run[0][: MAX_SENTENCE + 1]
             elif (sentence := self._judge(run[0], stream[end : end + 1])) is not None:
                 sentences.append(sentence)
         self._skip(stream[end:])

@@ -41,6 +41,7 @@ _UNREAD_BYTES = 4096  # kept of a line without sentences, to find out what it is
 _BACKOFF_S = 1.0
 _BACKOFF_MAX_S = 30.0
 _CLOSE_S = 1.0
+_REST_S = 0.5  # of an instant's sentences, on a slow line
 
 _WORKING: set[ReceiverState] = {"no-fix", "2d", "3d"}
 
@@ -141,7 +142,7 @@ class Reader(Task):
 
     def _step(self, now_s: float) -> float | None:
         if self._decoder and self._room():
-            return self._read(self._decoder, now_s)
+            return self._read(self._decoder, now_s, _LONGEST_READ_S)
         # Before each wait: a message that is not taken would end it at once.
         if self.bell.port_was_added():
             self._retry_s = float("-inf")
@@ -169,7 +170,10 @@ class Reader(Task):
         if self._in_step.acquire(timeout=_CLOSE_S):
             try:
                 self.bell.close()
-                self._close_source()
+                try:
+                    self._read_rest()
+                finally:
+                    self._close_source()
                 self._publish(self.status.state)
             finally:
                 self._in_step.release()
@@ -187,9 +191,18 @@ class Reader(Task):
         self._sentences, self._unread = 0, b""
         return 0
 
-    def _read(self, decoder: Decoder, now_s: float) -> float | None:
+    def _read_rest(self) -> None:
+        """Let an instant that has begun end: a reader after this one could not use its rest."""
+        until_s = self._clock.monotonic_s() + _REST_S
+        while self._source.live and (decoder := self._decoder) and decoder.has_begun:
+            left_s = until_s - (now_s := self._clock.monotonic_s())
+            if left_s <= 0:
+                return
+            self._read(decoder, now_s, left_s)
+
+    def _read(self, decoder: Decoder, now_s: float, most_s: float) -> float | None:
         due_s = decoder.due_s()
-        timeout_s = _LONGEST_READ_S if due_s is None else min(due_s - now_s, _LONGEST_READ_S)
+        timeout_s = most_s if due_s is None else min(due_s - now_s, most_s)
         try:
             data = self._source.read(max(0.0, timeout_s))
         except EndOfSourceError:

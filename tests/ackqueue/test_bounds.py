@@ -360,7 +360,7 @@ def test_a_full_disk_takes_acknowledgements_and_goes_on_recording(tmp_path: Path
         env=os.environ | {"PYTHONPATH": str(script.parents[1])},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
@@ -493,7 +493,7 @@ def test_a_full_disk_does_not_end_the_process(
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert (ran.returncode, ran.stdout) == (0, told), ran.stderr

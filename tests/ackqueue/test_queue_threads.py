@@ -265,10 +265,12 @@ def test_a_large_file_that_is_set_aside_does_not_delay_the_reader(
                 shared.ledger.lose([(row, row) for row in range(1, rows, 2)], state)
                 shared.write()
                 lock.longest_s = 0
+                began_s = time.thread_time()
                 assert shared.replace(UnusableError("as if damaged")) is None
             carry_over(queue)
             assert sum(place.size for place in queue.places(1)) >= rows
-            assert lock.longest_s < 0.05
+            # Of all the work, which takes a slow machine longer as well.
+            assert lock.longest_s < (time.thread_time() - began_s) / 50
             assert queue.stats().ready == rows // 2
     finally:
         gc.enable()

@@ -32,7 +32,7 @@ print(json.dumps([dict(row) for row in rows.execute("SELECT * FROM fixes")]))
 def select_elsewhere(path: Path) -> list[dict[str, object]]:
     """The view as another process sees it."""
     shown = subprocess.run(
-        [sys.executable, "-c", SELECT, str(path)], capture_output=True, check=True, timeout=30
+        [sys.executable, "-c", SELECT, str(path)], capture_output=True, check=True, timeout=60
     )
     rows: list[dict[str, object]] = json.loads(shown.stdout)
     return rows

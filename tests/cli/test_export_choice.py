@@ -1,6 +1,8 @@
 """``export`` by day and by trip, into a folder."""
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,8 +38,17 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.fixture(autouse=True)
+def days_of_utc() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 def export(config: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(command, ["--config", str(config), *arguments], env={"TZ": "UTC"})
+    return CliRunner().invoke(command, ["--config", str(config), *arguments])
 
 
 def test_a_trip(config: Path) -> None:

@@ -67,6 +67,7 @@ def main() -> None:
         on_return=lambda _: say("return"),
         on_change=lambda: say("change"),
     )
+    say("begun")
     stop = threading.Event()
     thread = threading.Thread(target=run_loop, args=(monitor, stop, Beat(), clock))
     thread.start()

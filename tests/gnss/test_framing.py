@@ -140,7 +140,7 @@ def test_the_tail_is_bounded_on_a_line_that_never_ends() -> None:
     framer = Framer()
     for _ in range(100):
         assert framer.feed(b"$GPTXT," + b"x" * 10_000) == []
-        assert len(framer._tail) <= MAX_SENTENCE + 1
+        assert len(framer.tail) <= MAX_SENTENCE + 1
     assert [*framer.feed(b"\r\n" + A)] == [BODY_A]
     assert framer.rejected == {"too-long": 100}
 

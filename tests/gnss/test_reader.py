@@ -296,6 +296,8 @@ class Script(Source):
 
     def read(self, timeout_s: float) -> bytes:
         self.timeouts_s.append(timeout_s)
+        if not self._does:
+            self._does.append(timeout_s)
         return self._next()
 
     def cancel(self) -> None:
@@ -633,6 +635,20 @@ def test_a_fix_that_cannot_be_recorded_does_not_take_the_next_with_it() -> None:
     reader.close()
     assert recorded == [DAY_MS + 1000, DAY_MS + 2000]
     assert source.closed == 1
+
+
+def test_the_end_takes_the_rest_of_an_instant_that_has_begun_and_waits_half_a_second() -> None:
+    """A reader after it could use neither half of a torn sentence."""
+    recorded: list[Fix] = []
+    clock = FakeClock()
+    source = Script(clock, OK, line(0) + line(1)[:20], b"", line(1)[20:], line(2)[:20])
+    reader = Reader(source, live, recorded.append, clock)
+    for _ in range(2):
+        reader.step(clock.now_s)
+    before_s = clock.now_s
+    reader.close()
+    assert [fix.time_ms for fix in recorded] == [DAY_MS, DAY_MS + 1000]
+    assert (source.closed, clock.now_s - before_s) == (1, 0.5)
 
 
 def test_close_waits_for_the_step_and_no_step_follows() -> None:

@@ -128,7 +128,7 @@ def test_a_config_that_is_wrong_holds_uploads_and_not_recording(
         later_key(config)
         with agent("run", "--config", str(config), env=state) as daemon:
             daemon.wait_for_line("upload2 is not a key.*the last good config, uploads are held")
-            until_s = time.monotonic() + 30
+            until_s = time.monotonic() + 60
             while "recording: 3d fix" not in status(same):
                 assert time.monotonic() < until_s
             assert "uploading: held" in status(same)

@@ -30,6 +30,7 @@ from field import (
 from processes import run_agent
 from rig import committed, record_backlog
 
+GIVES_UP_SOON = {"timeout": "5s"}  # nothing else ends what is sent into an outage of this kind
 NO_NETLINK = str(Path(__file__).parent / "agent_without_netlink.py")
 
 
@@ -127,7 +128,7 @@ def test_what_was_stored_without_an_answer_is_not_stored_twice(field: Field) -> 
 
 @pytest.mark.parametrize("what", ["the endpoint stops", "packets vanish beyond the link"])
 def test_an_outage_that_the_kernel_does_not_see(field: Field, what: str) -> None:
-    field.start(FAR, connectivity=PROBED)
+    field.start(FAR, upload=GIVES_UP_SOON, connectivity=PROBED)
     if what == "the endpoint stops":
         field.far.inside(field.endpoint.disconnect)
         mend = field.endpoint.reconnect
@@ -205,7 +206,7 @@ def test_a_name_server_that_tells_nothing_at_the_start(field: Field, names: Name
 
 def test_a_name_server_that_falls_silent_stops_nothing(field: Field, names: NameServer) -> None:
     names.mute = False
-    field.start("endpoint.test", upload={"timeout": "5s"})
+    field.start("endpoint.test")
     names.mute = True
     field.far.inside(field.endpoint.disconnect)  # the next request needs a new connection
     since_s = clock.monotonic_s()
@@ -215,7 +216,8 @@ def test_a_name_server_that_falls_silent_stops_nothing(field: Field, names: Name
 
 
 def test_without_netlink_the_probe_alone_serves(field: Field) -> None:
-    field.start(FAR, command=(sys.executable, NO_NETLINK, "run"), connectivity=PROBED)
+    command = (sys.executable, NO_NETLINK, "run")
+    field.start(FAR, command=command, upload=GIVES_UP_SOON, connectivity=PROBED)
     field.agent.wait_for_line("cannot receive the kernel.s messages about links and routes")
     field.device.ip("link set eth0 down")
     outage = Outage(field, "link down and up, no netlink")

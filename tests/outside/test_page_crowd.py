@@ -66,7 +66,7 @@ def test_recording_and_delivery_go_on_and_the_log_stays_short(tmp_path: Path) ->
             minutes = 1 + (time.monotonic() - began_s) // 60
             said = [line for line in daemon.err[before:] if "deliver" not in line]
             assert len(said) <= 2 * minutes, daemon.text()
-            until_s = time.monotonic() + 20
+            until_s = time.monotonic() + 60
             while not answers(port):  # the crowd is being let go
                 assert time.monotonic() < until_s
             receiver.hush()

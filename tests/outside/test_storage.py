@@ -226,10 +226,9 @@ def test_a_state_directory_that_is_deleted_is_left_with_all_fixes(tmp_path: Path
         with agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("telemetry-agent .* records ")
             wait_until(lambda: pending(config, env) > 10)
-            # First renamed: the agent could make a file, or all of it again, while it is deleted.
-            deleted = state.parent.rename(tmp_path / "deleted")
-            state.parent.touch()
-            shutil.rmtree(deleted)
+            state.parent.rename(gone := tmp_path / "gone")  # else the agent could write into it
+            state.parent.touch()  # it cannot be made again
+            shutil.rmtree(gone)
             daemon.wait_for_line("recording into .*/run, at most")
             simulator.hush()
             endpoint.reconnect()

@@ -132,7 +132,7 @@ class Bench:
             self.queue,
             wire_format,
             self.transport,
-            UploadPolicy(**{"timeout_s": 5.0, "flush_every_s": 10.0, **policy}),
+            UploadPolicy(**{"timeout_s": 60.0, "flush_every_s": 10.0, **policy}),
             reachability=lambda: way or AlwaysReachable(),
             missing=lambda: self.missing,
             clock=self.clock,
@@ -220,7 +220,7 @@ class Journey:
         self.clock = FakeClock()
         self.queue = AckQueue(folder / "queue.db", clock=self.clock)
         self.transport = Transport(server.url)
-        self.policy = UploadPolicy(**{"timeout_s": 5.0, "compression": "none", **policy})  # type: ignore[arg-type]
+        self.policy = UploadPolicy(**{"timeout_s": 60.0, "compression": "none", **policy})  # type: ignore[arg-type]
         self.seed = seed
         self.exchange_s = 0.01
         self.keeper = StatusKeeper(self.clock)
