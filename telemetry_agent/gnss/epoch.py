@@ -136,9 +136,9 @@ class Epoch:
     def is_at(self, instant: Instant, message: Message) -> bool:
         """Whether a sentence with this time belongs to the same instant.
 
-        Some receivers send .758 in one sentence and .76 in the next, and the times of ZDA and GLL
-        may differ a little more; the same sentence with another time always belongs to another
-        instant.
+        Some receivers send .758 in one sentence and .76, or no fraction, in the next, and the times
+        of ZDA and GLL may differ a little more; the same sentence with another time always belongs
+        to another instant.
         """
         if self.instant is None:
             return False
@@ -149,11 +149,12 @@ class Epoch:
             return True
         if message.tag in self.seen and not isinstance(message, Gst):
             return False
+        most = _SAME_INSTANT_MS
         if message.tag[2:] == "ZDA":
-            return apart <= _SAME_INSTANT_ZDA_MS
-        if "GLL" in {message.tag[2:], next(iter(self.seen), "")[2:]}:
-            return apart <= _SAME_INSTANT_GLL_MS
-        return apart <= _SAME_INSTANT_MS
+            most = _SAME_INSTANT_ZDA_MS
+        elif "GLL" in {message.tag[2:], next(iter(self.seen), "")[2:]}:
+            most = _SAME_INSTANT_GLL_MS
+        return apart <= most or (instant % 1000 == 0 and 0 < self.instant - instant < 1000)
 
     def is_before(self, gst: Gst) -> bool:
         """Whether a GST has a later time than this epoch."""
