@@ -100,6 +100,17 @@ class Order:
             self._begins is not None and self._leads_as_begun(kind, epoch, self._begins)
         )
 
+    def join(self, epoch: Epoch) -> None:
+        """Add the early sentences to their epoch."""
+        for message in self.early:
+            epoch.join(message)
+        self.early.clear()
+
+    def join_this(self, epoch: Epoch) -> None:
+        """Add them to the epoch before: they were not early."""
+        self._leads.update((type(message), 0) for message in self.early)
+        self.join(epoch)
+
     def began_within(self) -> None:
         """The recording began within a cycle."""
         self._begins = None

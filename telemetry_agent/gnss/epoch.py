@@ -13,7 +13,7 @@ fix keeps its GPS position.
 
 from typing import NamedTuple
 
-from telemetry_agent.gnss.field_values import DAY_MS, NO_GEOMETRY, Instant
+from telemetry_agent.gnss.field_values import DAY_MS, NO_GEOMETRY, Instant, time_of_day_ms
 from telemetry_agent.gnss.geodesy import PoorFix
 from telemetry_agent.model import Fix, Flag, Quality
 
@@ -161,7 +161,7 @@ class Epoch:
         about, instant = gst.about, self.instant
         if about == instant or about is None or instant is None or self.is_at(about, gst):
             return False
-        return (about - instant) % DAY_MS < DAY_MS // 2
+        return (time_of_day_ms(about) - time_of_day_ms(instant)) % DAY_MS < DAY_MS // 2
 
     def days(self, tag: str) -> list[int | None]:
         """The dates in its sentences with this tag."""
