@@ -157,7 +157,7 @@ class Assembler:
             self._row = ""
             self._order.early.append(message)
             return None
-        if isinstance(message, Vtg | Gsa):
+        if isinstance(message, (Vtg, Gsa)):
             self._row = tag
         self._epoch = epoch
         return epoch

@@ -354,8 +354,10 @@ class Solution:
         )
 
     def _quality(self) -> Quality:
-        trusted = (self._reports[kind].quality for kind in _TRUST if kind in self._reports)
-        return next(filter(None, trusted), "gps")
+        for kind in _TRUST:
+            if kind in self._reports and (quality := self._reports[kind].quality):
+                return quality
+        return "gps"
 
 
 def _agree(trusted: Report, last: Report) -> bool:
