@@ -287,9 +287,7 @@ class Assembler:
         if epoch is None or not epoch.reports:
             self._order.began_within()  # the position came before the recording
             return  # without a position sentence, not even an instant without a fix
-        if by == "cycle":
-            self._cycle.ended_as_learned()
-        elif self._eager:
+        if self._eager:
             last = epoch.messages[-1].tag
             self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
         self._earlier, self._judged = self._judged, epoch
