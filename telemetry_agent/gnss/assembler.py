@@ -87,6 +87,7 @@ class Assembler:
         self._judged = Epoch()  # the epoch before the open one
         self._earlier = Epoch()  # the one before that
         self._closed_by: Closer = "time"
+        self._step_s = 0.0  # between the last two judgements
         self._cycle_repeats = False  # the cycle came again with the same time
         self._again = Epoch()  # its sentences: late, unless another date follows them
         self._moments_differ = False  # ZDA and GBS have other times than the fixes
@@ -125,7 +126,7 @@ class Assembler:
             if epoch is None:
                 return
             if self._order.early and isinstance(message, Report):
-                self._join_early(epoch)  # the instant is the same: they do not begin the next one
+                self._order.join_this(epoch)  # the instant goes on after them
         epoch.join(message)
         cycle = self._cycle
         if tag == cycle.last and epoch.seen[tag] == cycle.count and epoch.instant is not None:
@@ -141,9 +142,9 @@ class Assembler:
             self._again.join(message)
             return None
         # After the end of the learned cycle only its first tag begins the next one, or, if that is
-        # lost, what comes after a gap.
+        # lost, what comes after a gap: above 4 Hz, half of the time between two ends.
         ended = epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
-        if ended and now_s - (self.judged_s or 0.0) < self.quiet_s:
+        if ended and now_s - (self.judged_s or 0.0) <= min(self.quiet_s, self._step_s / 2):
             self._late(message)
             return None
         if epoch is not None and isinstance(message, Report) and tag in epoch.seen:
@@ -156,15 +157,10 @@ class Assembler:
             self._row = ""
             self._order.early.append(message)
             return None
-        if isinstance(message, Vtg | Gsa):
+        if isinstance(message, (Vtg, Gsa)):
             self._row = tag
         self._epoch = epoch
         return epoch
-
-    def _join_early(self, epoch: Epoch) -> None:
-        for message in self._order.early:
-            epoch.join(message)
-        self._order.early.clear()
 
     def _epoch_of_timed(
         self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]
@@ -221,7 +217,7 @@ class Assembler:
         epoch = self._epoch = self._epoch or Epoch()
         epoch.take_time(instant)
         if self._order.early:
-            self._join_early(epoch)
+            self._order.join(epoch)
         self._cycle_repeats = False
         return epoch
 
@@ -276,7 +272,7 @@ class Assembler:
         """Append the fix that is completed by a line that was quiet for ``quiet_s``."""
         epoch, early = self._epoch, self._order.early
         if epoch is not None and early and not isinstance(early[0], Gst):
-            self._join_early(epoch)  # a cycle begins after the gap, and these came before it
+            self._order.join_this(epoch)  # a cycle begins after the gap, and these came before it
         if epoch is not None and epoch.is_waiting:
             self._epoch = None
             self._late(*epoch.messages)  # no time came before the gap
@@ -291,12 +287,11 @@ class Assembler:
         if epoch is None or not epoch.reports:
             self._order.began_within()  # the position came before the recording
             return  # without a position sentence, not even an instant without a fix
-        if by == "cycle":
-            self._cycle.ended_as_learned()
-        elif self._eager:
+        if self._eager:
             last = epoch.messages[-1].tag
             self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
         self._earlier, self._judged = self._judged, epoch
+        self._step_s = now_s - (self.judged_s or 0.0)
         self._closed_by, self.judged_s = by, now_s
         # Some send GSA less often than positions.
         self.used = [each for each in epoch.messages if isinstance(each, Gsa)] or self.used

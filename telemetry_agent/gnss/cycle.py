@@ -40,7 +40,7 @@ class Cycle:
 
     def __init__(self) -> None:
         self._shape = ("", "", 0)
-        self._repeats = 0  # how many epochs in a row had the last shape, if that is not learned
+        self._repeats = 0  # how many epochs in a row had the last shape
         self._needed = _EPOCHS_TO_LEARN
 
     def ended(self, first: str, last: str, count: int) -> None:
@@ -50,10 +50,6 @@ class Cycle:
         self._shape = shape
         if self._repeats >= self._needed:
             self.first, self.last, self.count = shape
-
-    def ended_as_learned(self) -> None:
-        """The learned shape ended an epoch."""
-        self._repeats = 0
 
     def broken(self) -> None:
         """Forget the cycle: a sentence came after its learned end."""
@@ -99,6 +95,17 @@ class Order:
         return (self._leads[kind] > 0 and epoch.instant is not None) or (
             self._begins is not None and self._leads_as_begun(kind, epoch, self._begins)
         )
+
+    def join(self, epoch: Epoch) -> None:
+        """Add the early sentences to their epoch."""
+        for message in self.early:
+            epoch.join(message)
+        self.early.clear()
+
+    def join_this(self, epoch: Epoch) -> None:
+        """Add them to the epoch before: they were not early."""
+        self._leads.update((type(message), 0) for message in self.early)
+        self.join(epoch)
 
     def began_within(self) -> None:
         """The recording began within a cycle."""

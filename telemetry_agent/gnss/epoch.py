@@ -13,7 +13,7 @@ fix keeps its GPS position.
 
 from typing import NamedTuple
 
-from telemetry_agent.gnss.field_values import DAY_MS, NO_GEOMETRY, Instant
+from telemetry_agent.gnss.field_values import DAY_MS, NO_GEOMETRY, Instant, time_of_day_ms
 from telemetry_agent.gnss.geodesy import PoorFix
 from telemetry_agent.model import Fix, Flag, Quality
 
@@ -136,9 +136,9 @@ class Epoch:
     def is_at(self, instant: Instant, message: Message) -> bool:
         """Whether a sentence with this time belongs to the same instant.
 
-        Some receivers send .758 in one sentence and .76 in the next, and the times of ZDA and GLL
-        may differ a little more; the same sentence with another time always belongs to another
-        instant.
+        Some receivers send .758 in one sentence and .76, or no fraction, in the next, and the times
+        of ZDA and GLL may differ a little more; the same sentence with another time always belongs
+        to another instant.
         """
         if self.instant is None:
             return False
@@ -149,18 +149,19 @@ class Epoch:
             return True
         if message.tag in self.seen and not isinstance(message, Gst):
             return False
+        most = _SAME_INSTANT_MS
         if message.tag[2:] == "ZDA":
-            return apart <= _SAME_INSTANT_ZDA_MS
-        if "GLL" in {message.tag[2:], next(iter(self.seen), "")[2:]}:
-            return apart <= _SAME_INSTANT_GLL_MS
-        return apart <= _SAME_INSTANT_MS
+            most = _SAME_INSTANT_ZDA_MS
+        elif "GLL" in {message.tag[2:], next(iter(self.seen), "")[2:]}:
+            most = _SAME_INSTANT_GLL_MS
+        return apart <= most or (instant % 1000 == 0 and 0 < self.instant - instant < 1000)
 
     def is_before(self, gst: Gst) -> bool:
         """Whether a GST has a later time than this epoch."""
         about, instant = gst.about, self.instant
         if about == instant or about is None or instant is None or self.is_at(about, gst):
             return False
-        return (about - instant) % DAY_MS < DAY_MS // 2
+        return (time_of_day_ms(about) - time_of_day_ms(instant)) % DAY_MS < DAY_MS // 2
 
     def days(self, tag: str) -> list[int | None]:
         """The dates in its sentences with this tag."""
@@ -353,8 +354,10 @@ class Solution:
         )
 
     def _quality(self) -> Quality:
-        trusted = (self._reports[kind].quality for kind in _TRUST if kind in self._reports)
-        return next(filter(None, trusted), "gps")
+        for kind in _TRUST:
+            if kind in self._reports and (quality := self._reports[kind].quality):
+                return quality
+        return "gps"
 
 
 def _agree(trusted: Report, last: Report) -> bool:

@@ -106,8 +106,8 @@ class Framer:
         return self.feed(b"\n")
 
     def _skip(self, gap: bytes) -> None:
-        if garbage := len(gap.translate(None, b"\r\n")):
-            self.rejected["garbage-bytes"] += garbage
+        if gap.strip(b"\r\n"):
+            self.rejected["garbage-bytes"] += len(gap.translate(None, b"\r\n"))
 
     def _judge(self, run: bytes, ended_by: bytes) -> Sentence | None:
         """Judge a whole run; ``ended_by`` is the byte after it, empty for a ``$``."""

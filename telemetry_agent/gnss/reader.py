@@ -123,7 +123,7 @@ class Reader(Task):
         self._retry_s = float("-inf")
         self._backoff_s = _BACKOFF_S
         self._trouble = Trouble(_log, self._clock)
-        self._advice: Advice | None = None  # of the trouble that lasts
+        self._advice: dict[ReceiverState, Advice] = {}  # the last one, for the state it is about
         self._is_forbidden = False
         self._noticed: set[str] = set()
         self.status = ReceiverStatus(source.name, "absent", self._clock.monotonic_s())
@@ -254,7 +254,7 @@ class Reader(Task):
         else:
             self._diagnosed(state, decoder.diagnosis, now_s)
             if decoder.state in _WORKING and self.status.diagnosis is None:
-                self._advice = None
+                self._advice = {}
                 self._trouble.over(f"{self._source.name} works again", fields={"STATE": state})
         return 0
 
@@ -263,7 +263,7 @@ class Reader(Task):
         name = self._source.name
         if why and (state != "no-date" or now_s - self.status.since_s >= _DATELESS_S):
             advice = Advice(f"{name}: {why.message}", why.remedy)
-            self._report(state, advice, counts=advice != self._advice)
+            self._report(state, advice, counts=advice not in self._advice.values())
         for notice in self.status.notices:
             if notice not in self._noticed:
                 self._noticed.add(notice)
@@ -298,7 +298,7 @@ class Reader(Task):
         return wait_s
 
     def _report(self, state: ReceiverState, advice: Advice, *, counts: bool = True) -> None:
-        self._advice = advice
+        self._advice = {state: advice}
         self._trouble.failed(str(advice), counts=counts, fields={"STATE": state})
 
     def _pass_on(self, fixes: list[Fix]) -> None:
@@ -335,7 +335,7 @@ class Reader(Task):
             antenna,
             why,
             notices,
-            self._advice,
+            self._advice.get(state),
             self._is_forbidden,
         )
         if (state, antenna) != (before.state, before.antenna):

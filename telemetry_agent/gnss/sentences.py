@@ -37,7 +37,6 @@ from telemetry_agent.gnss.field_values import (
     knots_mm_s,
     mm,
     position_e9,
-    time_of_day_ms,
 )
 from telemetry_agent.gnss.framing import Sentence
 from telemetry_agent.model import Quality
@@ -159,8 +158,8 @@ class Parser:
         """The first few names of proprietary sentences."""
         self.kinds: dict[str, Kind] = {}
         """By the first six characters (the tag and its comma). ``kind`` finds what is missing."""
-        # Talker -> the time of its last RMC, GGA or GNS since its last GLL.
-        self._clocks: dict[str, Instant] = {}
+        # Talker -> the time of its last RMC, GGA or GNS since its last GLL, to compare that with.
+        self._clocks: dict[str, Instant | None] = {}
         # The least number of fields (the tag counts), the number that is read, and the reader.
         self._types: dict[str, Read] = {
             "RMC": self._reader(8, 13, self._rmc),
@@ -168,7 +167,7 @@ class Parser:
             "GLL": self._reader(7, 8, self._gll),
             "GNS": self._reader(13, 13, self._gns),
             "VTG": self._reader(5, 5, self._vtg),
-            "GSA": lambda sentence: self._checked(gsa(sentence), sentence, "short"),
+            "GSA": lambda sentence: gsa(sentence) or self._checked(None, sentence, "short"),
             "GST": self._reader(8, 9, self._gst),
             "ZDA": self._reader(4, 5, self._zda),
             "GBS": self._reader(2, 2, lambda fields: Moment(fields[0], self._instant(fields[1]))),
@@ -212,6 +211,7 @@ class Parser:
 
     def _rmc(self, fields: list[str]) -> Report:
         time, status, lat, north, lon, east, knots, course, ddmmyy, mode = _RMC(fields)
+        at = self._clocks[fields[0][:2]] = self._instant(time)
         position = day = None
         # The navigational status after the mode is ignored: many receivers always send 'V' there.
         if self._is_valid(status):
@@ -222,7 +222,7 @@ class Parser:
         unsure = status == "D" and mode not in _MODE_QUALITY
         return Report(
             fields[0],
-            self._clock(fields[0], time),
+            at,
             status == "V",
             position,
             _MODE_QUALITY.get(mode),
@@ -236,13 +236,14 @@ class Parser:
         time, lat, north, lon, east, indicator, sats, hdop, alt, unit, geoid_sep, sep_unit = _GGA(
             fields
         )
+        at = self._clocks[fields[0][:2]] = self._instant(time)
         quality = _GGA_QUALITY.get(indicator)
         if quality is None and indicator not in _NO_QUALITY:
             self.rejected["bad-quality"] += 1
         position = self._position_e9(lat, north, lon, east) if quality else None
         return Report(
             fields[0],
-            self._clock(fields[0], time),
+            at,
             indicator in _NO_FIX,
             position,
             quality,
@@ -256,7 +257,7 @@ class Parser:
         time, lat, north, lon, east, status, mode = _GLL(fields)
         at, clock = self._instant(time), self._clocks.pop(fields[0][:2], None)
         if at is not None and clock is not None:
-            ahead_ms = (time_of_day_ms(at) - time_of_day_ms(clock) + _CLOSE_MS) % DAY_MS
+            ahead_ms = (at - clock + _CLOSE_MS) % DAY_MS
             if ahead_ms >= _QUARTER_MS and ahead_ms % _QUARTER_MS <= 2 * _CLOSE_MS:
                 self.rejected["bad-time"] += 1
                 return None
@@ -269,11 +270,12 @@ class Parser:
 
     def _gns(self, fields: list[str]) -> Report:
         time, lat, north, lon, east, modes, sats, hdop, alt, geoid_sep = _GNS(fields)
+        at = self._clocks[fields[0][:2]] = self._instant(time)
         # One mode for each system. The navigational status after it is ignored, as in RMC.
         position = self._position_e9(lat, north, lon, east) if modes.strip("N") else None
         return Report(
             fields[0],
-            self._clock(fields[0], time),
+            at,
             False,  # a system without a fix has the mode N, which takes nothing from the others
             position,
             next((word for mode, word in _MODE_QUALITY.items() if mode in modes), None),
@@ -329,18 +331,13 @@ class Parser:
             self.rejected[reason] += 1
         return value
 
-    def _clock(self, tag: str, text: str) -> Instant | None:
-        """The time of a sentence that the time of a GLL can be compared with."""
-        at = self._instant(text)
-        if at is not None:
-            self._clocks[tag[:2]] = at
-        return at
-
     def _instant(self, text: str) -> Instant | None:
-        return self._checked(instant(text), text, "bad-time")
+        at = instant(text)
+        return at if at is not None else self._checked(at, text, "bad-time")
 
     def _position_e9(self, lat: str, north: str, lon: str, east: str) -> tuple[int, int] | None:
-        return self._checked(position_e9(lat, north, lon, east), lat + lon, "bad-position")
+        position = position_e9(lat, north, lon, east)
+        return position or self._checked(None, lat + lon, "bad-position")
 
 
 @lru_cache(maxsize=32)  # at 10 Hz it is the same for many epochs

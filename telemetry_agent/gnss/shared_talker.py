@@ -56,6 +56,8 @@ class SharedTalker:
             return "the fix comes or goes" if first_e9 != position_e9 else ""
         # Two talkers that share one instant are one receiver, so only epochs without a common one
         # take turns: some receivers send RMC of one second and GGA of the next.
+        if not epoch.seen.keys().isdisjoint(before.seen):
+            return ""  # the usual case: the same sentences again
         swapped = {tag[:2] for tag in epoch.seen}.isdisjoint(tag[:2] for tag in before.seen)
         return "another talker has the position" if swapped else ""
 

@@ -155,6 +155,17 @@ def test_a_gap_shows_what_begins_the_cycle_also_if_its_first_sentence_was_lost()
     assert decoder.counts["late"] == 0
 
 
+def test_above_4_hz_a_gap_of_half_the_cycle_shows_it() -> None:
+    decoder = live()
+    for n in range(7):
+        decoder.feed(gga(f"123500.{n}") + GSA + rmc(f"123500.{n}"), n / 10)
+    (fix,) = decoder.feed(GSA + rmc("123500.7"), 0.7)
+    assert (fix.mode, fix.hdop_e2) == (3, 90)
+    assert decoder.counts["late"] == 0
+    decoder.feed(VTG, 0.72)
+    assert decoder.counts["late"] == 1
+
+
 def test_a_live_line_may_begin_with_the_end_of_a_cycle() -> None:
     decoder = Decoder(fix_rollover=False, day=20_000)
     data = _vtg(0) + b"".join(gga(f"12350{n}") + _vtg(n) for n in range(1, 4))

@@ -442,6 +442,28 @@ def test_what_cannot_be_read_for_5_s_is_told_and_opened_again(
     assert back == "gps works again after 10 s (failures: 1)"
 
 
+def test_the_status_never_has_the_advice_of_another_state() -> None:
+    noise: list[bytes | float] = [NOISE, 1.0]
+    seen = []
+    clock = FakeClock()
+    source = Script(clock, OK, 10.0, OK, *noise * 5, OK, gga(20), 1.0, line(21), line(22))
+    reader = Reader(
+        source,
+        live,
+        Recorded(),
+        clock,
+        changed=lambda: seen.append((reader.status.state, reader.status.trouble)),
+        bell=FakePorts(),
+    )
+    while source.more():
+        reader.step(clock.now_s)
+        if reader.status.state in {"silent", "wrong-baud"}:
+            assert reader.status.trouble is not None
+            assert reader.status.trouble.message.startswith(reader.status.state)
+    # To find the advice may take seconds: until then there is none.
+    assert seen == [("silent", None), ("wrong-baud", None), ("no-date", None), ("2d", None)]
+
+
 def test_a_receiver_that_goes_over_to_binary_frames_is_reported() -> None:
     frames: list[bytes | float] = [UBX, 1.0]
     reader, source, step = script(OK, line(0), line(1), *frames * 8)
