@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from telemetry_agent.daemon import client
-from telemetry_agent.daemon.client import Answers
+from telemetry_agent.daemon.client import AGE_MAX_S, Answers
 from telemetry_agent.errors import JOIN, AgentError
 
 if TYPE_CHECKING:
@@ -128,12 +128,13 @@ def instant_callback(
     try:
         instant = datetime.fromisoformat(value)
     except ValueError:
-        try:
-            return {f"{parameter.name}_age_s": DURATION.read(value)}
-        except ValueError:
-            raise click.BadParameter(
-                f"{value!r}: a time such as 2026-11-23T12:35:19Z, or an age such as 2h"
-            ) from None
+        with suppress(ValueError):
+            if (age_s := DURATION.read(value)) <= AGE_MAX_S:
+                return {f"{parameter.name}_age_s": age_s}
+        raise click.BadParameter(
+            f"{value!r}: a time such as 2026-11-23T12:35:19Z, or an age of at most 50 years, such "
+            "as 2h"
+        ) from None
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=UTC)
     return {f"{parameter.name}_ms": round(instant.timestamp() * 1000)}

@@ -262,6 +262,8 @@ def test_delivered_fixes_are_sent_again_under_their_names(
         (["queue", "resend"], "Give --since, or --stream with --from and --to."),
         (["queue", "resend", "--stream", "9f0c2d6e11a7b354"], "with --from and --to."),
         (["queue", "resend", "--since", "yesterday"], "a time such as 2026-11-23T12:35:19Z"),
+        (["queue", "resend", "--since", "1700000000"], "an age of at most 50 years, such as 2h"),
+        (["export", "--until", "1700000000000ms"], "an age of at most 50 years, such as 2h"),
         (["queue", "list", "--state", "lost"], "'lost' is not one of"),
         (["tap", "--for", "soon"], "must be a duration"),
     ],
