@@ -17,7 +17,7 @@ from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS, QUEUE_PATH, queue_path
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.config.values import SERIAL_NUMBER, SHARED_NAMES
-from telemetry_agent.doctor.agent_checks import AgentChecks
+from telemetry_agent.doctor.agent_checks import AgentChecks, switch_on
 from telemetry_agent.doctor.endpoint_checks import NAMES, EndpointChecks
 from telemetry_agent.doctor.findings import Check, run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
@@ -405,7 +405,7 @@ def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
 
 def _next_step(path: Path, *, runs: bool) -> str:
     if path == DEFAULT_PATHS[0] and service.has_unit():
-        return f"sudo systemctl {'restart' if runs else 'enable --now'} {service.UNIT}"
+        return "sudo systemctl restart telemetry-agent" if runs else switch_on().strip("`")
     if runs:
         return "restart the running agent, which still has the previous config"
     return f"telemetry-agent run --config {in_shell(path)}"

@@ -831,6 +831,26 @@ def an_agent_that_does_not_answer(bench: Bench) -> None:
 def an_agent_that_does_not_run(bench: Bench) -> None:
     bench.ask = answers(status=[client.NoAgentError("no agent")])
     bench.user = pwd.getpwuid(os.geteuid()).pw_name
+    machine_file(bench, "usr/lib/systemd/system/telemetry-agent.service", "[Service]")
+
+
+def machine_file(bench: Bench, name: str, text: str) -> None:
+    file = bench.root / name
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+
+
+@fault("agent", "warn", "does not run: nothing is recorded", "unmask telemetry-agent && .*enable")
+def a_masked_service(bench: Bench) -> None:
+    an_agent_that_does_not_run(bench)
+    machine_file(bench, "etc/systemd/system/other.service", "[Service]")
+    (bench.root / "etc/systemd/system/telemetry-agent.service").symlink_to(os.devnull)
+
+
+@fault("agent", "warn", "does not start at the next boot", "^`sudo systemctl enable --now")
+def a_service_that_was_started_and_not_enabled(bench: Bench) -> None:
+    runs(bench)
+    machine_file(bench, f"proc/{os.getpid()}/cgroup", "0::/system.slice/telemetry-agent.service\n")
 
 
 @fault("agent", "warn", "does not run: nothing is recorded", "^`telemetry-agent run.*` starts it")
