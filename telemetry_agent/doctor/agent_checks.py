@@ -160,7 +160,9 @@ class AgentChecks:
             said += f"; the device page is held: {page.last_error or 'use sudo to see the reason'}"
             return warned(said, f"correct [page], then {self.again()}, or free its address")
         if self._is_left_out_at_boot(status.pid):
-            return warned(f"{said}, but does not start at the next boot", switch_on(self.machine.root))
+            return warned(
+                f"{said}, but does not start at the next boot", switch_on(self.machine.root)
+            )
         return passed(said)
 
     def delivery(self) -> Finding:

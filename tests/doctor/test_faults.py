@@ -224,7 +224,12 @@ def a_receiver_that_speaks_ubx(bench: Bench) -> None:
     bench.plug_in(command_bytes("ubx:01 07 08 00 01 02 03 04 05 06 07 08"))
 
 
-@fault("sentences", "warn", r"\d+ of \d+ sentences arrive damaged", "check the receiver's cable, ground")
+@fault(
+    "sentences",
+    "warn",
+    r"\d+ of \d+ sentences arrive damaged",
+    "check the receiver's cable, ground",
+)
 def a_bad_cable(bench: Bench) -> None:
     bench.plug_in(*(epoch.replace(b"GNVTG,", b"GNVTG;") for epoch in driving()))
 
@@ -919,9 +924,7 @@ def a_config_that_does_not_work_and_a_service_that_does(bench: Bench) -> None:
     runs(bench, config={"state": "unreadable", "last_error": "not TOML"})
 
 
-@fault(
-    "sentences", "fail", "the agent reads /dev/ttyACM0, which is silent now", "its connection"
-)
+@fault("sentences", "fail", "the agent reads /dev/ttyACM0, which is silent now", "its connection")
 def a_receiver_that_says_nothing_to_the_agent(bench: Bench) -> None:
     runs(bench, tapped=[{"source": "/dev/ttyACM0", "state": "silent"}])
 
