@@ -1,6 +1,6 @@
 """The command line: one module for each command; ``group`` finds them."""
 
-import contextlib
+import io
 import os
 import signal
 import sys
@@ -40,8 +40,7 @@ def main(args: list[str] | None = None) -> None:
             known = StorageError(f"cannot write the output: {error.strerror}")
         if known is None:
             raise
-        with contextlib.suppress(OSError):  # the exit status says it too
-            sys.stderr.write(f"{_priority()}{PROGRAM}: {known}\n")
+        sys.stderr.write(f"{_priority()}{PROGRAM}: {known}\n")
         sys.exit(known.exit_status)
     sys.exit(result if isinstance(result, int) else 0)
 
@@ -79,14 +78,28 @@ def run_daemon(config_path: Path | None) -> int:
 def _prepare_streams() -> None:
     """Let every command have three streams that take any text.
 
-    What the caller has closed becomes /dev/null, before another file gets its descriptor.
+    What the caller has closed becomes /dev/null, before another file gets its descriptor. Standard
+    error that is full, or whose reader has ended, does not end the command.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             # Also for stdin: reading from it fails, as from a closed one.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - kept open
+        elif name == "stderr":
+            notes = io.BufferedWriter(_Notes(sys.stderr.fileno(), "w", closefd=False))
+            sys.stderr = io.TextIOWrapper(
+                notes, sys.stderr.encoding, "backslashreplace", line_buffering=True
+            )
     # A file name may have bytes that are not text.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
+class _Notes(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 def _priority() -> str:

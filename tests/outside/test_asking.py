@@ -446,6 +446,10 @@ def test_tap_ends_after_its_time_and_needs_a_daemon(tmp_path: Path) -> None:
             while not asked.json("status")["receiver"]["fixes"]:
                 pass
             result = asked.run("tap", "--for", "3s", "--json")
+            with Path("/dev/full").open("wb") as full:  # its note on the receiver is lost
+                argv = [*AGENT, "tap", "--for", "0.1s", "--config", str(config)]
+                done = subprocess.run(argv, stderr=full, env=environment(), check=False)
+            assert done.returncode == 0
     assert result.returncode == 0
     lines = [json.loads(line)["line"] for line in result.stdout.splitlines()]
     assert any(line.startswith("$GNGGA") for line in lines)
