@@ -4,7 +4,9 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from telemetry_agent.errors import AgentError, StorageError, refusal
@@ -43,6 +45,18 @@ def main(args: list[str] | None = None) -> None:
         sys.stderr.write(f"{_priority()}{PROGRAM}: {known}\n")
         sys.exit(known.exit_status)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def ends() -> set[signal.Signals]:
+    """The signals that end a command, without those that the caller ignores (nohup)."""
+    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    return {end for end in every if signal.getsignal(end) is not signal.SIG_IGN}
+
+
+def on_end(act: Callable[[int, FrameType | None], object]) -> None:
+    """Act when one of ``ends`` comes."""
+    for end in ends():
+        signal.signal(end, act)
 
 
 def _run(args: list[str]) -> Any:

@@ -1,13 +1,11 @@
 """Options and output that several commands share."""
 
 import json
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, time
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -99,13 +97,6 @@ def duration(value: str) -> float:
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: {error}") from None
     return seconds
-
-
-def on_end(act: Callable[[int, FrameType | None], object]) -> None:
-    """Act when SIGTERM comes, or the terminal is gone, unless the caller ignores that (nohup)."""
-    for end in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(end) is not signal.SIG_IGN:
-            signal.signal(end, act)
 
 
 def day(value: str) -> datetime:
