@@ -99,11 +99,10 @@ def _prepare_streams() -> None:
         if getattr(sys, name) is None:
             # Also for stdin: reading from it fails, as from a closed one.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - kept open
-        elif name == "stderr":
-            notes = io.BufferedWriter(_Notes(sys.stderr.fileno(), "w", closefd=False))
-            sys.stderr = io.TextIOWrapper(
-                notes, sys.stderr.encoding, "backslashreplace", line_buffering=True
-            )
+        elif name == "stderr" and sys.stderr is sys.__stderr__:
+            raw = io.BufferedWriter(_Notes(2, "w", closefd=False))
+            encoding = getattr(sys.stderr, "encoding", None)
+            sys.stderr = io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
     # A file name may have bytes that are not text.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
 
