@@ -119,6 +119,6 @@ def _priority() -> str:
     """The prefix that marks the line as an error for journald, if standard error goes there."""
     try:
         from telemetry_agent.daemon.logs import is_read_by_journald  # noqa: PLC0415
-    except (MemoryError, ImportError, OSError):  # memory is short
+    except (MemoryError, ImportError, OSError, SystemError):  # memory is short
         return ""
     return "<3>" if is_read_by_journald() else ""
