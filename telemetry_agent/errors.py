@@ -104,10 +104,12 @@ _SHORT_OF_MEMORY = (
 def refusal(error: BaseException | str) -> ResourceError | None:
     """What to report if ``error``, or a traceback as text, means that a limit was reached.
 
-    It is the limit of memory, or of file descriptors. An import without memory fails by what the
-    dynamic linker or the interpreter reports.
+    It is the limit of memory, threads or file descriptors. An import without memory fails by what
+    the dynamic linker or the interpreter reports.
     """
     text = repr(error)
+    if "can't start new thread" in text:
+        return refused_thread("this command")
     if "Too many open files" in text:
         return ResourceError(
             "the system refuses file descriptors",

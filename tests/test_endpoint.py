@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import sqlite3
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -15,8 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from processes import ROOT, run_agent, running
 from processes import agent as agent_command
-from processes import run_agent
 from vectors import exchanges
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -616,6 +617,34 @@ def test_the_command_reports_that_it_cannot_take_more_connections(tmp_path: Path
         assert client.getresponse().status == 200
         client.close()
         assert command.end() == 0
+
+
+def test_the_command_reports_that_the_system_refuses_threads(tmp_path: Path) -> None:
+    none_left, db = tmp_path / "none-left", str(tmp_path / "r.db")
+    script = str(ROOT / "tests/daemon/no_thread_left.py")
+    args = (sys.executable, script, "receive", "--listen", "127.0.0.1:0", "--db", db)
+    env = {"NO_THREAD_LEFT": str(none_left)}
+    with running(*args, env=env) as command:
+        url = urlsplit(command.wait_for_line("^http://.*$")[0])
+        client = http.client.HTTPConnection(str(url.hostname), url.port, timeout=LIMIT_S)
+        none_left.touch()
+        client.request("POST", url.path, json.dumps(batch(1)))
+        with pytest.raises(http.client.RemoteDisconnected):
+            client.getresponse()
+        command.wait_for_line("no more can be accepted: can't start new thread")
+        none_left.unlink()
+        client.close()
+        client.request("POST", url.path, json.dumps(batch(1)))
+        assert client.getresponse().status == 200
+        client.close()
+        assert command.end() == 0
+        assert "Traceback" not in command.text()
+    none_left.touch()
+    with running(*args, env=env) as command:
+        assert command.wait() == 71
+        assert [line.partition(": memory")[0] for line in command.err] == [
+            "telemetry-agent: the system refuses a thread for this command"
+        ]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ def _copy_waiting(shared: SharedState, path: Path, max_bytes: int) -> None:
     waiting = [*marks.gaps(1, last_row)]
     waiting += [span[:2] for span in marks.where(lambda mark: mark.state > State.GONE)]
     with closing(Store(path, connect)) as copy:
-        copy.write(Changes(marks={span.lo: span for span in marks}, streams=streams))
+        spans = {span.lo: shared.store.with_reason(span) for span in marks}
+        copy.write(Changes(marks=spans, streams=streams))
         copy.limit(max_bytes, max_bytes)
         dropped: set[int] = set()
         for lo, last in sorted(waiting, reverse=True):

@@ -1,10 +1,12 @@
 """The command line: one module for each command; ``group`` finds them."""
 
-import contextlib
+import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from telemetry_agent.errors import AgentError, StorageError, refusal
@@ -40,10 +42,21 @@ def main(args: list[str] | None = None) -> None:
             known = StorageError(f"cannot write the output: {error.strerror}")
         if known is None:
             raise
-        with contextlib.suppress(OSError):  # the exit status says it too
-            sys.stderr.write(f"{_priority()}{PROGRAM}: {known}\n")
+        sys.stderr.write(f"{_priority()}{PROGRAM}: {known}\n")
         sys.exit(known.exit_status)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def ends() -> set[signal.Signals]:
+    """The signals that end a command, without those that the caller ignores (nohup)."""
+    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    return {end for end in every if signal.getsignal(end) is not signal.SIG_IGN}
+
+
+def on_end(act: Callable[[int, FrameType | None], object]) -> None:
+    """Act when one of ``ends`` comes."""
+    for end in ends():
+        signal.signal(end, act)
 
 
 def _run(args: list[str]) -> Any:
@@ -79,20 +92,33 @@ def run_daemon(config_path: Path | None) -> int:
 def _prepare_streams() -> None:
     """Let every command have three streams that take any text.
 
-    What the caller has closed becomes /dev/null, before another file gets its descriptor.
+    What the caller has closed becomes /dev/null, before another file gets its descriptor. Standard
+    error that is full, or whose reader has ended, does not end the command.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             # Also for stdin: reading from it fails, as from a closed one.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - kept open
+        elif name == "stderr" and sys.stderr is sys.__stderr__:
+            raw = io.BufferedWriter(_Notes(2, "w", closefd=False))
+            encoding = getattr(sys.stderr, "encoding", None)
+            sys.stderr = io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
     # A file name may have bytes that are not text.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
+class _Notes(io.FileIO):
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 def _priority() -> str:
     """The prefix that marks the line as an error for journald, if standard error goes there."""
     try:
         from telemetry_agent.daemon.logs import is_read_by_journald  # noqa: PLC0415
-    except (MemoryError, ImportError, OSError):  # memory is short
+    except (MemoryError, ImportError, OSError, SystemError):  # memory is short
         return ""
     return "<3>" if is_read_by_journald() else ""

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import duration, on_end
+from telemetry_agent.cli import on_end
+from telemetry_agent.cli.options import duration
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import (
     ConnectivitySettings,
@@ -110,7 +111,7 @@ def command(length_s: float | None, *, no_page: bool) -> int:
                 with suppress(AgentError):  # the cut may have lost the answer to what is there
                     list(agent.delivery.drain({}, Bell()))
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end takes seconds at most
+            on_end(lambda *_: None)  # the end takes seconds at most
             simulator.hush()
             agent.stop()
         click.echo(_line(agent, network))

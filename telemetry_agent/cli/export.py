@@ -16,7 +16,6 @@ from telemetry_agent.cli.options import (
     config_option,
     day,
     instant_callback,
-    on_end,
     progress_bar,
 )
 from telemetry_agent.clock import Clock
@@ -119,7 +118,6 @@ def _opened(path: Path | None) -> Iterator[Callable[[bytes], object]]:
             return
         path = path.resolve()
         beside = path.with_name(f".{path.name}.{os.getpid()}")
-        on_end(lambda number, _frame: sys.exit(128 + number))
         file = beside.open("xb")  # what is there already is not deleted
         try:
             with file:

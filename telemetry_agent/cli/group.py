@@ -3,12 +3,13 @@
 import importlib
 import os
 import sys
+from types import FrameType
 from typing import Any, ClassVar
 
 import click
 
 from telemetry_agent import __version__
-from telemetry_agent.cli import INTERRUPTED, PROGRAM
+from telemetry_agent.cli import INTERRUPTED, PROGRAM, on_end
 from telemetry_agent.errors import AgentError
 
 
@@ -72,8 +73,13 @@ def cli(ctx: click.Context) -> None:
         ctx.color = False
 
 
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
 def run(args: list[str]) -> Any:
     """Run one command, and return what it returns; if the command line is wrong, exit."""
+    on_end(_end)  # what is left in temporary files is removed
     try:
         return cli.main(args, prog_name=PROGRAM, standalone_mode=False)
     except click.Abort:

@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import click
 
@@ -16,7 +17,7 @@ from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS, QUEUE_PATH, queue_path
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.config.values import SERIAL_NUMBER, SHARED_NAMES
-from telemetry_agent.doctor.agent_checks import AgentChecks
+from telemetry_agent.doctor.agent_checks import AgentChecks, switch_on
 from telemetry_agent.doctor.endpoint_checks import NAMES, EndpointChecks
 from telemetry_agent.doctor.findings import Check, run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
@@ -38,6 +39,8 @@ _PATIENCE = Patience(silent_s=5.0, position_s=1.5, none_s=5.0)
 _TRIAL_S = 12.0
 _MODE = 0o640  # users add secrets to it
 _NEEDS_TOKEN = {"dawarich": "API key", "influxdb2": "token"}
+_PROVES_ITS_HINT = {*_NEEDS_TOKEN, "influxdb", "clickhouse"}
+"""The servers that refuse the trial while their hint is still to be done."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +179,13 @@ def command(
         baud = _listen(Path(source), baud)
     device = device or _ask_device(asks=asks)
     answers = _Answers(device, source, baud, token_file=token_file)
-    answers = _ask_server(answers, server, url, asks=asks)
+    answers, accepted = _ask_server(answers, server, url, asks=asks)
     settings = _write(path, answers.text())
     click.echo(f"wrote {path}")
-    if hint := SERVERS[answers.server].hint.format(device=settings.device):
+    # Traccar knows the device by the id in the URL, if there is one.
+    (identifier,) = parse_qs(urlsplit(answers.url).query).get("id", [settings.device])[:1]
+    hint = SERVERS[answers.server].hint.format(device=identifier)
+    if hint and not (accepted and answers.server in _PROVES_ITS_HINT):
         click.echo(f"To do: {hint}")
     if _starts(start, path, asks=asks):
         service.start_service()
@@ -275,8 +281,13 @@ def _ask_device(*, asks: bool) -> str:
     return proposal
 
 
-def _ask_server(answers: _Answers, server: str | None, url: str | None, *, asks: bool) -> _Answers:
-    """Which server. On a terminal, ask until the URL is valid and the user accepts the result."""
+def _ask_server(
+    answers: _Answers, server: str | None, url: str | None, *, asks: bool
+) -> tuple[_Answers, bool]:
+    """Which server, and whether it accepted the trial.
+
+    On a terminal, ask until the URL is valid and the user accepts the result.
+    """
     while True:
         try:
             given = url or click.prompt("The server's URL")
@@ -292,7 +303,7 @@ def _ask_server(answers: _Answers, server: str | None, url: str | None, *, asks:
             click.echo(str(error))
         else:
             if good or not asks or click.confirm("Use this server anyway?", default=True):
-                return found
+                return found, good
         url = None
 
 
@@ -394,7 +405,7 @@ def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
 
 def _next_step(path: Path, *, runs: bool) -> str:
     if path == DEFAULT_PATHS[0] and service.has_unit():
-        return f"sudo systemctl {'restart' if runs else 'enable --now'} {service.UNIT}"
+        return "sudo systemctl restart telemetry-agent" if runs else switch_on().strip("`")
     if runs:
         return "restart the running agent, which still has the previous config"
     return f"telemetry-agent run --config {in_shell(path)}"

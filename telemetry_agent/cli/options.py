@@ -1,19 +1,17 @@
 """Options and output that several commands share."""
 
 import json
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, time
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from telemetry_agent.daemon import client
-from telemetry_agent.daemon.client import Answers
+from telemetry_agent.daemon.client import AGE_MAX_S, Answers
 from telemetry_agent.errors import JOIN, AgentError
 
 if TYPE_CHECKING:
@@ -101,13 +99,6 @@ def duration(value: str) -> float:
     return seconds
 
 
-def on_end(act: Callable[[int, FrameType | None], object]) -> None:
-    """Act when SIGTERM comes, or the terminal is gone, unless the caller ignores that (nohup)."""
-    for end in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(end) is not signal.SIG_IGN:
-            signal.signal(end, act)
-
-
 def day(value: str) -> datetime:
     """The type of an option with a value such as ``2026-11-23``: its beginning, without a zone."""
     with suppress(ValueError):
@@ -128,12 +119,13 @@ def instant_callback(
     try:
         instant = datetime.fromisoformat(value)
     except ValueError:
-        try:
-            return {f"{parameter.name}_age_s": DURATION.read(value)}
-        except ValueError:
-            raise click.BadParameter(
-                f"{value!r}: a time such as 2026-11-23T12:35:19Z, or an age such as 2h"
-            ) from None
+        with suppress(ValueError):
+            if (age_s := DURATION.read(value)) <= AGE_MAX_S:
+                return {f"{parameter.name}_age_s": age_s}
+        raise click.BadParameter(
+            f"{value!r}: a time such as 2026-11-23T12:35:19Z, or an age of at most 50 years, such "
+            "as 2h"
+        ) from None
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=UTC)
     return {f"{parameter.name}_ms": round(instant.timestamp() * 1000)}

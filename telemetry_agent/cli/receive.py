@@ -8,12 +8,11 @@ from pathlib import Path
 
 import click
 
+from telemetry_agent.cli import ends
 from telemetry_agent.errors import StorageError, counted
 from telemetry_agent.lab.endpoint import Endpoint, Fault, Tokens
 from telemetry_agent.lab.endpoint.audit import lines
 from telemetry_agent.lab.endpoint.database import FixDatabase
-
-_STOPS = {signal.SIGINT, signal.SIGTERM}
 
 
 @click.command("receive")
@@ -83,12 +82,13 @@ def command(
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # Before any thread starts, so that all of them leave these signals to sigwait.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    stops = ends()
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     faults = [Fault.parse(pattern) for pattern in patterns]
     allowed = Tokens(tokens) if tokens else None
     with Endpoint(listen, db, faults, tokens=allowed, asks_again=asks_again) as endpoint:
         click.echo(endpoint.url)
-        signal.sigwait(_STOPS)
+        signal.sigwait(stops)
         seen = endpoint.counters
         click.echo(
             f"{counted(endpoint.count(), 'fix')} in {db}: {seen['stored']:,} new, "

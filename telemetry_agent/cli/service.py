@@ -19,10 +19,10 @@ import click
 
 from telemetry_agent.config.files import DEFAULT_PATHS, QUEUE_PATH, STATE_DIRECTORY
 from telemetry_agent.config.subprocess_loader import run_module
+from telemetry_agent.doctor.agent_checks import UNIT, is_masked, switch_on, unit_file
 from telemetry_agent.doctor.permissions import HIDDEN
 from telemetry_agent.errors import AgentError, UsageError, counted
 
-UNIT = "telemetry-agent.service"
 _NAME = "telemetry-agent"
 _MARK = "# Written by `telemetry-agent service install`; `service uninstall` removes it.\n"
 _OF_A_PACKAGE = Path("/usr/lib/systemd/system", UNIT)
@@ -107,11 +107,7 @@ def install_service() -> None:
 
 def has_unit() -> bool:
     """Whether the service is installed and systemd runs."""
-    if has_systemd():
-        with contextlib.suppress(AgentError):
-            _run("systemctl", "cat", UNIT)
-            return True
-    return False
+    return has_systemd() and unit_file() is not None
 
 
 def start_service() -> None:
@@ -120,6 +116,8 @@ def start_service() -> None:
     Raises:
         AgentError: systemd refused.
     """
+    if is_masked():
+        raise AgentError(f"{UNIT} is masked, so systemd does not start it", switch_on())
     for verb in ("enable", "restart"):
         _run("systemctl", verb, UNIT, remedy=f"{SERVICE_LOG} says why")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from telemetry_agent.cli.options import on_end
+from telemetry_agent.cli import on_end
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import UsageError
 from telemetry_agent.lab.drive import Drive

@@ -128,7 +128,7 @@ def texts(path: Path | None) -> dict[str, str]:
     if not found and not own:
         raise UnreadableConfigError(
             f"there is no config: neither {' nor '.join(map(str, DEFAULT_PATHS))} exists",
-            "`sudo telemetry-agent init` writes one, and --config names another",
+            "`sudo telemetry-agent init` writes one, or name another with --config",
         )
     return found
 

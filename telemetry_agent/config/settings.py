@@ -121,15 +121,15 @@ class UploadSettings(_Section):
 
     headers: values.Headers = field(default_factory=dict)
     token_file: values.OptionalPath = None
-    username: Annotated[str, values.Checks(str, {"pattern": r"^[^:\x00-\x1f]*$"})] = ""
+    username: values.UserName = ""
     password_file: values.OptionalPath = None
     ca_file: values.OptionalPath = None
     client_cert: values.OptionalPath = None
     client_key: values.OptionalPath = None
     proxy: values.ProxyUrl = ""
     proxy_password_file: values.OptionalPath = None
-    allow_insecure: bool = False
-    allow_resend: bool = True
+    allow_insecure: values.Flag = False
+    allow_resend: values.Flag = True
 
     def __post_init__(self) -> None:
         """Check for one way to log in, for secrets without encryption, and for the precision."""
@@ -139,8 +139,6 @@ class UploadSettings(_Section):
             raise values.SettingError(
                 f"upload.{ways[0]}", f" and upload.{ways[1]} exclude each other: keep one"
             )
-        if ":" in self.username or not self.username.isprintable():
-            raise values.SettingError("upload.username", " must be printable, without a colon")
         for key, other in (("password_file", "username"), ("client_key", "client_cert")):
             if getattr(self, key) and not getattr(self, other):
                 raise values.SettingError(f"upload.{other}", f" is missing, upload.{key} is set")
@@ -203,7 +201,7 @@ class ExtraFile(_Section):
     """One attribute of the user: the content of a file."""
 
     file: values.FullPath
-    scale: values.Number | None = None
+    scale: values.OptionalNumber = None
     unit: str = ""
 
 
@@ -222,7 +220,7 @@ def _attribute(value: object) -> object:
 class ExtraSettings(_Section):
     """The user's own attributes, read at each recorded fix: a file for each name."""
 
-    power: bool = False
+    power: values.Flag = False
     attributes: Mapping[str, Annotated[ExtraFile, values.Checks(_attribute, reads=True)]] = field(
         default_factory=dict
     )
@@ -258,7 +256,9 @@ class ExtraSettings(_Section):
         attribute = schema["properties"].pop("")["additionalProperties"]
         return schema | {
             "propertyNames": {"pattern": f"^{_NAME}$"},
-            "additionalProperties": {"anyOf": [{"type": "string", "pattern": "^/"}, attribute]},
+            "additionalProperties": {
+                "anyOf": [{"type": "string", "pattern": r"^/[^\x00]*$"}, attribute]
+            },
         }
 
 

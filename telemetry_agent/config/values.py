@@ -9,7 +9,7 @@ import math
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -91,6 +91,10 @@ def text(pattern: str, allowed: str, read: Callable[[str], object] = str) -> Che
     return Checks(check, {"type": "string", "pattern": f"^(?:{pattern})$"}, reads=True)
 
 
+_TOO_LARGE = 10**15
+"""A number or text with at most 15 digits does not overflow."""
+
+
 @dataclass(frozen=True)
 class _Quantity:
     """A number, or a text with a unit."""
@@ -105,12 +109,14 @@ class _Quantity:
     def pattern(self) -> str:
         return rf"\s*({self.digits})\s*({'|'.join(self.units)})?\s*"
 
-    def read(self, value: object) -> Any:
+    def read(self, value: Any) -> Any:
         """The number; raises ValueError."""
-        match = re.fullmatch(self.pattern, str(value))
-        if match is None or isinstance(value, bool):
-            raise ValueError(f"must be {self.allowed}")
-        return self.kind(match[1]) * self.units.get(match[2], 1)
+        if isinstance(value, str) and (match := re.fullmatch(self.pattern, value)):
+            return self.kind(match[1]) * self.units.get(match[2], 1)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and 0 <= value < _TOO_LARGE and value == self.kind(value):
+            return self.kind(value)
+        raise ValueError(f"must be {self.allowed}")
 
     def written(self, number: float) -> object:
         """As in the config, with the largest unit that makes it a whole number."""
@@ -122,11 +128,11 @@ class _Quantity:
     def checks(self) -> Checks:
         """The checks of a key."""
         number = {"type": "number" if self.kind is float else "integer", "minimum": 0}
+        number["exclusiveMaximum"] = _TOO_LARGE
         texts = {"type": "string", "pattern": f"^{self.pattern}$"}
         return Checks(self.read, {"anyOf": [number, texts]}, reads=True)
 
 
-# With at most 15 digits no number overflows.
 DURATION = _Quantity(
     'a duration such as "250ms", "30s", "5min", "2h", "7d", or a number of seconds',
     float,
@@ -161,11 +167,42 @@ def _at_most(most: int) -> Checks:
     return must(f"be at most {most}", lambda value: value <= most, maximum=most)
 
 
-_NOT_BOOL = replace(must("be a number", lambda value: not isinstance(value, bool)), reads=True)
-Number = Annotated[float, _NOT_BOOL]
-Amount = Annotated[Number, _at_least(0)]
-Turn = Annotated[Number, _at_least(0), _at_most(180)]
-BatchSize = Annotated[int, _NOT_BOOL, _at_least(1), _at_most(10_000)]
+def _number(kind: type[float] | type[int], texts: str) -> Checks:
+    """A number, or a text of this form: in quotes, or from the environment."""
+
+    def read(value: object) -> object:
+        if isinstance(value, str) and re.fullmatch(texts, value):
+            return kind(value)
+        if isinstance(value, bool | str):
+            said = "must be a whole number" if kind is int else "must be a number"
+            raise ValueError(said)  # noqa: TRY004 - pydantic wants ValueError
+        return value
+
+    named = {"type": "number" if kind is float else "integer"}
+    text = {"type": "string", "pattern": f"^(?:{texts})$"}
+    return Checks(read, {"anyOf": [named, text]}, reads=True)
+
+
+_AMOUNT = r"[0-9]{1,15}(?:\.[0-9]+)?"
+OptionalNumber = Annotated[float | None, _number(float, f"-?{_AMOUNT}")]
+Amount = Annotated[float, _number(float, _AMOUNT), _at_least(0)]
+_TURN = r"180(?:\.0+)?|(?:1[0-7][0-9]|[0-9]{1,2})(?:\.[0-9]+)?"
+Turn = Annotated[float, _number(float, _TURN), _at_least(0), _at_most(180)]
+BatchSize = Annotated[int, _number(int, "[1-9][0-9]{0,3}|10000"), _at_least(1), _at_most(10_000)]
+
+_WORDS = {"true": True, "yes": True, "on": True, "1": True}
+_WORDS |= {"false": False, "no": False, "off": False, "0": False}
+_FLAGS = {form: on for word, on in _WORDS.items() for form in (word, word.title(), word.upper())}
+
+
+def _flag(value: object) -> object:
+    value = _FLAGS.get(value, value) if isinstance(value, str) else value
+    if not isinstance(value, bool | int | float) or value not in {0, 1}:
+        raise ValueError("must be true or false")
+    return bool(value)
+
+
+Flag = Annotated[bool, Checks(_flag, {"enum": [True, False, 0, 1, *_FLAGS]}, reads=True)]
 
 
 SERIAL_NUMBER = Path("/sys/firmware/devicetree/base/serial-number")
@@ -198,14 +235,21 @@ def _device_name(value: str) -> str:
     name = re.sub(r"\{([^}]+)\}", lambda match: _machine_fact(match[1]), value).strip()
     if not name:
         raise ValueError("must not be empty")
-    if len(name) > 128 or not name.isprintable():
+    if len(name) > 128 or not (value + name).isprintable():
         raise ValueError("must be at most 128 printable characters")
     return name
 
 
-_DEVICE = r"^(?=.*\S)([^{\x00-\x1f]|\{(hostname|serial|machine-id)\})*$"
+_DEVICE = r"^(?=.*\S)([^{\x00-\x1f\x7f-\xa0\xad]|\{(hostname|serial|machine-id)\})*$"
 DeviceName = Annotated[str, Checks(_device_name, {"pattern": _DEVICE})]
 
+UserName = Annotated[
+    str,
+    text(
+        r"[^:\x00-\x1f\x7f-\x9f]*",
+        "be a text in quotation marks, without colons and control characters",
+    ),
+]
 OptionalPath = Annotated[
     Path | None,
     text(
@@ -244,14 +288,14 @@ SourceName = Annotated[str, text(_SOURCE, _SOURCES, _source)]
 
 
 def _baud(value: object) -> object:
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)  # from the environment
+    if isinstance(value, str) and value in map(str, BAUD_RATES):
+        value = int(value)  # in quotes, or from the environment
     if value != "auto" and (isinstance(value, bool) or value not in BAUD_RATES):
         raise ValueError(f'must be "auto" or one of {", ".join(map(str, sorted(BAUD_RATES)))}')
     return value
 
 
-_BAUDS = {"enum": ["auto", *sorted(BAUD_RATES)]}
+_BAUDS = {"enum": ["auto", *sorted(BAUD_RATES), *map(str, sorted(BAUD_RATES))]}
 Baud = Annotated[int | Literal["auto"], Checks(_baud, _BAUDS, reads=True)]
 
 
@@ -343,7 +387,10 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
 
 _HEADERS = {
     "propertyNames": {"pattern": f"^{_HEADER_NAME.pattern}$"},
-    "additionalProperties": {"type": "string", "pattern": r"^(\S(.*\S)?)?$"},
+    "additionalProperties": {
+        "type": "string",
+        "pattern": r"^(?!\s)(?!.*\s$)[^\x00-\x1f\x7f-\xa0\xad]*$",
+    },
 }
 Headers = Annotated[dict[str, str], Checks(_headers, _HEADERS)]
 

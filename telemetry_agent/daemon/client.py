@@ -13,6 +13,9 @@ from telemetry_agent.snapshot import PROTOCOL, other_protocol
 
 _ANSWER_S = 60.0
 _SUN_PATH_BYTES = 107
+AGE_MAX_S = 50 * 365.25 * 86400
+"""The oldest fix that a question may mean by its age: more is a number of another kind, such as a
+UNIX time."""
 
 Answers = Generator[dict[str, Any], None, None]
 """The answers of a command, ready for JSON."""

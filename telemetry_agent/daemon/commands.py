@@ -16,7 +16,7 @@ from telemetry_agent.ackqueue.recovery.verify import verify
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.config.settings import SamplingSettings
-from telemetry_agent.daemon.client import Answers
+from telemetry_agent.daemon.client import AGE_MAX_S, Answers
 from telemetry_agent.daemon.control import Command
 from telemetry_agent.errors import AgentError, UsageError
 from telemetry_agent.export import FORMATS
@@ -186,6 +186,10 @@ def is_number(found: object) -> bool:
     return isinstance(found, int | float) and -_ALWAYS_MS <= found <= _ALWAYS_MS
 
 
+def _is_age(found: Any) -> bool:
+    return is_number(found) and bool(found <= AGE_MAX_S)
+
+
 def _one_of(names: Mapping[str, Any]) -> Callable[[Any], bool]:
     return lambda found: isinstance(found, str) and found in names
 
@@ -217,7 +221,8 @@ def _names(asked: Asked) -> set[tuple[str, int]] | None:
 def _instant_ms(queue: Readable, asked: Asked, edge: str, default: int) -> int:
     """From ``"since_ms"``, GNSS time, or ``"since_age_s"``, the time before the newest fix."""
     instant: int | None = value(asked, f"{edge}_ms", _whole(-_ALWAYS_MS), "a whole number", None)
-    age_s = value(asked, f"{edge}_age_s", is_number, "a number of seconds", None)
+    allowed = "a number of seconds, at most 50 years"
+    age_s = value(asked, f"{edge}_age_s", _is_age, allowed, None)
     if instant is not None or age_s is None:
         return default if instant is None else instant
     newest_ms = queue.newest_ms()

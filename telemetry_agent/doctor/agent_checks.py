@@ -18,6 +18,7 @@ from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, wa
 from telemetry_agent.doctor.permissions import HIDDEN, SERVICE_USER, SystemUser, owner_of
 from telemetry_agent.doctor.reception import Patience
 from telemetry_agent.errors import Advice, AgentError, QueueLockedError, counted, in_shell
+from telemetry_agent.small_files import text_of
 from telemetry_agent.snapshot import QueueView, Snapshot, read
 
 Ask = Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]
@@ -26,6 +27,8 @@ RELOAD = "`sudo systemctl reload telemetry-agent`"
 RESTART = (
     "`sudo systemctl restart telemetry-agent`; `sudo journalctl -u telemetry-agent` shows its log"
 )
+UNIT = "telemetry-agent.service"
+_UNIT_FOLDERS = [f"{at}/systemd/system" for at in ("etc", "run", "usr/local/lib", "usr/lib")]
 _BY_THE_DISK = {"damaged", "memory"}
 """The reasons for a loss by a fault of the disk, not by a setting or a command."""
 
@@ -156,6 +159,10 @@ class AgentChecks:
         if page is not None and page.state == "held":
             said += f"; the device page is held: {page.last_error or 'use sudo to see the reason'}"
             return warned(said, f"correct [page], then {self.again()}, or free its address")
+        if self._is_left_out_at_boot(status.pid):
+            return warned(
+                f"{said}, but does not start at the next boot", switch_on(self.machine.root)
+            )
         return passed(said)
 
     def delivery(self) -> Finding:
@@ -168,19 +175,47 @@ class AgentChecks:
         """How it is reloaded or restarted: by this command if it is the service."""
         return command if self.is_service else "restart the agent"
 
+    def _is_left_out_at_boot(self, pid: int) -> bool:
+        """Whether the process is of the service, and systemd does not start that at boot."""
+        root = self.machine.root
+        if not text_of(root / f"proc/{pid}/cgroup").endswith(f"/{UNIT}"):
+            return False
+        return is_masked(root) or not any(root.glob(f"{_UNIT_FOLDERS[0]}/*.wants/{UNIT}"))
+
     def _absent(self) -> Finding:
         try:
             check_at_rest(self._queue_path)
         except QueueLockedError as error:
             return failed(f"{error.message}, and does not answer", self.again(RESTART))
-        remedy = (
-            "`sudo systemctl enable --now telemetry-agent`; "
-            "`sudo journalctl -u telemetry-agent` shows why it stopped"
-        )
-        if not self.is_service:  # it was never installed
+        root = self.machine.root
+        remedy = f"{switch_on(root)}; `sudo journalctl -u telemetry-agent` shows why it stopped"
+        if not self.is_service or unit_file(root) is None:  # it is not installed
             config = f" --config {in_shell(self._config_path)}" if self._config_path else ""
             remedy = f"`telemetry-agent run{config}` starts it"
         return warned("does not run: nothing is recorded now", remedy)
+
+
+def unit_file(root: Path = Path("/")) -> Path | None:
+    """The file of the service's unit that systemd uses; ``None``: it is not installed."""
+    places = (root / folder / UNIT for folder in _UNIT_FOLDERS)
+    return next((place for place in places if place.exists()), None)
+
+
+def is_masked(root: Path = Path("/")) -> bool:
+    """Whether ``systemctl mask`` keeps systemd from starting the service."""
+    unit = unit_file(root)
+    return unit is not None and unit.resolve() == Path(os.devnull)
+
+
+def switch_on(root: Path = Path("/")) -> str:
+    """The command that starts the service, now and at each boot."""
+    if not is_masked(root):
+        return "`sudo systemctl enable --now telemetry-agent`"
+    how = " --runtime" if (root / "run") in (unit_file(root) or root).parents else ""
+    return (
+        f"`sudo systemctl unmask{how} telemetry-agent && "
+        "sudo systemctl enable --now telemetry-agent`"
+    )
 
 
 def queue(queue: QueueView) -> Finding:

@@ -83,9 +83,9 @@ class ReceiverChecks:
 
         def advice(state: ReceiverState, _heard: bytes) -> Advice:
             return Advice(
-                f"the agent reports {name} as {state}",
-                "check the receiver's wiring, power and gps.baud; `sudo journalctl -u "
-                "telemetry-agent` shows the agent's log",
+                f"the agent reads {name}, which is {state} now",
+                "check the receiver, its connection and power; `sudo journalctl -u telemetry-agent`"
+                " shows the agent's log",
             )
 
         try:
@@ -120,7 +120,7 @@ class ReceiverChecks:
         if source.startswith("file:"):
             remedy = 'set gps.source to the receiver, or to "auto"'
             return warned(f"{source} is a recording, not a receiver", remedy)
-        return passed(f"{source}: positions come over the network")
+        return passed(f"{source}: read from the network")
 
     def _choose(self) -> Finding:
         """The receiver that ``auto`` finds."""

@@ -146,8 +146,8 @@ class Reception:
             arrive = counted(total, "sentence arrives", "sentences arrive")
             return warned(
                 f"{damaged:,} of {arrive} damaged{speed}",
-                "check cable, ground and power; use a shorter or shielded cable, or a lower baud "
-                "rate",
+                "check the receiver's cable, ground and power; use a shorter or shielded cable, or "
+                "a lower baud rate",
             )
         return passed(f"{count} received{speed}: {' '.join(sorted(self.bytes_by_type))}")
 
@@ -288,5 +288,5 @@ def reported(receiver: ReceiverView) -> tuple[str, Finding]:
             name = "sentences" if state in {"silent", "wrong-baud", "binary"} else "device"
             return name, failed(
                 receiver.message or f"{receiver.source} is {state}",
-                receiver.remedy or "check the receiver's wiring and power, and gps.source",
+                receiver.remedy or "check the receiver, its connection and power, and gps.source",
             )

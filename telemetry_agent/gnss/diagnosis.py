@@ -32,14 +32,14 @@ class Diagnosis(NamedTuple):
         return f"{self.message}: {self.remedy}"
 
 
-_SWITCH_ON = (
-    "switch its RMC and GGA sentences on, for example in gps.on_connect (docs/receivers.md)"
-)
+# Each remedy fits every kind of source: commands can be sent on serial ports and tcp:// only.
+_HOW = "with its maker's program, or on a serial port or tcp:// by gps.on_connect"
+_SWITCH_ON = f"switch its RMC and GGA sentences on, {_HOW} (docs/receivers.md)"
 _CLOCK = (
     "with the system clock synchronised (`sudo timedatectl set-ntp true`) the day is taken from it "
     "after a minute"
 )
-_PORTS = "`ls -l /dev/serial/by-id` shows what is there"
+_OTHER = "name a GNSS receiver in gps.source (docs/receivers.md)"
 _WAIT = "wait until it has received satellites for some minutes; if that does not help"
 _DAMAGE = "because a damaged digit could not be detected"
 _THAT_WRITES = (
@@ -53,22 +53,16 @@ _TEXTS: dict[Reason, tuple[str, str]] = {
     ),
     "bad-checksum": (
         "sentences with wrong checksums only, which are not used",
-        f"check the cable, or correct the program or sketch {_THAT_WRITES}",
+        f"check the receiver's cable, or correct the program or sketch {_THAT_WRITES}",
     ),
-    "ais": (
-        "AIS messages only, which are not used",
-        f"name the port of a GNSS receiver in gps.source ({_PORTS})",
-    ),
-    "text": (
-        "text that is not NMEA",
-        f"switch its NMEA output on, or name the port of a GNSS receiver in gps.source ({_PORTS})",
-    ),
+    "ais": ("AIS messages only, which are not used", _OTHER),
+    "text": ("text that is not NMEA", f"switch its NMEA output on, or {_OTHER}"),
     "proprietary": ("proprietary sentences only ({names})", _SWITCH_ON),
     "no-position": ("no sentence with a position", _SWITCH_ON),
     "no-time": ("positions without a time of day", f"{_WAIT}, {_SWITCH_ON}"),
     "no-date": (
         "positions, but no date",
-        f"switch its RMC or ZDA sentence on, for example in gps.on_connect; {_CLOCK}",
+        f"switch its RMC or ZDA sentence on, {_HOW}; {_CLOCK}",
     ),
     "old-date": (
         "a date too far in the past to be true; it is not used",

@@ -148,3 +148,14 @@ def test_to_change_dead_letters_by_name_or_reason_reads_each_at_most_once(
     assert scattered.retry(reason="no 7") == 5 + 50
     assert sum(read) == 1999
     scattered.close()
+
+
+@pytest.mark.parametrize("stream", ["", "9f0c", "xyz", "9f 0c 2d 6e 11 a7 b3 54", None, 7])
+def test_what_is_not_a_stream_is_refused_in_plain_words(stream: Any, queue: AckQueue) -> None:
+    said = "is not a stream: 16 hex digits"
+    with pytest.raises(ValueError, match=said):
+        queue.retry([(stream, 1)])
+    with pytest.raises(ValueError, match=said):
+        queue.discard([(stream, 1)])
+    with pytest.raises(ValueError, match=said):
+        queue.resend_names(stream, 1, 2)

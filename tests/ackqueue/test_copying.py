@@ -6,6 +6,7 @@ from ackqueue.queue_parts import lease, put, seqs
 
 from telemetry_agent.ackqueue.copying import copy_to
 from telemetry_agent.ackqueue.queue import AckQueue
+from telemetry_agent.ackqueue.row_states import State
 
 MIB = 1 << 20
 
@@ -29,6 +30,20 @@ def test_of_a_queue_that_is_too_large_the_newest_that_wait_are_copied(
         assert seqs(lease(queue, 100_000)) == list(range(20_001 - ready, 20_001))
         (account,) = [account for account in queue.accounts()[0] if account.stream == stream]
         assert (account.recorded, account.not_coming) == (20_001 - ready - 1, {"dropped": dropped})
+
+
+def test_each_dead_letter_keeps_its_reason(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "run" / "queue.db"
+    target.parent.mkdir()
+    reasons = {seq: f"refused because of {seq}" for seq in range(2, 60, 2)}
+    with AckQueue(path) as queue:
+        put(queue, 10_000)
+        queue.ack(lease(queue, 5000, live_first=False), rejected=reasons)
+        queue.commit()
+        copy_to(queue.shared, target, MIB // 2)
+    with AckQueue(target) as queue:
+        found = {one.record.seq: one.reason for one in queue.stored(State.ACK_FAILED)}
+    assert found == reasons
 
 
 def test_a_queue_that_fits_is_copied_with_what_was_delivered(path: Path, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ PUBX = line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3,2.1,2.0,0
     [
         (BARE * 3, (), "no-checksum", "switch the checksum on"),
         (BARE, (), "no-checksum", "switch the checksum on"),
-        (rmc("120000").replace(b"4807", b"4808"), (), "bad-checksum", "check the cable"),
+        (rmc("120000").replace(b"4807", b"4808"), (), "bad-checksum", "check the receiver's cable"),
         (PUBX * 3, (), "proprietary", "(PUBX): switch its RMC and GGA sentences on"),
         (line("GPGSV,1,1,00") * 3, (), "no-position", "switch its RMC and GGA sentences on"),
         (rmc("") * 3, (), "no-time", "without a time of day"),
@@ -137,7 +137,7 @@ PUBX = line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3,2.1,2.0,0
         (rmc("120000", date="060180"), ("--fix-rollover",), "old-date", "too far in the past"),
         (rmc("120000", date="060155"), (), "future-date", "more than ten years ahead"),
         (UBX * 3, (), "binary", "switch its NMEA output on"),
-        (AIS * 3, (), "ais", "name the port of a GNSS receiver"),
+        (AIS * 3, (), "ais", "name a GNSS receiver"),
     ],
 )
 def test_what_makes_a_receiver_useless_is_said_in_its_own_words(

@@ -77,11 +77,12 @@ def test_an_end_whose_last_answer_was_lost_waits_for_another() -> None:
     assert "None was lost" in demo.out[-1]
 
 
-def test_a_terminal_that_is_closed_ends_it_and_leaves_no_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGQUIT])
+def test_the_end_of_its_terminal_leaves_no_file(how: int, tmp_path: Path) -> None:
     with agent("demo", "--for", "600s", env={"TMPDIR": str(tmp_path)}) as demo:
         demo.wait_for_line("^ +1 s ")
         assert list(tmp_path.iterdir())
-        assert demo.end(by=signal.SIGHUP) == 0
+        assert demo.end(by=how) == 0
     assert not list(tmp_path.iterdir())
 
 

@@ -9,6 +9,8 @@ from typing import Any, get_args
 
 import jsonschema_rs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from telemetry_agent import __version__, cli
 from telemetry_agent.config import last_good, loader, subprocess_loader
@@ -18,6 +20,7 @@ from telemetry_agent.errors import ConfigError, ResourceError, UnreadableConfigE
 from telemetry_agent.upload.interfaces import FormatName
 
 ROOT = Path(__file__).parents[2]
+SCHEMA = jsonschema_rs.validator_for(loader.json_schema())
 MINIMAL = """
 device = "van-07"
 [gps]
@@ -101,7 +104,7 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ("timeout = true", "upload.timeout = True: must be a duration"),
         ("order = '" + "x" * 99_999 + "'", f"upload.order = '{'x' * 79}…: must be 'auto'"),
         ("max_batch = 0", "upload.max_batch = 0: must be at least 1"),
-        ("max_batch = true", "upload.max_batch = True: must be a number"),
+        ("max_batch = true", "upload.max_batch = True: must be a whole number"),
         ('format = "xml"', "upload.format = 'xml': must be 'native', 'overland'"),
         ("[log]\nlevel = 'loud'", "log.level = 'loud': must be 'debug', 'info', 'warning' or"),
         (
@@ -453,7 +456,7 @@ def test_the_schema_holds_every_key() -> None:
     assert (sampling["turn_deg"]["minimum"], sampling["turn_deg"]["maximum"]) == (0, 180)
     extra = schema["$defs"]["ExtraSettings"]
     assert list(extra["properties"]) == ["power"]
-    of_an_attribute = [{"type": "string", "pattern": "^/"}, {"$ref": "#/$defs/ExtraFile"}]
+    of_an_attribute = [{"type": "string", "pattern": r"^/[^\x00]*$"}, {"$ref": "#/$defs/ExtraFile"}]
     assert extra["additionalProperties"] == {"anyOf": of_an_attribute}
 
 
@@ -488,7 +491,14 @@ def test_the_schema_holds_every_key() -> None:
                 "gpsd://h/x",
             ],
         ),
-        ("gps.baud", ["auto", 9600], ["fast", 9601, 0, True]),
+        ("gps.baud", ["auto", 9600, "9600"], ["fast", 9601, "9601", " 9600", 0, True]),
+        (
+            "sampling.turn_deg",
+            [0, 30, 180, "30", "7.5", "180.0"],
+            [-1, 180.5, "181", "x", "", "1e2"],
+        ),
+        ("sampling.max_hdop", [0, 1.5, "1.5"], [-1, "-1", "1_0", " 1", True]),
+        ("upload.allow_insecure", [True, 1, "true", "True", "no"], ["", 2, "tRUE", "2", []]),
         (
             "gps.on_connect",
             [["$PMTK220,200"], ["ubx:06 08 00 00"]],
@@ -496,8 +506,8 @@ def test_the_schema_holds_every_key() -> None:
         ),
         (
             "sampling.interval",
-            ["250ms", "1.5s", "2h", 0, "0s", 3, 0.5],
-            ["", "5m", "1S", "-1s", -1, "1h30min", "٣s", True],
+            ["250ms", "1.5s", "2h", 0, "0s", 3, 0.5, 0.000001],
+            ["", 10**15, "5m", "1S", "-1s", -1, "1h30min", "٣s", True],
         ),
         (
             "sampling.heartbeat",
@@ -535,7 +545,7 @@ def test_the_schema_holds_every_key() -> None:
             ["", "http://p:1", "http://p:1/"],
             ["p:1", "socks5://p:1", "http://u:w@p:1", "http://p/x"],
         ),
-        ("upload.max_batch", [1, 10_000], [0, 10_001, 1.5, True]),
+        ("upload.max_batch", [1, 10_000, "10000"], [0, 10_001, "0", "10001", 1.5, True]),
         (
             "upload.headers",
             [{}, {"X-Key": "a b"}, {"X": "é"}, {"X": ""}],
@@ -560,7 +570,6 @@ def test_the_schema_holds_every_key() -> None:
 def test_the_schema_agrees_with_the_loader(
     key: str, right: list[object], wrong: list[object], tmp_path: Path
 ) -> None:
-    schema = jsonschema_rs.validator_for(loader.json_schema())
     section, _, name = key.rpartition(".")
     for number, value in enumerate(right + wrong):
         config: dict[str, Any] = {"upload": {"url": "http://127.0.0.1:8080/"}}
@@ -572,16 +581,57 @@ def test_the_schema_agrees_with_the_loader(
         except ConfigError:
             accepted = False
         is_right = number < len(right)
-        assert (accepted, schema.is_valid(config)) == (is_right, is_right), value
+        assert (accepted, SCHEMA.is_valid(config)) == (is_right, is_right), value
+
+
+_PARTS = st.sampled_from(
+    [
+        *("auto", "/", "file://", "gpsd://", "tcp://", "udp://", "https://", "http://", "[::1]"),
+        *("$PMTK", "ubx:", "06", "{hostname}", "{", "}", "{z}", "{x}", "{y}", "native", "gpsd"),
+        *(":", ".", "..", "~", "_", "?", "#", "@", "&", "-", "+", " ", "\t", "\x00", "\x7f", "é"),
+        *("0", "1", "5", "2947", "9600", "s", "ms", "min", "KiB", "MiB", "true", "no", "h", "x=1"),
+    ]
+)
+_TEXTS = st.lists(_PARTS, max_size=6).map("".join)
+_SCALARS = (
+    _TEXTS
+    | st.integers(-10, 10**17)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.floats(0, 1e6).map(str)
+    | st.booleans()
+)
+_OF_TWO_KEYS = {"upload.proxy", "upload.password_file", "upload.client_key"} | {
+    "upload.proxy_password_file"
+}
+
+
+@given(
+    key=st.sampled_from([key for key in [*known_keys(), "extra.cpu"] if key not in _OF_TWO_KEYS]),
+    value=_SCALARS | st.lists(_SCALARS, max_size=3) | st.dictionaries(_TEXTS, _SCALARS, max_size=3),
+)
+def test_the_schema_accepts_what_the_loader_accepts(key: str, value: object) -> None:
+    config: dict[str, Any] = {"upload": {"url": "https://example.com/"}}
+    section, _, name = key.rpartition(".")
+    (config.setdefault(section, {}) if section else config)[name] = value
+    accepted = True
+    try:
+        loader.load_texts(
+            {"": "\n".join(f"{top} = {as_toml(one)}" for top, one in config.items())}, {}
+        )
+    except ConfigError:
+        accepted = False
+    assert SCHEMA.is_valid(config) == accepted
 
 
 def as_toml(value: object) -> str:
     """A value of TOML in one line."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f'"{key}" = {as_toml(one)}' for key, one in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{as_toml(key)} = {as_toml(one)}" for key, one in value.items()) + "}"
+        )
     if isinstance(value, list):
         return f"[{', '.join(map(as_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 # Secrets
@@ -605,7 +655,10 @@ def upload(tmp_path: Path, lines: str, url: str = "https://example.com/v1") -> L
         ),
         ('password_file = "/p"', "upload.username is missing, upload.password_file is set"),
         ('client_key = "/k"', "upload.client_cert is missing, upload.client_key is set"),
-        ('username = "a:b"', "upload.username must be printable, without a colon"),
+        (
+            'username = "a:b"',
+            "upload.username = 'a:b': must be a text in quotation marks, without colons",
+        ),
         ('headers = {Host = "geheim"}', "upload.headers: Host is set by the agent itself"),
         ('headers = {"X Y" = "geheim"}', "'X Y' is not a header name"),
         ('headers = {X = "geheim\\nY: geheim"}', "X must be printable"),

@@ -134,6 +134,7 @@ def test_an_age_needs_a_fix_to_count_from(tmp_path: Path) -> None:
         ("queue discard", {"names": [["0" * 16]]}),
         ("queue resend", {"since_ms": "yesterday"}),
         ("queue resend", {"until_age_s": [1]}),
+        ("queue resend", {"since_age_s": 1_700_000_000}),
         ("queue resend", {"stream": "9f0c", "from": 1, "to": 2}),
         ("queue resend", {"stream": "9f0c2d6e11a7b354", "from": 1}),
         ("queue resend", {"stream": "9f0c2d6e11a7b354", "from": 2, "to": 1}),

@@ -224,7 +224,12 @@ def a_receiver_that_speaks_ubx(bench: Bench) -> None:
     bench.plug_in(command_bytes("ubx:01 07 08 00 01 02 03 04 05 06 07 08"))
 
 
-@fault("sentences", "warn", r"\d+ of \d+ sentences arrive damaged", "check cable, ground")
+@fault(
+    "sentences",
+    "warn",
+    r"\d+ of \d+ sentences arrive damaged",
+    "check the receiver's cable, ground",
+)
 def a_bad_cable(bench: Bench) -> None:
     bench.plug_in(*(epoch.replace(b"GNVTG,", b"GNVTG;") for epoch in driving()))
 
@@ -309,12 +314,12 @@ def a_sketch_that_includes_the_dollar(bench: Bench) -> None:
     bench.plug_in(b"$GPRMC,120000.00,A,4807.038,N,01131.000,E,022.4,084.4,231126,,,A*00\r\n")
 
 
-@fault("sentences", "fail", "AIS messages only", "the port of a GNSS receiver in gps.source")
+@fault("sentences", "fail", "AIS messages only", "name a GNSS receiver in gps.source")
 def a_port_of_an_ais_receiver(bench: Bench) -> None:
     bench.plug_in(b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n")
 
 
-@fault("sentences", "fail", "sends text that is not NMEA", "the port of a GNSS receiver")
+@fault("sentences", "fail", "sends text that is not NMEA", "name a GNSS receiver")
 def a_port_of_a_modem_that_takes_commands(bench: Bench) -> None:
     bench.plug_in(b"\r\n+CGPSINFO: ,,,,,,,,\r\n\r\nOK\r\n")
 
@@ -831,6 +836,26 @@ def an_agent_that_does_not_answer(bench: Bench) -> None:
 def an_agent_that_does_not_run(bench: Bench) -> None:
     bench.ask = answers(status=[client.NoAgentError("no agent")])
     bench.user = pwd.getpwuid(os.geteuid()).pw_name
+    machine_file(bench, "usr/lib/systemd/system/telemetry-agent.service", "[Service]")
+
+
+def machine_file(bench: Bench, name: str, text: str) -> None:
+    file = bench.root / name
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+
+
+@fault("agent", "warn", "does not run: nothing is recorded", "unmask telemetry-agent && .*enable")
+def a_masked_service(bench: Bench) -> None:
+    an_agent_that_does_not_run(bench)
+    machine_file(bench, "etc/systemd/system/other.service", "[Service]")
+    (bench.root / "etc/systemd/system/telemetry-agent.service").symlink_to(os.devnull)
+
+
+@fault("agent", "warn", "does not start at the next boot", "^`sudo systemctl enable --now")
+def a_service_that_was_started_and_not_enabled(bench: Bench) -> None:
+    runs(bench)
+    machine_file(bench, f"proc/{os.getpid()}/cgroup", "0::/system.slice/telemetry-agent.service\n")
 
 
 @fault("agent", "warn", "does not run: nothing is recorded", "^`telemetry-agent run.*` starts it")
@@ -899,9 +924,7 @@ def a_config_that_does_not_work_and_a_service_that_does(bench: Bench) -> None:
     runs(bench, config={"state": "unreadable", "last_error": "not TOML"})
 
 
-@fault(
-    "sentences", "fail", "the agent reports /dev/ttyACM0 as silent", "wiring, power and gps.baud"
-)
+@fault("sentences", "fail", "the agent reads /dev/ttyACM0, which is silent now", "its connection")
 def a_receiver_that_says_nothing_to_the_agent(bench: Bench) -> None:
     runs(bench, tapped=[{"source": "/dev/ttyACM0", "state": "silent"}])
 

@@ -28,7 +28,7 @@ def test_the_names_of_what_came_instead_are_in_order() -> None:
         ("RMC and GGA sentences on", {"proprietary", "no-position", "no-time"}),
         ("checksum on", {"no-checksum"}),
         ("program or sketch that writes", {"no-checksum", "bad-checksum"}),
-        ("check the cable", {"bad-checksum"}),
+        ("check the receiver's cable", {"bad-checksum"}),
         ("RMC or ZDA sentence on", {"no-date"}),
         ("received satellites", {"no-time", "old-date", "future-date"}),
         ("firmware", {"old-date", "future-date"}),
@@ -40,3 +40,10 @@ def test_the_names_of_what_came_instead_are_in_order() -> None:
 )
 def test_a_remedy_helps_against_its_reason(words: str, reasons: set[str]) -> None:
     assert {reason for reason in REASONS if words in diagnosis(reason).remedy} == reasons
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_remedy_fits_every_kind_of_source(reason: Reason) -> None:
+    remedy = diagnosis(reason).remedy
+    assert "/dev/" not in remedy
+    assert ("gps.on_connect" in remedy) == ("on a serial port or tcp://" in remedy)

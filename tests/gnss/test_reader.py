@@ -513,7 +513,7 @@ AIS = b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n"
     [
         (BARE, "no-checksum", "sentences without a checksum", "switch the checksum on"),
         (WRONG, "bad-checksum", "sentences with wrong checksums", "or correct the program"),
-        (AIS * 2, "ais", "AIS messages only", "name the port of a GNSS receiver"),
+        (AIS * 2, "ais", "AIS messages only", "name a GNSS receiver"),
     ],
 )
 def test_a_receiver_of_unused_sentences_is_told_as_that_and_not_opened_again(

@@ -209,7 +209,7 @@ def test_the_command_ends_when_all_was_read(recording: Path, tmp_path: Path) -> 
     port.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_the_command_ends_quietly_when_asked(number: signal.Signals, tmp_path: Path) -> None:
     link = tmp_path / "gps"
     with agent("simulate", "--rate", "10", "--link", str(link)) as command:

@@ -262,6 +262,8 @@ def test_delivered_fixes_are_sent_again_under_their_names(
         (["queue", "resend"], "Give --since, or --stream with --from and --to."),
         (["queue", "resend", "--stream", "9f0c2d6e11a7b354"], "with --from and --to."),
         (["queue", "resend", "--since", "yesterday"], "a time such as 2026-11-23T12:35:19Z"),
+        (["queue", "resend", "--since", "1700000000"], "an age of at most 50 years, such as 2h"),
+        (["export", "--until", "1700000000000ms"], "an age of at most 50 years, such as 2h"),
         (["queue", "list", "--state", "lost"], "'lost' is not one of"),
         (["tap", "--for", "soon"], "must be a duration"),
     ],
@@ -444,6 +446,10 @@ def test_tap_ends_after_its_time_and_needs_a_daemon(tmp_path: Path) -> None:
             while not asked.json("status")["receiver"]["fixes"]:
                 pass
             result = asked.run("tap", "--for", "3s", "--json")
+            with Path("/dev/full").open("wb") as full:  # its note on the receiver is lost
+                argv = [*AGENT, "tap", "--for", "0.1s", "--config", str(config)]
+                done = subprocess.run(argv, stderr=full, env=environment(), check=False)
+            assert done.returncode == 0
     assert result.returncode == 0
     lines = [json.loads(line)["line"] for line in result.stdout.splitlines()]
     assert any(line.startswith("$GNGGA") for line in lines)

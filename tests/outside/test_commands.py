@@ -312,9 +312,10 @@ def test_an_output_that_cannot_be_written_is_told(args: list[str]) -> None:
         ["init", "--url", "http://127.0.0.1:9/", "--source", "file:///dev/null"],
         ["queue", "discard", "--all", "--config", "config.toml"],
         ["decode", "--stats", "drive.nmea"],
+        ["nope"],
     ],
 )
-def test_a_closed_stream_changes_neither_the_status_nor_the_words(
+def test_a_closed_or_full_stream_changes_neither_the_status_nor_the_words(
     args: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "drive.nmea").write_bytes(gga("123519") + rmc("123519"))
@@ -333,6 +334,7 @@ def test_a_closed_stream_changes_neither_the_status_nor_the_words(
     assert "Traceback" not in opened[1]
     assert ends(">&- <&-") == opened
     assert ends("> out <&- 2>&-") == (opened[0], "")
+    assert ends("> out <&- 2>/dev/full") == (opened[0], "")
 
 
 def test_a_file_name_that_is_not_text_or_not_of_the_locale_is_one_line(tmp_path: Path) -> None:

@@ -133,7 +133,10 @@ def long(tmp_path: Path) -> Path:
     return write_config(tmp_path, "/dev/none", URL)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+ENDS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
+
+
+@pytest.mark.parametrize("how", ENDS)
 def test_an_interrupted_export_leaves_the_file_as_it_was(how: int, long: Path) -> None:
     track = long.with_name("track.gpx")
     track.write_text("yesterday's")
@@ -145,6 +148,21 @@ def test_an_interrupted_export_leaves_the_file_as_it_was(how: int, long: Path) -
         assert "Traceback" not in export.text()
     assert track.read_text() == "yesterday's"
     assert not list(long.parent.glob(".track.gpx.*"))
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_an_interrupted_command_leaves_no_copy_of_a_damaged_queue(how: int, long: Path) -> None:
+    with long.with_name("queue.db").open("r+b") as queue:
+        queue.seek(3 * 4096)
+        queue.write(bytes(4096))
+    copies = long.with_name("copies")
+    copies.mkdir()
+    command = (sys.executable, ENDLESS, "export", "--format", "csv", "--config", str(long))
+    with running(*command, env={"TMPDIR": str(copies)}) as export:
+        export.wait_for_line("begun$")
+        assert [*copies.iterdir()]
+        assert export.end(by=how) == 128 + how
+    assert not [*copies.iterdir()]
 
 
 def test_an_export_under_nohup_outlives_its_terminal(long: Path) -> None:

@@ -15,10 +15,11 @@ from typing import ClassVar
 
 import pytest
 from nmea import line
+from peers import ask, influxdb
 from processes import AGENT, environment, run_agent
 from rig import simulated, started, write_config
 from scripted import ScriptedReceiver
-from standins import Server, Traccar
+from standins import Dawarich, Recorder, Server, Traccar
 
 from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
 from telemetry_agent.gnss.sources.machine import find_receivers
@@ -431,6 +432,26 @@ def test_the_config_for_traccar_works(tmp_path: Path) -> None:
         with started(path, env) as agent:
             server.wait_for(lambda: len(traccar.positions) > 3)
             assert agent.end() == 0
+
+
+def test_what_the_trial_has_shown_to_be_done_is_not_to_do(tmp_path: Path) -> None:
+    def told(server: str, url: str) -> str:
+        flags = ["--device", "x", "--source", "auto", "--server", server, "--url", url]
+        done = run_agent("init", "--force", "--config", str(tmp_path / "config.toml"), *flags)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with influxdb(tmp_path) as url:
+        assert "To do: in InfluxDB, CREATE DATABASE gps" in told("influxdb", url)
+        ask(f"{url}/query", q="CREATE DATABASE gps")
+        assert "To do" not in told("influxdb", url)
+    with Server(Dawarich("k3y")) as dawarich:
+        assert "To do: put your API key" in told("dawarich", dawarich.url)
+        assert "To do" not in told("dawarich", f"{dawarich.url}/?api_key=k3y")
+    with Server(Recorder()) as recorder:  # which accepts everything
+        assert "To do: check that ?u=" in told("owntracks", f"{recorder.url}/pub?u=jane")
+    with Server(Traccar("4711")) as traccar:
+        assert "with the identifier 4711\n" in told("traccar", f"{traccar.url}/?id=4711")
 
 
 def _ports() -> bool:

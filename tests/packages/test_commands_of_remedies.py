@@ -157,6 +157,14 @@ def the_service_is_switched_off(device: Device) -> None:
     assert device.machine.said("systemctl", "is-enabled", UNIT) == "enabled"
 
 
+@tries("sudo systemctl unmask{} telemetry-agent && sudo systemctl enable --now telemetry-agent")
+def the_service_is_masked(device: Device) -> None:
+    for how in ("--system", "--runtime"):
+        device.machine.run("systemctl", "mask", "--now", how, UNIT)
+        device.remedied("agent", "does not run")
+        assert device.machine.said("systemctl", "is-enabled", UNIT) == "enabled"
+
+
 @tries("sudo systemctl restart telemetry-agent")
 def the_service_hangs(device: Device) -> None:
     device.machine.run("kill", "-STOP", device.machine.show(UNIT, "MainPID"))

@@ -9,6 +9,7 @@ each value of ``LATER`` that is there, as text in UTF-8. It is exclusive-ored wi
 number, folded to 32 bits. So a row proves its content and its place.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -57,7 +58,9 @@ def stream_from_int(number: int) -> str:
 
 
 def stream_to_int(stream: str) -> int:
-    """As it is stored."""
+    """As it is stored; raises ValueError if it is not a stream."""
+    if re.fullmatch("[0-9a-fA-F]{16}", str(stream)) is None:
+        raise ValueError(f"{stream!r} is not a stream: 16 hex digits, as in `queue list`")
     return int.from_bytes(bytes.fromhex(stream), signed=True)
 
 

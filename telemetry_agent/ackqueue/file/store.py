@@ -280,7 +280,7 @@ class Store:
     def _write(self, changes: Changes) -> None:
         execute = self._connection.execute
         # Before the file changes: some reasons are in the file only.
-        marks = {lo: span and self._with_reason(span) for lo, span in changes.marks.items()}
+        marks = {lo: span and self.with_reason(span) for lo, span in changes.marks.items()}
         try:
             execute("BEGIN IMMEDIATE")
             self._write_marks(marks)  # first: what goes makes room for what comes
@@ -302,7 +302,8 @@ class Store:
                 execute("ROLLBACK")
             raise
 
-    def _with_reason(self, span: Span[RowState]) -> Span[RowState]:
+    def with_reason(self, span: Span[RowState]) -> Span[RowState]:
+        """The mark of dead letters, with the reason that only the file has."""
         if span.value.state is not State.ACK_FAILED or span.value.reason is not None:
             return span
         return span._replace(value=RowState(State.ACK_FAILED, self.reason(span.lo)))

@@ -164,14 +164,26 @@ class HttpServer(socketserver.ThreadingTCPServer):
         try:
             request = super().get_request()
         except OSError as error:
-            have = counted(len(self._connections), "connection is open", "connections are open")
-            self._full.failed(f"{have}, and no more can be accepted: {error.strerror}", kind="full")
+            self._is_full(error.strerror)
             threading.Event().wait(_ACCEPT_AGAIN_S)  # it stays readable: the server would spin
             raise
-        self._full.over("connections are accepted again")
         with self._lock:
             self._connections.add(request[0])
         return request
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """See ``ThreadingTCPServer``. If the system refuses a thread, the connection is closed."""
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError as error:
+            self._threads.pop()  # type: ignore[attr-defined]  # unstarted: no join
+            self._is_full(error)
+            raise OSError from None
+        self._full.over("connections are accepted again")
+
+    def _is_full(self, why: object) -> None:
+        have = counted(len(self._connections), "connection is open", "connections are open")
+        self._full.failed(f"{have}, and no more can be accepted: {why}", kind="full")
 
     def shutdown_request(self, request: Any) -> None:
         """See ``ThreadingTCPServer``."""
