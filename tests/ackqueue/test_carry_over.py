@@ -20,6 +20,7 @@ from telemetry_agent.ackqueue.file.schema import UnusableError, connect
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.ackqueue.recovery.damaged_file import FoundRows
+from telemetry_agent.ackqueue.recovery.set_aside_files import move_away
 from telemetry_agent.ackqueue.row_states import PURGED, State
 
 if TYPE_CHECKING:
@@ -67,6 +68,28 @@ def test_a_page_that_cannot_be_read_for_a_while_is_not_lost(
         assert queue.stats().lost.get("damaged", 0) == lost
         assert queue.stats().ready == len(records) - lost
     assert files(path) == ([".foreign-1"] if lost else [])
+
+
+@pytest.mark.parametrize("left", ["-wal", "-shm"])
+def test_a_file_that_somebody_deleted_does_not_keep_what_is_left_waiting(
+    path: Path, left: str
+) -> None:
+    with AckQueue(path, commit_every_s=3600) as queue:
+        records = damage.record(queue, 5)
+        path = kill(queue, path)
+    aside = move_away(path)
+    aside.with_name(f"{aside.name}-shm").touch()
+    with AckQueue(path, commit_every_s=3600) as queue:
+        for end in {"", "-wal", "-shm"} - {left}:
+            aside.with_name(aside.name + end).unlink()
+        new = damage.record(queue, 1)
+        carry_over(queue)
+        assert not queue.stats().carrying_over
+        delivered = []
+        while (batch := queue.lease(100)) is not None:
+            queue.ack(batch)
+            delivered += batch.records
+    assert sorted(delivered) == sorted(new + records * (left == "-wal"))
 
 
 @pytest.mark.parametrize("rows", [0, 5])

@@ -56,7 +56,9 @@ class DamagedFile:
         self.refused = 0
         """How often the disk refused to read a page."""
         with ExitStack() as stack:
-            self._file = stack.enter_context(path.open("rb"))
+            # Somebody can have deleted the file and left its log.
+            place = path if path.exists() else Path(os.devnull)
+            self._file = stack.enter_context(place.open("rb"))
             self._log = read_log(path)
             if self._log.frames:
                 self._log_file = stack.enter_context(log_of(path).open("rb"))
