@@ -29,9 +29,11 @@ from telemetry_agent.ackqueue.ranges import Span, first_rows, runs
 from telemetry_agent.ackqueue.ready_rows import NO_BATCH, Plan, ReadyRows
 from telemetry_agent.ackqueue.row_states import (
     ACKED,
+    DAMAGED,
     PURGED,
     REASONS_IN_MEMORY,
     THINNED,
+    UNCOUNTED,
     UNUSED,
     Loaded,
     RowState,
@@ -298,6 +300,14 @@ class Ledger:
                 for mark, rows in self.marks.totals()
                 if mark.state is State.GONE and mark.reason is not None
             }
+        )
+
+    def lost_or_refused(self) -> int:
+        """How many rows are dead letters, or were lost to damage."""
+        return sum(
+            rows
+            for mark, rows in self.marks.totals()
+            if mark.state is State.ACK_FAILED or mark in {DAMAGED, UNCOUNTED}
         )
 
     def leased(self) -> list[tuple[int, int]]:

@@ -31,6 +31,8 @@ class QueueSummary(NamedTuple):
     """Older rows were in files that had been set aside; ``oldest`` does not speak of them."""
     run: StreamRun | None = None
     """The newest run of rows of one stream."""
+    lost: int = 0
+    """How many rows were dead letters, or had been lost to damage."""
 
 
 UNKNOWN = QueueSummary()
@@ -58,7 +60,9 @@ class QueueLock:
         text = f"{os.getpid()}\n"
         if summary is not UNKNOWN:
             numbers = " ".join(map(str, (summary.oldest, summary.last, *(summary.run or ()))))
-            line = f"{'closed' if summary.clean else 'open'} {numbers}{' away' * summary.away}"
+            lost = f" lost {summary.lost}" if summary.lost else ""
+            state = "closed" if summary.clean else "open"
+            line = f"{state} {numbers}{lost}{' away' * summary.away}"
             text += f"{line} {crc32(line.encode())}\n"
         for _ in range(2):  # without the last one, the next start takes the end of the log for lost
             with suppress(OSError):  # a full disk does not keep the agent from starting
@@ -158,10 +162,16 @@ def _read_summary(lines: list[str]) -> QueueSummary:
     try:
         _, line = lines
         text, _, crc = line.rpartition(" ")
-        state, oldest, last, *run = text.removesuffix(" away").split()
-        begins = StreamRun(*map(int, run)) if run else None
-        away = text.endswith("away")
-        summary = QueueSummary(state == "closed", int(oldest), int(last), away, begins)
+        numbers, _, lost = text.removesuffix(" away").partition(" lost ")
+        state, oldest, last, *run = numbers.split()
+        summary = QueueSummary(
+            state == "closed",
+            int(oldest),
+            int(last),
+            text.endswith("away"),
+            StreamRun(*map(int, run)) if run else None,
+            int(lost or 0),
+        )
         return summary if int(crc) == crc32(text.encode()) else UNKNOWN
     except (ValueError, TypeError):
         return UNKNOWN
