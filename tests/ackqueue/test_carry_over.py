@@ -85,7 +85,7 @@ def test_a_file_that_somebody_deleted_does_not_keep_what_is_left_waiting(
         new = damage.record(queue, 1)
         carry_over(queue)
         assert not queue.stats().carrying_over
-        delivered = []
+        delivered: list[Record] = []
         while (batch := queue.lease(100)) is not None:
             queue.ack(batch)
             delivered += batch.records

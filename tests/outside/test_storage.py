@@ -168,7 +168,7 @@ def test_a_disk_that_is_unmounted_from_a_folder_that_cannot_be_used_is_reported(
     beneath = tmp_path / "beneath"
     beneath.mkdir()
     subprocess.run(["mount", "--bind", "-o", "ro", beneath, disk], check=True)
-    mounting = ["mount", "-o", "loop", tmp_path / "image", disk]
+    mounting = ["mount", "-o", "loop", str(tmp_path / "image"), str(disk)]
     subprocess.run(mounting, check=True)
     try:
         with simulated(tmp_path, rate_hz=10) as simulator:
