@@ -193,7 +193,12 @@ class Agent:
         """Continue with other settings; no fix is lost."""
         before = self.settings
         if settings.queue != before.queue:
-            log.warning("[queue] has changed: that takes effect at the next start%s", self._way())
+            way = (
+                f"; until then, ask with TELEMETRY_AGENT_QUEUE__PATH={in_shell(before.queue.path)}"
+            )
+            if queue_place.runtime_queue() is not None:  # its socket is not beside its queue
+                way = ""
+            log.warning("[queue] has changed: that takes effect at the next start%s", way)
             self._later_queues.add(str(settings.queue.path))
             settings = replace(settings, queue=before.queue)
         self.settings, self.config = settings, None
@@ -236,13 +241,6 @@ class Agent:
             notes += "; a power cut loses everything"
         source = self.settings.gps.source
         return f"{self.settings.device} from {source}: {recording}; uploads {upload}{notes}"
-
-    def _way(self) -> str:
-        """How commands find an agent whose socket is beside its queue."""
-        if queue_place.runtime_queue() is not None:
-            return ""
-        path = in_shell(self.settings.queue.path)
-        return f"; until then, commands find this agent with TELEMETRY_AGENT_QUEUE__PATH={path}"
 
     def _is_in_runtime(self) -> bool:
         return self.storage is not None and self.storage.state == "runtime"

@@ -112,7 +112,7 @@ def test_another_queue_waits_for_the_next_start(tmp_path: Path) -> None:
             agent.wait_for_line(r"\[queue\] has changed: that takes effect at the next start")
             agent.wait_for_line(r"reloaded: records .* into \S+/queue.db")
             name = "TELEMETRY_AGENT_QUEUE__PATH"
-            said = re.search(f"commands find this agent with {name}=(.*)", agent.text())
+            said = re.search(f"until then, ask with {name}=(.*)", agent.text())
             assert said is not None
             env = {name: said[1]}
             told = run_agent("queue", "stats", "--json", "--config", str(config), env=env)

@@ -6,6 +6,7 @@ dies, so the file is never removed and never stale.
 """
 
 import fcntl
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -59,11 +60,8 @@ class QueueLock:
         """Write it below the pid. A power cut may undo that, unless it is ``clean``."""
         text = f"{os.getpid()}\n"
         if summary is not UNKNOWN:
-            numbers = " ".join(map(str, (summary.oldest, summary.last, *(summary.run or ()))))
-            lost = f" lost {summary.lost}" if summary.lost else ""
-            state = "closed" if summary.clean else "open"
-            line = f"{state} {numbers}{lost}{' away' * summary.away}"
-            text += f"{line} {crc32(line.encode())}\n"
+            line = json.dumps(summary)
+            text += f"{crc32(line.encode())} {line}\n"
         for _ in range(2):  # without the last one, the next start takes the end of the log for lost
             with suppress(OSError):  # a full disk does not keep the agent from starting
                 os.pwrite(self._fd, text.encode(), 0)
@@ -161,17 +159,10 @@ def _lines(fd: int) -> list[str]:
 def _read_summary(lines: list[str]) -> QueueSummary:
     try:
         _, line = lines
-        text, _, crc = line.rpartition(" ")
-        numbers, _, lost = text.removesuffix(" away").partition(" lost ")
-        state, oldest, last, *run = numbers.split()
-        summary = QueueSummary(
-            state == "closed",
-            int(oldest),
-            int(last),
-            text.endswith("away"),
-            StreamRun(*map(int, run)) if run else None,
-            int(lost or 0),
-        )
-        return summary if int(crc) == crc32(text.encode()) else UNKNOWN
-    except (ValueError, TypeError):
+        crc, _, text = line.partition(" ")
+        if int(crc) != crc32(text.encode()):
+            return UNKNOWN
+        clean, oldest, last, away, run, lost = json.loads(text)
+        return QueueSummary(clean, oldest, last, away, run and StreamRun(*run), lost)
+    except (ValueError, TypeError):  # also that of another version
         return UNKNOWN

@@ -321,7 +321,7 @@ class Bounds:
         limit = size.bytes + max(0, spare)
         if limits.max_size_bytes:
             limit = min(limit, limits.max_size_bytes - 2 * self._reserve)
-        shared.file.limit(limit, self._reserve)
+        shared.store.limit(limit, self._reserve)
         return Room(size.bytes - size.free_bytes, limit, disk_free)
 
     def _begin_full(self) -> None:

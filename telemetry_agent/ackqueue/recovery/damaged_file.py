@@ -97,14 +97,12 @@ class DamagedFile:
         return (run for run in runs if run is not None)
 
     def _newest_rows(self, place: int, columns: Sequence[str]) -> Iterator[Row]:
-        if self._is_newest(place):
+        page = self._page(place)
+        newest = self._newest.get(page, page - 1 if self._log.headless else place)
+        if newest == place:
             for number, values in self._records(place):
                 if len(values) == len(columns):
                     yield number, *values[1:]
-
-    def _is_newest(self, place: int) -> bool:
-        page = self._page(place)
-        return self._newest.get(page, page - 1 if self._log.headless else place) == place
 
     def age(self, place: int) -> int:
         """The higher, the newer the version of a page is that this place holds."""
