@@ -10,6 +10,10 @@ bytes are those that the process handed to the block layer (/proc/self/io write_
 count whole pages of 4 KiB and leave out the file system's journal and what the card's own
 controller adds. Syncs are counted by strace where it is installed.
 
+If fixes come as often as commits are due, each commit is in a race with the next put, and one that
+comes after it stores two fixes. Here the commit comes first, the dearer order; "put first" is the
+other one. In a real agent (``benchmarks/quiet.py``) either can win, so its figure is between them.
+
 Beside it, on the same file system: persist-queue's SQLiteAckQueue with its own defaults, and what
 one writes in an afternoon: a table of JSON texts with an indexed state, in WAL mode, a transaction
 per fix and one per batch sent. With ``--choices``: other settings of the queue file in the place of
@@ -53,16 +57,24 @@ class SimulatedClock(Clock):
 
 
 def ours(
-    folder: Path, fixes: int, commit_every_s: float, *, flush_every_s: float = FLUSH_EVERY_S
+    folder: Path,
+    fixes: int,
+    commit_every_s: float,
+    *,
+    flush_every_s: float = FLUSH_EVERY_S,
+    put_first: bool = False,
 ) -> None:
     """The queue, with the committer's rule: commit when it is due."""
     clock = SimulatedClock()
     with AckQueue(folder / "queue.db", commit_every_s=commit_every_s, clock=clock) as queue:
         for second in range(1, fixes + 1):
             due_s = queue.commit_due_s()
+            if put_first:
+                queue.put(fix_at(second), DEVICE)
             if due_s is not None and due_s <= clock.now_s:
-                queue.commit()  # before the put of the same instant: the dearer order
-            queue.put(fix_at(second), DEVICE)
+                queue.commit()
+            if not put_first:
+                queue.put(fix_at(second), DEVICE)
             if second % flush_every_s == 0 and (batch := queue.lease(1000)):
                 queue.ack(batch)
             clock.now_s += 1
@@ -103,6 +115,7 @@ SUBJECTS: dict[str, Callable[[Path, int], None]] = {
         f"commit_every {every_s} s": partial(ours, commit_every_s=every_s)
         for every_s in COMMIT_EVERY_S
     },
+    "commit_every 1 s, put first": partial(ours, commit_every_s=1, put_first=True),
     "commit_every 30 s, flush_every 60 s": partial(ours, commit_every_s=30, flush_every_s=60),
     **{
         f"commit_every {every_s} s, no network": partial(

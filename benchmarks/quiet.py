@@ -11,7 +11,9 @@ shipped, in a systemd of its own.
 
 CPU is user and system time of all threads. RSS counts shared libraries in full; PSS counts them by
 share, and "own" (private, dirty) is what would be free again if the agent ended. Bytes are those
-that the process handed to the block layer, so they need a disk: on tmpfs there are none.
+that the process handed to the block layer, so they need a disk: on tmpfs there are none. They are
+fewer than the 5.1 kB of ``card.py``, which has each fix committed alone: here the receiver is a
+moment ahead of some commits, and those store two fixes.
 """
 
 import argparse

@@ -129,12 +129,13 @@ class PageView:
 
 @dataclass(frozen=True, slots=True)
 class StorageView:
-    """The storage of fixes, where a power cut would lose them."""
+    """What is wrong with the storage of fixes."""
 
     state: Annotated[
-        Literal["forgets", "runtime"],
+        Literal["forgets", "runtime", "covered"],
         "forgets: a power cut loses everything; runtime: the state directory cannot be written, "
-        "so fixes are in the runtime directory",
+        "so fixes are in the runtime directory; covered: the disk of the queue is not mounted "
+        "there any more, and is still written",
     ] = "forgets"
     last_error: Annotated[str, "the cause"] = ""
     remedy: Annotated[str, "what to do about it"] = ""

@@ -197,16 +197,17 @@ class AwayRows:
 
         Delivered: every row below the oldest one that was pending.
 
-        Perhaps never used: no row has the spare number of a generation. If that is one of these,
-        the mark that should follow the last row of the generation is lost. Then nothing shows where
-        its rows ended, and what is missing cannot be counted.
+        Perhaps never used: no row has the spare number of a generation. If that is one of these, or
+        if UNCOUNTED marks follow them up to it, the mark that should follow the last row of the
+        generation is lost. Then nothing shows where its rows ended, and what is missing cannot be
+        counted.
 
         Used and lost: a file uses its numbers one by one, and a row or a mark follows these.
         """
         pending = max(lo, self._oldest_pending_of(lo, found))
         self._mark(lo, min(hi, pending - 1), PURGED)
         spare = spare_below(next_border(lo))
-        if hi < spare - 1 or (hi < spare and self._marks.value_at(spare) != UNCOUNTED):
+        if hi < spare and self._marks.value_at(hi + 1) != UNCOUNTED:
             self._mark(pending, hi, DAMAGED)
         elif pending <= hi:
             self._mark(pending, hi, UNUSED)

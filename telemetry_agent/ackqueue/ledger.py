@@ -20,7 +20,7 @@ gives them new numbers next to each other.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -29,9 +29,11 @@ from telemetry_agent.ackqueue.ranges import Span, first_rows, runs
 from telemetry_agent.ackqueue.ready_rows import NO_BATCH, Plan, ReadyRows
 from telemetry_agent.ackqueue.row_states import (
     ACKED,
+    DAMAGED,
     PURGED,
     REASONS_IN_MEMORY,
     THINNED,
+    UNCOUNTED,
     UNUSED,
     Loaded,
     RowState,
@@ -45,7 +47,6 @@ from telemetry_agent.model import Batch
 SPANS_PER_HOLD = 500
 """Marks that are looked at under one hold of the memory lock, which takes some milliseconds."""
 _RUNS_AT_ONCE = 250
-_AS_IT_IS = nullcontext()
 
 
 class Window(NamedTuple):
@@ -300,6 +301,14 @@ class Ledger:
             }
         )
 
+    def lost_or_refused(self) -> int:
+        """How many rows are dead letters, or were lost to damage."""
+        return sum(
+            rows
+            for mark, rows in self.marks.totals()
+            if mark.state is State.ACK_FAILED or mark in {DAMAGED, UNCOUNTED}
+        )
+
     def leased(self) -> list[tuple[int, int]]:
         """The rows in batches that are out."""
         return [rows for lease in self.leases.values() for rows in lease.ranges]
@@ -352,13 +361,10 @@ class Ledger:
         for first, last in self.away.parts_here(lo, hi):
             self.ready_rows.free.paint(first, last, batch)
 
-    def _within_reach(self, ranges: Collection[tuple[int, int]]) -> AbstractContextManager[object]:
-        if len(ranges) < 2:  # the usual batch
-            return _AS_IT_IS
-        with ExitStack() as both:
-            both.enter_context(self.marks.within_reach(ranges))
-            both.enter_context(self.ready_rows.free.within_reach(ranges))
-            return both.pop_all()
+    @contextmanager
+    def _within_reach(self, ranges: Collection[tuple[int, int]]) -> Iterator[None]:
+        with self.marks.within_reach(ranges), self.ready_rows.free.within_reach(ranges):
+            yield
 
     def _mark_all(self, ranges: Collection[tuple[int, int]], mark: RowState) -> None:
         with self._within_reach(ranges):

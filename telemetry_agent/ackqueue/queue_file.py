@@ -25,7 +25,6 @@ class QueueFile:
         self._path = path
         self._connect = connect
         self._is_aside = False
-        self._limits: tuple[int, int] | None = None
         make_directories(path)
         self.lock = QueueLock(path)
         try:
@@ -47,12 +46,6 @@ class QueueFile:
         with suppress(OSError):
             return self._path.parent.stat().st_dev != self._disk
         return False
-
-    def limit(self, size: int, log_size: int) -> None:
-        """Limit the file, and each that takes its place; see ``Store.limit``."""
-        if self._limits != (size, log_size):
-            self.store.limit(size, log_size)
-            self._limits = size, log_size
 
     def set_aside(self, why: UnusableError) -> None:
         """Rename the file, and open a new one.
@@ -127,8 +120,6 @@ class QueueFile:
 
     def _open(self) -> None:
         self.store = Store(self._path, self._connect)
-        if self._limits is not None:
-            self.store.limit(*self._limits)
         self._inodes = self._inodes_now
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import chain, takewhile
 from typing import NamedTuple
 
-from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span
+from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span, first_rows
 
 NO_BATCH = 0
 """The value of a row that any batch may hold. Other values are the number of a batch that got no
@@ -96,13 +96,5 @@ class ReadyRows:
         self, oldest: Span[int], others: Iterator[Span[int]], limit: int
     ) -> list[tuple[int, int]]:
         end = self.newest if oldest.lo <= self.newest else ABOVE_ALL
-        ranges: list[tuple[int, int]] = []
-        for lo, hi, batch in chain([oldest], others):
-            if batch != NO_BATCH or lo > end:
-                break
-            last = min(hi, lo + limit - 1, end)
-            ranges.append((lo, last))
-            limit -= last - lo + 1
-            if not limit:
-                break
-        return ranges
+        spans = takewhile(lambda s: s.value == NO_BATCH and s.lo <= end, chain([oldest], others))
+        return first_rows(((span.lo, min(span.hi, end)) for span in spans), limit)

@@ -362,9 +362,9 @@ class SharedState:
             oldest = self.ledger.oldest_pending(border_up_to(self.last) if away else 0)
             # Only these are missing if the file is found empty.
             last = min(self.committed, self.writer.written)
-            run = self.ledger.streams.last
+            run, lost = self.ledger.streams.last, self.ledger.lost_or_refused()
         # Not under the memory lock: a disk that hangs does not delay a put.
-        self.file.lock.write_summary(QueueSummary(clean, oldest or last + 1, last, away, run))
+        self.file.lock.write_summary(QueueSummary(clean, oldest or last + 1, last, away, run, lost))
 
     def close(self) -> None:
         """Close the file, and let the next process in."""

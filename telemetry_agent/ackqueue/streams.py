@@ -70,11 +70,6 @@ class _Prefix:
         """UNCOUNTED numbers that are of this run if a later fix of it follows, or if it is the
         last of its stream."""
 
-    @property
-    def thinned(self) -> int:
-        """The most names by which thinning can have moved a row."""
-        return self.not_coming["thinned"]
-
     def count(self, span: Span[RowState]) -> None:
         """Count a span that begins at ``next_row``."""
         self.next_row = span.hi + 1
@@ -92,7 +87,8 @@ class _Prefix:
             self.not_coming[reason] += span.size
         if span.value == DAMAGED:
             # If thinning moved these rows up, their seqs are lower than their numbers say.
-            seqs = self.run.seq(span.lo) - self.thinned, self.run.seq(span.hi), *self.damaged_in
+            thinned = self.not_coming["thinned"]
+            seqs = self.run.seq(span.lo) - thinned, self.run.seq(span.hi), *self.damaged_in
             self.damaged_in = [min(seqs), max(seqs)]
 
 
@@ -100,7 +96,8 @@ class Streams:
     """The runs of a queue, ascending. Changed runs are written with the marks."""
 
     def __init__(self, runs: Sequence[StreamRun], marks: RangeMap[RowState]) -> None:
-        self._runs = list(runs)
+        self.runs = list(runs)
+        """All of them."""
         self._marks = marks
         self._changed: set[int] = set()
         self._prefixes: dict[int, _Prefix] = {}  # by first row
@@ -112,7 +109,7 @@ class Streams:
     def take_changes(self) -> dict[int, StreamRun | None]:
         """Take the runs that are not on disk yet, by first row. ``None``: there is none."""
         changed, self._changed = self._changed, set()
-        runs = {run.lo: run for run in self._runs}
+        runs = {run.lo: run for run in self.runs}
         return {lo: runs.get(lo) for lo in changed}
 
     def give_back_changes(self, runs: Iterable[int]) -> None:
@@ -122,45 +119,40 @@ class Streams:
     def all_changed(self) -> None:
         """Note that the queue has a new file, which has none of them yet."""
         self._prefixes.clear()
-        self._changed.update(run.lo for run in self._runs)
+        self._changed.update(run.lo for run in self.runs)
 
     # Which rows are whose
 
     @property
-    def runs(self) -> Sequence[StreamRun]:
-        """All of them."""
-        return self._runs
-
-    @property
     def last(self) -> StreamRun | None:
         """The newest run."""
-        return self._runs[-1] if self._runs else None
+        return self.runs[-1] if self.runs else None
 
     def begin(self, row: int, stream: int, seq: int) -> None:
         """From this row on, the highest so far, rows are of this stream and begin with this seq."""
-        while self._runs and self._runs[-1].lo >= row:  # none of its rows was committed
+        while self.runs and self.runs[-1].lo >= row:  # none of its rows was committed
             self._drop(-1)
         last = self.last
         if last is None or (last.stream, last.seq(row)) != (stream, seq):
-            self._runs.append(StreamRun(row, stream, seq))
+            self.runs.append(StreamRun(row, stream, seq))
             self._changed.add(row)
             self._forget()
 
     @property
     def first_row(self) -> int:
         """The first row that is in an account."""
-        return self._runs[0].lo if self._runs else ABOVE_ALL
+        return self.runs[0].lo if self.runs else ABOVE_ALL
 
     def bounds(self, row: int) -> tuple[int, int]:
         """The first row of the run that this one is in, and the one after its last."""
         at = self._at(row)
-        return self._runs[at].lo if at >= 0 else 1, self._end(at)
+        return self.runs[at].lo if at >= 0 else 1, self._end(at)
 
     def rows_of(self, stream: int, first: int, last: int) -> list[tuple[int, int]]:
         """Where its fixes with these seqs can be; if it is unknown, the rows of no known run."""
         ranges = []
         any_moved = THINNED in dict(self._marks.totals())
-        for at, run in enumerate(self._runs):
+        for at, run in enumerate(self.runs):
             if run.stream == stream:
                 hi = self._end(at) - 1
                 spans = self._marks.within(run.lo, hi) if any_moved else ()
@@ -172,7 +164,7 @@ class Streams:
 
     def adopt(self, runs: Iterable[StreamRun]) -> None:
         """Take over those of a file that was set aside, except where a known one begins."""
-        known = {run.lo for run in self._runs}
+        known = {run.lo for run in self.runs}
         for run in runs:
             if run.lo not in known:
                 self._insert(run)
@@ -186,26 +178,26 @@ class Streams:
             self._border = before
         self._seen = row, stream
         at = self._at(row)
-        if at < 0 or self._runs[at].stream != stream:
+        if at < 0 or self.runs[at].stream != stream:
             # The run begins behind the last row of another stream, or with seq 1.
             lo = max(self._border, row - seq) + 1
             # A stream that took numbers of this one, in a file without its newest rows.
-            while at >= 0 and self._runs[at].lo >= lo:
+            while at >= 0 and self.runs[at].lo >= lo:
                 self._drop(at)
                 at -= 1
-            if at < 0 or self._runs[at].stream != stream:
+            if at < 0 or self.runs[at].stream != stream:
                 self._insert(StreamRun(lo, stream, seq - (row - lo)))
 
     def reopen(self, lo: int, hi: int) -> None:
         """What became of these rows changed: an account that was accepted is out of date."""
-        for at in range(max(0, self._at(lo)), len(self._runs)):
-            run = self._runs[at]
+        for at in range(max(0, self._at(lo)), len(self.runs)):
+            run = self.runs[at]
             if run.lo > hi:
                 return
             if run.lo in self._prefixes and lo < self._prefixes[run.lo].next_row:
                 del self._prefixes[run.lo]
             if run.reported:
-                self._runs[at] = run._replace(reported=0)
+                self.runs[at] = run._replace(reported=0)
                 self._changed.add(run.lo)
 
     # The accounts
@@ -238,7 +230,7 @@ class Streams:
                     return None
                 if prefix.next_row <= hi:
                     pending = prefix.next_row
-                    if prefix.thinned and pending not in seqs:
+                    if prefix.not_coming["thinned"] and pending not in seqs:
                         return pending
                 if prefix.last_used or pending is not None:
                     prefixes.append(prefix)
@@ -254,27 +246,27 @@ class Streams:
     def settle(self, accounts: Iterable[StreamAccount]) -> None:
         """Note that the endpoint has these accounts: a finished stream needs no other."""
         finished = {account.stream for account in accounts if account.finished}
-        for at, run in enumerate(self._runs):
+        for at, run in enumerate(self.runs):
             if stream_from_int(run.stream) in finished and not run.reported:
-                self._runs[at] = run._replace(reported=1)
+                self.runs[at] = run._replace(reported=1)
                 self._changed.add(run.lo)
         self._forget()
 
     def _unsettled(self, last: int) -> list[tuple[int, list[int]]]:
         """The streams up to that row whose account is not settled, with their runs."""
         places: dict[int, list[int]] = {}
-        for at, run in enumerate(self._runs):
+        for at, run in enumerate(self.runs):
             if run.lo <= last:
                 places.setdefault(run.stream, []).append(at)
         return [
             (stream, runs)
             for stream, runs in places.items()
-            if not all(self._runs[at].reported for at in runs)
+            if not all(self.runs[at].reported for at in runs)
         ]
 
     def _count(self, at: int, hi: int, budget: int) -> tuple[_Prefix, int]:
         """Bring the prefix of a run up to date. Returns what is left of the budget."""
-        run = self._runs[at]
+        run = self.runs[at]
         prefix = self._prefixes.setdefault(run.lo, _Prefix(run))
         for span in self._marks.within(prefix.next_row, hi) if prefix.next_row <= hi else ():
             if not budget or span.lo > prefix.next_row or span.value.state not in _DONE:
@@ -285,9 +277,9 @@ class Streams:
 
     def _forget(self) -> None:
         """Drop the oldest runs while none of their rows is left that could be sent again."""
-        while len(self._runs) > 1:
-            run = self._runs[0]
-            if not run.reported and len(self._runs) <= _RUNS_MAX:
+        while len(self.runs) > 1:
+            run = self.runs[0]
+            if not run.reported and len(self.runs) <= _RUNS_MAX:
                 return
             # A quick look first: the newest row of a run is usually deleted last.
             newest = self._marks.value_at(self._end(0) - 1)
@@ -300,24 +292,24 @@ class Streams:
             self._drop(0)
 
     def _drop(self, at: int) -> None:
-        run = self._runs.pop(at)
+        run = self.runs.pop(at)
         self._prefixes.pop(run.lo, None)
         self._changed.add(run.lo)
 
     def _insert(self, run: StreamRun) -> None:
         self._prefixes.clear()
         at = self._at(run.lo)
-        if at >= 0 and self._runs[at].lo == run.lo:
-            self._runs[at] = run
+        if at >= 0 and self.runs[at].lo == run.lo:
+            self.runs[at] = run
         else:
-            self._runs.insert(at + 1, run)
+            self.runs.insert(at + 1, run)
         self._changed.add(run.lo)
 
     def _at(self, row: int) -> int:
-        return bisect_right(self._runs, row, key=_LO) - 1
+        return bisect_right(self.runs, row, key=_LO) - 1
 
     def _end(self, at: int) -> int:
-        return self._runs[at + 1].lo if at + 1 < len(self._runs) else ABOVE_ALL
+        return self.runs[at + 1].lo if at + 1 < len(self.runs) else ABOVE_ALL
 
 
 def _account(

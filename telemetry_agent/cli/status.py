@@ -157,6 +157,7 @@ def _troubles(view: Snapshot) -> Iterator[str]:
         meaning = {
             "forgets": "a power cut loses everything",
             "runtime": "the state directory fails",
+            "covered": "the disk of the queue is not mounted any more",
         }
         said = str(view.storage) or f"{meaning[view.storage.state]}; {_ASK_WITH_SUDO}"
         yield f"storage:   {said}"

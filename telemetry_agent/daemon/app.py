@@ -23,11 +23,11 @@ from telemetry_agent.daemon.queue_place import RUNTIME_BYTES
 from telemetry_agent.daemon.recording import Recording
 from telemetry_agent.daemon.status import Completeness, pending, queue_view, report
 from telemetry_agent.daemon.supervisor import Supervisor
-from telemetry_agent.errors import Advice, StorageError, counted
+from telemetry_agent.errors import Advice, StorageError, counted, in_shell
 from telemetry_agent.page.agent_view import AgentView, Doctor, LogTail, Switch
 from telemetry_agent.page.task import Page
 from telemetry_agent.secrecy import credential
-from telemetry_agent.snapshot import ConfigView, Snapshot, as_json
+from telemetry_agent.snapshot import ConfigView, Snapshot, StorageView, as_json
 from telemetry_agent.tasks import Bell, within
 from telemetry_agent.upload.interfaces import EncodeReport
 from telemetry_agent.upload.reports import AgentReports
@@ -79,6 +79,7 @@ class Agent:
         self._log_tail = LogTail(self.secrets)
         self._clock = clock
         self._began_s = clock.monotonic_s()
+        self._covered: StorageView | None = None
         self._stays_in_runtime = False  # only to open the queue would show that it is sound again
         placed, self.storage = queue_place.place(settings.queue)
         try:
@@ -179,16 +180,25 @@ class Agent:
         Or another disk was mounted over it, and accepts files.
         """
         # Away from a state directory that refuses files; back when it accepts them again.
-        refused = queue_place.refusal(self.settings.queue.path) is not None
-        if self.is_covered:
-            return not refused
-        return refused != self._is_in_runtime()
+        refused = queue_place.refusal(self.settings.queue.path)
+        if self.is_covered and self.queue.shared.file.is_covered:  # it can be mounted again by now
+            if refused is not None and self._covered is None:
+                self._covered = queue_place.covered(self.queue.path.parent, refused)
+                log.warning("%s", self._covered)
+            return refused is None
+        self._covered = None
+        return (refused is not None) != self._is_in_runtime()
 
     def apply(self, settings: Settings) -> None:
         """Continue with other settings; no fix is lost."""
         before = self.settings
         if settings.queue != before.queue:
-            log.warning("[queue] has changed: that takes effect at the next start")
+            way = (
+                f"; until then, ask with TELEMETRY_AGENT_QUEUE__PATH={in_shell(before.queue.path)}"
+            )
+            if queue_place.runtime_queue() is not None:  # its socket is not beside its queue
+                way = ""
+            log.warning("[queue] has changed: that takes effect at the next start%s", way)
             self._later_queues.add(str(settings.queue.path))
             settings = replace(settings, queue=before.queue)
         self.settings, self.config = settings, None
@@ -212,7 +222,7 @@ class Agent:
             ),
             page=self.page.task.status(),
             config=self.config,
-            storage=self.storage,
+            storage=(self._covered if self.is_covered else None) or self.storage,
         )
 
     def state_words(self) -> tuple[str, ...]:

@@ -137,6 +137,15 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
     return queue, StorageView("forgets", message, found.remedy)
 
 
+def covered(folder: Path, refused: Advice) -> StorageView:
+    """What is wrong if the queue is on a disk that ``folder`` does not lead to any more."""
+    message = (
+        f"the disk of {folder} was unmounted or covered, and is still written; what is there now "
+        f"cannot be used: {refused.message}"
+    )
+    return StorageView("covered", message, "mount it there again")
+
+
 def in_runtime(queue: QueueSettings, refused: Advice) -> tuple[QueueSettings, StorageView]:
     """The same for the runtime directory; ``refused``: why the state directory cannot be used.
 

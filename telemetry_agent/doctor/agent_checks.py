@@ -150,7 +150,7 @@ class AgentChecks:
         if config is not None:
             said += f", with the last good config: {config.last_error}"
             return failed(said, f"correct the config, then {RELOAD}")
-        if storage is not None and storage.state == "runtime":
+        if storage is not None and storage.state != "forgets":
             remedy = "see the checks of the state directory and of the file system"
             return warned(f"{said}; {storage.last_error}", remedy)
         if version != __version__:

@@ -43,11 +43,11 @@ class PageDoctor:
         if (config := state.config) is not None:
             said = f"the last good config is in effect: {config.last_error}"
             found.append(("config", failed(said, f"correct the config, then {RELOAD}")))
-        in_runtime = storage is not None and storage.state == "runtime"
-        if storage is not None and in_runtime:
+        is_elsewhere = storage is not None and storage.state != "forgets"
+        if storage is not None and is_elsewhere:
             found.append(("state directory", failed(storage.last_error, storage.remedy)))
         found += [reported(state.receiver), ("antenna", antenna(state.receiver.antenna))]
-        if not in_runtime:  # there a power cut loses everything: that is reported already
+        if not is_elsewhere:  # there a power cut loses everything: that is reported already
             found.append(("file system", file_system(place, Path("/"))))
         found.append(("disk space", disk_space(place)))
         found += [("queue", queue(state.queue)), ("delivery", delivery(state))]

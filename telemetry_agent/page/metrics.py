@@ -101,7 +101,7 @@ class _Families(Collector):
         for name, help_, value in (
             *((name, help_, self._value(path)) for path, name, help_ in _GAUGES),
             ("receiver_antenna_fault", "Whether the antenna is open or short.", antenna_fault),
-            ("storage_fault", "Whether a power cut loses positions.", snapshot.storage is not None),
+            ("storage_fault", "Whether the disk may lose positions.", snapshot.storage is not None),
             ("config_fault", "Whether the config is unusable.", snapshot.config is not None),
             ("clock_offset_seconds", "System time minus GNSS time.", self._clock_offset_s),
             ("queue_dead_letter_fixes", "Positions that the endpoint refused.", refused),

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -189,6 +190,22 @@ def test_what_an_endpoint_never_answers_goes_as_all_others(
         assert delivered == kept
         (account,) = queue.accounts()[0]
         assert account.recorded - sum(account.not_coming.values()) == len(kept)
+
+
+def test_a_limit_of_the_process_is_a_limit_of_the_queue(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, hard))
+    try:
+        with AckQueue(path, limits=Limits(min_free_bytes=1)) as queue:
+            record(queue, range(2 * CAPACITY))
+            stats = queue.stats()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert stats.ready + sum(stats.lost.values()) == 2 * CAPACITY
+    assert stats.lost.keys() == {"thinned"}
+    assert "cannot write" not in caplog.text
 
 
 def test_a_group_that_is_larger_than_what_is_free_finds_room(path: Path) -> None:

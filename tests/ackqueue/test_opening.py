@@ -138,6 +138,33 @@ def test_an_emptied_file_in_which_nothing_waited_is_a_new_one(
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize("how", ["emptied", "overwritten"])
+def test_what_a_destroyed_file_had_counted_as_lost_is_counted_again(path: Path, how: str) -> None:
+    damage.fill(path, 30)
+    path.unlink()
+    with AckQueue(path) as queue:
+        carry_over(queue)
+        assert queue.stats().lost == {"damaged": 30}
+        put(queue, 3)
+        queue.fail(lease(queue, 2), "no")
+        queue.ack(lease(queue, 1))
+    for _ in range(2):  # it is noted for the next time
+        path.write_bytes(b"" if how == "emptied" else bytes(6000))
+        with AckQueue(path) as queue:
+            carry_over(queue)
+            assert queue.stats().lost == {"uncounted": 32}
+
+
+def test_two_emptied_files_before_anything_was_carried_over_hide_no_loss(path: Path) -> None:
+    damage.fill(path, 30)
+    for _ in range(2):
+        path.unlink()
+        AckQueue(path).close()
+    with AckQueue(path) as queue:
+        carry_over(queue)
+        assert queue.stats().lost == {"uncounted": 1}
+
+
 @pytest.mark.parametrize("how", ["emptied", "deleted"])
 def test_the_log_of_a_file_that_is_gone_is_carried_over(path: Path, how: str) -> None:
     queue = AckQueue(path, commit_every_s=0)

@@ -107,6 +107,18 @@ def test_the_new_queue_stays_where_it_is_beside_files_that_wait(tmp_path: Path) 
     assert there(tmp_path) == {name: name for name in names}
 
 
+def test_the_new_queue_stays_where_it_is_beside_a_log_whose_file_was_deleted(
+    tmp_path: Path,
+) -> None:
+    names = ("queue.db", "queue.db-wal", "queue.db.damaged-1-wal")
+    finish(make(tmp_path, *names))
+    assert there(tmp_path) == {name: name for name in names}
+
+
+def test_an_index_alone_does_not_wait(tmp_path: Path) -> None:
+    assert waiting(make(tmp_path, "queue.db.damaged-1-shm")) == []
+
+
 def test_the_numbers_of_all_kinds_ascend_and_the_oldest_comes_first(tmp_path: Path) -> None:
     path = make(tmp_path, *(f"queue.db.damaged-{n}" for n in (10, 9, 2, "x")), "other.damaged-99")
     assert [file.name for file in waiting(path)] == [f"queue.db.damaged-{n}" for n in (2, 9, 10)]

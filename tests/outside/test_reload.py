@@ -1,6 +1,7 @@
 """SIGHUP: a changed config is applied without losing a fix, or refused in words."""
 
 import json
+import re
 import signal
 import threading
 from pathlib import Path
@@ -110,6 +111,12 @@ def test_another_queue_waits_for_the_next_start(tmp_path: Path) -> None:
             agent.send(signal.SIGHUP)
             agent.wait_for_line(r"\[queue\] has changed: that takes effect at the next start")
             agent.wait_for_line(r"reloaded: records .* into \S+/queue.db")
+            name = "TELEMETRY_AGENT_QUEUE__PATH"
+            said = re.search(f"until then, ask with {name}=(.*)", agent.text())
+            assert said is not None
+            env = {name: said[1]}
+            told = run_agent("queue", "stats", "--json", "--config", str(config), env=env)
+            assert told.returncode == 0, told.stderr
             assert endpoint.wait_for(endpoint.count() + 20, 60)
             assert agent.end() == 0
         assert not (tmp_path / "other.db").exists()

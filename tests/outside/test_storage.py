@@ -160,6 +160,39 @@ def test_a_disk_with_a_backlog_that_is_mounted_late_is_recorded_to_and_delivered
     subprocess.run(["mount", "-o", "loop", tmp_path / "image", disk], check=True)
 
 
+def test_a_disk_that_is_unmounted_from_a_folder_that_cannot_be_used_is_reported(
+    tmp_path: Path, disk: Path
+) -> None:
+    subprocess.run(["umount", disk], check=True)
+    disk.chmod(0o555)
+    beneath = tmp_path / "beneath"
+    beneath.mkdir()
+    subprocess.run(["mount", "--bind", "-o", "ro", beneath, disk], check=True)
+    mounting = ["mount", "-o", "loop", str(tmp_path / "image"), str(disk)]
+    subprocess.run(mounting, check=True)
+    try:
+        with simulated(tmp_path, rate_hz=10) as simulator:
+            config, env = service(tmp_path, disk, "http://127.0.0.1:9/", str(simulator.device))
+            with agent("run", "--config", str(config), env=env) as daemon:
+                daemon.wait_for_line("telemetry-agent .* records ")
+                subprocess.run(["umount", "--lazy", disk], check=True)
+                daemon.wait_for_line(
+                    "the disk of .* was unmounted or covered, and is still written"
+                )
+                assert status(config, env)["storage"]["state"] == "covered"  # type: ignore[index]
+                text = run_agent("status", "--config", str(config), env=env).stdout
+                assert "mount it there again" in text
+                subprocess.run(mounting, check=True)
+                wait_until(lambda: "storage" not in status(config, env))
+                assert daemon.end() == 0
+                named = pending(config, env)
+            assert named > 0
+            with AckQueue(disk / "queue.db") as queue:
+                assert queue.stats().lost == {}
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
 def test_a_queue_file_whose_inode_is_damaged_keeps_no_agent_from_recording(
     tmp_path: Path, disk: Path
 ) -> None:

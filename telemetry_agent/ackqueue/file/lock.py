@@ -6,6 +6,7 @@ dies, so the file is never removed and never stale.
 """
 
 import fcntl
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,8 @@ class QueueSummary(NamedTuple):
     """Older rows were in files that had been set aside; ``oldest`` does not speak of them."""
     run: StreamRun | None = None
     """The newest run of rows of one stream."""
+    lost: int = 0
+    """How many rows were dead letters, or had been lost to damage."""
 
 
 UNKNOWN = QueueSummary()
@@ -57,9 +60,8 @@ class QueueLock:
         """Write it below the pid. A power cut may undo that, unless it is ``clean``."""
         text = f"{os.getpid()}\n"
         if summary is not UNKNOWN:
-            numbers = " ".join(map(str, (summary.oldest, summary.last, *(summary.run or ()))))
-            line = f"{'closed' if summary.clean else 'open'} {numbers}{' away' * summary.away}"
-            text += f"{line} {crc32(line.encode())}\n"
+            line = json.dumps(summary)
+            text += f"{crc32(line.encode())} {line}\n"
         for _ in range(2):  # without the last one, the next start takes the end of the log for lost
             with suppress(OSError):  # a full disk does not keep the agent from starting
                 os.pwrite(self._fd, text.encode(), 0)
@@ -157,11 +159,10 @@ def _lines(fd: int) -> list[str]:
 def _read_summary(lines: list[str]) -> QueueSummary:
     try:
         _, line = lines
-        text, _, crc = line.rpartition(" ")
-        state, oldest, last, *run = text.removesuffix(" away").split()
-        begins = StreamRun(*map(int, run)) if run else None
-        away = text.endswith("away")
-        summary = QueueSummary(state == "closed", int(oldest), int(last), away, begins)
-        return summary if int(crc) == crc32(text.encode()) else UNKNOWN
-    except (ValueError, TypeError):
+        crc, _, text = line.partition(" ")
+        if int(crc) != crc32(text.encode()):
+            return UNKNOWN
+        clean, oldest, last, away, run, lost = json.loads(text)
+        return QueueSummary(clean, oldest, last, away, run and StreamRun(*run), lost)
+    except (ValueError, TypeError):  # also that of another version
         return UNKNOWN

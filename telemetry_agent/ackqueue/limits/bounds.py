@@ -13,9 +13,10 @@ earlier, the ballast makes room.
 
 import logging
 import os
+import resource
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -131,6 +132,11 @@ class Bounds:
         """No more fixes are recorded."""
         self._shared = shared
         self._limits = limits
+        # SQLite takes this limit (``ulimit -f``) for an I/O error.
+        largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if self._bounded and largest != resource.RLIM_INFINITY:
+            most = min(limits.max_size_bytes or largest, largest)
+            self._limits = limits = replace(limits, max_size_bytes=most)
         self._keep_delivered_ms = keep_delivered_s * 1000
         self._reserve = (
             min(_LOG_BYTES, limits.max_size_bytes // 8) if limits.max_size_bytes else _LOG_BYTES
@@ -315,7 +321,7 @@ class Bounds:
         limit = size.bytes + max(0, spare)
         if limits.max_size_bytes:
             limit = min(limit, limits.max_size_bytes - 2 * self._reserve)
-        shared.file.limit(limit, self._reserve)
+        shared.store.limit(limit, self._reserve)
         return Room(size.bytes - size.free_bytes, limit, disk_free)
 
     def _begin_full(self) -> None:

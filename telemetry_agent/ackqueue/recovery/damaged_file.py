@@ -56,7 +56,9 @@ class DamagedFile:
         self.refused = 0
         """How often the disk refused to read a page."""
         with ExitStack() as stack:
-            self._file = stack.enter_context(path.open("rb"))
+            # Somebody can have deleted the file and left its log.
+            place = path if path.exists() else Path(os.devnull)
+            self._file = stack.enter_context(place.open("rb"))
             self._log = read_log(path)
             if self._log.frames:
                 self._log_file = stack.enter_context(log_of(path).open("rb"))
@@ -96,14 +98,12 @@ class DamagedFile:
         return (run for run in runs if run is not None)
 
     def _newest_rows(self, place: int, columns: Sequence[str]) -> Iterator[Row]:
-        if self._is_newest(place):
+        page = self._page(place)
+        newest = self._newest.get(page, page - 1 if self._log.headless else place)
+        if newest == place:
             for number, values in self._records(place):
                 if len(values) == len(columns):
                     yield number, *values[1:]
-
-    def _is_newest(self, place: int) -> bool:
-        page = self._page(place)
-        return self._newest.get(page, page - 1 if self._log.headless else place) == place
 
     def age(self, place: int) -> int:
         """The higher, the newer the version of a page is that this place holds."""

@@ -91,13 +91,16 @@ def _completed(
     store, loaded = _open(path, connect, summary.last)
     try:
         waiting = set_aside_files.waiting(path)
-        is_emptied = loaded.last == 0 and (summary.away or summary.oldest <= summary.last)
-        if is_emptied and not waiting:
+        had_ready = summary.away or summary.oldest <= summary.last
+        is_emptied = loaded.last == 0 and (had_ready or summary.lost > 0)
+        if is_emptied and had_ready and not waiting:
             log.error("the queue %s is empty: the fixes that waited in it are lost", path)
         is_carrying = any(mark.state is State.AWAY for mark, _ in loaded.marks.totals())
         if (waiting or is_emptied or end_is_lost) and not is_carrying:
             newest, last = _ends_of(waiting)
-            loaded = _begin(store, loaded, summary, last, newest if end_is_lost else None)
+            loaded = _begin(store, loaded, summary, last, end_is_lost=end_is_lost)
+            if end_is_lost:
+                _say_end_is_lost(path, newest)
     except BaseException:
         with suppress(StorageError):
             store.close()
@@ -156,8 +159,19 @@ def _ends_of(waiting: list[Path]) -> tuple[list[Row], int]:
         return [], 0
 
 
+def _say_end_is_lost(path: Path, newest: list[Row]) -> None:
+    known = decoded(newest[-1:])
+    log.error(
+        "the end of the log of the queue %s is gone: what was recorded since %s may be lost, "
+        "at least 1 fix",
+        path,
+        rfc3339(known[0].fix.time_ms) if known else "the last start",
+        extra={"fields": {"COUNT": 1}},
+    )
+
+
 def _begin(
-    store: Store, loaded: Loaded, summary: QueueSummary, last: int, newest: list[Row] | None
+    store: Store, loaded: Loaded, summary: QueueSummary, last: int, *, end_is_lost: bool
 ) -> Loaded:
     """Have the rows of the files that wait, or of one that was emptied, come below those of this.
 
@@ -169,17 +183,21 @@ def _begin(
         loaded: What is in it.
         summary: Of the last holder of the lock.
         last: The highest number that is known of the files that wait.
-        newest: If the end of the log is gone, some rows of them: nobody knows how many came after.
+        end_is_lost: The end of the log is gone: nobody knows how many rows it held.
     """
     oldest = None
     before = 0
+    uncounted = int(end_is_lost)
     if loaded.last == 0 and summary is not UNKNOWN:
+        if last < max(border_up_to(summary.last), 1):  # no mark of that file is in those that wait
+            uncounted += summary.lost
         if not is_border(summary.last):  # that file had rows of its own
             last = max(last, summary.last)
         if summary.away:  # what it says of its own rows is not true of older ones
             before = border_up_to(summary.last)
         if not before or last > before:
             oldest = summary.oldest
+        last = last or before
     border = border_up_to(loaded.last)
     if border < max(last, 1):  # it began no generation above the rows of those files
         last = max(last, loaded.last)
@@ -189,17 +207,8 @@ def _begin(
     spans = [Span(*gap, away) for gap in gaps]
     if before:
         spans.append(Span(before, before, RowState(State.AWAY)))
-    if newest is not None:
-        spare = spare_below(border)
-        spans.append(Span(spare, spare, UNCOUNTED))
-        known = decoded(newest[-1:])
-        log.error(
-            "the end of the log of the queue %s is gone: what was recorded since %s may be lost, "
-            "at least 1 fix",
-            store.path,
-            rfc3339(known[0].fix.time_ms) if known else "the last start",
-            extra={"fields": {"COUNT": 1}},
-        )
+    spare = spare_below(border)
+    spans.append(Span(spare - uncounted + 1, spare, UNCOUNTED))
     changed: set[int] = set()
     for span in spans:
         if span.size > 0:

@@ -89,8 +89,11 @@ def finish(path: Path) -> None:
         here, there = (
             (file.name in names, log_of(file).name in names) for file in (path, files[-1])
         )
-        # The log was renamed and the file was not, or the other way round.
-        if there == (False, True) or (there == (True, False) and here == (False, True)):
+        # The log was renamed and the file was not, or the other way round. (With both of them here
+        # it was not: somebody deleted the other file.)
+        if (there == (False, True) and here != (True, True)) or (
+            there == (True, False) and here == (False, True)
+        ):
             _move(path, files[-1])
 
 
@@ -171,7 +174,7 @@ def _named(path: Path, kind: Kind, number: int) -> Path:
 def _numbers(path: Path, kind: Kind) -> list[int]:
     prefix = f"{path.name}.{kind}-"
     numbers = {
-        name.removeprefix(prefix).removesuffix("-wal").removesuffix("-shm")
+        name.removeprefix(prefix).removesuffix("-wal")
         for name in _names(path.parent)
         if name.startswith(prefix)
     }
