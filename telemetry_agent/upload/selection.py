@@ -99,6 +99,7 @@ class Selection:
         self.probing, self._backlog_paused_until_s = False, 0.0
         if not (batch.live and self._policy.live_first):
             self._is_wanted[batch.device] = True
+            self._keeper.backlog_taken(batch.device)
 
     def next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
         """A batch to send now, or how long to wait for one; ``None``: nothing waits.
@@ -120,6 +121,8 @@ class Selection:
         if self.probing or self._overtaker:
             return self._single()
         backlog = self._queue.backlog()
+        if backlog.ready == backlog.live and not self.refusals.waiting:
+            self._keeper.backlog_taken()
         live_in_s = self._live_in_s(backlog, now_s)
         live_due = self._policy.live_first and live_in_s == 0
         rest = None

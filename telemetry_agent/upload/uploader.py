@@ -321,15 +321,16 @@ class Uploader(Task):
             case AllRefused(reason, only_backlog=only_backlog):
                 # Live fixes may be accepted where the backlog is not: it may be too old.
                 if only_backlog and self._policy.live_first:
+                    self._keeper.backlog_refused(device, reason)
                     return self._pause_backlog(reason)
                 return self._hold(reason, device)
             case Held(reason):
                 if backlog and self._takes_live is not False:
                     self._selection.doubt(device)
-                    return self._put_off_backlog("held", reason, self._policy.backoff_max_s)
+                    return self._put_off_backlog(device, "held", reason, self._policy.backoff_max_s)
                 return self._hold(reason, device)
             case Deferred() as deferred:
-                return self._later(deferred, backlog=backlog)
+                return self._later(deferred, device, backlog=backlog)
             case None:
                 return 0
 
@@ -342,7 +343,7 @@ class Uploader(Task):
             self._keeper.asked_to_wait(self._not_before_s)
         return wait_s
 
-    def _later(self, deferred: Deferred, *, backlog: bool) -> float | None:
+    def _later(self, deferred: Deferred, device: str, *, backlog: bool) -> float | None:
         if not deferred.answered and self._network_changed:
             # The old route ended it, which shows nothing about the new one.
             self._release()
@@ -355,15 +356,18 @@ class Uploader(Task):
             and deferred.may_be_a_fix
             and not asked
         ):
-            return self._put_off_backlog(deferred.state, deferred.reason, wait_s)
+            return self._put_off_backlog(device, deferred.state, deferred.reason, wait_s)
         return self._pause(deferred.state, deferred.reason, wait_s)
 
-    def _put_off_backlog(self, state: UploadState, reason: str, wait_s: float) -> float:
+    def _put_off_backlog(
+        self, device: str, state: UploadState, reason: str, wait_s: float
+    ) -> float:
         """The endpoint may take live fixes, and never this backlog: they do not wait for it."""
         self._release()
         now_s = self._clock.monotonic_s()
         self._pace.put_off_backlog(now_s + wait_s)
         self._selection.pause_backlog(now_s + wait_s)  # what was refused too
+        self._keeper.backlog_refused(device, reason)
         self._keeper.trouble(state, reason, now_s, now_s + wait_s)
         return 0
 
@@ -392,6 +396,7 @@ class Uploader(Task):
         self._release()
         now_s = self._clock.monotonic_s()
         self._selection.leave_out(device, now_s + wait_s)
+        self._keeper.backlog_refused(device, reason)
         self._keeper.trouble("held", reason, now_s, now_s + wait_s)
         return 0
 

@@ -879,6 +879,11 @@ def uploads_behind_a_portal(bench: Bench) -> None:
     runs(bench, upload={"state": "portal", "last_error": "302", "complete_until": "14:02"})
 
 
+@fault("delivery", "warn", "ok: .* refuses the backlog: device a: 404", "earlier name")
+def a_backlog_that_is_refused_while_new_positions_are_accepted(bench: Bench) -> None:
+    runs(bench, upload={"state": "ok", "last_delivery_s": 4.0, "backlog_error": "device a: 404"})
+
+
 @fault("queue", "warn", "the endpoint refused 2", "queue list --state ack_failed")
 def dead_letters(bench: Bench) -> None:
     runs(bench, queue=STATUS["queue"] | {"dead_letters": {"400: bad": 2}})  # type: ignore[operator]

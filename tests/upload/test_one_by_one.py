@@ -164,10 +164,13 @@ def test_a_device_that_was_renamed_waits_for_no_fix_under_its_old_name(
         # For each ``backoff_max`` of the hour: one, or as many as it takes to doubt the set-up.
         assert refused <= 31 * (1 if status != 400 else 6)
         assert b.counts == (3000, 0, 365, 0)
+        said = b.uploader.status()
+        assert (said.state, str(said.backlog_error)[:18]) == ("ok", f"device van-06: {status}")
         traccar.devices.add("van-06")
         b.clock.advance(120)
         assert b.work() is None
         assert b.counts == (0, 0, 3365, 0)
+        assert b.uploader.status().backlog_error is None
 
 
 def test_the_good_fixes_of_another_name_are_found_behind_bad_ones(tmp_path: Path) -> None:
