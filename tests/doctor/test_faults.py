@@ -605,10 +605,16 @@ def a_certificate_for_another_name(bench: Bench) -> None:
     bench.resolve = lambda _host, number: [Address(socket.AF_INET, ("127.0.0.1", number))]
 
 
-@fault("tls", "fail", "no TLS there", "may speak plain http")
+@fault("tls", "fail", "no TLS .*: it answers in plain http", "write http:// in upload.url")
 def plain_http_where_tls_was_meant(bench: Bench) -> None:
     talks_first = drips(b"", first=b"HTTP/1.1 400 Bad Request\r\n\r\n", at_once=True)
     bench.url = bench.serve(then=talks_first).replace("http", "https")
+
+
+@fault("tls", "fail", "no TLS .*: it says SSH-2.0-dropbear", "another service listens there")
+def ssh_where_tls_was_meant(bench: Bench) -> None:
+    greets = drips(b"", first=b"SSH-2.0-dropbear\r\n", at_once=True)
+    bench.url = bench.serve(then=greets).replace("http", "https")
 
 
 @fault("tls", "fail", "refuses this device's certificate .*: certificate expired", "renew yours")
@@ -790,7 +796,7 @@ def an_endpoint_that_wants_positions(bench: Bench) -> None:
     bench.serve(then=answer(422, "fixes must not be empty"))
 
 
-@fault("answer", "fail", "not HTTP|no answer", "its own log")
+@fault("answer", "fail", "not HTTP: 220 mail.example ESMTP", "another service")
 def a_server_of_another_kind(bench: Bench) -> None:
     bench.serve(then=says(b"220 mail.example ESMTP\r\n"))
 
