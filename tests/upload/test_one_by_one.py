@@ -84,16 +84,16 @@ def test_a_device_that_is_taken_away_meanwhile_holds_too(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("body", "counts", "waits"),
     [
-        (b'{"retry":[5]}', (1, 0, 19, 0), True),
-        (b'{"retry":[1,5]}', (2, 0, 18, 0), True),
-        (b'{"rejected":[{"seq":5}]}', (0, 0, 19, 1), False),
+        (b'{"retry":[5]}', (1, 0, 15, 0), True),
+        (b'{"retry":[1,5]}', (2, 0, 14, 0), True),
+        (b'{"rejected":[{"seq":5}]}', (0, 0, 15, 1), False),
     ],
 )
 def test_an_answer_may_keep_or_refuse_its_fix_by_name(
     tmp_path: Path, name: FormatName, body: bytes, counts: tuple[int, ...], waits: bool
 ) -> None:
     with bench(tmp_path, lambda _: Said(200, body), name) as b:
-        b.put(20)
+        b.put(16)
         assert (b.work() is not None) == waits
         assert b.counts == counts
 
@@ -104,16 +104,16 @@ def test_answers_beside_one_too_many_acknowledge_nothing(tmp_path: Path) -> None
 
     def answer(asked: Asked) -> bytes:
         traccar(asked)
-        return ok * (2 if len(traccar.positions) == 60 else 1)
+        return ok * (2 if len(traccar.positions) == 16 else 1)
 
     with bench(tmp_path, answer) as b:
-        b.put(60)
+        b.put(16)
         assert b.work() is not None
-        assert b.counts == (0, 60, 0, 0)
+        assert b.counts == (0, 16, 0, 0)
         b.clock.advance(300)
         assert b.work() is None
-        assert b.counts == (0, 0, 60, 0)
-        assert len(traccar.positions) == 120
+        assert b.counts == (0, 0, 16, 0)
+        assert len(traccar.positions) == 32
 
 
 def test_what_another_device_delivers_is_no_witness(tmp_path: Path) -> None:
