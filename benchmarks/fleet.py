@@ -206,7 +206,13 @@ class Queue:
         since_s = self._handed_out + 1 + self._phase_s if live else None
         return Backlog(self._old + self._left_live + live, live, since_s)
 
-    def lease(self, limit: int, *, live_first: bool) -> Batch | None:
+    def lease(
+        self,
+        limit: int,
+        *,
+        live_first: bool,
+        besides: Collection[str] = (),  # noqa: ARG002
+    ) -> Batch | None:
         """The newest of the live ones, or the oldest of the rest."""
         recorded = self._recorded()
         live = recorded - self._handed_out

@@ -91,6 +91,9 @@ class UploadView:
     last_error: Annotated[str | None, "the last failure"] = None
     last_error_s: Annotated[float | None, "seconds since the last failure"] = None
     next_attempt_s: Annotated[float | None, "seconds until the next attempt, while it waits"] = None
+    backlog_error: Annotated[
+        str | None, "why the endpoint refuses the backlog, while it may accept other fixes"
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,14 +209,14 @@ class Ledger:
 
     # Batches
 
-    def choose(self, limit: int, *, live_first: bool) -> Plan | None:
+    def choose(self, limit: int, *, live_first: bool, row: int = 1) -> Plan | None:
         """The rows for the next batch; see ``ReadyRows.choose``. They are still free."""
-        plan = self.ready_rows.choose(limit, live_first=live_first)
+        plan = self.ready_rows.choose(limit, live_first=live_first, row=row)
         # A batch without an answer comes whole, so that the endpoint recognises the repeat. If that
         # is more than fits now, the batch is dissolved.
         if plan is not None and plan.batch != NO_BATCH and plan.size > limit:
             self.make_ready(plan.ranges)
-            plan = self.ready_rows.choose(limit, live_first=live_first)
+            plan = self.ready_rows.choose(limit, live_first=live_first, row=row)
         return plan
 
     def lease(self, rows: Iterable[int], plan: Plan) -> int:

@@ -10,6 +10,7 @@ What the parts share, and the order of the two locks, is described in ``shared_s
 """
 
 import weakref
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -173,7 +174,12 @@ class AckQueue(Contents):
             raise refusal
 
     def lease(
-        self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
+        self,
+        limit: int,
+        *,
+        live_first: bool = True,
+        timeout_s: float | None = 0,
+        besides: Collection[str] = (),
     ) -> Batch | None:
         """Hand out fixes of one stream and one device, in the order of recording.
 
@@ -187,6 +193,8 @@ class AckQueue(Contents):
             live_first: If there are live fixes, the newest of them; else strictly the oldest.
             timeout_s: How long to wait for a ready fix; ``None``: without limit. ``close`` ends the
                 wait with the ValueError of a closed queue.
+            besides: Devices whose fixes stay, and what was recorded before them, if strictly the
+                oldest are handed out.
 
         Returns:
             ``None`` if nothing is ready.
@@ -203,7 +211,7 @@ class AckQueue(Contents):
                 shared.check_open()
                 if self._must_commit_first(live_first=live_first):
                     shared.write()
-                batch = self._lease(limit, live_first=live_first)
+                batch = self._lease(limit, besides, live_first=live_first)
             if batch is not None or timeout_s == 0:
                 return batch
             with shared.lock:
@@ -310,14 +318,15 @@ class AckQueue(Contents):
             others = ready_rows.any_live if live_first else ready_rows.free.total
             return not others or waiting[0] + _FRESH_S < shared.clock.monotonic_s()
 
-    def _lease(self, limit: int, *, live_first: bool) -> Batch | None:
+    def _lease(self, limit: int, besides: Collection[str], *, live_first: bool) -> Batch | None:
         shared = self.shared
         while True:
-            with shared.lock:
-                plan = shared.ledger.choose(limit, live_first=live_first)
-            if plan is None:
-                return None
             try:
+                row = self._row_behind(besides) if besides else 1
+                with shared.lock:
+                    plan = shared.ledger.choose(limit, live_first=live_first, row=row)
+                if plan is None:
+                    return None
                 batch = self._hand_out(plan, newest=plan.live and live_first)
             except UnusableError:  # damaged, or rows are missing
                 if shared.file.damage is not None:  # the disk refuses to set it aside
@@ -325,6 +334,19 @@ class AckQueue(Contents):
                 continue  # the file was set aside: other rows are ready now
             if batch is not None:
                 return batch
+
+    def _row_behind(self, devices: Collection[str]) -> int:
+        """The first row behind those of these devices. By halves: they have one name at a time."""
+        shared = self.shared
+
+        def is_behind(row: int) -> bool:
+            with shared.lock:
+                free = shared.ledger.ready_rows.free.first_row(row) or row
+            return any(found[1] not in devices for found in shared.read((free, free)))
+
+        with shared.lock:
+            rows = range(1, shared.ledger.ready_rows.free.end)
+        return 1 + bisect_left(rows, 1, key=is_behind)
 
     def _hand_out(self, plan: Plan, *, newest: bool) -> Batch | None:
         """Make a batch of the planned rows. ``None``: some are damaged, so plan again.

@@ -66,14 +66,14 @@ class ReadyRows:
             left -= span.size
         return 0
 
-    def choose(self, limit: int, *, live_first: bool) -> Plan | None:
-        """The newest live rows if there are any and they go first, else the oldest rows.
+    def choose(self, limit: int, *, live_first: bool, row: int = 1) -> Plan | None:
+        """The newest live rows if there are any and they go first, else the oldest from ``row`` on.
 
         At most ``limit``, except for the rows of an earlier batch, which come whole.
         """
         if live_first and self.any_live:
             return Plan(self._newest(limit), live=True)
-        spans = iter(self.free)
+        spans = self.free.within(row)
         oldest = next(spans, None)
         if oldest is None:
             return None

@@ -220,7 +220,9 @@ def _upload(upload: UploadView) -> str:
     if upload.unknown_names:
         unknown = counted(upload.unknown_names, "fix")
         text += f"; answers named {unknown} that their requests did not hold"
-    if upload.state == "ok" and upload.last_error is not None:
+    if upload.state == "ok" and upload.backlog_error is not None:
+        text += f"; the backlog is refused: {upload.backlog_error}"
+    elif upload.state == "ok" and upload.last_error is not None:
         text += f"; last error {span(upload.last_error_s or 0.0)} ago: {upload.last_error}"
     return f"{text}; {size(upload.sent_bytes_24h)} sent in 24 h ({upload.host})"
 

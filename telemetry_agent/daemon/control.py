@@ -127,7 +127,7 @@ def for_strangers(answer: Mapping[str, Any]) -> dict[str, Any]:
     without = {
         name: for_strangers(value) if isinstance(value, dict) else value
         for name, value in answer.items()
-        if name != "last_error"
+        if name not in {"last_error", "backlog_error"}
     }
     if "dead_letters" in answer:
         total = sum(answer["dead_letters"].values())

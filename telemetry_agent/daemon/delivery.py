@@ -127,6 +127,7 @@ class Delivery:
             last_error=upload.last_error,
             last_error_s=ago_s(upload.last_error_s, now_s),
             next_attempt_s=None if next_s is None else round(max(0.0, next_s - now_s), 1),
+            backlog_error=upload.backlog_error,
         )
 
     def network(self) -> dict[str, Any]:

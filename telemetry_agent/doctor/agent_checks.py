@@ -29,6 +29,10 @@ RESTART = (
 )
 UNIT = "telemetry-agent.service"
 _UNIT_FOLDERS = [f"{at}/systemd/system" for at in ("etc", "run", "usr/local/lib", "usr/lib")]
+_REFUSED = (
+    "nothing is lost, the agent tries again by itself; make the server accept these positions, for "
+    "example add the earlier name of a device that was renamed"
+)
 _BY_THE_DISK = {"damaged", "memory"}
 """The reasons for a loss by a fault of the disk, not by a setting or a command."""
 
@@ -259,6 +263,9 @@ def delivery(state: Snapshot, again: str = RELOAD) -> Finding:
     said = f"{upload.state}: {last}, {waiting}"
     if upload.complete_until is not None:
         said += f", complete at the endpoint until {upload.complete_until}"
+    if upload.state == "ok" and upload.backlog_error is not None:
+        said += f"; the endpoint refuses the backlog: {upload.backlog_error}"
+        return warned(said, _REFUSED)
     if upload.state == "ok":
         return passed(said)
     if upload.last_error:

@@ -23,7 +23,7 @@ from telemetry_agent.doctor.findings import (
     warned,
 )
 from telemetry_agent.doctor.permissions import EVERYBODY, owner_of
-from telemetry_agent.doctor.trial import OWN_CERTIFICATE, EndpointTrial
+from telemetry_agent.doctor.trial import OTHER_SERVICE, OWN_CERTIFICATE, EndpointTrial
 from telemetry_agent.errors import ConfigError, counted, in_shell
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
@@ -176,7 +176,19 @@ class EndpointChecks:
                 remedy = "check that this port speaks TLS, and whether a firewall is on the way"
                 return failed(f"{self._host}:{self._port} does not answer", remedy)
             except OSError as error:
-                return _no_tls(error)
+                return self._no_tls(error)
+
+    def _no_tls(self, error: OSError) -> Finding:
+        if isinstance(error, ssl.SSLError) and refuses_certificate(error):
+            return failed(tls_words(error), OWN_CERTIFICATE)
+        trial = EndpointTrial(self._upload, self._device, self._credentials, self._agent.machine)
+        said = trial.no_answer() or (error.strerror or str(error)).lower()
+        remedy = "check the port in upload.url, and which versions of TLS the server allows"
+        if said.endswith("plain http"):
+            remedy = "write http:// in upload.url, or the endpoint's port for https"
+        elif "it says" in said:
+            remedy = OTHER_SERVICE
+        return failed(said, remedy)
 
     def _ask(self) -> Iterator[Finding]:
         """``authentication``, ``answer``, ``proof``: what it answers to the agent's requests."""
@@ -228,17 +240,6 @@ class EndpointChecks:
             said = "this machine has no CA certificates"
             remedy = "`sudo apt install ca-certificates`"
         return failed(said, remedy)
-
-
-def _no_tls(error: OSError) -> Finding:
-    if isinstance(error, ssl.SSLError):
-        words = tls_words(error)
-        if refuses_certificate(error):
-            return failed(words, OWN_CERTIFICATE)
-    else:
-        words = (error.strerror or str(error)).lower()
-    remedy = "check scheme and port of upload.url: this port may speak plain http"
-    return failed(f"no TLS there: {words}", remedy)
 
 
 def _is_forbidden(path: Path) -> bool:

@@ -72,6 +72,7 @@ _ADDRESS_REMEDIES = {
 OWN_CERTIFICATE = (
     "set upload.client_cert and upload.client_key to a certificate that it accepts, or renew yours"
 )
+OTHER_SERVICE = "correct the port in upload.url: another service listens there"
 _USE_TLS = "write https:// in upload.url, with the endpoint's port for https"
 _TRY_ONE = "`sudo telemetry-agent doctor --send` sends the newest recorded position"
 
@@ -151,6 +152,11 @@ class EndpointTrial:
             "turns gzip on, which saves about two thirds of the bytes"
         )
 
+    def no_answer(self) -> str | None:
+        """Why no answer comes to an empty request; ``None``: one came."""
+        answer, *_ = self._exchange(Payload(b"", {}))
+        return self._credentials.masked(answer.reason) if isinstance(answer, NoAnswer) else None
+
     def _exchange(self, *payloads: Payload, url: str = "") -> list[Answer | NoAnswer]:
         transport = Transport(
             url or self._upload.url,
@@ -169,13 +175,15 @@ class EndpointTrial:
             return
         reason = self._credentials.masked(answer.reason)
         yield skipped("no answer")
-        if self._speaks_tls():
+        if "speaks TLS" in reason or self._speaks_tls():
             yield failed(f"this port speaks TLS ({reason})", _USE_TLS)
         elif answer.refuses_certificate:
             yield failed(reason, OWN_CERTIFICATE)
         elif answer.proxy_status:
             remedy = "check upload.proxy, and whether that proxy lets this device through"
             yield failed(reason, remedy)
+        elif "not HTTP" in reason:
+            yield failed(reason, OTHER_SERVICE)
         else:
             yield failed(reason, "check that the endpoint works: its own log shows more")
 

@@ -34,8 +34,13 @@ OnAnswer = Callable[[Answer], bool]
 class BatchQueue(Protocol):
     """The part of the queue that the uploader uses. A batch is a lease."""
 
-    def lease(self, limit: int, *, live_first: bool) -> Batch | None:
-        """Lease the newest live fixes if ``live_first`` and there are any; else the oldest."""
+    def lease(
+        self, limit: int, *, live_first: bool, besides: Collection[str] = ...
+    ) -> Batch | None:
+        """Lease the newest live fixes if ``live_first`` and there are any; else the oldest.
+
+        ``besides``: the devices whose fixes are left out then.
+        """
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:
         """Make two leases of one: the first ``at`` fixes, and the rest."""

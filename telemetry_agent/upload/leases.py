@@ -31,12 +31,17 @@ class Leases:
         self._out: dict[int, Batch] = {}
         self.unanswered = False
         """Whether fixes got no answer and were not made ready again since."""
+        self._left_out: Collection[str] = ()
         self._put_off: dict[Name, bool] = {}  # whether its next try is due; the latest last
         self._due: list[Batch] = []  # leased again, for their next try
 
+    def leave_out(self, devices: Collection[str]) -> None:
+        """Do not take the backlog of these devices, whichever they will be."""
+        self._left_out = devices
+
     def take(self, limit: int, *, live_first: bool) -> Batch | None:
         """Lease a batch of at most ``limit`` fixes, without those that were put off."""
-        while batch := self._queue.lease(limit, live_first=live_first):
+        while batch := self._queue.lease(limit, live_first=live_first, besides=self._left_out):
             self._out[batch.lease] = batch
             # The fixes before the first that is not sent; that one alone, if it is the first.
             good = 0

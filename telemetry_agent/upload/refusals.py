@@ -41,6 +41,8 @@ class AllRefused:
     """Fix after fix is refused and none accepted: it may be the set-up."""
 
     reason: str
+    device: str
+    """Of the last of them."""
     only_backlog: bool
     """No live fix is among them."""
 
@@ -64,6 +66,7 @@ class Refusals:
         """Whether the endpoint seems to refuse everything."""
         self.reason = ""
         """Of the last refusal."""
+        self._device = ""  # the same
         self.crashes = CrashCount()
         self._leases = leases
         self._keeper = keeper
@@ -175,7 +178,7 @@ class Refusals:
 
         ``answered``: false if it took the batch and gave no answer; see ``crashed``.
         """
-        self.reason = reason
+        self.reason, self._device = reason, batch.device
         self.live_refused = self.live_refused or batch.live
         acceptances = self._acceptances[batch.device]
         if batch.lease in self._suspects:
@@ -189,7 +192,7 @@ class Refusals:
             if self._run.refused(batch, reason, acceptances):
                 self._end_run(self._run)
             # A run has a limit of its own: its refusals count only if nothing was ever accepted.
-            self._in_a_row += not self.ever_accepted
+            self._in_a_row += not acceptances
         else:
             self._in_a_row += 1
             search = self._begin_search(batch)
@@ -212,7 +215,7 @@ class Refusals:
     def all_refused(self) -> AllRefused:
         """Conclude that one fix at a time is enough from now on."""
         self.in_doubt = True
-        return AllRefused(self.reason, only_backlog=not self.live_refused)
+        return AllRefused(self.reason, self._device, only_backlog=not self.live_refused)
 
     def crashed(self, batch: Batch, *, answered: bool) -> bool:
         """Whether an outcome that names no cause, such as a 500, is a refusal of this batch.

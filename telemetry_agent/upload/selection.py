@@ -2,7 +2,8 @@
 
 Theory of operation. Live fixes go first, once they have waited for others (``flush_every``). If an
 exchange takes so long that live fixes are due again at its end, they and the rest take turns. If
-the backlog is refused, it pauses, and live fixes are sent when they are due. While everything is
+the backlog is refused, it pauses, and live fixes are sent when they are due. Where the set-up seems
+wrong for the backlog of a device, it is tried with one fix at a time. While everything is
 held (``probing``), each attempt sends one fix, and each time another one, so that a single bad fix
 cannot keep everything held. Fixes that were refused come last.
 
@@ -12,6 +13,9 @@ the tenth the 8th behind it, at the twentieth the 64th and so on: if the network
 few fixes come behind a newer one. While a fix is put off because it got no answer, the first wait
 counts as the fifth: the server is known to have such fixes. If fixes are refused, one of the newest
 is tried at each fifth wait, because servers refuse by age.
+
+A server that needs the order needs it for each device. So while it refuses those of one, as after a
+device was renamed, the fixes of the others are sent.
 """
 
 import random
@@ -51,6 +55,11 @@ class Selection:
         self.probing = False
         """Whether everything is held: each attempt sends one fix."""
         self._backlog_paused_until_s = 0.0
+        self._is_wanted: dict[str, bool] = {}  # by device: false if its set-up seems wrong
+        self._refused_until_s: dict[str, float] = {}  # by device, if the order counts
+        self._others_wait = False  # fixes of devices that are not left out, perhaps
+        self._looked_s = 0.0  # when there were none
+        leases.leave_out(self._refused_until_s)
         self._queue = queue
         self._leases = leases
         self._sizing = sizing
@@ -69,18 +78,51 @@ class Selection:
         """Choose only live fixes until then."""
         self._backlog_paused_until_s = until_s
 
-    def delivered(self) -> None:
+    def doubt(self, device: str) -> None:
+        """The set-up seems wrong for this device: choose single fixes of its backlog."""
+        self._is_wanted[device] = False
+
+    def leave_out(self, device: str, until_s: float) -> None:
+        """The same, and until then none, because the order counts."""
+        self.doubt(device)
+        self._refused_until_s[device] = until_s
+        self._others_wait = True
+        self.probing = not any(self._is_wanted.values())
+
+    def hurry(self) -> None:
+        """Choose among all."""
+        self._backlog_paused_until_s = 0.0
+        self._refused_until_s.clear()
+
+    def delivered(self, batch: Batch) -> None:
         """The endpoint took a batch: choose among all."""
         self.probing, self._backlog_paused_until_s = False, 0.0
+        if not (batch.live and self._policy.live_first):
+            self._is_wanted[batch.device] = True
+            self._keeper.backlog_taken(batch.device)
 
     def next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
         """A batch to send now, or how long to wait for one; ``None``: nothing waits.
 
         The last attempt was made at ``attempted_s``.
         """
+        for device, until_s in list(self._refused_until_s.items()):
+            if now_s >= until_s:
+                del self._refused_until_s[device]
+        if not self._refused_until_s:
+            return self._next(now_s, attempted_s)
+        chosen = self._others_in_s(now_s) or self._next(now_s, attempted_s)
+        if chosen:
+            return chosen
+        self._others_wait, self._looked_s = False, now_s
+        return self._others_in_s(now_s)
+
+    def _next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
         if self.probing or self._overtaker:
             return self._single()
         backlog = self._queue.backlog()
+        if backlog.ready == backlog.live and not self.refusals.waiting:
+            self._keeper.backlog_taken()
         live_in_s = self._live_in_s(backlog, now_s)
         live_due = self._policy.live_first and live_in_s == 0
         rest = None
@@ -103,14 +145,15 @@ class Selection:
         if (batch := refusals.next(limit)) is not None:
             return batch
         if not refusals.full:
-            if backlog.ready > backlog.live:
+            if backlog.ready > backlog.live or self._refused_until_s:
                 waits_s.append(self._pace.backlog_in_s(now_s))
             if 0 in waits_s:
                 # While in doubt, one fix shows as much as a whole batch.
                 one = refusals.in_doubt or refusals.crashes.wants_another
                 batch = self._single() if one else self._leases.take(limit, live_first=False)
                 if batch is not None:
-                    return batch
+                    wanted = self._is_wanted.get(batch.device, True)
+                    return batch if wanted else self._leases.first(batch)
         return self._suspect(waits_s, now_s, attempted_s)
 
     def _suspect(
@@ -156,8 +199,9 @@ class Selection:
         self._probes += live_first
         turn = self._probes if live_first else self._overtaker
         one = self._leases.take_one(_LOOK_AMONG, live_first=live_first, turn=turn)
-        suspect = one or self.refusals.next_suspect(in_any_case=True)
-        return suspect or self._leases.take_put_off()
+        if one is not None or self._refused_until_s:
+            return one
+        return self.refusals.next_suspect(in_any_case=True) or self._leases.take_put_off()
 
     def _more_backlog(self) -> Batch | None:
         """The next of the backlog, for a run of refused fixes. Live fixes are not part of it."""
@@ -165,6 +209,16 @@ class Selection:
         if self._policy.live_first and backlog.ready <= backlog.live:
             return None
         return self._leases.take(self._policy.max_batch, live_first=False)
+
+    def _others_in_s(self, now_s: float) -> float:
+        """How long to wait for fixes of devices that are not left out, or for the end of that."""
+        if self._others_wait:
+            return 0
+        waits_s = [until_s - now_s for until_s in self._refused_until_s.values()]
+        live_in_s = self._live_in_s(self._queue.backlog(), now_s)
+        if live_in_s is not None:  # those that are left out are live as well
+            waits_s.append(max(live_in_s, self._looked_s + self._policy.flush_every_s - now_s))
+        return min(waits_s)
 
     def _live_in_s(self, backlog: Backlog, now_s: float) -> float | None:
         """How long live fixes still wait for others; ``None``: there are none."""

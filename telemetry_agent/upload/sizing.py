@@ -7,9 +7,11 @@ endpoint*: what it called too large, in bytes, because one giant fix must not sh
 all others to its count.
 
 Nothing is known of the link at first, so the first batch is small and each quick answer doubles
-it. An answer that took too long shrinks the next batch in proportion. But a slow answer may be a
-slow server, which smaller batches only make worse: slowness alone never shrinks a batch below the
-size of the first. Time-outs do, down to one fix. But after its first time-out a batch is sent again
+it. It is not compressed as a rule, and must pass a link of 2,400 bit/s (a satellite modem) within
+the deadline: what times out there fills the modem's buffer, and then nothing passes for minutes.
+An answer that took too long shrinks the next batch in proportion. But a slow answer may be a slow
+server, which smaller batches only make worse: slowness alone never shrinks a batch below 64 fixes.
+Time-outs do, down to one fix. But after its first time-out a batch is sent again
 whole: it may have arrived, and some endpoints recognise a batch only by its content. The next one
 shrinks to a quarter if no batch was delivered since the last time-out, because each step down costs
 a time-out and each step up only an exchange. A small batch grows while an exchange of twice the
@@ -25,7 +27,8 @@ Endpoints are reconfigured. So once an hour twice of what was too large is tried
 one refused request if the limit is still there.
 """
 
-_FIRST = 64
+_FIRST = 16  # 3 kB in the format native
+_SLOW = 64
 _TRY_AGAIN_AFTER_S = 3600.0
 
 
@@ -35,10 +38,10 @@ class Sizing:
     def __init__(self, max_batch: int, hold_up_s: float, timeout_s: float) -> None:
         """``hold_up_s``: the longest that an exchange should take; ``timeout_s``: that it may."""
         self._max_batch = max_batch
-        self._first = min(max_batch, _FIRST)
+        self._slow = min(max_batch, _SLOW)
         self._hold_up_s = max(hold_up_s, 1.0)
         self._timeout_s = timeout_s
-        self._count = self._first
+        self._count = min(max_batch, _FIRST)
         self._max_bytes: int | None = None
         self._max_count: int | None = None  # by the size of answers
         self._try_larger_s = 0.0
@@ -63,11 +66,11 @@ class Sizing:
             self._smaller_answered = self._smaller_answered or count < self._timed_out
             if count >= self._timed_out:
                 self._timed_out = self._path_max = None
-        if self._count < self._first:
+        if self._count < self._slow:
             grows = full and elapsed_s < self._timeout_s / 2
         elif elapsed_s > self._hold_up_s:
             fitting = int(count * self._hold_up_s / elapsed_s)
-            self._count = max(self._first, min(self._count, fitting))
+            self._count = max(self._slow, min(self._count, fitting))
             grows = False
         else:
             grows = full and elapsed_s < self._hold_up_s / 2
@@ -93,7 +96,7 @@ class Sizing:
     def path_changed(self) -> None:
         """Forget what timed out: there is another path."""
         self._timed_out = self._path_max = None
-        self._count = max(self._count, self._first)
+        self._count = max(self._count, min(self._max_batch, _FIRST))
 
     def answered_at_length(self, fitting: int, now_s: float) -> None:
         """Note that an answer was too large; the one to ``fitting`` fixes would not be."""

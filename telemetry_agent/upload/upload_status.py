@@ -34,6 +34,8 @@ class UploadStatus:
     last_error: str | None = None
     last_error_s: float | None = None
     last_delivery_s: float | None = None
+    backlog_error: str | None = None
+    """Why the endpoint refuses the backlog, while it may take other fixes."""
     inconsistent: bool = False
     """The endpoint accepted a fix that it had refused."""
     next_attempt_s: float | None = None
@@ -52,6 +54,7 @@ class StatusKeeper:
         """Until when the endpoint asked not to be asked, by ``Retry-After``; monotonic."""
         self.waits_in_a_row = 0
         """How many attempts ended in a wait since the endpoint took a fix."""
+        self._backlog_errors: dict[str, str] = {}  # by device
         self._trouble = Trouble(_log, clock)
         self._report_refused = False
 
@@ -77,6 +80,7 @@ class StatusKeeper:
         """Log once more what is wrong, after a reload: all of it if the config ``changed``."""
         if changed:  # perhaps another endpoint
             self.asked_until_s = 0.0
+            self.backlog_taken()
         inconsistent = self.status.inconsistent and not changed
         next_s = self.asked_until_s or None
         self.status = replace(self.status, next_attempt_s=next_s, inconsistent=inconsistent)
@@ -93,6 +97,22 @@ class StatusKeeper:
                 reason,
                 refusals,
             )
+
+    def backlog_refused(self, device: str, reason: str) -> None:
+        """Note why the fixes of a device are refused, while others may be taken."""
+        self._backlog_errors[device] = f"device {device}: {reason}"
+        self._note_backlog()
+
+    def backlog_taken(self, *devices: str) -> None:
+        """Note that fixes of these devices are taken; of all if none is named."""
+        if self._backlog_errors:
+            for device in devices or list(self._backlog_errors):
+                self._backlog_errors.pop(device, None)
+            self._note_backlog()
+
+    def _note_backlog(self) -> None:
+        reasons = "; ".join(self._backlog_errors.values())
+        self.status = replace(self.status, backlog_error=reasons or None)
 
     def asked_to_wait(self, until_s: float) -> None:
         """The endpoint asked not to be asked before this time."""

@@ -13,8 +13,9 @@ Fixes that got no answer stay ``unack`` until an answer is likely: the network r
 exchange was answered, or there is nothing else to try. If the order counts, they are tried first.
 
 Live fixes and the backlog are judged apart: ``selection`` decides what is sent next. Everything is
-held only if live fixes are refused, or if the order counts, so that there is no such difference.
-Then one fix is sent each ``backoff_max``.
+held only if live fixes are refused. If the order counts, there is no such difference: then devices
+are judged apart, and everything is held if the fixes of each are refused. One fix, of each device
+if the order counts, is sent each ``backoff_max`` then.
 
 If a token or a certificate could not be read since the start or the reload, uploads are held, and
 the file is read again each 10 s. Later its previous contents stay in use (``http/credentials``).
@@ -220,7 +221,8 @@ class Uploader(Task):
                 self._reports.network_returned(now_s)
         if hurried:
             self._pace.hurry()
-            self._selection.pause_backlog(0.0)
+        if hurried or self._selection.probing:
+            self._selection.hurry()
         self._sender.expect_answers()
         self._resume_s, self._resume_every_s = float("-inf"), self._policy.backoff_max_s
         self._attempted_s = float("-inf")
@@ -253,7 +255,7 @@ class Uploader(Task):
             self._attempted_s = now_s
             return self._attempt(chosen, self._policy.timeout_s)
         if isinstance(chosen, AllRefused):
-            return self._stop_for(chosen)
+            return self._stop_for(chosen, chosen.device)
         # Reports come last: ``None`` means that no fix waits for anything.
         if chosen is None and self._reports is not None:
             chosen = self._report(self._reports, now_s)
@@ -288,9 +290,9 @@ class Uploader(Task):
             self._takes_live = self._outcomes.deliveries > deliveries
         if self._outcomes.deliveries > deliveries:
             self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
-            self._selection.delivered()
+            self._selection.delivered(batch)
         only_backlog = self._policy.live_first and not batch.live and not probing
-        return self._stop_for(stop, backlog=only_backlog)
+        return self._stop_for(stop, batch.device, backlog=only_backlog)
 
     def _report(self, reports: AgentReports, now_s: float) -> float:
         """Send a report without fixes, if it is time; returns how long to wait for the next."""
@@ -314,19 +316,21 @@ class Uploader(Task):
 
     # How long to wait
 
-    def _stop_for(self, stop: StopReason, *, backlog: bool = False) -> float | None:
+    def _stop_for(self, stop: StopReason, device: str, *, backlog: bool = False) -> float | None:
         match stop:
-            case AllRefused(reason, only_backlog):
+            case AllRefused(reason, only_backlog=only_backlog):
                 # Live fixes may be accepted where the backlog is not: it may be too old.
                 if only_backlog and self._policy.live_first:
+                    self._keeper.backlog_refused(device, reason)
                     return self._pause_backlog(reason)
-                return self._hold(reason)
+                return self._hold(reason, device)
             case Held(reason):
                 if backlog and self._takes_live is not False:
-                    return self._put_off_backlog("held", reason, self._policy.backoff_max_s)
-                return self._hold(reason)
+                    self._selection.doubt(device)
+                    return self._put_off_backlog(device, "held", reason, self._policy.backoff_max_s)
+                return self._hold(reason, device)
             case Deferred() as deferred:
-                return self._later(deferred, backlog=backlog)
+                return self._later(deferred, device, backlog=backlog)
             case None:
                 return 0
 
@@ -339,7 +343,7 @@ class Uploader(Task):
             self._keeper.asked_to_wait(self._not_before_s)
         return wait_s
 
-    def _later(self, deferred: Deferred, *, backlog: bool) -> float | None:
+    def _later(self, deferred: Deferred, device: str, *, backlog: bool) -> float | None:
         if not deferred.answered and self._network_changed:
             # The old route ended it, which shows nothing about the new one.
             self._release()
@@ -352,15 +356,18 @@ class Uploader(Task):
             and deferred.may_be_a_fix
             and not asked
         ):
-            return self._put_off_backlog(deferred.state, deferred.reason, wait_s)
+            return self._put_off_backlog(device, deferred.state, deferred.reason, wait_s)
         return self._pause(deferred.state, deferred.reason, wait_s)
 
-    def _put_off_backlog(self, state: UploadState, reason: str, wait_s: float) -> float:
+    def _put_off_backlog(
+        self, device: str, state: UploadState, reason: str, wait_s: float
+    ) -> float:
         """The endpoint may take live fixes, and never this backlog: they do not wait for it."""
         self._release()
         now_s = self._clock.monotonic_s()
         self._pace.put_off_backlog(now_s + wait_s)
         self._selection.pause_backlog(now_s + wait_s)  # what was refused too
+        self._keeper.backlog_refused(device, reason)
         self._keeper.trouble(state, reason, now_s, now_s + wait_s)
         return 0
 
@@ -375,12 +382,23 @@ class Uploader(Task):
         self._release()
         return 0
 
-    def _hold(self, reason: str) -> float | None:
-        self._selection.probe()
+    def _hold(self, reason: str, device: str) -> float | None:
+        wait_s = self._policy.backoff_max_s
         # Suspects wait for a witness if there was one before: a few bad fixes among few good ones
         # would never be found otherwise. A run would leave nothing to try.
-        self._refusals.give_up(but_suspects=self._refusals.ever_accepted)
-        return self._pause("held", reason, self._policy.backoff_max_s)
+        keep = self._refusals.ever_accepted
+        if self._policy.live_first:
+            self._selection.probe()
+            self._refusals.give_up(but_suspects=keep)
+            return self._pause("held", reason, wait_s)
+        # The device may never be accepted, and its suspects must not keep out all others.
+        self._refusals.give_up(but_suspects=keep and not self._refusals.full)
+        self._release()
+        now_s = self._clock.monotonic_s()
+        self._selection.leave_out(device, now_s + wait_s)
+        self._keeper.backlog_refused(device, reason)
+        self._keeper.trouble("held", reason, now_s, now_s + wait_s)
+        return 0
 
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:
         self._release()

@@ -49,13 +49,11 @@ class _AcksBeforeCommit(AckQueue):
 class _LeasesBeforeCommit(AckQueue):
     """Hands out what its transaction holds, and commits that with the next one."""
 
-    def lease(
-        self, limit: int, *, live_first: bool = True, timeout_s: float | None = 0
-    ) -> Batch | None:
+    def lease(self, limit: int, **how: Any) -> Batch | None:
         disk = cast("Recorded", self.shared.store._connection).disk
         disk.commits_late = True
         try:
-            return super().lease(limit, live_first=live_first, timeout_s=timeout_s)
+            return super().lease(limit, **how)
         finally:
             disk.commits_late = False
 

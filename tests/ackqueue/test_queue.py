@@ -84,6 +84,28 @@ def test_backlog_tells_since_when_live_fixes_wait(path: Path) -> None:
         assert queue.backlog() == (3, 1, clock.monotonic_s())
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_the_oldest_besides_those_of_a_device(path: Path, restarted: bool) -> None:
+    queue = AckQueue(path)
+    put(queue, 700, device="a")
+    put(queue, 3, device="b")
+    queue.commit()
+    queue.ack(lease(queue, 1, live_first=False))
+    if restarted:
+        queue.close()
+        queue = AckQueue(path)
+    with queue:
+        put(queue, 2, device="c")
+        queue.commit()
+        found = [queue.lease(9, live_first=False, besides=names) for names in ("abc", "ab", "a")]
+        assert [(batch.device, len(batch.records)) if batch else None for batch in found] == [
+            None,
+            ("c", 2),
+            ("b", 3),
+        ]
+        assert lease(queue, 1, live_first=False).device == "a"
+
+
 def test_a_batch_holds_one_device_and_one_stream(path: Path) -> None:
     with AckQueue(path) as queue:
         put(queue, 2, device="a")

@@ -610,10 +610,16 @@ def a_certificate_for_another_name(bench: Bench) -> None:
     bench.resolve = lambda _host, number: [Address(socket.AF_INET, ("127.0.0.1", number))]
 
 
-@fault("tls", "fail", "no TLS there", "may speak plain http")
+@fault("tls", "fail", "no TLS .*: it answers in plain http", "write http:// in upload.url")
 def plain_http_where_tls_was_meant(bench: Bench) -> None:
     talks_first = drips(b"", first=b"HTTP/1.1 400 Bad Request\r\n\r\n", at_once=True)
     bench.url = bench.serve(then=talks_first).replace("http", "https")
+
+
+@fault("tls", "fail", "no TLS .*: it says SSH-2.0-dropbear", "another service listens there")
+def ssh_where_tls_was_meant(bench: Bench) -> None:
+    greets = drips(b"", first=b"SSH-2.0-dropbear\r\n", at_once=True)
+    bench.url = bench.serve(then=greets).replace("http", "https")
 
 
 @fault("tls", "fail", "refuses this device's certificate .*: certificate expired", "renew yours")
@@ -795,7 +801,7 @@ def an_endpoint_that_wants_positions(bench: Bench) -> None:
     bench.serve(then=answer(422, "fixes must not be empty"))
 
 
-@fault("answer", "fail", "not HTTP|no answer", "its own log")
+@fault("answer", "fail", "not HTTP: 220 mail.example ESMTP", "another service")
 def a_server_of_another_kind(bench: Bench) -> None:
     bench.serve(then=says(b"220 mail.example ESMTP\r\n"))
 
@@ -902,6 +908,11 @@ def uploads_that_are_held_for_what_others_may_not_see(bench: Bench) -> None:
 @fault("delivery", "warn", "portal: nothing .*complete at the endpoint until 14:02", "nothing is")
 def uploads_behind_a_portal(bench: Bench) -> None:
     runs(bench, upload={"state": "portal", "last_error": "302", "complete_until": "14:02"})
+
+
+@fault("delivery", "warn", "ok: .* refuses the backlog: device a: 404", "earlier name")
+def a_backlog_that_is_refused_while_new_positions_are_accepted(bench: Bench) -> None:
+    runs(bench, upload={"state": "ok", "last_delivery_s": 4.0, "backlog_error": "device a: 404"})
 
 
 @fault("queue", "warn", "the endpoint refused 2", "queue list --state ack_failed")

@@ -317,7 +317,7 @@ def http_to_a_port_that_only_speaks_tls(bench: Bench, real: Real) -> None:
     bench.url = bench.serve(tls=tls_server_context()).replace("https", "http")
 
 
-@mistake("tls", "no TLS there", "may speak plain http")
+@mistake("tls", "no TLS .*: it answers in plain http", "write http:// in upload.url")
 def https_to_a_port_of_plain_http(bench: Bench, real: Real) -> None:
     bench.url = real.nginx("missing").replace("http", "https") + "/v1/fixes"
 

@@ -161,7 +161,7 @@ def test_a_yes_to_a_request_that_was_not_read_is_none(tmp_path: Path, status: in
         Server(at_once) as server,
         contextlib.closing(Uploading(tmp_path, server.url, "native")) as u,
     ):
-        u.put(64, fix=FIX._replace(extra=json.dumps({"note": "x" * 100_000})))
+        u.put(16, fix=FIX._replace(extra=json.dumps({"note": "x" * 400_000})))
         u.uploader.step(u.clock.monotonic_s())
         assert u.counts[2:] == (0, 0)
         said = str(u.uploader.status().last_error)

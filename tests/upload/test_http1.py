@@ -146,13 +146,19 @@ def test_an_endless_answer_ends(first: bytes, chunk: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage",
-    [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x15\x03\x01\x00\x02\x02\x46", b"HTTP/1.1 abc\r\n\r\n"],
+    ("garbage", "said"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", ": SSH-2.0-OpenSSH_9.2"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", ": this port speaks TLS"),
+        (b"HTTP/1.1 abc\r\n\r\n", ""),
+    ],
 )
-def test_what_is_not_http_is_no_answer(garbage: bytes) -> None:
-    with Server(says(garbage)) as server, transport_to(server.url) as transport:
+@pytest.mark.parametrize("then_hang", [False, True])
+def test_what_is_not_http_is_no_answer(garbage: bytes, said: str, then_hang: bool) -> None:
+    act = says(garbage, then_hang=then_hang)
+    with Server(act) as server, transport_to(server.url) as transport:
         why = unanswered(transport.exchange(PAYLOAD, 60))
-        assert why.startswith("what came back is not HTTP")
+        assert why.startswith(f"what came back is not HTTP{said}")
         assert "bytearray" not in why
 
 

@@ -84,16 +84,16 @@ def test_a_device_that_is_taken_away_meanwhile_holds_too(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("body", "counts", "waits"),
     [
-        (b'{"retry":[5]}', (1, 0, 19, 0), True),
-        (b'{"retry":[1,5]}', (2, 0, 18, 0), True),
-        (b'{"rejected":[{"seq":5}]}', (0, 0, 19, 1), False),
+        (b'{"retry":[5]}', (1, 0, 15, 0), True),
+        (b'{"retry":[1,5]}', (2, 0, 14, 0), True),
+        (b'{"rejected":[{"seq":5}]}', (0, 0, 15, 1), False),
     ],
 )
 def test_an_answer_may_keep_or_refuse_its_fix_by_name(
     tmp_path: Path, name: FormatName, body: bytes, counts: tuple[int, ...], waits: bool
 ) -> None:
     with bench(tmp_path, lambda _: Said(200, body), name) as b:
-        b.put(20)
+        b.put(16)
         assert (b.work() is not None) == waits
         assert b.counts == counts
 
@@ -104,16 +104,16 @@ def test_answers_beside_one_too_many_acknowledge_nothing(tmp_path: Path) -> None
 
     def answer(asked: Asked) -> bytes:
         traccar(asked)
-        return ok * (2 if len(traccar.positions) == 60 else 1)
+        return ok * (2 if len(traccar.positions) == 16 else 1)
 
     with bench(tmp_path, answer) as b:
-        b.put(60)
+        b.put(16)
         assert b.work() is not None
-        assert b.counts == (0, 60, 0, 0)
+        assert b.counts == (0, 16, 0, 0)
         b.clock.advance(300)
         assert b.work() is None
-        assert b.counts == (0, 0, 60, 0)
-        assert len(traccar.positions) == 120
+        assert b.counts == (0, 0, 16, 0)
+        assert len(traccar.positions) == 32
 
 
 def test_what_another_device_delivers_is_no_witness(tmp_path: Path) -> None:
@@ -125,6 +125,69 @@ def test_what_another_device_delivers_is_no_witness(tmp_path: Path) -> None:
             b.clock.advance(b.work() or 0)
         assert b.counts[3] == 0
         assert b.queue.stats().ready >= 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+@pytest.mark.parametrize("recorded", [0, 5])
+def test_a_device_that_was_renamed_waits_for_no_fix_under_its_old_name(
+    tmp_path: Path, status: int, recorded: int
+) -> None:
+    traccar = Traccar("van-07")
+    refused = 0
+
+    def answer(asked: Asked) -> Said | None:
+        nonlocal refused
+        said = traccar(asked)
+        if said is None or said.status == 200:
+            return said
+        refused += 1
+        return Said(status)
+
+    with bench(tmp_path, answer) as b:
+        b.put(3000, "van-06")
+        if recorded:
+            b.put(recorded, "van-07")
+        b.work()
+        hour: list[float] = []
+        for n in range(recorded, 365):
+            b.queue.put(FIX._replace(time_ms=FIX.time_ms + 1000 * n), "van-07")
+            now_s = b.clock.monotonic_s()
+            while b.clock.monotonic_s() < now_s + 10:
+                wait_s = b.work()
+                b.clock.advance(min(wait_s or 10, now_s + 10 - b.clock.monotonic_s()))
+            b.work()
+            hour.append(len(traccar.positions) - n - 1)
+        # Each 10 s after it was recorded, and in their order.
+        assert set(hour) == {0}
+        times = [position["time_ms"] for position in traccar.positions]
+        assert times == [FIX.time_ms + 1000 * n for n in range(365)]
+        # For each ``backoff_max`` of the hour: one, or as many as it takes to doubt the set-up.
+        assert refused <= 31 * (1 if status != 400 else 6)
+        assert b.counts == (3000, 0, 365, 0)
+        said = b.uploader.status()
+        assert (said.state, str(said.backlog_error)[:18]) == ("ok", f"device van-06: {status}")
+        traccar.devices.add("van-06")
+        b.clock.advance(120)
+        assert b.work() is None
+        assert b.counts == (0, 0, 3365, 0)
+        assert b.uploader.status().backlog_error is None
+
+
+def test_the_good_fixes_of_another_name_are_found_behind_bad_ones(tmp_path: Path) -> None:
+    traccar = Traccar("van-06", "van-07")
+    bad = {FIX.time_ms + 1000 * n for n in range(40)}
+
+    def answer(asked: Asked) -> Said | None:
+        refused = int(dict(asked.query)["timestamp"]) in bad
+        return Said(400, b"bad position") if refused else traccar(asked)
+
+    with bench(tmp_path, answer) as b:
+        b.put(60, "van-06")
+        for n in range(1, 61):
+            b.queue.put(FIX._replace(time_ms=FIX.time_ms + 100_000 * n), "van-07")
+            b.clock.advance(120)
+            b.work()
+        assert len(traccar.positions) == 80
 
 
 def test_one_that_is_refused_among_others_becomes_a_dead_letter(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_too_large_is_halved_and_the_limit_remembered(tmp_path: Path) -> None:
         b.put_backlog(300)
         assert b.work() is None
         assert b.counts == (0, 0, 300, 0)
-        assert sum(len(request.names) > 30 for request in b.server.requests) == 2
+        assert sum(len(request.names) > 30 for request in b.server.requests) == 1
 
 
 def test_answers_that_are_too_long_make_batches_smaller_and_their_size_is_remembered(

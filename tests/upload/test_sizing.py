@@ -16,10 +16,10 @@ def grown(max_batch: int = 1000) -> Sizing:
 def test_the_first_batch_is_small_and_quick_answers_double_it() -> None:
     sizing = Sizing(1000, 10, 30)
     limits = [sizing.limit()]
-    for _ in range(5):
+    for _ in range(7):
         sizing.took(sizing.limit(), 1000, 4, 0)
         limits.append(sizing.limit())
-    assert limits == [64, 128, 256, 512, 1000, 1000]
+    assert limits == [16, 32, 64, 128, 256, 512, 1000, 1000]
     assert Sizing(7, 10, 30).limit() == 7
 
 
@@ -31,7 +31,7 @@ def test_a_slow_answer_shrinks_the_next_batch_in_proportion() -> None:
     assert sizing.limit() == 400
 
 
-def test_slowness_alone_shrinks_no_further_than_the_first_batch() -> None:
+def test_slowness_alone_shrinks_no_further_than_64_fixes() -> None:
     sizing = grown()
     for _ in range(20):
         sizing.took(sizing.limit(), 1000, 25, 0)  # a slow server, whatever it gets
@@ -204,7 +204,7 @@ def test_a_dead_radio_teaches_nothing_that_outlasts_it() -> None:
     for now_s in (30, 60):
         sizing.timed_out(sizing.limit(), now_s)
     sizing.path_changed()
+    assert sizing.limit() == 16
+    sizing.took(16, 1600, 0.1, 100)
+    sizing.took(32, 3200, 0.1, 101)
     assert sizing.limit() == 64
-    sizing.took(64, 6400, 0.1, 100)
-    sizing.took(128, 12_800, 0.1, 101)
-    assert sizing.limit() == 256

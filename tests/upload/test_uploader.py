@@ -357,9 +357,14 @@ def test_a_backlog_that_is_not_permitted_delays_no_live_fix(tmp_path: Path, stat
             assert b.queue.backlog().live == 0
         assert len(b.server.requests) < 70 + (b.clock.now_s - began_s) / BACKOFF_MAX_S
         assert b.counts == (200, 0, 60, 0)
+        assert b.uploader.status().backlog_error == f"device van-07: {status}: bad fix"
+        # A first batch, then one fix at a time.
+        sent = [len(r.names) for r in b.server.requests if r.names[0][1] <= 200]
+        assert set(sent[1:]) == {1}
         b.server.then = answer()
         b.work_for(2 * BACKOFF_MAX_S)
         assert b.counts == (0, 0, 260, 0)
+        assert b.uploader.status().backlog_error is None
 
 
 @pytest.mark.parametrize("status", [403, 500])

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TypeVar
 
 from telemetry_agent.addresses import Address
+from telemetry_agent.upload.formats.answers import quoted
 from telemetry_agent.upload.http.dialer import BrokenError, Dialer, NetworkError
 
 _WRONG_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
@@ -46,6 +47,7 @@ class Connection:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._closed = False
+        self._heard = b""  # first
         self._opened_s = self._used_s = self._dialer.now_s
         self._idle_s = 0.0  # before the request under way, until a byte of its answer has come
         self._unanswered = False  # nothing was received since something was sent
@@ -106,6 +108,10 @@ class Connection:
                 f"certificate not trusted: {error.verify_message.rstrip('.')}{doubt}"
             ) from error
         except ssl.SSLError as error:
+            if self._heard and not is_tls(self._heard):
+                http = self._heard.startswith(b"HTTP/")
+                said = "answers in plain http" if http else f"says {quoted(self._heard)}"
+                raise NetworkError(f"no TLS handshake with {self._peer}: it {said}") from error
             raise NetworkError(
                 f"TLS handshake with {self._peer} failed: {tls_words(error)}",
                 refuses_certificate=refuses_certificate(error),
@@ -158,6 +164,7 @@ class Connection:
             except ssl.SSLWantReadError:
                 self._send(self._outgoing.read())
                 data = self._recv(_RECV_BYTES, what)
+                self._heard = self._heard or data
                 if data:
                     self._incoming.write(data)
                 else:
@@ -211,9 +218,16 @@ def _name_of_peer(sock: socket.socket) -> str:
         return "the server"
 
 
+def is_tls(data: bytes) -> bool:
+    """Whether it begins with an alert or a handshake of TLS."""
+    return data.startswith((b"\x15\x03", b"\x16\x03"))
+
+
 def tls_words(error: ssl.SSLError) -> str:
     """What failed."""
-    said = (error.reason or "the connection was closed").lower().replace("_", " ")
+    if error.reason is None or isinstance(error, ssl.SSLEOFError):
+        return "the connection was closed"
+    said = error.reason.lower().replace("_", " ")
     if refuses_certificate(error):
         about = said.rpartition(" alert ")[2]
         return f"the endpoint refuses this device's certificate (upload.client_cert): {about}"

@@ -7,8 +7,8 @@ from functools import cache
 import h11
 
 from telemetry_agent.model import Answer
-from telemetry_agent.upload.formats.answers import words
-from telemetry_agent.upload.http.connection import Connection
+from telemetry_agent.upload.formats.answers import quoted, words
+from telemetry_agent.upload.http.connection import Connection, is_tls
 from telemetry_agent.upload.http.dialer import (
     ANSWER_CAP_BYTES,
     READ_CAP_BYTES,
@@ -67,7 +67,6 @@ class Http1:
         """Whether no further answer can come."""
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_MAX_BYTES)
         self._read_bytes = 0
-        self._is_http = False  # by the first bytes of the answer
         self._is_one = False  # the last write had one request
 
     def send(self, requests: Sequence[bytes]) -> None:
@@ -123,7 +122,7 @@ class Http1:
     def _no_answer(self, error: Exception) -> NetworkError:
         if isinstance(error, NetworkError):
             return NetworkError(f"the answer broke off: {error}", error.state)
-        if self._is_http and self._http.trailing_data[1]:
+        if self._http.trailing_data[1]:
             return NetworkError("the answer broke off: the connection closed")
         said = re.sub(r"bytearray\(b(.*)\)", r"\1", str(error))  # h11 quotes its buffer
         return NetworkError(f"what came back is not HTTP: {words(said)}")
@@ -152,12 +151,14 @@ class Http1:
 
     def _read(self) -> None:
         data = self.connection.recv(_RECV_BYTES)
-        if not self._read_bytes:
-            self._is_http = b"HTTP/".startswith(data[:5])
         self._read_bytes += len(data)
         if self._read_bytes > READ_CAP_BYTES:
             raise BrokenError("the answer is too long")
         between = self._http.their_state is h11.SEND_RESPONSE and not self._http.trailing_data[0]
         if not data and between:
             raise BrokenError("the server closed the connection without an answer")
+        if between and not b"HTTP/".startswith(data[:5]):
+            # Other protocols greet and wait, so this may be all that comes.
+            said = "this port speaks TLS" if is_tls(data) else quoted(data)
+            raise NetworkError(f"what came back is not HTTP: {said}")
         self._http.receive_data(data)
