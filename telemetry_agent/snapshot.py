@@ -69,6 +69,11 @@ class ReceiverView:
     sats: Annotated[int | None, "number of satellites used in the last fix"] = None
     hdop: Annotated[float | None, "HDOP of the last fix"] = None
 
+    @property
+    def has_position(self) -> bool:
+        """Whether the last complete epoch had a position."""
+        return self.state in {"2d", "3d"}
+
 
 @dataclass(frozen=True, slots=True)
 class UploadView:

@@ -28,7 +28,6 @@ from telemetry_agent.snapshot import (
 
 _WATCH_EVERY_S = 1.0
 _ASK_WITH_SUDO = "sudo shows why"
-_WITH_POSITION = {"2d", "3d"}
 
 
 @click.command()
@@ -164,8 +163,7 @@ def _troubles(view: Snapshot) -> Iterator[str]:
 
 
 def _receiver(receiver: ReceiverView) -> str:
-    has_position = receiver.state in _WITH_POSITION
-    if has_position:
+    if receiver.has_position:
         said = [f"{receiver.state} fix"]
         if receiver.sats is not None:
             said.append(counted(receiver.sats, "satellite"))
@@ -177,7 +175,7 @@ def _receiver(receiver: ReceiverView) -> str:
         is_open = receiver.state == "absent" and receiver.message is None
         said = [f"{'no sentence yet' if is_open else receiver.state} for {span(receiver.state_s)}"]
     if receiver.fix_age_s is not None:
-        said.append(f"{'' if has_position else 'last fix '}{span(receiver.fix_age_s)} ago")
+        said.append(f"{'' if receiver.has_position else 'last fix '}{span(receiver.fix_age_s)} ago")
     text = ", ".join(said)
     if receiver.antenna not in {None, "OK"}:
         text += f"; antenna {receiver.antenna}"

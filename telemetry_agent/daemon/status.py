@@ -18,7 +18,6 @@ from telemetry_agent.model import StreamAccount
 from telemetry_agent.snapshot import QueueView, Snapshot
 
 _FRESH_S = 10.0  # some receivers take 8 s for an epoch
-_WITH_POSITION = {"2d", "3d"}
 
 
 class SlidingSum:
@@ -57,7 +56,7 @@ def report(snapshot: Snapshot) -> dict[str, object]:
     """The agent's report about itself to the endpoint: ``agent`` in docs/protocol.md."""
     receiver, queue = snapshot.receiver, snapshot.queue
     age_s = receiver.fix_age_s
-    is_fresh = receiver.state in _WITH_POSITION and age_s is not None and age_s < _FRESH_S
+    is_fresh = receiver.has_position and age_s is not None and age_s < _FRESH_S
     fields = {
         "version": snapshot.version,
         "uptime": round(snapshot.uptime_s),

@@ -228,7 +228,7 @@ class SampleMaker:
         self._counters.append((now_s, upload.delivered, upload.sent_bytes))
         then_s, delivered, sent = self._counters[0]
         minutes = max(now_s - then_s, 1.0) / 60
-        has_fix = receiver.state in {"2d", "3d"}
+        has_fix = receiver.has_position
         signals = [one.snr_db for one in receiver.satellites if one.snr_db is not None]
         heard = nlargest(_STRONGEST, signals)
         return {
