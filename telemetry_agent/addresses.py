@@ -120,6 +120,10 @@ class Resolver:
         self._under_way: dict[tuple[str, int], list[LookUp]] = {}
         self._known: dict[tuple[str, int], list[Address]] = {}
 
+    def prefer(self, family: int) -> None:
+        """A connection was made to an address of this family."""
+        self.preferred_family = family
+
     def known(self, host: str, port: int) -> list[Address]:
         """The addresses that the last look-up found."""
         return self._known.get((host, port), [])

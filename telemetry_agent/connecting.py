@@ -237,7 +237,7 @@ class Connecting:
                 continue
             del self._sockets[address]
             if number in (0, errno.EISCONN):
-                self._resolver.preferred_family = address.family
+                self._resolver.prefer(address.family)
                 self.cancel()
                 attempt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return attempt
