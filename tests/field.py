@@ -184,7 +184,7 @@ class Field:
         sent = self.simulator.sent + backlog
         assert self.endpoint.wait_for(sent, LIMIT_S), self.agent.text()
         assert self.agent.end() == 0, self.agent.text()
-        assert not any("Traceback" in line for line in self.agent.err)
+        assert not any("Traceback" in line for line in self.agent.err), self.agent.text()
         moments = [(stream, time) for stream, _, time in self.endpoint.received()]
         assert len(moments) == len(set(moments)) == sent
         left = stats(self.folder)

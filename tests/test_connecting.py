@@ -124,7 +124,7 @@ def test_families_take_turns_and_the_one_that_worked_comes_first() -> None:
     assert tried[5:7] == four[2:4]
     assert len(tried[7:]) == 4, "more would be a volley"
     assert {*tried[7:]} < {*four[4:]}
-    names.preferred_family = socket.AF_INET
+    names.prefer(socket.AF_INET)
     try_all()
     assert tried[:3] == [four[0], six[0], four[1]]
 

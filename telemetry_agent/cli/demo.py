@@ -40,6 +40,7 @@ _START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 _ROUND_S = 45.0  # once round the town
 _CUT_S, _AWAY_S = 8.0, 12.0
 _SETTLE_S = 15.0
+_READ_S = 5.0
 _BAR = 14
 _PORT = 8077
 _BATCH = 8  # small, so that the backlog shrinks visibly
@@ -113,6 +114,7 @@ def command(length_s: float | None, *, no_page: bool) -> int:
         finally:
             on_end(lambda *_: None)  # the end takes seconds at most
             simulator.hush()
+            simulator.done.wait(_READ_S)  # else the last position is on its way to the agent
             agent.stop()
         click.echo(_line(agent, network))
         stats = agent.queue.stats()
