@@ -216,8 +216,7 @@ class Assembler:
         """Begin an epoch, or give the waiting one its time."""
         epoch = self._epoch = self._epoch or Epoch()
         epoch.take_time(instant)
-        if self._order.early:
-            self._order.join(epoch)
+        self._order.join(epoch)
         self._cycle_repeats = False
         return epoch
 

@@ -132,8 +132,8 @@ class Order:
                 if repeated is not None:
                     break
             elif type(before) is kind:
-                if not follows_report:
-                    return False  # of one group
+                if not follows_report:  # of one group, or what came between them was lost
+                    return before.tag == message.tag and before != message
                 again = again or before.tag == message.tag
         if again and repeated is not None:
             return True  # the second one after one RMC or GGA: the one between them was lost

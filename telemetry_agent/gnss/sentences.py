@@ -54,7 +54,6 @@ _GGA_QUALITY: dict[str, Quality] = {
 }
 _GGA_QUALITY |= {f"0{digit}": quality for digit, quality in _GGA_QUALITY.items()}  # some send this
 _NO_FIX = frozenset({"0", "00"})
-_NO_QUALITY = _NO_FIX | {""}
 # The mode characters of RMC, GLL and GNS, the best first.
 _MODE_QUALITY: dict[str, Quality] = {
     "R": "rtk",
@@ -238,7 +237,7 @@ class Parser:
         )
         at = self._clocks[fields[0][:2]] = self._instant(time)
         quality = _GGA_QUALITY.get(indicator)
-        if quality is None and indicator not in _NO_QUALITY:
+        if quality is None and indicator and indicator not in _NO_FIX:
             self.rejected["bad-quality"] += 1
         position = self._position_e9(lat, north, lon, east) if quality else None
         return Report(
@@ -332,12 +331,10 @@ class Parser:
         return value
 
     def _instant(self, text: str) -> Instant | None:
-        at = instant(text)
-        return at if at is not None else self._checked(at, text, "bad-time")
+        return self._checked(instant(text), text, "bad-time")
 
     def _position_e9(self, lat: str, north: str, lon: str, east: str) -> tuple[int, int] | None:
-        position = position_e9(lat, north, lon, east)
-        return position or self._checked(None, lat + lon, "bad-position")
+        return position_e9(lat, north, lon, east) or self._checked(None, lat + lon, "bad-position")
 
 
 @lru_cache(maxsize=32)  # at 10 Hz it is the same for many epochs
