@@ -17,6 +17,7 @@ standard error and exits with the status; nothing else turns an error into an ex
 """
 
 import errno
+import mmap
 import shlex
 from typing import ClassVar, NamedTuple
 
@@ -122,6 +123,15 @@ def refusal(error: BaseException | str) -> ResourceError | None:
         "the system refuses memory",
         "raise the limit (MemoryMax= of the unit, or ulimit -v), or end other programs",
     )
+
+
+def ask_for_memory(count: int) -> None:
+    """Be refused at once what is about to be taken (OSError). None of it is kept or touched.
+
+    Without memory for a number, a CPython before 3.14 can enter the same handler of exceptions
+    again and again. It holds the interpreter meanwhile, so no thread could end it or say why.
+    """
+    mmap.mmap(-1, count, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
 
 
 class UnavailableError(AgentError):

@@ -16,18 +16,20 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from pydantic import ValidationError, create_model
-from pydantic_settings import (
+from telemetry_agent.config.files import ENVIRONMENT_PREFIX, merge, parsed, texts
+from telemetry_agent.config.settings import ExtraSettings, LoadedConfig, Settings, known_keys
+from telemetry_agent.config.values import SHARED_NAMES, Checks, SettingError
+from telemetry_agent.errors import ConfigError, UnreadableConfigError, ask_for_memory
+from telemetry_agent.secrecy import CUT, credential, masked_url
+
+ask_for_memory(22_000_000)  # what pydantic takes: without memory it aborts the process
+
+from pydantic import ValidationError, create_model  # noqa: E402
+from pydantic_settings import (  # noqa: E402
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
-
-from telemetry_agent.config.files import ENVIRONMENT_PREFIX, merge, parsed, texts
-from telemetry_agent.config.settings import ExtraSettings, LoadedConfig, Settings, known_keys
-from telemetry_agent.config.values import SHARED_NAMES, Checks, SettingError
-from telemetry_agent.errors import ConfigError, UnreadableConfigError
-from telemetry_agent.secrecy import CUT, credential, masked_url
 
 
 def _attributes_below(section: object) -> object:

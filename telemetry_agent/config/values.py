@@ -190,19 +190,12 @@ _TURN = r"180(?:\.0+)?|(?:1[0-7][0-9]|[0-9]{1,2})(?:\.[0-9]+)?"
 Turn = Annotated[float, _number(float, _TURN), _at_least(0), _at_most(180)]
 BatchSize = Annotated[int, _number(int, "[1-9][0-9]{0,3}|10000"), _at_least(1), _at_most(10_000)]
 
-_WORDS = {"true": True, "yes": True, "on": True, "1": True}
-_WORDS |= {"false": False, "no": False, "off": False, "0": False}
-_FLAGS = {form: on for word, on in _WORDS.items() for form in (word, word.title(), word.upper())}
-
-
-def _flag(value: object) -> object:
-    value = _FLAGS.get(value, value) if isinstance(value, str) else value
-    if not isinstance(value, bool | int | float) or value not in {0, 1}:
-        raise ValueError("must be true or false")
-    return bool(value)
-
-
-Flag = Annotated[bool, Checks(_flag, {"enum": [True, False, 0, 1, *_FLAGS]}, reads=True)]
+# What pydantic reads as a switch: in quotes, or from the environment.
+_SWITCHES = ("0", "1", "t", "f", "y", "n", "on", "off", "true", "false", "yes", "no")
+_EACH_CASE = ["".join(f"[{c.upper()}{c}]" for c in word) for word in _SWITCHES]
+_QUOTED = {"type": "string", "pattern": f"^(?:{'|'.join(_EACH_CASE)})$"}
+_FLAG = {"anyOf": [{"enum": [True, False, 0, 1]}, _QUOTED]}
+Flag = Annotated[bool, Checks(lambda value: value, _FLAG, reads=True)]
 
 
 SERIAL_NUMBER = Path("/sys/firmware/devicetree/base/serial-number")

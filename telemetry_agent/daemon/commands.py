@@ -181,13 +181,9 @@ def value(
     return found
 
 
-def is_number(found: object) -> bool:
-    """Whether it is a number; JSON may also have ``NaN`` and ``Infinity``."""
-    return isinstance(found, int | float) and -_ALWAYS_MS <= found <= _ALWAYS_MS
-
-
-def _is_age(found: Any) -> bool:
-    return is_number(found) and bool(found <= AGE_MAX_S)
+def is_seconds(found: object) -> bool:
+    """Whether it is seconds, 50 years at most; JSON may also have ``NaN`` and ``Infinity``."""
+    return isinstance(found, int | float) and abs(found) <= AGE_MAX_S
 
 
 def _one_of(names: Mapping[str, Any]) -> Callable[[Any], bool]:
@@ -221,8 +217,7 @@ def _names(asked: Asked) -> set[tuple[str, int]] | None:
 def _instant_ms(queue: Readable, asked: Asked, edge: str, default: int) -> int:
     """From ``"since_ms"``, GNSS time, or ``"since_age_s"``, the time before the newest fix."""
     instant: int | None = value(asked, f"{edge}_ms", _whole(-_ALWAYS_MS), "a whole number", None)
-    allowed = "a number of seconds, at most 50 years"
-    age_s = value(asked, f"{edge}_age_s", _is_age, allowed, None)
+    age_s = value(asked, f"{edge}_age_s", is_seconds, "seconds, 50 years at most", None)
     if instant is not None or age_s is None:
         return default if instant is None else instant
     newest_ms = queue.newest_ms()

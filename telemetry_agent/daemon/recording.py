@@ -15,7 +15,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import GpsSettings, Settings
 from telemetry_agent.daemon.client import Answers
-from telemetry_agent.daemon.commands import is_number, value
+from telemetry_agent.daemon.commands import is_seconds, value
 from telemetry_agent.daemon.extras import Extras
 from telemetry_agent.daemon.status import SlidingSum, ago_s
 from telemetry_agent.daemon.supervisor import Supervisor
@@ -138,7 +138,7 @@ class Recording:
         The first answer has the ``source`` and its ``state``. If the client reads too slowly, bytes
         are dropped, and ``{"dropped_bytes": …}`` is sent in their place.
         """
-        for_s = value(asked, "for_s", is_number, "a number of seconds", None)
+        for_s = value(asked, "for_s", is_seconds, "seconds, 50 years at most", None)
         end_s = None if for_s is None else self._clock.monotonic_s() + for_s
         # Pieces, and how many bytes came before each. A full deque drops the oldest one.
         waiting: deque[tuple[int, bytes]] = deque(maxlen=_TAP_PIECES)

@@ -11,7 +11,6 @@ terminal or in a container there is no such socket, and no message is sent.
 """
 
 import logging
-import mmap
 import os
 import signal
 import socket
@@ -27,7 +26,14 @@ from telemetry_agent.config import last_good, subprocess_loader
 from telemetry_agent.config.settings import LoadedConfig, Settings
 from telemetry_agent.daemon import logs
 from telemetry_agent.daemon.app import Agent
-from telemetry_agent.errors import AgentError, ResourceError, counted, refusal, refused_thread
+from telemetry_agent.errors import (
+    AgentError,
+    ResourceError,
+    ask_for_memory,
+    counted,
+    refusal,
+    refused_thread,
+)
 from telemetry_agent.page.agent_view import Doctor
 from telemetry_agent.snapshot import ConfigView
 from telemetry_agent.trouble import Trouble
@@ -92,9 +98,7 @@ class Service:
             QueueLockedError: another process holds the queue.
             StorageError: the queue cannot be opened.
         """
-        # Without memory for a number, a CPython before 3.14 can enter the same handler of
-        # exceptions without end, and holds the interpreter meanwhile. Here it is refused at once.
-        mmap.mmap(-1, _START_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        ask_for_memory(_START_BYTES)
         # Before any thread starts: all of them inherit the mask, so only this one receives signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, self._every_s, self._every_s)

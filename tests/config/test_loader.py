@@ -498,7 +498,7 @@ def test_the_schema_holds_every_key() -> None:
             [-1, 180.5, "181", "x", "", "1e2"],
         ),
         ("sampling.max_hdop", [0, 1.5, "1.5"], [-1, "-1", "1_0", " 1", True]),
-        ("upload.allow_insecure", [True, 1, "true", "True", "no"], ["", 2, "tRUE", "2", []]),
+        ("upload.allow_insecure", [True, 1, "true", "tRUE", "no", "F"], ["", 2, " on", "2", []]),
         (
             "gps.on_connect",
             [["$PMTK220,200"], ["ubx:06 08 00 00"]],

@@ -31,3 +31,15 @@ def test_a_start_with_short_memory_ends_in_words(limit_mb: int, tmp_path: Path) 
         assert "Traceback" not in daemon.text()
         assert "may be lost" not in daemon.text()
         assert "damaged" not in daemon.text()
+
+
+@pytest.mark.parametrize("limit_mb", [38, 40, 42, 44, 46, 48, 60])
+def test_a_command_with_short_memory_ends_in_words(limit_mb: int, tmp_path: Path) -> None:
+    compileall.compile_dir(ROOT / "telemetry_agent", quiet=2)
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    command = ("prlimit", f"--as={limit_mb * 1_000_000}", *AGENT, "config", "show")
+    with running(*command, "--config", str(config)) as shown:
+        status = shown.wait()
+    assert status in {0, 71}, shown.text()
+    assert shown.err == [] if status == 0 else PLAIN.fullmatch(shown.err[-1]), shown.text()
+    assert "Traceback" not in shown.text()
