@@ -142,8 +142,7 @@ class StorageView:
     state: Annotated[
         Literal["forgets", "runtime", "covered"],
         "forgets: a power cut loses everything; runtime: the state directory cannot be written, "
-        "so fixes are in the runtime directory; covered: the disk of the queue is not mounted "
-        "there any more, and is still written",
+        "so fixes are in the runtime directory; covered: its disk is not mounted any more",
     ] = "forgets"
     last_error: Annotated[str, "the cause"] = ""
     remedy: Annotated[str, "what to do about it"] = ""

@@ -38,7 +38,7 @@ _FRESH_S = 1.0
 V = TypeVar("V")
 
 
-class AckQueue(Contents):
+class AckQueue:
     """A durable queue of fixes for one process; any number of its threads may use it.
 
     ::
@@ -91,7 +91,7 @@ class AckQueue(Contents):
             StorageError: The disk refuses.
         """
         self.path = place_of(Path(path))
-        shared = SharedState(
+        self.shared = shared = SharedState(
             self.path,
             clock or Clock(),
             connect,
@@ -100,12 +100,19 @@ class AckQueue(Contents):
         )
         self._end = weakref.finalize(self, _end, shared)
         try:
-            bounds = Bounds(shared, limits, keep_delivered_s)
+            self._bounds = bounds = Bounds(shared, limits, keep_delivered_s)
         except BaseException:
             self._end()
             raise
-        super().__init__(shared, bounds)
-        # These are methods of the queue too: the upkeep.
+        contents = Contents(shared, bounds)
+        # These are methods of the queue too: what only looks, what people do by hand, the upkeep.
+        self.stats, self.pending, self.places = contents.stats, contents.pending, contents.places
+        self.newest, self.newest_ms = contents.newest, contents.newest_ms
+        self.last_row, self.after, self.stored = contents.last_row, contents.after, contents.stored
+        self.takes_more, self.numbering = contents.takes_more, contents.numbering
+        self.retry, self.discard, self.resend = contents.retry, contents.discard, contents.resend
+        self.resend_names = contents.resend_names
+        self.accounts, self.settle = contents.accounts, contents.settle
         self.purge_delivered, self.tidy = bounds.purge, bounds.tidy
         self.make_room, self.has_room = bounds.make_room, bounds.has_room
         self.watch, self.commit_due_s = shared.watch, shared.commit_due_s

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import chain, takewhile
 from typing import NamedTuple
 
-from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span, first_rows
+from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, first_rows
 
 NO_BATCH = 0
 """The value of a row that any batch may hold. Other values are the number of a batch that got no
@@ -73,14 +73,17 @@ class ReadyRows:
         """
         if live_first and self.any_live:
             return Plan(self._newest(limit), live=True)
-        spans = self.free.within(row)
-        oldest = next(spans, None)
+        oldest = next(self.free.within(row), None)
         if oldest is None:
             return None
         if oldest.value != NO_BATCH:
             spans = self.free.where(lambda batch: batch == oldest.value)
             return Plan([span[:2] for span in spans], live=False, batch=oldest.value)
-        return Plan(self._oldest(oldest, spans, limit), live=oldest.lo > self.newest)
+        live = oldest.lo > self.newest
+        end = ABOVE_ALL if live else self.newest
+        spans = self.free.within(oldest.lo)
+        loose = takewhile(lambda span: span.value == NO_BATCH and span.lo <= end, spans)
+        return Plan(first_rows(((s.lo, min(s.hi, end)) for s in loose), limit), live)
 
     def _newest(self, limit: int) -> list[tuple[int, int]]:
         ranges: list[tuple[int, int]] = []
@@ -91,10 +94,3 @@ class ReadyRows:
             ranges.append((lo, span.hi))
             limit -= span.hi - lo + 1
         return ranges[::-1]
-
-    def _oldest(
-        self, oldest: Span[int], others: Iterator[Span[int]], limit: int
-    ) -> list[tuple[int, int]]:
-        end = self.newest if oldest.lo <= self.newest else ABOVE_ALL
-        spans = takewhile(lambda s: s.value == NO_BATCH and s.lo <= end, chain([oldest], others))
-        return first_rows(((span.lo, min(span.hi, end)) for span in spans), limit)

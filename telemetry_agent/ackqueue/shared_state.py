@@ -71,7 +71,6 @@ class SharedState:
         self.lock = threading.Lock()
         self.disk = FairLock()  # on a slow disk the committer writes without a pause
         self.ready = threading.Condition(self.lock)
-        self._sleepers = 0
         self._waiting_for_room: set[Callable[[], None]] = set()
         self._watchers: list[Callable[[], None]] = []
         self.file = QueueFile(path, connect)
@@ -204,16 +203,13 @@ class SharedState:
             if until_s is not None and until_s <= now_s:
                 return False
             ends_s = [end_s for end_s in (until_s, write_s) if end_s is not None]
-            self._sleepers += 1
             self.ready.wait(min(ends_s) - now_s if ends_s else None)
-            self._sleepers -= 1
         return True
 
     def wake(self) -> None:
         """End every ``wait_until_ready``: rows may be ready, or the queue was closed."""
         assert self.lock.locked()
-        if self._sleepers:
-            self.ready.notify_all()
+        self.ready.notify_all()
 
     def end(self) -> bool:
         """Refuse every call except ``write`` and ``close``. False: it did already."""

@@ -97,7 +97,6 @@ class Streams:
 
     def __init__(self, runs: Sequence[StreamRun], marks: RangeMap[RowState]) -> None:
         self.runs = list(runs)
-        """All of them."""
         self._marks = marks
         self._changed: set[int] = set()
         self._prefixes: dict[int, _Prefix] = {}  # by first row

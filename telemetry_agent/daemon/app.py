@@ -183,7 +183,11 @@ class Agent:
         refused = queue_place.refusal(self.settings.queue.path)
         if self.is_covered and self.queue.shared.file.is_covered:  # it can be mounted again by now
             if refused is not None and self._covered is None:
-                self._covered = queue_place.covered(self.queue.path.parent, refused)
+                said = (
+                    f"the disk of {self.queue.path.parent} was unmounted or covered, and is still "
+                    f"written; what is there now cannot be used: {refused.message}"
+                )
+                self._covered = StorageView("covered", said, "mount it there again")
                 log.warning("%s", self._covered)
             return refused is None
         self._covered = None

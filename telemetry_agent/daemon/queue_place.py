@@ -124,8 +124,6 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
         make_directories(queue.path)
         refused = refusal(queue.path)
     except StorageError as error:
-        if runtime_queue() is None:
-            raise
         refused = Advice(error.message)
     if refused is not None:
         return in_runtime(queue, refused)
@@ -135,15 +133,6 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
         return queue, None
     message = f"{folder} is on {mount.kind} ({mount.point}), {found.message}"
     return queue, StorageView("forgets", message, found.remedy)
-
-
-def covered(folder: Path, refused: Advice) -> StorageView:
-    """What is wrong if the queue is on a disk that ``folder`` does not lead to any more."""
-    message = (
-        f"the disk of {folder} was unmounted or covered, and is still written; what is there now "
-        f"cannot be used: {refused.message}"
-    )
-    return StorageView("covered", message, "mount it there again")
 
 
 def in_runtime(queue: QueueSettings, refused: Advice) -> tuple[QueueSettings, StorageView]:

@@ -23,7 +23,7 @@ from telemetry_agent.ackqueue.file.lock import lock_path
 from telemetry_agent.ackqueue.file.schema import UnusableError, connect
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
-from telemetry_agent.ackqueue.recovery.carry_over import carry_over
+from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.row_states import Loaded
 from telemetry_agent.errors import StorageError
@@ -153,6 +153,32 @@ def test_what_a_destroyed_file_had_counted_as_lost_is_counted_again(path: Path, 
         with AckQueue(path) as queue:
             carry_over(queue)
             assert queue.stats().lost == {"uncounted": 32}
+
+
+def test_a_file_that_held_only_what_was_carried_over_hides_no_loss(path: Path) -> None:
+    damage.fill(path, 30)
+    damage.damage(path, damage.header)
+    with AckQueue(path) as queue:
+        carry_over(queue)
+        assert queue.stats().ready == 30
+    path.unlink()
+    with AckQueue(path) as queue:
+        carry_over(queue)
+        assert queue.stats().lost == {"uncounted": 1}
+
+
+def test_what_was_carried_over_stays_where_its_old_file_is_destroyed_before_it_is_deleted(
+    path: Path,
+) -> None:
+    records = damage.fill(path, 30)
+    damage.damage(path, damage.header)
+    with AckQueue(path) as queue:
+        carrier = Carrier(queue)
+        while queue.stats().carrying_over:
+            carrier.step(0)
+        carrier.close()
+    path.with_name("queue.db.damaged-1").write_bytes(b"")
+    assert damage.recover(path) == damage.Outcome(records, lost=0)
 
 
 def test_two_emptied_files_before_anything_was_carried_over_hide_no_loss(path: Path) -> None:

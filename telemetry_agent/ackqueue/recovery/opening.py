@@ -197,8 +197,10 @@ def _begin(
             before = border_up_to(summary.last)
         if not before or last > before:
             oldest = summary.oldest
-        last = last or before
+        last = last or summary.last  # a border: all its rows were carried over from older files
     border = border_up_to(loaded.last)
+    # Those that are here already have no mark.
+    last = max([last, *(row[0] for row in store.read_back(border, 1))])
     if border < max(last, 1):  # it began no generation above the rows of those files
         last = max(last, loaded.last)
         border = next_border(last)

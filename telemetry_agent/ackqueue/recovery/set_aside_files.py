@@ -89,11 +89,9 @@ def finish(path: Path) -> None:
         here, there = (
             (file.name in names, log_of(file).name in names) for file in (path, files[-1])
         )
-        # The log was renamed and the file was not, or the other way round. (With both of them here
-        # it was not: somebody deleted the other file.)
-        if (there == (False, True) and here != (True, True)) or (
-            there == (True, False) and here == (False, True)
-        ):
+        # One of the two was renamed and the other was not. (If there is one of the same kind here,
+        # both were, and somebody deleted the other.)
+        if there[0] != there[1] and not here[there.index(True)]:
             _move(path, files[-1])
 
 
