@@ -69,6 +69,7 @@ class Selection:
         self._urgent = urgent
         self._probes = 0
         self._live_last = False  # live fixes were due, and are the last that was chosen
+        self._live_before = False  # the same before the last choice
 
     def probe(self) -> None:
         """Everything is held: choose one fix for each attempt."""
@@ -93,6 +94,10 @@ class Selection:
         """Choose among all."""
         self._backlog_paused_until_s = 0.0
         self._refused_until_s.clear()
+
+    def keep_turn(self) -> None:
+        """The endpoint had no time for the last choice: the others do not go first for that."""
+        self._live_last = self._live_before
 
     def delivered(self, batch: Batch) -> None:
         """The endpoint took a batch: choose among all."""
@@ -126,6 +131,7 @@ class Selection:
         live_in_s = self._live_in_s(backlog, now_s)
         live_due = self._policy.live_first and live_in_s == 0
         rest = None
+        self._live_before = self._live_last
         if not live_due or self._live_last:
             waits_s = [] if live_due or live_in_s is None else [live_in_s]
             rest = self._rest(backlog, waits_s, now_s, attempted_s)

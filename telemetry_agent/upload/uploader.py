@@ -357,6 +357,8 @@ class Uploader(Task):
             and not asked
         ):
             return self._put_off_backlog(device, deferred.state, deferred.reason, wait_s)
+        if deferred.answered:
+            self._selection.keep_turn()
         return self._pause(deferred.state, deferred.reason, wait_s)
 
     def _put_off_backlog(

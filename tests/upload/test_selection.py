@@ -53,6 +53,28 @@ def test_a_backlog_drains_also_if_live_fixes_are_due_again_after_each_exchange(
         assert sent == [[9], [1, 2, 3, 4], [10, 11], [5, 6, 7, 8], [12, 13], [14]]
 
 
+def test_live_fixes_and_the_backlog_share_what_a_limit_of_requests_leaves(tmp_path: Path) -> None:
+    """One request in 5 s, as nginx limits them: the second of two in a row is refused."""
+    sent_s = [-99.0]
+    taken: list[int] = []
+
+    def run(line: Line, request: Request) -> None:
+        late = b.clock.now_s - sent_s[-1] < 5
+        if not late:
+            sent_s.append(b.clock.now_s)
+            taken.extend(seq for _, seq in request.names)
+        line.reply(429 if late else 200)
+
+    with bench(tmp_path, then=Act(run), max_batch=100, compression="none") as b:
+        b.put_backlog(5000)
+        for _ in range(360):
+            b.put(1)
+            b.work_for(10)
+        live = [at for at, seq in enumerate(taken) if seq > 5000]
+        assert len(live) > 100
+        assert len(taken) - len(live) > 1000
+
+
 def test_oldest_first_keeps_the_order(tmp_path: Path) -> None:
     with bench(tmp_path, max_batch=4, live_first=False) as b:
         b.put_backlog(6)
