@@ -21,9 +21,10 @@ settings.register_profile("long", settings.get_profile("here"), max_examples=10_
 settings.load_profile("here")
 
 # Started in the background by a shell, or with nohup, pytest and all that it starts would ignore
-# Ctrl-C, or the end of the terminal. Some tests are about these.
+# Ctrl-C, Ctrl-\, or the end of the terminal. Some tests are about these.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # The services of a booted systemd, and other users, read what tests write.
 os.umask(0o022)
