@@ -182,13 +182,16 @@ class EndpointChecks:
         if isinstance(error, ssl.SSLError) and refuses_certificate(error):
             return failed(tls_words(error), OWN_CERTIFICATE)
         trial = EndpointTrial(self._upload, self._device, self._credentials, self._agent.machine)
-        said = trial.no_answer() or (error.strerror or str(error)).lower()
-        remedy = "check the port in upload.url, and which versions of TLS the server allows"
-        if said.endswith("plain http"):
-            remedy = "write http:// in upload.url, or the endpoint's port for https"
-        elif "it says" in said:
-            remedy = OTHER_SERVICE
-        return failed(said, remedy)
+        answer = trial.no_answer()
+        said = answer.reason if answer else (error.strerror or str(error)).lower()
+        match answer and answer.speaks:
+            case "http":
+                remedy = "write http:// in upload.url, or the endpoint's port for https"
+            case "other":
+                remedy = OTHER_SERVICE
+            case _:
+                remedy = "check the port in upload.url, and which versions of TLS the server allows"
+        return failed(self._credentials.masked(said), remedy)
 
     def _ask(self) -> Iterator[Finding]:
         """``authentication``, ``answer``, ``proof``: what it answers to the agent's requests."""

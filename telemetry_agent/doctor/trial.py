@@ -152,10 +152,10 @@ class EndpointTrial:
             "turns gzip on, which saves about two thirds of the bytes"
         )
 
-    def no_answer(self) -> str | None:
+    def no_answer(self) -> NoAnswer | None:
         """Why no answer comes to an empty request; ``None``: one came."""
         answer, *_ = self._exchange(Payload(b"", {}))
-        return self._credentials.masked(answer.reason) if isinstance(answer, NoAnswer) else None
+        return answer if isinstance(answer, NoAnswer) else None
 
     def _exchange(self, *payloads: Payload, url: str = "") -> list[Answer | NoAnswer]:
         transport = Transport(
@@ -175,14 +175,14 @@ class EndpointTrial:
             return
         reason = self._credentials.masked(answer.reason)
         yield skipped("no answer")
-        if "speaks TLS" in reason or self._speaks_tls():
+        if answer.speaks == "tls" or self._speaks_tls():
             yield failed(f"this port speaks TLS ({reason})", _USE_TLS)
         elif answer.refuses_certificate:
             yield failed(reason, OWN_CERTIFICATE)
         elif answer.proxy_status:
             remedy = "check upload.proxy, and whether that proxy lets this device through"
             yield failed(reason, remedy)
-        elif "not HTTP" in reason:
+        elif answer.speaks == "other":
             yield failed(reason, OTHER_SERVICE)
         else:
             yield failed(reason, "check that the endpoint works: its own log shows more")

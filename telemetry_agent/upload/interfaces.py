@@ -8,6 +8,7 @@ from telemetry_agent.model import Answer, Backlog, Batch, Outcome, Payload, Reco
 
 Compression = Literal["none", "gzip"]
 CompressionSetting = Literal["auto", "gzip", "none"]
+Speaks = Literal["http", "tls", "other"]
 FormatName = Literal[
     "native", "overland", "osmand", "owntracks", "gpslogger", "influx", "clickhouse"
 ]
@@ -25,6 +26,8 @@ class NoAnswer:
     """What a proxy answered that does not connect to the endpoint."""
     refuses_certificate: bool = False
     """The endpoint refuses the certificate of this device, or its lack."""
+    speaks: Speaks | None = None
+    """What the port speaks in place of what the URL says; ``None``: that, or it is unknown."""
 
 
 OnAnswer = Callable[[Answer], bool]

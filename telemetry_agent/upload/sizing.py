@@ -7,15 +7,17 @@ endpoint*: what it called too large, in bytes, because one giant fix must not sh
 all others to its count.
 
 Nothing is known of the link at first, so the first batch is small and each quick answer doubles
-it; the first answer within an eighth of the deadline quadruples it. It is not compressed as a rule, and must pass a link of 2,400 bit/s (a satellite modem) within
-the deadline: what times out there fills the modem's buffer, and then nothing passes for minutes.
+it; the first answer within an eighth of the deadline quadruples it. That batch is not compressed as
+a rule, and must pass a link of 2,400 bit/s (a satellite modem) within the deadline: what times out
+there fills the modem's buffer, and then nothing passes for minutes.
+
 An answer that took too long shrinks the next batch in proportion. But a slow answer may be a slow
 server, which smaller batches only make worse: slowness alone never shrinks a batch below 64 fixes.
-Time-outs do, down to one fix. But after its first time-out a batch is sent again
-whole: it may have arrived, and some endpoints recognise a batch only by its content. The next one
-shrinks to a quarter if no batch was delivered since the last time-out, because each step down costs
-a time-out and each step up only an exchange. A small batch grows while an exchange of twice the
-time would still end within the deadline.
+Time-outs do, down to one fix. But after its first time-out a batch is sent again whole: it may have
+arrived, and some endpoints recognise a batch only by its content. The next one shrinks to a quarter
+if no batch was delivered since the last time-out, because each step down costs a time-out and each
+step up only an exchange. A small batch grows while an exchange of twice the time would still end
+within the deadline.
 
 A path that loses large packets, or a server or proxy that times out on large batches, would do so
 again and again as the batch grows. So a size that timed out twice, while a smaller one was answered

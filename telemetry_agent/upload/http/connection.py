@@ -111,7 +111,10 @@ class Connection:
             if self._heard and not is_tls(self._heard):
                 http = self._heard.startswith(b"HTTP/")
                 said = "answers in plain http" if http else f"says {quoted(self._heard)}"
-                raise NetworkError(f"no TLS handshake with {self._peer}: it {said}") from error
+                raise NetworkError(
+                    f"no TLS handshake with {self._peer}: it {said}",
+                    speaks="http" if http else "other",
+                ) from error
             raise NetworkError(
                 f"TLS handshake with {self._peer} failed: {tls_words(error)}",
                 refuses_certificate=refuses_certificate(error),

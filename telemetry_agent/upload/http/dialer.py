@@ -18,7 +18,7 @@ from telemetry_agent.connecting import Connecting
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import UploadState
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.interfaces import NoAnswer
+from telemetry_agent.upload.interfaces import NoAnswer, Speaks
 
 _CLOCK_IS_RIGHT_MS = 600_000
 
@@ -38,11 +38,13 @@ class NetworkError(Exception):
         proxy_status: int = 0,
         *,
         refuses_certificate: bool = False,
+        speaks: Speaks | None = None,
     ) -> None:
         super().__init__(reason)
         self.state: UploadState = state
         self.proxy_status = proxy_status
         self.refuses_certificate = refuses_certificate
+        self.speaks = speaks
 
 
 class BrokenError(NetworkError):
@@ -157,6 +159,7 @@ class Dialer:
             error.state,
             proxy_status=error.proxy_status,
             refuses_certificate=error.refuses_certificate,
+            speaks=error.speaks,
         )
 
     def note_died_idle(self, idle_s: float) -> None:

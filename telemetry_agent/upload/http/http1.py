@@ -125,7 +125,7 @@ class Http1:
         if self._http.trailing_data[1]:
             return NetworkError("the answer broke off: the connection closed")
         said = re.sub(r"bytearray\(b(.*)\)", r"\1", str(error))  # h11 quotes its buffer
-        return NetworkError(f"what came back is not HTTP: {words(said)}")
+        return NetworkError(f"what came back is not HTTP: {words(said)}", speaks="other")
 
     def _ended(self, response: h11.Response, body: bytearray) -> Answer:
         self.answered += 1
@@ -159,6 +159,9 @@ class Http1:
             raise BrokenError("the server closed the connection without an answer")
         if between and not b"HTTP/".startswith(data[:5]):
             # Other protocols greet and wait, so this may be all that comes.
-            said = "this port speaks TLS" if is_tls(data) else quoted(data)
-            raise NetworkError(f"what came back is not HTTP: {said}")
+            tls = is_tls(data)
+            said = "this port speaks TLS" if tls else quoted(data)
+            raise NetworkError(
+                f"what came back is not HTTP: {said}", speaks="tls" if tls else "other"
+            )
         self._http.receive_data(data)
