@@ -22,9 +22,9 @@ settings.load_profile("here")
 
 # Started in the background by a shell, or with nohup, pytest and all that it starts would ignore
 # Ctrl-C, Ctrl-\, or the end of the terminal. Some tests are about these.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+for _end in _ENDS:
+    signal.signal(_end, signal.default_int_handler if _end is signal.SIGINT else signal.SIG_DFL)
 
 # The services of a booted systemd, and other users, read what tests write.
 os.umask(0o022)
@@ -64,6 +64,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Ask for the reason of a mark that leaves a test out of a run."""
     if any(not mark.args for mark in item.iter_markers("once")):
         raise pytest.UsageError(f"{item.nodeid}: say why it runs once")
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """A command that runs in this process sets what ends it."""
+    before = {one: signal.getsignal(one) for one in _ENDS}
+    yield
+    for one, act in before.items():
+        signal.signal(one, act)
 
 
 @pytest.fixture(scope="session", autouse=True)

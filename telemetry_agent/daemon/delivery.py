@@ -173,7 +173,8 @@ class Delivery:
         bell.clear()
         self._uploader.task.hurry()
         while True:
-            now, pending = self._keeper.status, self._queue.pending(last_row)
+            pending = self._queue.pending(last_row)
+            now = self._keeper.status
             delivered = now.delivered - start.delivered
             yield {"pending": pending, "delivered": delivered, "state": now.state}
             if not pending and self._queue.stats().carrying_over:

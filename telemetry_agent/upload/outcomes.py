@@ -126,6 +126,9 @@ class OutcomeHandler:
 
     def _delivered(self, batch: Batch, outcome: Delivered) -> StopReason:
         taken = len(batch.records) - len(outcome.rejected) - len(outcome.retry)
+        if taken or outcome.rejected:
+            # First: as soon as nothing is pending, ``drain`` reports this count.
+            self._keeper.delivered(taken, outcome.unknown_names, self._clock.monotonic_s())
         self._leases.acknowledge(batch, outcome)
         if not taken:
             self._refusals.lost(batch)
@@ -133,7 +136,6 @@ class OutcomeHandler:
             self._keeper.count(failed_requests=1)
             return Deferred("the endpoint accepted no fix of the batch")
         self.deliveries += 1
-        self._keeper.delivered(taken, outcome.unknown_names, self._clock.monotonic_s())
         if taken:
             self._refusals.accepted(batch)
         return None

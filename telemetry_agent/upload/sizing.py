@@ -7,9 +7,9 @@ endpoint*: what it called too large, in bytes, because one giant fix must not sh
 all others to its count.
 
 Nothing is known of the link at first, so the first batch is small and each quick answer doubles
-it; the first answer within an eighth of the deadline quadruples it. That batch is not compressed as
-a rule, and must pass a link of 2,400 bit/s (a satellite modem) within the deadline: what times out
-there fills the modem's buffer, and then nothing passes for minutes.
+it. That batch is not compressed as a rule, and must pass a link of 2,400 bit/s (a satellite modem)
+within the deadline: what times out there fills the modem's buffer, and then nothing passes for
+minutes.
 
 An answer that took too long shrinks the next batch in proportion. But a slow answer may be a slow
 server, which smaller batches only make worse: slowness alone never shrinks a batch below 64 fixes.
@@ -76,9 +76,7 @@ class Sizing:
             grows = False
         else:
             grows = full and elapsed_s < self._hold_up_s / 2
-        if grows and elapsed_s < self._timeout_s / 8 and 4 * self._count <= self._slow:
-            self._count *= 4  # a fleet that comes back must not need one request more for each size
-        elif grows:
+        if grows:
             self._count = min(self._max_batch, 2 * self._count)
         if now_s >= self._try_larger_s:
             self._max_bytes = self._max_bytes and 2 * self._max_bytes

@@ -64,7 +64,7 @@ def test_the_life_of_a_package(built: Built, release: str, tmp_path: Path) -> No
         assert "delivered: 127.0.0.1" in said
         grown_mb = (installed_kb(machine) - size_kb) / 1000
         again = (*INIT[:-2], INIT[-1], "--force")
-        assert f"Next: sudo systemctl restart {UNIT}" in machine.said(*again)
+        assert "Next: sudo systemctl restart telemetry-agent" in machine.said(*again)
         machine.run("systemctl", "reload", UNIT)  # a Debian this small has no /bin/kill
         machine.wait_for_line(UNIT, "reloaded: records van-07 from /run/gps")
         print(f"{release}: {grown_mb:.0f} MB installed, {costs(machine)}")  # noqa: T201 - for the table in docs/install.md

@@ -23,15 +23,6 @@ def test_the_first_batch_is_small_and_quick_answers_double_it() -> None:
     assert Sizing(7, 10, 30).limit() == 7
 
 
-def test_the_first_answer_at_once_quadruples_it() -> None:
-    sizing = Sizing(1000, 10, 30)
-    limits = [sizing.limit()]
-    for _ in range(3):
-        sizing.took(sizing.limit(), 1000, 0.1, 0)
-        limits.append(sizing.limit())
-    assert limits == [16, 64, 128, 256]
-
-
 def test_a_slow_answer_shrinks_the_next_batch_in_proportion() -> None:
     sizing = grown()
     sizing.took(1000, 1000, 25, 0)

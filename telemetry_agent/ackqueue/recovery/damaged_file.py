@@ -78,7 +78,7 @@ class DamagedFile:
     def rows(self, place: int) -> Iterator[Row]:
         """The sound rows of the page at this place."""
         for number, values in self._records(place):
-            if number > 0 and len(values) <= len(COLUMNS):
+            if number > 0 and 0 < len(values) <= len(COLUMNS):
                 # A row that was stored before the table got its last columns does not have them.
                 row = (number, *values[1:], *[None] * (len(COLUMNS) - len(values)))
                 if is_sound(row):
