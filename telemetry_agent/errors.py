@@ -126,7 +126,7 @@ def refusal(error: BaseException | str) -> ResourceError | None:
 
 
 def ask_for_memory(count: int) -> None:
-    """Be refused at once what is about to be taken (OSError). None of it is kept or touched.
+    """Ask for memory that is needed soon, and give it back. OSError: the system refuses it.
 
     Without memory for a number, a CPython before 3.14 can enter the same handler of exceptions
     again and again. It holds the interpreter meanwhile, so no thread could end it or say why.

@@ -200,8 +200,8 @@ class AckQueue:
             live_first: If there are live fixes, the newest of them; else strictly the oldest.
             timeout_s: How long to wait for a ready fix; ``None``: without limit. ``close`` ends the
                 wait with the ValueError of a closed queue.
-            besides: Devices whose fixes stay, and what was recorded before them, if strictly the
-                oldest are handed out.
+            besides: Devices whose fixes are left out, with all that was recorded before them. Only
+                if strictly the oldest are handed out.
 
         Returns:
             ``None`` if nothing is ready.
@@ -343,7 +343,11 @@ class AckQueue:
                 return batch
 
     def _row_behind(self, devices: Collection[str]) -> int:
-        """The first row behind those of these devices. By halves: they have one name at a time."""
+        """The first row behind those of these devices.
+
+        By bisection: a device has one name at a time. If it got an earlier name again, what was
+        recorded between may be passed over.
+        """
         shared = self.shared
 
         def is_behind(row: int) -> bool:

@@ -17,12 +17,13 @@ from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS, QUEUE_PATH, queue_path
 from telemetry_agent.config.settings import Settings
 from telemetry_agent.config.values import SERIAL_NUMBER, SHARED_NAMES
-from telemetry_agent.doctor.agent_checks import AgentChecks, switch_on
+from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.endpoint_checks import NAMES, EndpointChecks
 from telemetry_agent.doctor.findings import Check, run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
 from telemetry_agent.doctor.reception import Patience, Reception
 from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
+from telemetry_agent.doctor.unit import switch_on
 from telemetry_agent.errors import (
     AgentError,
     ConfigError,

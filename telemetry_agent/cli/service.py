@@ -19,8 +19,8 @@ import click
 
 from telemetry_agent.config.files import DEFAULT_PATHS, QUEUE_PATH, STATE_DIRECTORY
 from telemetry_agent.config.subprocess_loader import run_module
-from telemetry_agent.doctor.agent_checks import UNIT, is_masked, switch_on, unit_file
 from telemetry_agent.doctor.permissions import HIDDEN
+from telemetry_agent.doctor.unit import UNIT, is_masked, switch_on, unit_file
 from telemetry_agent.errors import AgentError, UsageError, counted
 
 _NAME = "telemetry-agent"

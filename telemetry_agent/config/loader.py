@@ -22,7 +22,7 @@ from telemetry_agent.config.values import SHARED_NAMES, Checks, SettingError
 from telemetry_agent.errors import ConfigError, UnreadableConfigError, ask_for_memory
 from telemetry_agent.secrecy import CUT, credential, masked_url
 
-ask_for_memory(22_000_000)  # what pydantic takes: without memory it aborts the process
+ask_for_memory(22_000_000)  # for pydantic, which aborts the process if it gets none
 
 from pydantic import ValidationError, create_model  # noqa: E402
 from pydantic_settings import (  # noqa: E402

@@ -177,7 +177,7 @@ class Agent:
     def must_move(self) -> bool:
         """Whether the queue must change places: its disk refuses files, or accepts them again.
 
-        Or another disk was mounted over it, and accepts files.
+        Or another disk was mounted over it, and accepts files. If it does not, that is reported.
         """
         # Away from a state directory that refuses files; back when it accepts them again.
         refused = queue_place.refusal(self.settings.queue.path)

@@ -17,8 +17,8 @@ from telemetry_agent.daemon import client
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import HIDDEN, SERVICE_USER, SystemUser, owner_of
 from telemetry_agent.doctor.reception import Patience
+from telemetry_agent.doctor.unit import is_unit_of, starts_at_boot, switch_on, unit_file
 from telemetry_agent.errors import Advice, AgentError, QueueLockedError, counted, in_shell
-from telemetry_agent.small_files import text_of
 from telemetry_agent.snapshot import QueueView, Snapshot, read
 
 Ask = Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]
@@ -27,8 +27,6 @@ RELOAD = "`sudo systemctl reload telemetry-agent`"
 RESTART = (
     "`sudo systemctl restart telemetry-agent`; `sudo journalctl -u telemetry-agent` shows its log"
 )
-UNIT = "telemetry-agent.service"
-_UNIT_FOLDERS = [f"{at}/systemd/system" for at in ("etc", "run", "usr/local/lib", "usr/lib")]
 _REFUSED = (
     "nothing is lost, the agent tries again by itself; make the server accept these positions, for "
     "example add the earlier name of a device that was renamed"
@@ -163,10 +161,9 @@ class AgentChecks:
         if page is not None and page.state == "held":
             said += f"; the device page is held: {page.last_error or 'use sudo to see the reason'}"
             return warned(said, f"correct [page], then {self.again()}, or free its address")
-        if self._is_left_out_at_boot(status.pid):
-            return warned(
-                f"{said}, but does not start at the next boot", switch_on(self.machine.root)
-            )
+        root = self.machine.root
+        if is_unit_of(status.pid, root) and not starts_at_boot(root):
+            return warned(f"{said}, but does not start at the next boot", switch_on(root))
         return passed(said)
 
     def delivery(self) -> Finding:
@@ -179,13 +176,6 @@ class AgentChecks:
         """How it is reloaded or restarted: by this command if it is the service."""
         return command if self.is_service else "restart the agent"
 
-    def _is_left_out_at_boot(self, pid: int) -> bool:
-        """Whether the process is of the service, and systemd does not start that at boot."""
-        root = self.machine.root
-        if not text_of(root / f"proc/{pid}/cgroup").endswith(f"/{UNIT}"):
-            return False
-        return is_masked(root) or not any(root.glob(f"{_UNIT_FOLDERS[0]}/*.wants/{UNIT}"))
-
     def _absent(self) -> Finding:
         try:
             check_at_rest(self._queue_path)
@@ -197,29 +187,6 @@ class AgentChecks:
             config = f" --config {in_shell(self._config_path)}" if self._config_path else ""
             remedy = f"`telemetry-agent run{config}` starts it"
         return warned("does not run: nothing is recorded now", remedy)
-
-
-def unit_file(root: Path = Path("/")) -> Path | None:
-    """The file of the service's unit that systemd uses; ``None``: it is not installed."""
-    places = (root / folder / UNIT for folder in _UNIT_FOLDERS)
-    return next((place for place in places if place.exists()), None)
-
-
-def is_masked(root: Path = Path("/")) -> bool:
-    """Whether ``systemctl mask`` keeps systemd from starting the service."""
-    unit = unit_file(root)
-    return unit is not None and unit.resolve() == Path(os.devnull)
-
-
-def switch_on(root: Path = Path("/")) -> str:
-    """The command that starts the service, now and at each boot."""
-    if not is_masked(root):
-        return "`sudo systemctl enable --now telemetry-agent`"
-    how = " --runtime" if (root / "run") in (unit_file(root) or root).parents else ""
-    return (
-        f"`sudo systemctl unmask{how} telemetry-agent && "
-        "sudo systemctl enable --now telemetry-agent`"
-    )
 
 
 def queue(queue: QueueView) -> Finding:

@@ -192,7 +192,7 @@ class Reader(Task):
         return 0
 
     def _read_rest(self) -> None:
-        """Let an instant that has begun end: a reader after this one could not use its rest."""
+        """Read the rest of an instant that has begun: the next reader could not use it."""
         until_s = self._clock.monotonic_s() + _REST_S
         while self._source.live and (decoder := self._decoder) and decoder.has_begun:
             left_s = until_s - (now_s := self._clock.monotonic_s())

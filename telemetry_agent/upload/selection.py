@@ -2,9 +2,9 @@
 
 Theory of operation. Live fixes go first, once they have waited for others (``flush_every``). If an
 exchange takes so long that live fixes are due again at its end, they and the rest take turns. If
-the backlog is refused, it pauses, and live fixes are sent when they are due. Where the set-up seems
-wrong for the backlog of a device, it is tried with one fix at a time. While everything is
-held (``probing``), each attempt sends one fix, and each time another one, so that a single bad fix
+the backlog is refused, it pauses, and live fixes are sent when they are due. If the set-up seems
+wrong for the backlog of a device, one fix of it is tried at a time. While everything is held
+(``probing``), each attempt sends one fix, and each time another one, so that a single bad fix
 cannot keep everything held. Fixes that were refused come last.
 
 If the order counts, the oldest fix is tried again and again, because no other may overtake it. But
@@ -55,7 +55,7 @@ class Selection:
         self.probing = False
         """Whether everything is held: each attempt sends one fix."""
         self._backlog_paused_until_s = 0.0
-        self._is_wanted: dict[str, bool] = {}  # by device: false if its set-up seems wrong
+        self._set_up_is_right: dict[str, bool] = {}  # by device, as far as the backlog shows it
         self._refused_until_s: dict[str, float] = {}  # by device, if the order counts
         self._others_wait = False  # fixes of devices that are not left out, perhaps
         self._looked_s = 0.0  # when there were none
@@ -81,14 +81,14 @@ class Selection:
 
     def doubt(self, device: str) -> None:
         """The set-up seems wrong for this device: choose single fixes of its backlog."""
-        self._is_wanted[device] = False
+        self._set_up_is_right[device] = False
 
     def leave_out(self, device: str, until_s: float) -> None:
-        """The same, and until then none, because the order counts."""
+        """The same, and choose none before ``until_s``: the endpoint needs the order."""
         self.doubt(device)
         self._refused_until_s[device] = until_s
         self._others_wait = True
-        self.probing = not any(self._is_wanted.values())
+        self.probing = not any(self._set_up_is_right.values())
 
     def hurry(self) -> None:
         """Choose among all."""
@@ -96,14 +96,14 @@ class Selection:
         self._refused_until_s.clear()
 
     def keep_turn(self) -> None:
-        """The endpoint had no time for the last choice: the others do not go first for that."""
+        """The endpoint asked for the last choice later: it is chosen again, not the others."""
         self._live_last = self._live_before
 
     def delivered(self, batch: Batch) -> None:
         """The endpoint took a batch: choose among all."""
         self.probing, self._backlog_paused_until_s = False, 0.0
         if not (batch.live and self._policy.live_first):
-            self._is_wanted[batch.device] = True
+            self._set_up_is_right[batch.device] = True
             self._keeper.backlog_taken(batch.device)
 
     def next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
@@ -158,8 +158,8 @@ class Selection:
                 one = refusals.in_doubt or refusals.crashes.wants_another
                 batch = self._single() if one else self._leases.take(limit, live_first=False)
                 if batch is not None:
-                    wanted = self._is_wanted.get(batch.device, True)
-                    return batch if wanted else self._leases.first(batch)
+                    is_right = self._set_up_is_right.get(batch.device, True)
+                    return batch if is_right else self._leases.first(batch)
         return self._suspect(waits_s, now_s, attempted_s)
 
     def _suspect(

@@ -7,9 +7,9 @@ endpoint*: what it called too large, in bytes, because one giant fix must not sh
 all others to its count.
 
 Nothing is known of the link at first, so the first batch is small and each quick answer doubles
-it. That batch is not compressed as a rule, and must pass a link of 2,400 bit/s (a satellite modem)
-within the deadline: what times out there fills the modem's buffer, and then nothing passes for
-minutes.
+it. The first batch is usually not compressed. It must pass a link of 2,400 bit/s (a satellite
+modem) within the deadline: what times out there fills the modem's buffer, and then nothing passes
+for minutes.
 
 An answer that took too long shrinks the next batch in proportion. But a slow answer may be a slow
 server, which smaller batches only make worse: slowness alone never shrinks a batch below 64 fixes.

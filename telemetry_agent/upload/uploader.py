@@ -12,10 +12,10 @@ the endpoint cannot be reached, one attempt is made each ``backoff_max``.
 Fixes that got no answer stay ``unack`` until an answer is likely: the network returned, some
 exchange was answered, or there is nothing else to try. If the order counts, they are tried first.
 
-Live fixes and the backlog are judged apart: ``selection`` decides what is sent next. Everything is
-held only if live fixes are refused. If the order counts, there is no such difference: then devices
-are judged apart, and everything is held if the fixes of each are refused. One fix, of each device
-if the order counts, is sent each ``backoff_max`` then.
+``selection`` decides what is sent next. Live fixes and the backlog are judged apart, and everything
+is held only if live fixes are refused. Then one fix is sent each ``backoff_max``. If the order
+counts, device names are judged apart instead: everything is held if the fixes of each name are
+refused, and then one fix of each name is sent each ``backoff_max``.
 
 If a token or a certificate could not be read since the start or the reload, uploads are held, and
 the file is read again each 10 s. Later its previous contents stay in use (``http/credentials``).

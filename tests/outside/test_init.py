@@ -435,23 +435,23 @@ def test_the_config_for_traccar_works(tmp_path: Path) -> None:
 
 
 def test_what_the_trial_has_shown_to_be_done_is_not_to_do(tmp_path: Path) -> None:
-    def told(server: str, url: str) -> str:
+    def output_of(server: str, url: str) -> str:
         flags = ["--device", "x", "--source", "auto", "--server", server, "--url", url]
         done = run_agent("init", "--force", "--config", str(tmp_path / "config.toml"), *flags)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     with influxdb(tmp_path) as url:
-        assert "To do: in InfluxDB, CREATE DATABASE gps" in told("influxdb", url)
+        assert "To do: in InfluxDB, CREATE DATABASE gps" in output_of("influxdb", url)
         ask(f"{url}/query", q="CREATE DATABASE gps")
-        assert "To do" not in told("influxdb", url)
+        assert "To do" not in output_of("influxdb", url)
     with Server(Dawarich("k3y")) as dawarich:
-        assert "To do: put your API key" in told("dawarich", dawarich.url)
-        assert "To do" not in told("dawarich", f"{dawarich.url}/?api_key=k3y")
+        assert "To do: put your API key" in output_of("dawarich", dawarich.url)
+        assert "To do" not in output_of("dawarich", f"{dawarich.url}/?api_key=k3y")
     with Server(Recorder()) as recorder:  # which accepts everything
-        assert "To do: check that ?u=" in told("owntracks", f"{recorder.url}/pub?u=jane")
+        assert "To do: check that ?u=" in output_of("owntracks", f"{recorder.url}/pub?u=jane")
     with Server(Traccar("4711")) as traccar:
-        assert "with the identifier 4711\n" in told("traccar", f"{traccar.url}/?id=4711")
+        assert "with the identifier 4711\n" in output_of("traccar", f"{traccar.url}/?id=4711")
 
 
 def _ports() -> bool:

@@ -31,8 +31,8 @@ def test_the_next_attempt_is_the_probe_where_that_comes_first(tmp_path: Path) ->
         daemon.wait_for_line("cannot deliver")
 
         def comes_first() -> bool:
-            told = json.loads(run_agent("status", "--json", "--config", str(config)).stdout)
-            return bool(told["upload"]["next_attempt_s"] <= 60)
+            status = json.loads(run_agent("status", "--json", "--config", str(config)).stdout)
+            return bool(status["upload"]["next_attempt_s"] <= 60)
 
         wait_until(comes_first)  # the monitor, a thread of its own, hears of the failure last
 

@@ -115,8 +115,8 @@ def test_another_queue_waits_for_the_next_start(tmp_path: Path) -> None:
             said = re.search(f"until then, ask with {name}=(.*)", agent.text())
             assert said is not None
             env = {name: said[1]}
-            told = run_agent("queue", "stats", "--json", "--config", str(config), env=env)
-            assert told.returncode == 0, told.stderr
+            stats = run_agent("queue", "stats", "--json", "--config", str(config), env=env)
+            assert stats.returncode == 0, stats.stderr
             assert endpoint.wait_for(endpoint.count() + 20, 60)
             assert agent.end() == 0
         assert not (tmp_path / "other.db").exists()

@@ -132,7 +132,7 @@ class Bounds:
         """No more fixes are recorded."""
         self._shared = shared
         self._limits = limits
-        # SQLite takes this limit (``ulimit -f``) for an I/O error.
+        # SQLite reports this limit (``ulimit -f``) as an I/O error.
         largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
         if self._bounded and largest != resource.RLIM_INFINITY:
             most = min(limits.max_size_bytes or largest, largest)

@@ -47,7 +47,7 @@ class Connection:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._closed = False
-        self._heard = b""  # first
+        self._heard = b""  # the first bytes that came
         self._opened_s = self._used_s = self._dialer.now_s
         self._idle_s = 0.0  # before the request under way, until a byte of its answer has come
         self._unanswered = False  # nothing was received since something was sent
