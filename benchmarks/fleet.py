@@ -138,8 +138,11 @@ class Wire:
         """Takes its time."""
         if self._region.way is None:
             return NoAnswer("no route", "no-route")
-        self._clock.advance(ROUND_TRIP_S + len(payload.body) / BYTES_PER_S)
+        self._clock.advance(ROUND_TRIP_S)
+        # It answers or queues a request as it begins. So requests come in the order in which they
+        # are made here, however long their bodies take.
         status, headers = self._endpoint.take()
+        self._clock.advance(len(payload.body) / BYTES_PER_S)
         return Answer(status, headers, b"", verified_tls=True)
 
     def series(
