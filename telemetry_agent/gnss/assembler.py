@@ -196,6 +196,8 @@ class Assembler:
         # If it equals the last one, the line repeated one sentence.
         if isinstance(message, Report) and message.tag in judged.seen:
             self._cycle_repeats = self._cycle_repeats or message != judged.messages[-1]
+            if message.tag == judged.reports[-1].tag:
+                self.shared_talker.reported(message.position_e9)
         if epoch is not None and epoch.instant is not None and not epoch.reports:
             # The open epoch has only a ZDA or GBS: it came between the sentences of one fix.
             self._moments_differ = True
@@ -204,12 +206,15 @@ class Assembler:
         self._late(message)
 
     def _lags(self, instant: Instant, report: Report) -> bool:
-        """Whether a sentence comes after the next instant's position, and is new in its own one."""
-        epoch, judged, earlier, tag = self._epoch, self._judged, self._earlier, report.tag
-        behind = tag not in earlier.seen and earlier.is_at(instant, report)
+        """Whether a sentence comes after the next instant's position.
+
+        It is new in its own instant, or repeats it; otherwise time has stepped back.
+        """
+        epoch = self._epoch
+        behind = _is_of(self._earlier, instant, report)
         if epoch is None:
             return behind
-        behind = behind or (tag not in judged.seen and judged.is_at(instant, report))
+        behind = behind or _is_of(self._judged, instant, report)
         return behind and any(each.instant is not None for each in epoch.reports)
 
     def _begin(self, instant: Instant) -> Epoch:
@@ -248,14 +253,15 @@ class Assembler:
         for each in (*self._order.early, message):
             self._again.join(each)
         self._order.early.clear()
-        self.shared_talker.repeated(message)
         if message != epoch.messages[-1]:  # otherwise the line repeated one sentence
             self._cycle_repeats = True
         return None
 
     def _count_again(self) -> None:
-        self.counts["late"] += len(self._again.messages)
-        self._again = Epoch()
+        again, self._again = self._again, Epoch()
+        self.counts["late"] += len(again.messages)
+        if again.reports:
+            self.shared_talker.reported(again.reports[-1].position_e9)
 
     def _late(self, *messages: Message) -> None:
         """Count sentences of an instant that is judged, and correct what ended it too early."""
@@ -296,7 +302,7 @@ class Assembler:
         self.used = [each for each in epoch.messages if isinstance(each, Gsa)] or self.used
         solution = Solution(epoch)
         trusted = solution.trusted
-        self.shared_talker.closed(epoch, trusted.position_e9 if trusted else None)
+        self.shared_talker.reported(trusted.position_e9 if trusted else None)
         self._judge(solution, now_s, fixes)
 
     def _judge(self, solution: Solution, now_s: float, fixes: list[Fix]) -> None:
@@ -325,6 +331,13 @@ class Assembler:
         fix = solution.fix(trusted.position_e9, time_ms, flags)
         self.state = "3d" if fix.mode == 3 else "2d"
         fixes.append(fix)
+
+
+def _is_of(epoch: Epoch, instant: Instant, report: Report) -> bool:
+    """Whether a sentence is new in this epoch, or one of it again."""
+    if report.tag in epoch.seen:
+        return instant == epoch.instant and report in epoch.messages
+    return epoch.is_at(instant, report)
 
 
 def _has_regained(epoch: Epoch, message: Message) -> bool:

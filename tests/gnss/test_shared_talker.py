@@ -12,12 +12,12 @@ def _at(lat: float, time: str, *, status: str = "A") -> bytes:
     return line(f"GPRMC,{time},{status},48{lat:06.3f},N,01131.000,E,022.4,084.4,231126,,,A")
 
 
-def _alternating(n: int) -> bytes:
-    return _at(7, f"1200{n:02}") + _at(7, f"1200{n + 20:02}")
+def _half_a_second_apart(n: int) -> bytes:
+    return _at(7 + n / 50, f"1200{n:02}.00") + _at(8 + n / 50, f"1200{n:02}.50")
 
 
 def _of_distant_times(n: int) -> bytes:
-    return _at(7, f"0100{n:02}") + _at(7, f"1500{n:02}")
+    return _at(7, f"0100{n:02}") + _at(8, f"1500{n:02}")
 
 
 def _one_without_a_fix(n: int) -> bytes:
@@ -41,7 +41,7 @@ def _of_two_systems(n: int) -> bytes:
     "second_of",
     [
         _of_two_systems,
-        _alternating,
+        _half_a_second_apart,
         _of_distant_times,
         _one_without_a_fix,
         _one_without_a_fix_at_the_same_time,
