@@ -114,8 +114,7 @@ class Contents:
         Fewer than ``limit`` where some were deleted or are damaged.
         """
         shared = self.shared
-        with shared.disk:
-            shared.check_open()
+        with shared.opened():
             rows: list[Row] = []
             try:
                 rows = shared.ask(lambda store: store.read_back(shared.last, limit))
@@ -162,8 +161,7 @@ class Contents:
             The last row that it read (``row`` if no more follow), and the fixes that it found.
         """
         shared = self.shared
-        with shared.disk:
-            shared.check_open()
+        with shared.opened():
             with shared.lock:
                 last = max(row, shared.committed)
             rows = shared.read((row + 1, last), limit=ROWS_PER_READ)
@@ -242,8 +240,7 @@ class Contents:
     def settle(self, accounts: Collection[StreamAccount]) -> None:
         """Note that the endpoint has these accounts: what is finished in them is settled."""
         shared = self.shared
-        with shared.disk:
-            shared.check_open()
+        with shared.opened():
             now, _ = self._accounts() or ([], None)  # what is still to be counted is reported again
             with shared.lock:
                 shared.ledger.streams.settle([account for account in accounts if account in now])
@@ -300,8 +297,7 @@ class Contents:
         count = 0
         ranges = [(row, last)]
         while ranges:  # once at least: what was changed before is on disk after it
-            with shared.disk:
-                shared.check_open()
+            with shared.opened():
                 with shared.lock:
                     some = shared.ledger.in_state(state, ROWS_PER_READ, row)
                 ranges = meant = [(lo, min(hi, last)) for lo, hi in some if lo <= last]

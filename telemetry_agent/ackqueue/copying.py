@@ -23,8 +23,7 @@ def copy_to(shared: SharedState, path: Path, max_bytes: int) -> None:
         StorageError: The disk refuses.
     """
     part = path.with_name(f"{path.name}.part")
-    with shared.disk:
-        shared.check_open()
+    with shared.opened():
         set_aside_files.delete_empty(part)
         if shared.store.size().bytes <= max_bytes:
             shared.store.copy_to(part)

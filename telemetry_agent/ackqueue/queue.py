@@ -174,8 +174,7 @@ class AckQueue:
         Raises:
             StorageError: The disk refused. Nothing is lost; it is tried again.
         """
-        with self.shared.disk:
-            self.shared.check_open()
+        with self.shared.opened():
             refusal = self.shared.write(at_once=True)
         if refusal is not None:
             raise refusal
@@ -214,8 +213,7 @@ class AckQueue:
         shared = self.shared
         until_s = None if timeout_s is None else shared.clock.monotonic_s() + timeout_s
         while True:
-            with shared.disk:
-                shared.check_open()
+            with shared.opened():
                 if self._must_commit_first(live_first=live_first):
                     shared.write()
                 batch = self._lease(limit, besides, live_first=live_first)
@@ -305,8 +303,7 @@ class AckQueue:
 
     def _change(self, change: Callable[[Ledger], V], *, written: bool = True) -> V:
         shared = self.shared
-        with shared.disk:
-            shared.check_open()
+        with shared.opened():
             with shared.lock:
                 result = change(shared.ledger)
                 shared.wake()

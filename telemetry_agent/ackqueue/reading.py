@@ -49,8 +49,7 @@ class QueueReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.disk: AbstractContextManager[object] = nullcontext()
-        self.lock = self.disk
+        self.lock: AbstractContextManager[object] = nullcontext()
         log = read_log(path)  # before the database is open
         self.store = Store(path, None)
         loaded = self.store.load()
@@ -60,8 +59,9 @@ class QueueReader:
         if self.damage is None and log.end_is_lost:
             self.damage = without_end(path)
 
-    def check_open(self) -> None:
-        """Do nothing: it is open."""
+    def opened(self) -> AbstractContextManager[object]:
+        """See ``SharedState.opened``; nobody else uses it."""
+        return self.lock
 
     def ask(self, read: Callable[[Store], V]) -> V:
         """Read something from the file."""
@@ -99,8 +99,7 @@ def stored(source: QueueSource, state: State | None) -> Iterator[Stored]:
         if state is State.READY:  # most have no mark: look at each row from the oldest pending on
             row = source.ledger.oldest_pending() or last + 1
     while row <= last:
-        with source.disk:
-            source.check_open()
+        with source.opened():
             ranges = [(row, last)]
             if state is not None and state is not State.READY:
                 with source.lock:

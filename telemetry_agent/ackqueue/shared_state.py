@@ -14,7 +14,8 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -143,6 +144,13 @@ class SharedState:
         if self.is_forked:  # it would give the names that the parent gives
             raise ValueError(f"the queue {self.path} is open in the parent of this process")
 
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the disk lock of an open queue; see ``check_open``."""
+        with self.disk:
+            self.check_open()
+            yield
+
     def commit_due_s(self) -> float | None:
         """The monotonic time by which ``commit`` should be called; ``None``: nothing waits."""
         with self.lock:
@@ -155,8 +163,7 @@ class SharedState:
             QueueLockedError: Another process uses the queue meanwhile.
             StorageError: The disk refuses. The open file stays in use.
         """
-        with self.disk:
-            self.check_open()
+        with self.opened():
             self.is_covered = self.file.is_covered
             if self.is_covered:
                 return

@@ -157,8 +157,7 @@ class Bounds:
 
     def make_room(self) -> bool:
         """Keep within the limits, one step at a time. Returns and raises as ``purge``."""
-        with self._shared.disk:
-            self._shared.check_open()
+        with self._shared.opened():
             if not self._bounded or self._shared.writer.refused:
                 return False
             room = self._look()
@@ -181,8 +180,7 @@ class Bounds:
             StorageError: The file cannot be read.
         """
         shared = self._shared
-        with shared.disk:
-            shared.check_open()
+        with shared.opened():
             if not self._bounded or self._look().ample:
                 return True
             if shared.writer.refused or not self._give_up_delivered():
@@ -193,8 +191,7 @@ class Bounds:
         """Delete what is too old, give back free pages. As ``purge``."""
         if self.purge():
             return True
-        with self._shared.disk:
-            self._shared.check_open()
+        with self._shared.opened():
             if self._expire():
                 return True
             self._pack()
@@ -216,8 +213,7 @@ class Bounds:
             StorageError: The file cannot be read.
         """
         shared = self._shared
-        with shared.disk:
-            shared.check_open()
+        with shared.opened():
             delivered = self._first(State.ACKED)
             if shared.latest_ms is None or not delivered or shared.writer.refused:
                 return False

@@ -124,7 +124,7 @@ class Carrier(Task):
 
     def _arrive(self, found: FoundRows) -> None:
         shared = self._shared
-        with shared.disk:
+        with shared.opened():
             if not self._is_current(found):
                 return
             lo, last = shared.ledger.away.first, shared.ledger.away.last
@@ -165,14 +165,13 @@ class Carrier(Task):
 
     def _is_current(self, found: FoundRows) -> bool:
         """Whether no other file was set aside meanwhile."""
-        self._shared.check_open()
         return found.paths == set_aside_files.waiting(self._shared.path)
 
     def _end(self, found: FoundRows) -> None:
         """Delete or keep the files, once all that was found is on disk."""
         shared = self._shared
         self.close()
-        with shared.disk:
+        with shared.opened():
             if not self._is_current(found):
                 return
             lost = losses(shared, _LOSSES_MAX)

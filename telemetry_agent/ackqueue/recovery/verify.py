@@ -106,8 +106,7 @@ def verify(source: QueueSource, path: Path, structure: str = "ok") -> Report:
     try:
         for _ in _check(source, counts):
             yield dict(counts)
-        with source.disk:
-            source.check_open()
+        with source.opened():
             lost = losses(source, _LOSSES_MAX)
     except StorageError as error:
         structure = str(error)
@@ -118,8 +117,7 @@ def _check(source: QueueSource, counts: dict[str, int]) -> Iterator[None]:
     """Count. Yields after each portion."""
     row = 1
     while True:
-        with source.disk:
-            source.check_open()
+        with source.opened():
             with source.lock:
                 last = source.committed
             rows = source.store.read([(row, last)], ROWS_PER_READ)
@@ -135,8 +133,7 @@ def _check(source: QueueSource, counts: dict[str, int]) -> Iterator[None]:
             break
     mark = 0
     while True:
-        with source.disk:
-            source.check_open()
+        with source.opened():
             marks = source.store.read_marks(mark)
         counts["damaged_marks"] += sum(read_mark(found) is None for found in marks)
         if not marks:
