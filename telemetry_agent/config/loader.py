@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from telemetry_agent.config.files import ENVIRONMENT_PREFIX, merge, parsed, texts
-from telemetry_agent.config.settings import ExtraSettings, LoadedConfig, Settings, known_keys
-from telemetry_agent.config.values import SHARED_NAMES, Checks, SettingError
+from telemetry_agent.config.settings import LoadedConfig, Settings, known_keys
+from telemetry_agent.config.values import SHARED_NAMES, SettingError
 from telemetry_agent.errors import ConfigError, UnreadableConfigError, ask_for_memory
 from telemetry_agent.secrecy import CUT, credential, masked_url
 
@@ -58,7 +58,6 @@ def _model() -> type[BaseSettings]:
     value is reported with its key and not with its section.
     """
     hints = get_type_hints(Settings, include_extras=True)
-    hints["extra"] = Annotated[ExtraSettings, Checks(_attributes_below, reads=True)]
     sections: dict[str, Any] = {key: (hint, ...) for key, hint in hints.items()}
     sections["device"] = (hints["device"], "{hostname}")
     return create_model("Settings", __base__=_Layers, __doc__=Settings.__doc__, **sections)
@@ -68,8 +67,6 @@ _MODEL = _model()
 _KINDS = {
     "string": "must be a text in quotation marks",
     "bool": "must be true or false",
-    "int": "must be a whole number",
-    "float": "must be a number",
     "tuple": 'must be a list, ["…"] (in an environment variable: as JSON)',
     "dict": 'must be a table, {NAME = "…"} (in an environment variable: as JSON)',
 }
@@ -125,6 +122,7 @@ def load_texts(
     # pydantic-settings takes [Queue] for [queue] or drops it, and _env_file for its own option.
     for key in sorted(values.keys() - _MODEL.model_fields.keys()):
         raise ConfigError(f"config: {key}{_not_a_key(key)}{_layer(key, origins)}")
+    values["extra"] = _attributes_below(values["extra"])
     try:
         settings = Settings(**dict(_MODEL(**values)))
     except ValidationError as error:

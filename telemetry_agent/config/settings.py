@@ -52,11 +52,7 @@ def key_of(field_name: str) -> str:
 class _Section:
     """The pydantic config of each section."""
 
-    __pydantic_config__: ClassVar[Any] = {
-        "extra": "forbid",
-        "alias_generator": key_of,
-        "allow_inf_nan": False,
-    }
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "alias_generator": key_of}
 
 
 @dataclass(frozen=True)
@@ -128,8 +124,8 @@ class UploadSettings(_Section):
     client_key: values.OptionalPath = None
     proxy: values.ProxyUrl = ""
     proxy_password_file: values.OptionalPath = None
-    allow_insecure: values.Flag = False
-    allow_resend: values.Flag = True
+    allow_insecure: bool = False
+    allow_resend: bool = True
 
     def __post_init__(self) -> None:
         """Check for one way to log in, for secrets without encryption, and for the precision."""
@@ -220,7 +216,7 @@ def _attribute(value: object) -> object:
 class ExtraSettings(_Section):
     """The user's own attributes, read at each recorded fix: a file for each name."""
 
-    power: values.Flag = False
+    power: bool = False
     attributes: Mapping[str, Annotated[ExtraFile, values.Checks(_attribute, reads=True)]] = field(
         default_factory=dict
     )
@@ -254,12 +250,7 @@ class ExtraSettings(_Section):
     ) -> dict[str, Any]:
         schema = handler.resolve_ref_schema(handler(core))
         attribute = schema["properties"].pop("")["additionalProperties"]
-        return schema | {
-            "propertyNames": {"pattern": f"^{_NAME}$"},
-            "additionalProperties": {
-                "anyOf": [{"type": "string", "pattern": r"^/[^\x00]*$"}, attribute]
-            },
-        }
+        return schema | {"additionalProperties": {"anyOf": [{"type": "string"}, attribute]}}
 
 
 @dataclass(frozen=True)

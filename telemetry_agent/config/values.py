@@ -9,7 +9,7 @@ import math
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -43,14 +43,13 @@ class Checks:
 
     Args:
         check: returns the value to use.
-        schema: what it adds to the type's JSON Schema.
-        reads: whether it gets the value as written in the config, before the type checks it;
-            ``schema`` is then the whole schema.
+        reads: whether it gets the value as written in the config, before the type checks it.
+        schema: the JSON Schema; that of the type by default.
     """
 
     check: Callable[[Any], object]
-    schema: Mapping[str, Any] | None = None
     reads: bool = False
+    schema: Mapping[str, Any] | None = None
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: "GetCoreSchemaHandler"
@@ -64,20 +63,7 @@ class Checks:
     def __get_pydantic_json_schema__(
         self, core: "CoreSchema", handler: "GetJsonSchemaHandler"
     ) -> dict[str, Any]:
-        if self.reads and self.schema is not None:
-            return dict(self.schema)
-        return {**handler(core), **(self.schema or {})}
-
-
-def must(allowed: str, is_right: Callable[[Any], object], **schema: Any) -> Checks:
-    """A check that keeps the value; ``allowed`` ends the sentence "It must …"."""
-
-    def check(value: Any) -> Any:
-        if not is_right(value):
-            raise ValueError(f"must {allowed}")
-        return value
-
-    return Checks(check, schema or None)
+        return handler(core) if self.schema is None else dict(self.schema)
 
 
 def text(pattern: str, allowed: str, read: Callable[[str], object] = str) -> Checks:
@@ -88,34 +74,39 @@ def text(pattern: str, allowed: str, read: Callable[[str], object] = str) -> Che
             raise ValueError(f"must {allowed}")
         return read(value)
 
-    return Checks(check, {"type": "string", "pattern": f"^(?:{pattern})$"}, reads=True)
+    return Checks(check, reads=True, schema={"type": "string", "pattern": f"^(?:{pattern})$"})
 
 
-_TOO_LARGE = 10**15
+_LARGEST = 10**15 - 1
 """A number or text with at most 15 digits does not overflow."""
 
 
 @dataclass(frozen=True)
 class _Quantity:
-    """A number, or a text with a unit."""
+    """A number in these limits; or a text of one, with a unit if there are any."""
 
     allowed: str
     kind: type[float] | type[int]
-    digits: str
-    units: dict[str, float]
+    units: dict[str, float] = field(default_factory=dict)
     """The smallest first."""
+    least: float = 0
+    most: float = math.inf
 
     @property
     def pattern(self) -> str:
-        return rf"\s*({self.digits})\s*({'|'.join(self.units)})?\s*"
+        digits = "[0-9]{1,15}" if self.kind is int else r"[0-9]{1,15}(?:\.[0-9]+)?"
+        sign = "-?" if self.least < 0 else ""
+        return rf"\s*({sign}{digits})\s*({'|'.join(self.units)})?\s*"
 
     def read(self, value: Any) -> Any:
         """The number; raises ValueError."""
+        number = math.nan
         if isinstance(value, str) and (match := re.fullmatch(self.pattern, value)):
-            return self.kind(match[1]) * self.units.get(match[2], 1)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if is_number and 0 <= value < _TOO_LARGE and value == self.kind(value):
-            return self.kind(value)
+            number = self.kind(match[1]) * self.units.get(match[2], 1)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            number = value if abs(value) <= _LARGEST else math.nan
+        if self.least <= number <= self.most and number == self.kind(number):
+            return self.kind(number)
         raise ValueError(f"must be {self.allowed}")
 
     def written(self, number: float) -> object:
@@ -127,76 +118,39 @@ class _Quantity:
 
     def checks(self) -> Checks:
         """The checks of a key."""
-        number = {"type": "number" if self.kind is float else "integer", "minimum": 0}
-        number["exclusiveMaximum"] = _TOO_LARGE
-        texts = {"type": "string", "pattern": f"^{self.pattern}$"}
-        return Checks(self.read, {"anyOf": [number, texts]}, reads=True)
+        number = {
+            "type": "number" if self.kind is float else "integer",
+            "minimum": max(self.least, -_LARGEST),
+            "maximum": min(self.most, _LARGEST),
+        }
+        text = {"type": "string", "pattern": f"^{self.pattern}$"}
+        return Checks(self.read, reads=True, schema={"anyOf": [number, text]})
 
 
 DURATION = _Quantity(
     'a duration such as "250ms", "30s", "5min", "2h", "7d", or a number of seconds',
     float,
-    r"[0-9]{1,15}(?:\.[0-9]+)?",
     {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0},
 )
 Duration = Annotated[float, DURATION.checks()]
-_NONE = {"type": "string", "pattern": r"^[\s0.]+[a-z]*\s*$"}
-_LONGER = must("be longer than 0", lambda s: s > 0, **{"not": {"anyOf": [{"const": 0}, _NONE]}})
-PositiveDuration = Annotated[Duration, _LONGER]
+_LONGER = replace(DURATION, allowed=f"{DURATION.allowed}, and longer than 0", least=1e-9)
+PositiveDuration = Annotated[float, _LONGER.checks()]
 
 SIZE = _Quantity(
     'a size such as "512KiB", "64MiB", "2GiB", or a number of bytes',
     int,
-    "[0-9]{1,15}",
     {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30},
 )
 Size = Annotated[int, SIZE.checks()]
-_SMALL = [
-    {"type": "integer", "exclusiveMaximum": 1 << 20},
-    {"type": "string", "pattern": r"^\s*([0-9]{1,6}|[0-9]{1,3}\s*KiB|0+\s*[MG]iB)\s*$"},
-]
-_LARGE = must("be at least 1MiB", lambda size: size >= 1 << 20, **{"not": {"anyOf": _SMALL}})
-QueueSize = Annotated[Size, _LARGE]
+_LARGE = replace(SIZE, allowed=f"{SIZE.allowed}, and at least 1MiB", least=1 << 20)
+QueueSize = Annotated[int, _LARGE.checks()]
 
 
-def _at_least(least: int) -> Checks:
-    return must(f"be at least {least}", lambda value: value >= least, minimum=least)
-
-
-def _at_most(most: int) -> Checks:
-    return must(f"be at most {most}", lambda value: value <= most, maximum=most)
-
-
-def _number(kind: type[float] | type[int], texts: str) -> Checks:
-    """A number, or a text of this form: in quotes, or from the environment."""
-
-    def read(value: object) -> object:
-        if isinstance(value, str) and re.fullmatch(texts, value):
-            return kind(value)
-        if isinstance(value, bool | str):
-            said = "must be a whole number" if kind is int else "must be a number"
-            raise ValueError(said)  # noqa: TRY004 - pydantic wants ValueError
-        return value
-
-    named = {"type": "number" if kind is float else "integer"}
-    text = {"type": "string", "pattern": f"^(?:{texts})$"}
-    return Checks(read, {"anyOf": [named, text]}, reads=True)
-
-
-_AMOUNT = r"[0-9]{1,15}(?:\.[0-9]+)?"
-OptionalNumber = Annotated[float | None, _number(float, f"-?{_AMOUNT}")]
-Amount = Annotated[float, _number(float, _AMOUNT), _at_least(0)]
-_TURN = r"180(?:\.0+)?|(?:1[0-7][0-9]|[0-9]{1,2})(?:\.[0-9]+)?"
-Turn = Annotated[float, _number(float, _TURN), _at_least(0), _at_most(180)]
-BatchSize = Annotated[int, _number(int, "[1-9][0-9]{0,3}|10000"), _at_least(1), _at_most(10_000)]
-
-# What pydantic reads as a switch: in quotes, or from the environment.
-_SWITCHES = ("0", "1", "t", "f", "y", "n", "on", "off", "true", "false", "yes", "no")
-_EACH_CASE = ["".join(f"[{c.upper()}{c}]" for c in word) for word in _SWITCHES]
-_QUOTED = {"type": "string", "pattern": f"^(?:{'|'.join(_EACH_CASE)})$"}
-_FLAG = {"anyOf": [{"enum": [True, False, 0, 1]}, _QUOTED]}
-Flag = Annotated[bool, Checks(lambda value: value, _FLAG, reads=True)]
-
+OptionalNumber = Annotated[float | None, _Quantity("a number", float, least=-math.inf).checks()]
+Amount = Annotated[float, _Quantity("a number, 0 or more", float).checks()]
+Turn = Annotated[float, _Quantity("a number from 0 to 180", float, most=180).checks()]
+_BATCH = _Quantity("a whole number from 1 to 10000", int, least=1, most=10_000)
+BatchSize = Annotated[int, _BATCH.checks()]
 
 SERIAL_NUMBER = Path("/sys/firmware/devicetree/base/serial-number")
 
@@ -233,8 +187,7 @@ def _device_name(value: str) -> str:
     return name
 
 
-_DEVICE = r"^(?=.*\S)([^{\x00-\x1f\x7f-\xa0\xad]|\{(hostname|serial|machine-id)\})*$"
-DeviceName = Annotated[str, Checks(_device_name, {"pattern": _DEVICE})]
+DeviceName = Annotated[str, Checks(_device_name)]
 
 UserName = Annotated[
     str,
@@ -289,7 +242,7 @@ def _baud(value: object) -> object:
 
 
 _BAUDS = {"enum": ["auto", *sorted(BAUD_RATES), *map(str, sorted(BAUD_RATES))]}
-Baud = Annotated[int | Literal["auto"], Checks(_baud, _BAUDS, reads=True)]
+Baud = Annotated[int | Literal["auto"], Checks(_baud, reads=True, schema=_BAUDS)]
 
 
 def _command(value: str) -> str:
@@ -297,8 +250,7 @@ def _command(value: str) -> str:
     return value
 
 
-_COMMAND = {"pattern": r"^(\s*\$.+|ubx:[0-9A-Fa-f\s]+)$"}
-ReceiverCommands = tuple[Annotated[str, Checks(_command, _COMMAND)], ...]
+ReceiverCommands = tuple[Annotated[str, Checks(_command)], ...]
 Qualities = tuple[Quality, ...]
 
 
@@ -341,15 +293,12 @@ def _proxy(value: str) -> str:
     return f"http://{user}{at}{parts.netloc}"
 
 
-_HTTP = "[Hh][Tt][Tt][Pp]"
-_URL = {"pattern": rf"^(?=[!-~]+$){_HTTP}[Ss]?://[^/?#@:][^/?#@]*([/?#].*)?$"}
-_PROXY = {"pattern": rf"^({_HTTP}://([^/?#:]*@)?[^/?#@:][^/?#@]*/*)?$"}
-Url = Annotated[str, Checks(_url, {**_URL, "maxLength": _URL_MAX - 1})]
-ProxyUrl = Annotated[str, Checks(_proxy, _PROXY)]
+Url = Annotated[str, Checks(_url)]
+ProxyUrl = Annotated[str, Checks(_proxy)]
 
 
 _EACH = "".join(rf"(?=[^?#]*\{{{name}\}})" for name in "zxy")
-_TILES = rf"(?:{_EACH}{_HTTP}[Ss]?://(?:[^{{}}]|\{{[sxyzr]\}})+)?"
+_TILES = rf"(?:{_EACH}[Hh][Tt][Tt][Pp][Ss]?://(?:[^{{}}]|\{{[sxyzr]\}})+)?"
 _TILES_ALLOWED = "be like https://tiles.example.com/{z}/{x}/{y}.png; {s} and {r} are possible too"
 TilesUrl = Annotated[str, text(_TILES, _TILES_ALLOWED, lambda value: value and _url(value))]
 
@@ -378,14 +327,7 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-_HEADERS = {
-    "propertyNames": {"pattern": f"^{_HEADER_NAME.pattern}$"},
-    "additionalProperties": {
-        "type": "string",
-        "pattern": r"^(?!\s)(?!.*\s$)[^\x00-\x1f\x7f-\xa0\xad]*$",
-    },
-}
-Headers = Annotated[dict[str, str], Checks(_headers, _HEADERS)]
+Headers = Annotated[dict[str, str], Checks(_headers)]
 
 
 def _host_and_port(value: str) -> tuple[str, int] | None:

@@ -29,17 +29,13 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from telemetry_agent.addresses import UnreachableError
+from telemetry_agent.addresses import Address, Resolve, Resolver, UnreachableError, resolve
 from telemetry_agent.clock import Clock
-from telemetry_agent.connectivity.probe import Probe
+from telemetry_agent.connecting import Connecting
+from telemetry_agent.connectivity.routes import Path, path
 from telemetry_agent.tasks import KernelBell, Task
-
-if TYPE_CHECKING:
-    from telemetry_agent.addresses import Address
-    from telemetry_agent.connecting import Connecting
-    from telemetry_agent.connectivity.routes import Path
 
 Word = Literal["up", "no-route", "unreachable"]
 
@@ -58,6 +54,43 @@ class NetworkState:
     """Monotonic; since when it is up, or since when it is not."""
     error: str = ""
     """Why it is not up; empty when it is."""
+
+
+class Probe:
+    """Tries to connect to ``host:port``, an address without brackets or a name. For one thread.
+
+    A network can return before its name server does, or after it. So the name is looked up, and at
+    the same time the addresses that are already known are tried.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        resolve: Resolve = resolve,
+        path: Callable[[Address], Path | None] = path,
+    ) -> None:
+        """``path``: the kernel's path to an address; nothing is sent to one without."""
+        self._host, self._port = host, port
+        self._resolver = Resolver(resolve)
+        self._path = path
+
+    def begin(self, now_s: float) -> Connecting:
+        """Begin a probe. If it is cancelled, its look-up continues, and the result is kept."""
+        return Connecting(
+            self._resolver,
+            self._host,
+            self._port,
+            now_s,
+            known_after_s=0,
+            has_route=lambda address: self._path(address) is not None,
+        )
+
+    def paths(self) -> dict[Address, Path | None]:
+        """The kernel's current path to each address that the last look-up found."""
+        known = self._resolver.known(self._host, self._port)
+        return {address: self._path(address) for address in known}
 
 
 class Monitor(Task):
@@ -194,7 +227,7 @@ class Monitor(Task):
             self._running.cancel()
             self._running = None
 
-    def _follow_probe(self, running: "Connecting", now_s: float) -> None:
+    def _follow_probe(self, running: Connecting, now_s: float) -> None:
         connected = failure = None
         try:
             connected = running.poll(now_s)

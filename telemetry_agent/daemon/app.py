@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from telemetry_agent import __version__
@@ -128,7 +128,7 @@ class Agent:
             "control",
             lambda: Control(self.settings.queue.path, self._commands, self._later_queues),
         )
-        self.page = self.supervisor.add("page", self._build_page, vital=False)
+        self.page = self.supervisor.add("page", self._build_page)
         left = [*([covered] if covered else []), *queue_place.open_others(self.queue.path)]
         self._leftovers = [part for part in map(self._build_leftover, left) if part is not None]
         self.queue.watch(self.delivery.wake)
@@ -291,6 +291,7 @@ class Agent:
 
     def _build_page(self) -> Page:
         page, rules = self.settings.page, self._track_rules()
+        page = replace(page, token_file=page.token_file or credential("page_token"))
         agent = AgentView(
             self.queue,
             snapshot=self.snapshot,
@@ -305,14 +306,9 @@ class Agent:
             log_lines=self._log_tail.lines,
             config=lambda: shown(self.settings),
             parking=rules.parking,
-            listen=page.listen,
-            token_file=page.token_file or credential("page_token"),
             secrets=self.secrets,
-            names=page.names,
-            tiles=page.tiles,
-            tiles_credit=page.tiles_credit,
-            map_file=page.map,
             history_file=self.settings.queue.path.with_suffix(".history"),
+            **asdict(page),
         )
         return Page(agent)
 

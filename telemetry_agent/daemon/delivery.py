@@ -13,8 +13,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import Settings, UploadSettings
-from telemetry_agent.connectivity.monitor import Monitor
-from telemetry_agent.connectivity.probe import Probe
+from telemetry_agent.connectivity.monitor import Monitor, Probe
 from telemetry_agent.connectivity.routes import route_bell
 from telemetry_agent.daemon.client import Answers
 from telemetry_agent.daemon.queue_place import open_queue

@@ -80,7 +80,6 @@ class Service:
         self._checked_s = clock.monotonic_s()
         self._excused_until_s = 0.0
         self._reported_late: list[str] = []
-        self._status_line = ""
         self._end_signal: signal.Signals | None = None
         self._deadline_s = float("inf")
         self._reload = False
@@ -152,8 +151,7 @@ class Service:
         _keep(config)
 
     def _notify_ready(self) -> None:
-        self._status_line = self._agent.status_line() if self._agent else ""
-        notify(READY=1, STATUS=self._status_line)
+        notify(READY=1, STATUS=self._agent.status_line() if self._agent else "")
 
     def _load(self, *, fall_back: bool) -> LoadedConfig:
         self._look.changed()  # from here on a change is noticed
@@ -271,17 +269,13 @@ class Service:
         self._checked_s = now_s
         agent.supervisor.start_refused()
         late = [] if now_s < self._excused_until_s else agent.supervisor.late(now_s)
-        names = [task.name for task in late]
-        if not any(task.vital for task in late):
-            notify(WATCHDOG=1)
         if not late:
+            notify(WATCHDOG=1)
             log.debug("every thread is in time")
-        elif names != self._reported_late:
-            log.error("stuck: %s", ", ".join(names))
-        self._reported_late = names
-        if (line := agent.status_line()) != self._status_line:
-            self._status_line = line
-            notify(STATUS=line)
+        elif late != self._reported_late:
+            log.error("stuck: %s", ", ".join(late))
+        self._reported_late = late
+        notify(STATUS=agent.status_line())
 
     def _configure_logs(self, settings: Settings) -> None:
         log_settings = settings.log

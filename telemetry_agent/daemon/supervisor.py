@@ -4,7 +4,7 @@ A crash of one task never stops another: a dead network must not stop recording,
 must not stop uploading. A task that crashes is logged, counted and built again after a backoff. If
 a task that records crashes too often, the process ends, because only a restart by the service
 manager can help then. Every other task is built again without a limit. A task that hangs is logged,
-and keeps the watchdog from being fed only if it is vital.
+and keeps the watchdog from being fed.
 """
 
 import logging
@@ -35,7 +35,6 @@ class Supervised(Generic[T]):
 
     Args:
         give_up: ends the process.
-        vital: whether the watchdog ends the process if the task is stuck.
         records: whether recording needs the task: the process ends if its first start is refused,
             or if it crashes again and again.
     """
@@ -47,11 +46,9 @@ class Supervised(Generic[T]):
         clock: Clock,
         give_up: Callable[[], None],
         *,
-        vital: bool = True,
-        records: bool = False,
+        records: bool,
     ) -> None:
         self.name = name
-        self.vital = vital
         self._records = records
         self._has_run = False
         self.is_refused = False
@@ -144,9 +141,9 @@ class Supervisor:
         self._tasks: list[Supervised[Any]] = []
         self.gave_up = False
 
-    def add(self, name: str, build: Callable[[], T], **roles: bool) -> Supervised[T]:
+    def add(self, name: str, build: Callable[[], T], *, records: bool = False) -> Supervised[T]:
         """Add a task; it runs when ``start`` is called. See ``Supervised``."""
-        supervised = Supervised(name, build, self._clock, self._give_up, **roles)
+        supervised = Supervised(name, build, self._clock, self._give_up, records=records)
         self._tasks.append(supervised)
         return supervised
 
@@ -161,9 +158,9 @@ class Supervisor:
             if task.is_refused:
                 task.start()
 
-    def late(self, now_s: float) -> list[Supervised[Any]]:
-        """The tasks whose beat is overdue."""
-        return [task for task in self._tasks if now_s > task.beat.due_s]
+    def late(self, now_s: float) -> list[str]:
+        """The names of the tasks whose beat is overdue."""
+        return [task.name for task in self._tasks if now_s > task.beat.due_s]
 
     def _give_up(self) -> None:
         # The main thread waits in sigwait.

@@ -27,6 +27,7 @@ from contextlib import suppress
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -124,21 +125,21 @@ class AccessPolicy:
         answer = Response(status_code=303, headers={"Location": "./"})
         # Each token has a cookie of its own: a browser sends those of one host to all its ports,
         # and several devices may be at ports of this machine (ssh -L).
-        return _with_cookie(answer, headers, f"{_COOKIE}-{self._pass[:8]}", self._pass, _COOKIE_S)
+        _set_cookie(answer, headers, f"{_COOKIE}-{self._pass[:8]}", self._pass, _COOKIE_S)
+        return answer
 
     def logout(self, headers: Headers) -> Response:
         """The answer to a viewer who leaves: it removes the cookie."""
-        answer: Response = JSONResponse({})
+        answer = JSONResponse({})
         for name in self.cookies(headers):
-            answer = _with_cookie(answer, headers, name, "", 0)
+            _set_cookie(answer, headers, name, "", 0)
         return answer
 
     def cookies(self, headers: Headers) -> list[str]:
         """The names of the cookies that admit this browser."""
-        cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
         return [
             name
-            for name, _, value in cookies
+            for name, value in cookie_parser(headers.get("cookie", "")).items()
             if self._pass and name.startswith(_COOKIE) and _same(value, self._pass)
         ]
 
@@ -169,13 +170,11 @@ class AccessPolicy:
         return name.rstrip(".") in self._names or is_literal(name)
 
 
-def _with_cookie(answer: Response, asked: Headers, name: str, value: str, age_s: int) -> Response:
+def _set_cookie(answer: Response, asked: Headers, name: str, value: str, age_s: int) -> None:
     # Without a path the browser uses it for the folder of the page, whatever a proxy calls that.
     # Not Strict: the browser would show the form again to a viewer who follows a link.
-    secure = "; Secure" if _origin(asked).scheme == "https" else ""
-    cookie = f"{name}={value}; Max-Age={age_s}; HttpOnly; SameSite=Lax{secure}"
-    answer.headers.append("Set-Cookie", cookie)
-    return answer
+    secure = _origin(asked).scheme == "https"
+    answer.set_cookie(name, value, age_s, path=None, secure=secure, httponly=True, samesite="lax")
 
 
 def guarded(app: ASGIApp, access: AccessPolicy, policy: str) -> ASGIApp:

@@ -78,7 +78,7 @@ class AgentView:
     """The template of a tile server's URLs; empty: none."""
     tiles_credit: str = ""
     """The attribution that the tile server's licence asks for."""
-    map_file: Path | None = None
+    map: Path | None = None
     """A PMTiles file."""
     history_file: Path | None = None
     """Where the history is kept."""

@@ -35,12 +35,12 @@ class EventStreams:
         self._source = source
         self._of_browser: Counter[str] = Counter()
         self._nudge = asyncio.Event()
-        self._making: asyncio.Task[None] | None = None
         self._made = asyncio.Event()
         """Set when the next event was made; then another one takes its place."""
         self._number = 0
         self._news = ""
         self._made_s = float("-inf")
+        self._wanted = False  # by a request that is not a stream
         self._asked = False
 
     def nudge(self) -> None:
@@ -82,39 +82,36 @@ class EventStreams:
             self._of_browser[browser] -= 1
             self._of_browser += Counter()  # drops the browsers with no stream left
 
-    async def refresh(self, older_than_s: float = _EVERY_S) -> None:
-        """Make an event and send it to every viewer, if the last one is older."""
-        if asyncio.get_running_loop().time() - self._made_s < older_than_s:
-            return
-        # One at a time, which goes on if the viewer who asked first has left.
-        if self._making is None or self._making.done():
-            self._making = asyncio.create_task(self._make())
-        await asyncio.shield(self._making)
-
-    async def _make(self) -> None:
-        self._news = await in_thread(self._source.news)
-        self._made_s = asyncio.get_running_loop().time()
-        self._number += 1
-        made, self._made = self._made, asyncio.Event()
-        made.set()
+    async def refresh(self) -> None:
+        """Wait for an event that is at most a second old, and let the earlier track be read."""
+        self._asked = True
+        if asyncio.get_running_loop().time() - self._made_s >= _EVERY_S:
+            self._wanted, made = True, self._made
+            self.nudge()
+            await made.wait()
 
     async def run(self) -> None:
         """Make events until the page ends."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY_S):
+                async with asyncio.timeout(_EVERY_S - _SOONEST_S):
                     await self._nudge.wait()
-            await asyncio.sleep(_SOONEST_S)  # more may change at the same time
+            if not self._wanted:
+                await asyncio.sleep(_SOONEST_S)  # more may change at the same time
             self._nudge.clear()
-            if self.count:
-                await self.refresh(_SOONEST_S)
-
-    def look_back(self) -> None:
-        """Read the earlier track once, although no viewer follows: it was asked for."""
-        self._asked = True
+            if self.count or self._wanted:
+                self._news = await in_thread(self._source.news)
+                self._made_s = asyncio.get_running_loop().time()
+                self._number += 1
+                self._wanted = False
+                made, self._made = self._made, asyncio.Event()
+                made.set()
 
     async def scan(self) -> None:
-        """While there is a viewer, read the earlier track, with pauses for more important work."""
+        """Read the earlier track, with pauses for more important work.
+
+        While there is a viewer, and once after each ``refresh``.
+        """
         while True:
             more = False
             if self.count or self._asked:

@@ -7,6 +7,7 @@ The reasons of dead letters are an endpoint's own words, so only their number is
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, get_args
 
@@ -87,10 +88,10 @@ def metrics(snapshot: Snapshot, clock_offset_s: float | None = None) -> bytes:
     return generate_latest(_Families(snapshot, clock_offset_s))
 
 
+@dataclass
 class _Families(Collector):
-    def __init__(self, snapshot: Snapshot, clock_offset_s: float | None) -> None:
-        self._snapshot = snapshot
-        self._clock_offset_s = clock_offset_s
+    _snapshot: Snapshot
+    _clock_offset_s: float | None
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._snapshot

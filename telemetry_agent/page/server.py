@@ -1,4 +1,4 @@
-"""The event loop of the page, with the web server in it. One thread runs it, a turn at a time.
+"""The event loop of the page, with the web server in it.
 
 Viewers must not use up the file descriptors of the agent: the receiver needs one each time it is
 plugged in. So connections are accepted here, one by one, up to a limit. asyncio would accept many
@@ -6,9 +6,10 @@ at a time, and log a traceback for each that the system refuses.
 """
 
 import asyncio
-import errno
 import resource
 import socket
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +21,26 @@ from telemetry_agent.page.access_policy import AccessPolicy
 from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.history import take_samples
 from telemetry_agent.page.site import Site
-from telemetry_agent.tasks import Bell, within
+from telemetry_agent.tasks import within
 
 CONNECTIONS = 128
 _BACKLOG = 32
-_REQUEST_S = 10.0  # from the connection, or the last answer, to the end of the next request's head
+_IDLE_S = 10  # from the connection, or the last answer, to the next request
 _LARGEST_HEAD_BYTES = 16 * 1024
 _UNREAD_MS = 20_000  # a viewer that does not read what was sent, or whose machine is gone
 _END_S = 0.2
 _CANCELLED_S = 2.0  # of a machine that is too busy to give the loop its turns
 _ACCEPT_AGAIN_S = 1.0
-_NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class PageServer:
     """Answers the viewers that connect to ``listener``, a socket bound to ``host``; closes it.
 
-    ``token`` admits viewers; ``None``: none is needed. ``bell`` ends a turn, and makes the next
-    event soon: something may have changed.
+    ``token`` admits viewers; ``None``: none is needed.
     """
 
     def __init__(
-        self, listener: socket.socket, bell: Bell, agent: AgentView, host: str, token: str | None
+        self, listener: socket.socket, agent: AgentView, host: str, token: str | None
     ) -> None:
         self._loop = loop = asyncio.new_event_loop()
         self._state = state = ServerState()
@@ -49,103 +48,82 @@ class PageServer:
         access = AccessPolicy({host, name, f"{name}.local"}, token, agent.names)
         self.site = Site(agent, access)
         config = _uvicorn_config(self.site.app)
-        self._connection = lambda: ViewerConnection(config, state, loop)
+        self._connection = lambda: ViewerConnection(config, state, {}, loop)
         self._connections_max = _connections_max()
-        self._bell = bell
-        loop.add_reader(bell, self._rung)
         self._listener = listener
         listener.setblocking(False)
-        self._ending = False
-        self._listen()
-        self._background = [
-            loop.create_task(work)
-            for work in (
-                self.site.streams.run(),
-                self.site.streams.scan(),
-                take_samples(agent, self.site.history),
-            )
-        ]
-        for task in self._background:
-            task.add_done_callback(self._halt)
+        self._main = loop.create_task(self._serve(agent))
 
-    def turn(self, seconds: float) -> None:
-        """Run for so long, or until the bell rings. Raises what failed outside a request."""
-        end = self._loop.call_later(seconds, self._halt)
-        self._loop.run_forever()
-        end.cancel()
-        for task in self._background:
-            if task.done():
-                task.result()
-        for connection in self._connections():
-            connection.sweep(self._loop.time())
-
-    def close(self) -> None:
-        """End every connection. Called between turns, and once."""
-        self._ending = True
-        self._loop.remove_reader(self._bell)
-        self._loop.run_until_complete(self._end())
-        self._loop.close()
-        self.site.close()
-        # A card that hangs must not delay the end.
-        within(_END_S, self.site.history.save)
-
-    def _rung(self) -> None:
-        self.site.streams.nudge()
-        self._halt()
-
-    def _halt(self, _task: asyncio.Task[None] | None = None) -> None:
-        if not self._ending:
-            self._loop.stop()
-
-    def _listen(self) -> None:
-        if not self._ending:
-            self._loop.add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
+    def run(self) -> None:
+        """Answer viewers until ``stop``. Raises what failed outside a request."""
         try:
-            accepted, _ = self._listener.accept()
-        except OSError as error:
-            # The listener stays readable: without a pause the loop would spin.
-            if error.errno in _NO_DESCRIPTOR:
-                self._loop.remove_reader(self._listener)
-                self._loop.call_later(_ACCEPT_AGAIN_S, self._listen)
-            return
-        if len(self._state.connections) >= self._connections_max:
-            accepted.close()
-            return
-        self._loop.create_task(self._loop.connect_accepted_socket(self._connection, accepted))
+            with suppress(asyncio.CancelledError):
+                self._loop.run_until_complete(self._main)
+        finally:
+            self._loop.run_until_complete(self._end())
+            self._loop.close()
+            self.site.close()
+            # A card that hangs must not delay the end.
+            within(_END_S, self.site.history.save)
+
+    def stop(self) -> None:
+        """End every connection. Any thread may call this."""
+        self._soon(self._main.cancel)
+
+    def nudge(self) -> None:
+        """Make the next event soon: something may have changed. Any thread may call this."""
+        self._soon(self.site.streams.nudge)
+
+    def _soon(self, act: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(act)
+
+    async def _serve(self, agent: AgentView) -> None:
+        streams = self.site.streams
+        samples = take_samples(agent, self.site.history)
+        await asyncio.gather(self._accept(), streams.run(), streams.scan(), samples)
+
+    async def _accept(self) -> None:
+        while True:
+            try:
+                accepted, _ = await self._loop.sock_accept(self._listener)
+            except OSError:  # the process has no descriptor left for it, or it has left
+                await asyncio.sleep(_ACCEPT_AGAIN_S)
+                continue
+            if len(self._state.connections) < self._connections_max:
+                await self._loop.connect_accepted_socket(self._connection, accepted)
+            else:
+                accepted.close()
 
     async def _end(self) -> None:
-        self._loop.remove_reader(self._listener)
-        self._listener.close()
-        for connection in self._connections():
+        for connection in list(self._state.connections):
             connection.transport.abort()
-        tasks = {*self._background, *asyncio.all_tasks()} - {asyncio.current_task()}
-        for task in tasks:  # it ends in a few turns: what it waits for in a thread is left behind
-            task.cancel()
-        await asyncio.wait(tasks, timeout=_CANCELLED_S)
-
-    def _connections(self) -> "list[ViewerConnection]":
-        return [one for one in self._state.connections if isinstance(one, ViewerConnection)]
+        # They end in a few turns: what they wait for in a thread is left behind.
+        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_CANCELLED_S)
+        self._listener.close()
 
 
 class ViewerConnection(H11Protocol):
-    """One viewer's connection: uvicorn's, and it is ended if no request comes."""
+    """One viewer's connection: uvicorn's, and it is ended if no whole request comes."""
 
-    def __init__(self, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(config, state, {}, loop)
-        self._since_s = loop.time()
-
-    def on_response_complete(self) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See ``H11Protocol``."""
-        self._since_s = self.loop.time()
-        super().on_response_complete()
+        super().connection_made(transport)
+        self._end_at(self.loop.time() + self.timeout_keep_alive)
 
-    def sweep(self, now_s: float) -> None:
-        """End it if no request has come for too long at ``now_s``, in the loop's time."""
-        asks_nothing = self.cycle is None or self.cycle.response_complete
-        if asks_nothing and now_s - self._since_s > _REQUEST_S:
-            self.transport.abort()
+    def data_received(self, data: bytes) -> None:
+        """See ``H11Protocol``, which takes the first bytes for a request."""
+        end = self.timeout_keep_alive_task
+        super().data_received(data)
+        if end is not None and (self.cycle is None or self.cycle.response_complete):
+            self._end_at(end.when())
+
+    def _end_at(self, loop_s: float) -> None:
+        end = self.loop.call_at(loop_s, self.timeout_keep_alive_handler)
+        self.timeout_keep_alive_task = end
 
 
 def _uvicorn_config(app: Any) -> Config:
@@ -161,6 +139,7 @@ def _uvicorn_config(app: Any) -> Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=_IDLE_S,
         date_header=False,  # the clock of a device may be wrong by years
         h11_max_incomplete_event_size=_LARGEST_HEAD_BYTES,
     )

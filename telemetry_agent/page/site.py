@@ -55,9 +55,9 @@ class Site:
         self.history = History(agent.history_file)
         self._broken_off = Trouble(log, agent.clock)
         self._map: MapFile | None = None
-        if agent.map_file is not None:
+        if agent.map is not None:
             try:
-                self._map = open_map(agent.map_file)
+                self._map = open_map(agent.map)
             except ConfigError as error:
                 log.warning("%s; the page shows no map", error)
         static_files()  # an upgrade may replace them while the page runs
@@ -158,7 +158,6 @@ class Site:
 
     async def _track(self, request: Request) -> Response:
         wanted = _wanted_part(request.query_params)
-        self.streams.look_back()
         await self.streams.refresh()
         index = self._event_source.index
         return await self._from_disk(lambda: _packed(request, *index.shown(wanted)))
@@ -168,7 +167,7 @@ class Site:
             return await in_thread(work)
 
     async def _trips(self, request: Request) -> Response:
-        self.streams.look_back()
+        await self.streams.refresh()
         return _json(self._event_source.trips(), request)
 
     async def _fix(self, request: Request) -> Response:

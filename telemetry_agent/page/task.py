@@ -1,12 +1,11 @@
-"""The page's task: it listens, and runs the web server for a few seconds in each step.
+"""The page's task: it listens, and its step runs the web server until the task is closed.
 
-So it has a beat and an end like every other task, and a crash of it stops nothing else. If it
-cannot listen (a port in use, a token that cannot be read), it logs that once and tries again. The
-web server is imported only when the page is on.
+A crash of it stops nothing else. If it cannot listen (a port in use, a token that cannot be read),
+it logs that once and tries again. The web server is imported only when the page is on.
 """
 
 import logging
-import threading
+import math
 from typing import TYPE_CHECKING
 
 from telemetry_agent.addresses import bracketed, is_loopback
@@ -23,40 +22,37 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TURN_S = 5.0
 _LISTEN_AGAIN_S = 10.0
-_CLOSE_S = 0.3
 _SHORTEST_TOKEN = 16  # each peer may guess ten times a minute
 
 
 class Page(Task):
     """The task."""
 
-    max_step_s = 30.0
+    max_step_s = math.inf
 
     def __init__(self, agent: AgentView) -> None:
         self.bell = Bell()
         self._agent = agent
-        self._in_step = threading.Lock()
         self._closed = False
         self._server: PageServer | None = None
         self._fault: str | None = None
         self._trouble = Trouble(log, agent.clock)
 
     def step(self, now_s: float) -> float | None:  # noqa: ARG002 - the task's signature
-        """Run the server for a while; if there is none yet, listen."""
-        with self._in_step:
-            if self._closed or self._agent.listen is None:
-                return None
-            if self._server is None:
-                self._server = self._listen(*self._agent.listen)
-                return _LISTEN_AGAIN_S if self._server is None else 0
-            try:
-                self._server.turn(_TURN_S)
-            finally:
-                if self._closed:  # ``close`` may not have waited for this step
-                    self._close_server()
-            return 0
+        """Listen, and run the server until the task ends."""
+        if self._closed or self._agent.listen is None:
+            return None
+        self._server = server = self._listen(*self._agent.listen)
+        if server is None:
+            return _LISTEN_AGAIN_S
+        try:
+            if self._closed:  # meanwhile
+                server.stop()
+            server.run()
+        finally:
+            self._server = None
+        return 0
 
     def status(self) -> PageView | None:
         """Whether the page can be opened; ``None``: it is off. Any thread may look."""
@@ -72,23 +68,19 @@ class Page(Task):
 
     def nudge(self) -> None:
         """Make the next event soon: something has changed. Any thread may call this."""
-        if self._server is not None:
-            self.bell.ring()
+        if (server := self._server) is not None:
+            server.nudge()
+
+    def wake(self) -> None:
+        """See ``Task.wake``: end every connection."""
+        super().wake()
+        if (server := self._server) is not None:
+            server.stop()
 
     def close(self) -> None:
-        """See ``Task.close``: end every connection."""
+        """See ``Task.close``."""
         self._closed = True
         self.wake()
-        if self._in_step.acquire(timeout=_CLOSE_S):  # else the step hangs, or closes it at its end
-            try:
-                self._close_server()
-            finally:
-                self._in_step.release()
-
-    def _close_server(self) -> None:
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
 
     def _listen(self, host: str, port: int) -> "PageServer | None":
         url = f"http://{bracketed(host)}:{port}/"
@@ -101,7 +93,7 @@ class Page(Task):
             self._fault = str(refusal(error) or getattr(error, "strerror", None) or error)
             self._trouble.failed(f"no page at {url}: {self._fault}; trying again")
             return None
-        server = PageServer(listener, self.bell, self._agent, host, token)
+        server = PageServer(listener, self._agent, host, token)
         self._fault = None
         log.info("the page is at %s", url)
         self._trouble.over("the page is there")

@@ -6,8 +6,7 @@ card must not delay the end.
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
+from concurrent.futures import Future
 from typing import TypeVar
 
 from telemetry_agent.tasks import started
@@ -22,17 +21,15 @@ async def in_thread(work: Callable[[], T]) -> T:
 
     While the system refuses a thread, this waits for one.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()  # if nobody waits any more, the work goes on
 
     def run() -> None:
         try:
-            end = partial(done.set_result, work())
+            done.set_result(work())
         except BaseException as error:  # noqa: BLE001 - raised in the event loop
-            end = partial(done.set_exception, error)
-        with suppress(RuntimeError):  # the loop has ended in the meantime
-            loop.call_soon_threadsafe(lambda: done.cancelled() or end())
+            done.set_exception(error)
 
     while started(run, "page work") is None:
         await asyncio.sleep(_THREAD_AGAIN_S)
-    return await done
+    return await asyncio.wrap_future(done)

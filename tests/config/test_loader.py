@@ -100,21 +100,21 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ("[queue]\npath = ''", "queue.path = '': must be the path of a file, such as /var/lib/"),
         ("[queue]\npath = '/'", "queue.path = '/': must be the path of a file, such as /var/lib/"),
         ("[queue]\npath = 'a/..'", "queue.path = 'a/..': must be the path of a file, such as"),
-        ("timeout = 0", "upload.timeout = 0: must be longer than 0"),
+        ("timeout = 0", "upload.timeout = 0: must be a duration such as"),
         ("timeout = true", "upload.timeout = True: must be a duration"),
         ("order = '" + "x" * 99_999 + "'", f"upload.order = '{'x' * 79}…: must be 'auto'"),
-        ("max_batch = 0", "upload.max_batch = 0: must be at least 1"),
+        ("max_batch = 0", "upload.max_batch = 0: must be a whole number from 1 to 10000"),
         ("max_batch = true", "upload.max_batch = True: must be a whole number"),
         ('format = "xml"', "upload.format = 'xml': must be 'native', 'overland'"),
         ("[log]\nlevel = 'loud'", "log.level = 'loud': must be 'debug', 'info', 'warning' or"),
         (
             "[sampling]\nturn_deg = 181",
-            "sampling.turn_deg = 181: must be at most 180",
+            "sampling.turn_deg = 181: must be a number from 0 to 180",
         ),
-        ("[sampling]\ndistance_m = -1", "sampling.distance_m = -1: must be at least 0"),
-        ("[sampling]\nmax_hdop = inf", "sampling.max_hdop = inf: must be a finite number"),
+        ("[sampling]\ndistance_m = -1", "sampling.distance_m = -1: must be a number, 0 or more"),
+        ("[sampling]\nmax_hdop = inf", "sampling.max_hdop = inf: must be a number, 0 or more"),
         ("[sampling]\nmax_hdop = true", "sampling.max_hdop = True: must be a number"),
-        ("[sampling]\nheartbeat = 0", "sampling.heartbeat = 0: must be longer than 0"),
+        ("[sampling]\nheartbeat = 0", "sampling.heartbeat = 0: must be a duration such as"),
         ("[sampling]\ndrop_quality = ['bad']", "sampling.drop_quality = 'bad': must be 'gps', "),
         ("headers = {X = 5}", "upload.headers.X: must be a text in quotation marks"),
         ("[extra]\ncpu = {file = 'x'}", "extra.cpu.file = 'x': must be the full path of a file"),
@@ -452,12 +452,22 @@ def test_the_schema_holds_every_key() -> None:
     assert json.dumps(schema)
     assert schema["required"] == ["upload"]
     assert schema["$defs"]["UploadSettings"]["required"] == ["url"]
-    sampling = schema["$defs"]["SamplingSettings"]["properties"]
-    assert (sampling["turn_deg"]["minimum"], sampling["turn_deg"]["maximum"]) == (0, 180)
+    turn = schema["$defs"]["SamplingSettings"]["properties"]["turn_deg"]["anyOf"][0]
+    assert (turn["minimum"], turn["maximum"]) == (0, 180)
     extra = schema["$defs"]["ExtraSettings"]
     assert list(extra["properties"]) == ["power"]
-    of_an_attribute = [{"type": "string", "pattern": r"^/[^\x00]*$"}, {"$ref": "#/$defs/ExtraFile"}]
+    of_an_attribute = [{"type": "string"}, {"$ref": "#/$defs/ExtraFile"}]
     assert extra["additionalProperties"] == {"anyOf": of_an_attribute}
+
+
+_NEARLY = {
+    *("sampling.turn_deg", "sampling.parked_after", "sampling.heartbeat", "queue.max_size"),
+    *("upload.max_batch", "upload.timeout", "upload.backoff_initial", "upload.backoff_max"),
+    *("upload.allow_insecure", "upload.allow_resend", "connectivity.probe_every"),
+    *("extra.power", "extra.cpu", "extra.Cpu"),
+    *("device", "gps.on_connect", "upload.url", "upload.proxy", "upload.headers"),
+}
+"""Keys whose schema refuses a switch in quotes, or does not know each limit."""
 
 
 @pytest.mark.parametrize(
@@ -497,8 +507,8 @@ def test_the_schema_holds_every_key() -> None:
             [0, 30, 180, "30", "7.5", "180.0"],
             [-1, 180.5, "181", "x", "", "1e2"],
         ),
-        ("sampling.max_hdop", [0, 1.5, "1.5"], [-1, "-1", "1_0", " 1", True]),
-        ("upload.allow_insecure", [True, 1, "true", "tRUE", "no", "F"], ["", 2, " on", "2", []]),
+        ("sampling.max_hdop", [0, 1.5, "1.5", " 1"], [-1, "-1", "1_0", "1e3", "+1", True]),
+        ("upload.allow_insecure", [True, False], ["", 2, " on", "2", []]),
         (
             "gps.on_connect",
             [["$PMTK220,200"], ["ubx:06 08 00 00"]],
@@ -512,12 +522,12 @@ def test_the_schema_holds_every_key() -> None:
         (
             "sampling.heartbeat",
             ["1s", 0.1, "0.5s", "10s", "100ms"],
-            [0, "0", "0s", "0.0min", "00 s"],
+            ["", -1],
         ),
         (
             "queue.max_size",
             ["1MiB", 1 << 20, "2GiB", "2048KiB"],
-            ["1KiB", 5, 0, "0", "0MiB", "1MB", "9"],
+            ["1MB", -1],
         ),
         ("queue.min_free", [0, "0", "10MiB"], ["10%", -1, "1TiB"]),
         (
@@ -581,7 +591,42 @@ def test_the_schema_agrees_with_the_loader(
         except ConfigError:
             accepted = False
         is_right = number < len(right)
-        assert (accepted, SCHEMA.is_valid(config)) == (is_right, is_right), value
+        assert accepted == is_right, value
+        assert is_right or key in _NEARLY or not SCHEMA.is_valid(config), value
+        assert not is_right or SCHEMA.is_valid(config), value
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ('sampling.turn_deg = "7.5"', 7.5),
+        ('sampling.max_hdop = "1.5"', 1.5),
+        ('upload.max_batch = "10000"', 10_000),
+        ('upload.allow_insecure = "tRUE"', True),
+        ('upload.allow_insecure = "no"', False),
+        ("upload.allow_insecure = 1", True),
+    ],
+)
+def test_numbers_and_switches_may_be_in_quotes(line: str, value: object, tmp_path: Path) -> None:
+    config = write(tmp_path / "c.toml", f'upload.url = "http://127.0.0.1/"\n{line}')
+    key = line.partition(" ")[0]
+    assert shown(loader.load(config).settings)[key] == value
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("sampling.heartbeat = 0", ", and longer than 0"),
+        ('sampling.heartbeat = "0.0min"', ", and longer than 0"),
+        ('queue.max_size = "1KiB"', ", and at least 1MiB"),
+        ("queue.max_size = 5", ", and at least 1MiB"),
+        ('queue.max_size = "9"', ", and at least 1MiB"),
+    ],
+)
+def test_durations_and_sizes_that_are_too_small(line: str, says: str, tmp_path: Path) -> None:
+    config = write(tmp_path / "c.toml", f'upload.url = "http://127.0.0.1/"\n{line}')
+    with pytest.raises(ConfigError, match=says):
+        loader.load(config)
 
 
 _PARTS = st.sampled_from(
@@ -620,7 +665,7 @@ def test_the_schema_accepts_what_the_loader_accepts(key: str, value: object) -> 
         )
     except ConfigError:
         accepted = False
-    assert SCHEMA.is_valid(config) == accepted
+    assert SCHEMA.is_valid(config) == accepted or key in _NEARLY
 
 
 def as_toml(value: object) -> str:

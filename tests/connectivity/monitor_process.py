@@ -14,8 +14,7 @@ import sys
 import threading
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.connectivity.monitor import Monitor
-from telemetry_agent.connectivity.probe import Probe
+from telemetry_agent.connectivity.monitor import Monitor, Probe
 from telemetry_agent.connectivity.routes import route_bell
 from telemetry_agent.tasks import Beat, run_loop
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from telemetry_agent.addresses import Address, UnreachableError
 from telemetry_agent.connecting import Connecting
-from telemetry_agent.connectivity.monitor import Monitor
-from telemetry_agent.connectivity.probe import Probe
+from telemetry_agent.connectivity.monitor import Monitor, Probe
 from telemetry_agent.connectivity.routes import Path
 from telemetry_agent.tasks import KernelBell
 

@@ -10,7 +10,7 @@ from ports import free_port
 
 from telemetry_agent.addresses import Address, UnreachableError
 from telemetry_agent.connecting import Connecting
-from telemetry_agent.connectivity.probe import Probe
+from telemetry_agent.connectivity.monitor import Probe
 from telemetry_agent.connectivity.routes import Path
 from telemetry_agent.tasks import Bell
 

@@ -53,6 +53,7 @@ def test_an_event_that_a_viewer_asked_for_and_left_is_made_once() -> None:
 
     async def viewers_come_and_go() -> None:
         streams = EventStreams(source)  # type: ignore[arg-type]  # a fake
+        making = asyncio.create_task(streams.run())
         first = asyncio.create_task(streams.refresh())
         assert await asyncio.to_thread(source.began.wait, 60)
         first.cancel()
@@ -63,6 +64,7 @@ def test_an_event_that_a_viewer_asked_for_and_left_is_made_once() -> None:
         assert [thread.name for thread in threading.enumerate()].count("page work") == 1
         source.disk_answers.set()
         await second
+        making.cancel()
 
     asyncio.run(viewers_come_and_go())
     assert (source.most_under_way, source.made) == (1, 1)
