@@ -92,10 +92,10 @@ def test_each_device_has_a_token_of_its_own(tmp_path: Path, tokens: Path) -> Non
     ("text", "says"),
     [
         ('van-07 = "a"\nvan-08 = "a"', "two devices have the same token"),
-        ('"" = "a"', "a device needs a name"),
-        ("van-07 = 7", "van-07 needs a token: ASCII without spaces"),
-        ('van-07 = "a b"', "van-07 needs a token"),
-        ('van-07 = ""', "van-07 needs a token"),
+        ('"" = "a"', "'' needs a name"),
+        ("van-07 = 7", "'van-07' needs a name, and a token: ASCII without spaces"),
+        ('van-07 = "a b"', "'van-07' needs a name, and a token"),
+        ('van-07 = ""', "'van-07' needs a name, and a token"),
         ("van-07 = s3cret", 'must hold lines like van-07 = "token"'),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from telemetry_agent.model import Answer
 from telemetry_agent.secrecy import MASK, masked
-from telemetry_agent.upload.formats.answers import reason_of
+from telemetry_agent.upload.quoting import reason_of
 
 
 def test_a_secret_is_masked_while_another_thread_reads_secrets() -> None:

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 
@@ -12,32 +12,29 @@ from telemetry_agent import __version__
 from telemetry_agent.cli import INTERRUPTED, PROGRAM, on_end
 from telemetry_agent.errors import AgentError
 
+_COMMANDS = {
+    "init": "Find the receiver, try the endpoint, write the config.",
+    "service": "Install the systemd service after pip, pipx or uv.",
+    "run": "Run the daemon in the foreground.",
+    "doctor": "Check everything from the receiver to the endpoint.",
+    "status": "Show the running agent; --watch: refresh every second.",
+    "queue": "Look at the queue, send again, delete.",
+    "drain": "Send the backlog now.",
+    "export": "Write the stored track as GPX, GeoJSON, KML, CSV or NDJSON.",
+    "tap": "Show what the receiver sends, from the running agent.",
+    "config": "Show and check the config, or remove its kept copy.",
+    "demo": "Run everything on this machine: receiver, agent, endpoint.",
+    "decode": "Read NMEA, write one JSON fix per line.",
+    "receive": "Run the reference endpoint, which stores each fix once.",
+    "simulate": "Simulate a GNSS receiver on a pty.",
+}
+
 
 class _LazyGroup(click.Group):
     """A group that lists its commands without importing them."""
 
-    summaries: ClassVar[dict[str, str]] = {
-        "init": "Find the receiver, try the endpoint, write the config.",
-        "service": "Install the systemd service after pip, pipx or uv.",
-        "run": "Run the daemon in the foreground.",
-        "doctor": "Check everything from the receiver to the endpoint.",
-        "status": "Show the running agent; --watch: refresh every second.",
-        "queue": "Look at the queue, send again, delete.",
-        "drain": "Send the backlog now.",
-        "export": "Write the stored track as GPX, GeoJSON, KML, CSV or NDJSON.",
-        "tap": "Show what the receiver sends, from the running agent.",
-        "config": "Show and check the config, or remove its kept copy.",
-        "demo": "Run everything on this machine: receiver, agent, endpoint.",
-        "decode": "Read NMEA, write one JSON fix per line.",
-        "receive": "Run the reference endpoint, which stores each fix once.",
-        "simulate": "Simulate a GNSS receiver on a pty.",
-    }
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(self.summaries)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        if cmd_name not in self.summaries:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if super().get_command(ctx, cmd_name) is None:
             return None
         module = importlib.import_module(f"{__package__}.{cmd_name}")
         command: click.Command = module.command
@@ -51,7 +48,7 @@ class _LazyGroup(click.Group):
         except click.UsageError as error:
             import difflib  # noqa: PLC0415 - only a wrong command needs it
 
-            close = difflib.get_close_matches(args[0], self.summaries, n=1)
+            close = difflib.get_close_matches(args[0], _COMMANDS, n=1)
             if not close:
                 raise
             raise click.UsageError(
@@ -60,10 +57,14 @@ class _LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         with formatter.section("Commands"):
-            formatter.write_dl(list(self.summaries.items()))
+            formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=_LazyGroup,
+    commands={name: click.Command(name) for name in _COMMANDS},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name=PROGRAM)
 @click.pass_context
 def cli(ctx: click.Context) -> None:

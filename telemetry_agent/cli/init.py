@@ -4,14 +4,16 @@ import contextlib
 import os
 import shutil
 import sys
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
 
 import click
 
-from telemetry_agent.cli import first_fix, service
+from telemetry_agent.cli import service
 from telemetry_agent.cli.options import duration, toml_string
+from telemetry_agent.cli.status import lines, running
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS, QUEUE_PATH, queue_path
@@ -19,36 +21,30 @@ from telemetry_agent.config.settings import Settings
 from telemetry_agent.config.values import SERIAL_NUMBER, SHARED_NAMES
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.endpoint_checks import NAMES, EndpointChecks
-from telemetry_agent.doctor.findings import Check, run_checks
+from telemetry_agent.doctor.findings import Check, Finding, run_checks
 from telemetry_agent.doctor.permissions import SERVICE_USER
-from telemetry_agent.doctor.reception import Patience, Reception
+from telemetry_agent.doctor.reception import LISTENED, Patience, listened
 from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
 from telemetry_agent.doctor.unit import switch_on
-from telemetry_agent.errors import (
-    AgentError,
-    ConfigError,
-    SourceError,
-    UsageError,
-    counted,
-    in_shell,
-)
+from telemetry_agent.errors import AgentError, ConfigError, UsageError, in_shell
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.small_files import read_small_file
+from telemetry_agent.snapshot import AtRest, Snapshot
 
-_PATIENCE = Patience(silent_s=5.0, position_s=1.5, none_s=5.0)
+_LISTEN_S = 60.0  # to find an unknown baud rate takes time
 _TRIAL_S = 12.0
+_RESULTS = {"fix", "answer"}
 _MODE = 0o640  # users add secrets to it
 _NEEDS_TOKEN = {"dawarich": "API key", "influxdb2": "token"}
-_PROVES_ITS_HINT = {*_NEEDS_TOKEN, "influxdb", "clickhouse"}
-"""The servers that refuse the trial while their hint is still to be done."""
+_LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
 class _Answers:
     """What the config is made of."""
 
-    device: str
+    device: str = "{hostname}"
     source: str = "auto"
     baud: int | None = None
     server: str = "native"
@@ -159,17 +155,13 @@ def command(
     asks = sys.stdin.isatty()
     if url is None and not asks:
         raise UsageError("init needs --url, the endpoint that fixes go to")
-    given = _Answers(
-        "x" if device is None else device,
-        "auto" if source is None else source,
-        baud,
-        url=_Answers.url if url is None else url,
-    )
+    options: dict[str, Any] = {"device": device, "source": source, "baud": baud, "url": url}
+    given = _Answers(**{name: said for name, said in options.items() if said is not None})
     given.settings()  # a wrong option is reported before anything is tried
     if start and not _may_start(path):
         raise UsageError(f"--start needs root, systemd and the config at {DEFAULT_PATHS[0]}")
     _may_write(path, asks=asks, force=force)
-    agent = first_fix.agent_status(_queue_path(path))
+    agent = _running(_queue_path(path))
     if source is None and agent is not None:
         source = agent.receiver.source
         click.echo(f"the running agent reads {source}: {agent.receiver.state}")
@@ -180,18 +172,15 @@ def command(
         baud = _listen(Path(source), baud)
     device = device or _ask_device(asks=asks)
     answers = _Answers(device, source, baud, token_file=token_file)
-    answers, accepted = _ask_server(answers, server, url, asks=asks)
+    answers = _ask_server(answers, server, url, asks=asks)
     settings = _write(path, answers.text())
     click.echo(f"wrote {path}")
-    # Traccar knows the device by the id in the URL, if there is one.
-    (identifier,) = parse_qs(urlsplit(answers.url).query).get("id", [settings.device])[:1]
-    hint = SERVERS[answers.server].hint.format(device=identifier)
-    if hint and not (accepted and answers.server in _PROVES_ITS_HINT):
-        click.echo(f"To do: {hint}")
+    if hint := SERVERS[answers.server].hint:
+        click.echo(f"To do: {hint.format(device=settings.device)}")
     if _starts(start, path, asks=asks):
         service.start_service()
         click.echo("the service runs; waiting for the first position …")
-        return 0 if first_fix.wait_for_delivery(settings.queue.path, wait_s) else 1
+        return 0 if _shows_delivery(settings.queue.path, wait_s) else 1
     click.echo(f"Next: {_next_step(path, runs=agent is not None)}")
     return 0
 
@@ -242,25 +231,8 @@ def _listen(path: Path, baud: int | None) -> int | None:
     """Show what the receiver sends; return its baud rate, or None if it is unknown."""
     click.echo(f"listening to {path} …")
     source = SerialSource(path, baud)
-    try:
-        source.open()
-        heard = Reception(source.name, source.baud, Clock(), live=True)
-        heard.listen(source.read, _PATIENCE)
-    except SourceError as error:
-        click.echo(f"  {error}")
-        return baud
-    finally:
-        source.close()
-    speed = f" at {source.baud} baud" if source.baud else ""
-    if (fix := heard.fix) is not None:
-        place = f"{fix.lat_e9 / 1e9:.5f}, {fix.lon_e9 / 1e9:.5f}"
-        click.echo(f"  {fix.mode}D fix{speed}: {place}, {counted(fix.sats or 0, 'satellite')}")
-    elif heard.bytes_by_type and heard.decoder.diagnosis is None:
-        click.echo(f"  it sends NMEA{speed} and has no fix yet; under open sky that takes a minute")
-    else:
-        for found in heard.findings(source.advice):
-            if found.verdict == "fail":
-                click.echo(f"  {found.said}; {found.remedy}")
+    check = Check(LISTENED, lambda: listened(source, Clock(), Patience()))
+    _report("the receiver", check, _LISTEN_S)
     return source.baud
 
 
@@ -282,13 +254,8 @@ def _ask_device(*, asks: bool) -> str:
     return proposal
 
 
-def _ask_server(
-    answers: _Answers, server: str | None, url: str | None, *, asks: bool
-) -> tuple[_Answers, bool]:
-    """Which server, and whether it accepted the trial.
-
-    On a terminal, ask until the URL is valid and the user accepts the result.
-    """
+def _ask_server(answers: _Answers, server: str | None, url: str | None, *, asks: bool) -> _Answers:
+    """Which server. On a terminal, ask until the URL is valid and the user accepts the trial."""
     while True:
         try:
             given = url or click.prompt("The server's URL")
@@ -304,7 +271,7 @@ def _ask_server(
             click.echo(str(error))
         else:
             if good or not asks or click.confirm("Use this server anyway?", default=True):
-                return found, good
+                return found
         url = None
 
 
@@ -320,12 +287,8 @@ def _kind_of(url: str, server: str | None, *, asks: bool) -> tuple[str, str]:
     if not asks:
         return known or "native", url
     click.echo("Kinds of servers: " + ", ".join(SERVERS) + " (native: your own endpoint)")
-    kind: str = click.prompt(
-        "Which kind is it?",
-        type=click.Choice(list(SERVERS)),
-        default=known or "native",
-        show_choices=False,
-    )
+    kinds = click.Choice(list(SERVERS))
+    kind: str = click.prompt("Which kind is it?", known or "native", type=kinds, show_choices=False)
     return kind, url
 
 
@@ -378,14 +341,22 @@ def _write(path: Path, text: str) -> Settings:
 
 def _try_endpoint(settings: Settings) -> bool:
     """Check the endpoint without sending a position, and report it. Returns whether it passed."""
-    endpoint = EndpointChecks(settings.upload, settings.device, AgentChecks(settings.queue.path))
-    found = list(run_checks([Check(NAMES, endpoint.check)], limit_s=_TRIAL_S))
-    for each in found:
-        if each.verdict in {"warn", "fail"} or (each.name, each.verdict) == ("answer", "pass"):
-            remedy = f"; {each.remedy}" if each.remedy else ""
-            click.echo(f"the endpoint: {each.name}: {each.said}{remedy}")
+    # That root can read a file is no proof: the service must.
+    service = AgentChecks(settings.queue.path, planned=os.geteuid() == 0)
+    endpoint = EndpointChecks(settings.upload, settings.device, service)
+    found = _report("the endpoint", Check(NAMES, endpoint.check), _TRIAL_S)
     answered = {each.verdict for each in found if each.name in {"authentication", "answer"}}
     return "warn" not in answered and all(each.verdict != "fail" for each in found)
+
+
+def _report(what: str, check: Check, limit_s: float) -> list[Finding]:
+    """Run a check; show its faults, and its result if that is good."""
+    found = list(run_checks([check], limit_s=limit_s))
+    for each in found:
+        if each.verdict in {"warn", "fail"} or (each.name in _RESULTS and each.verdict == "pass"):
+            remedy = f"; {each.remedy}" if each.remedy else ""
+            click.echo(f"{what}: {each.name}: {each.said}{remedy}")
+    return found
 
 
 def _may_start(path: Path) -> bool:
@@ -397,11 +368,11 @@ def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
     """Whether to start the service; installs it if there is none."""
     if start is False or not (start or asks) or not _may_start(path):
         return False
+    if not (start or click.confirm("Enable and start the service now?", default=True)):
+        return False
     if not service.has_unit():
-        if not (start or click.confirm("There is no service yet. Install it?", default=True)):
-            return False
         service.install_service()
-    return bool(start) or click.confirm("Enable and start the service now?", default=True)
+    return True
 
 
 def _next_step(path: Path, *, runs: bool) -> str:
@@ -410,3 +381,37 @@ def _next_step(path: Path, *, runs: bool) -> str:
     if runs:
         return "restart the running agent, which still has the previous config"
     return f"telemetry-agent run --config {in_shell(path)}"
+
+
+def _shows_delivery(queue_path: Path, limit_s: float) -> bool:
+    """Show how the first position is recorded and delivered. Returns whether it was delivered."""
+    clock, tick = Clock(), threading.Event()
+    until_s = clock.monotonic_s() + limit_s
+    last: Snapshot | AtRest = AtRest()
+    said = ""
+    while clock.monotonic_s() <= until_s:
+        if (status := _running(queue_path)) is not None:
+            last = status
+            if status.queue.pending or status.upload.delivered:
+                line = "recorded: the first position is on the disk"
+            else:
+                line = f"receiver: {status.receiver.state} ({status.receiver.source})"
+            if line != said:
+                click.echo(f"  {line}")
+            said = line
+            if status.upload.delivered:
+                click.echo(f"  delivered: {status.upload.host} has it")
+                return True
+        tick.wait(_LOOK_EVERY_S)
+    click.echo(f"no position was delivered within {limit_s:.0f} s.", err=True)
+    for line in lines(last):
+        click.echo(f"  {line}", err=True)
+    click.echo("`sudo telemetry-agent doctor` finds the cause and the remedy.", err=True)
+    return False
+
+
+def _running(queue_path: Path) -> Snapshot | None:
+    """The status of the running agent with this queue; ``None`` if none answers."""
+    with contextlib.suppress(AgentError):
+        return running(queue_path)
+    return None

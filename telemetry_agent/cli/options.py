@@ -66,13 +66,24 @@ def say(text: str) -> None:
     click.echo(f"telemetry-agent: {text}", err=True)
 
 
-def say_of_service(error: AgentError, config_path: Path | None) -> None:
-    """Note that the answer is the service's, because the config does not work for this command.
+def ask_service(
+    error: AgentError, config_path: Path | None, question: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The one answer of the service, whatever its queue: the config does not work, by ``error``.
 
-    Without --config, a config that this user may not read is as it should be.
+    The service may run with its last good config.
+
+    Raises:
+        AgentError: ``error``, if the service does not run.
     """
+    try:
+        (answer,) = client.ask(None, question, say)
+    except client.NoAgentError:
+        raise error from None
+    # Without --config, a config that this user may not read is as it should be.
     if config_path is not None or error.remedy != JOIN:
         say(f"{error}; this is the service, which may use another config")
+    return answer
 
 
 @contextmanager

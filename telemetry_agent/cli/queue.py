@@ -13,13 +13,11 @@ from telemetry_agent.ackqueue.recovery.verify import described
 from telemetry_agent.cli.options import (
     ask,
     ask_or_read,
+    ask_service,
     instant_callback,
     report_options,
-    say,
-    say_of_service,
 )
 from telemetry_agent.config import loader
-from telemetry_agent.daemon import client
 from telemetry_agent.errors import AgentError, StorageError, counted
 from telemetry_agent.fields import rfc3339
 
@@ -45,11 +43,7 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
     try:
         settings = loader.load(config_path).settings
     except AgentError as error:
-        try:  # the service may run with its last good config
-            (counts,) = client.ask(None, question, say)
-        except client.NoAgentError:
-            raise error from None
-        say_of_service(error, config_path)
+        counts = ask_service(error, config_path, question)
     else:
         (counts,) = ask_or_read(settings, question)
     if as_json:

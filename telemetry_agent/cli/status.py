@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from telemetry_agent import __version__, snapshot
-from telemetry_agent.cli.options import report_options, say, say_of_service
+from telemetry_agent.cli.options import ask_service, report_options, say
 from telemetry_agent.clock import span
 from telemetry_agent.config.files import queue_path
 from telemetry_agent.daemon import client
@@ -26,6 +26,7 @@ from telemetry_agent.snapshot import (
     read,
 )
 
+_QUESTION = {"ask": "status"}
 _WATCH_EVERY_S = 1.0
 _ASK_WITH_SUDO = "sudo shows why"
 
@@ -43,32 +44,32 @@ def command(config_path: Path | None, *, as_json: bool, watch: bool) -> None:
 
     If no agent runs, show what waits in the queue.
     """
-    path: Path | None
+    path: Path | None = None
+    view: Snapshot | AtRest = AtRest()
     try:
         path = queue_path(config_path)
     except AgentError as error:
-        # The service may run all the same, by its last good config.
-        path = None
-        if not watch and running(path) is None:
-            raise
-        say_of_service(error, config_path)
+        view = _of_service(error, config_path)
     if watch:
         _watch(path, as_json=as_json)
-    else:
-        click.echo(_text(running(path) or _at_rest(path, config_path), in_json=as_json))
+    if path is not None:
+        view = running(path) or _at_rest(path, config_path)
+    click.echo(_text(view, in_json=as_json))
 
 
 def running(path: Path | None) -> Snapshot | None:
     """The snapshot of the agent with this queue, or of the service; ``None`` if none runs."""
     try:
-        return read(Snapshot, next(client.ask(path, {"ask": "status"})))
+        return read(Snapshot, next(client.ask(path, _QUESTION)))
     except client.NoAgentError:
         return None
 
 
-def _at_rest(path: Path | None, config_path: Path | None) -> Snapshot | AtRest:
-    if path is None:
-        return AtRest()
+def _of_service(error: AgentError, config_path: Path | None) -> Snapshot:
+    return read(Snapshot, ask_service(error, config_path, _QUESTION))
+
+
+def _at_rest(path: Path, config_path: Path | None) -> Snapshot | AtRest:
     from telemetry_agent.config import loader  # noqa: PLC0415 - takes 0.1 s
     from telemetry_agent.daemon import at_rest  # noqa: PLC0415 - only needed here
     from telemetry_agent.daemon.status import queue_view  # noqa: PLC0415 - the same
@@ -77,10 +78,10 @@ def _at_rest(path: Path | None, config_path: Path | None) -> Snapshot | AtRest:
     try:
         loader.load(config_path)
     except AgentError as error:
-        if (service := running(None)) is not None:  # with the queue of its last good config
-            say_of_service(error, config_path)
-            return service
-        say(f"{error}; this is its queue, {path}")
+        try:
+            return _of_service(error, config_path)  # with the queue of its last good config
+        except AgentError:
+            say(f"{error}; this is its queue, {path}")
     try:
         at_rest.check(path, os.R_OK)
         (stats,) = at_rest.look(path, notes.append, lambda queue: iter([queue.stats()]))
@@ -109,17 +110,12 @@ def _watch(path: Path | None, *, as_json: bool) -> None:
         return AtRest()
 
     tick = threading.Event()
-    if as_json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
-        while True:
-            click.echo(_text(view(), "; ", in_json=as_json))
-            tick.wait(_WATCH_EVERY_S)
-    from rich.live import Live  # noqa: PLC0415 - slow to import, and not needed elsewhere
-    from rich.text import Text  # noqa: PLC0415 - the same
-
-    with Live(auto_refresh=False, screen=False) as live:
-        while True:
-            live.update(Text("\n".join(lines(view()))), refresh=True)
-            tick.wait(_WATCH_EVERY_S)
+    in_lines = as_json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb"
+    while True:
+        if not in_lines:
+            click.clear()
+        click.echo(_text(view(), "; " if in_lines else "\n", in_json=as_json))
+        tick.wait(_WATCH_EVERY_S)
 
 
 def lines(view: Snapshot | AtRest) -> Iterator[str]:
@@ -160,6 +156,10 @@ def _troubles(view: Snapshot) -> Iterator[str]:
         }
         said = str(view.storage) or f"{meaning[view.storage.state]}; {_ASK_WITH_SUDO}"
         yield f"storage:   {said}"
+    if view.receiver.message is not None:
+        yield f"receiver:  {view.receiver.message}: {view.receiver.remedy}"
+    if view.receiver.notice is not None:
+        yield f"receiver:  {view.receiver.notice}"
 
 
 def _receiver(receiver: ReceiverView) -> str:
@@ -185,17 +185,7 @@ def _receiver(receiver: ReceiverView) -> str:
         text += f"; dropped {_by_reason(receiver.rejected)}"
     if receiver.not_recorded:
         text += f"; not recorded {_by_reason(receiver.not_recorded)}"
-    return f"{text} ({receiver.source}){_remarks(receiver)}"
-
-
-def _remarks(receiver: ReceiverView) -> str:
-    """What is wrong with the receiver, a line each."""
-    said = []
-    if receiver.message is not None:
-        said.append(f"{receiver.message}: {receiver.remedy}")
-    if receiver.notice is not None:
-        said.append(receiver.notice)
-    return "".join(f"\n           {line}" for line in said)
+    return f"{text} ({receiver.source})"
 
 
 def _by_reason(counts: Counts) -> str:

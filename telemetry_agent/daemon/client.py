@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from telemetry_agent.errors import JOIN, AgentError, StorageError, UnavailableError, UsageError
 from telemetry_agent.snapshot import PROTOCOL, other_protocol
@@ -34,13 +34,6 @@ answered: set[str] = set()
 
 class NoAgentError(AgentError):
     """No agent listens on the control socket."""
-
-
-class _Answer(dict[str, Any]):
-    """One answer; that of another version may lack what the command reads."""
-
-    def __missing__(self, key: str) -> NoReturn:
-        raise AgentError(f"the answer of the agent has no {key!r}", "restart the service")
 
 
 def socket_path(queue_path: Path) -> Path:
@@ -102,7 +95,7 @@ def _ask(path: Path, question: Mapping[str, Any], note: Note) -> Answers:
             with sock.makefile("rb") as lines:
                 for number, line in enumerate(lines):
                     sock.settimeout(None)
-                    answer = _Answer(json.loads(line))
+                    answer = dict(json.loads(line))
                     if question["ask"] != "status":  # a field of the snapshot, read with it
                         text = other_protocol(answer.pop("protocol", PROTOCOL))
                         if number == 0 and text is not None:

@@ -1,10 +1,10 @@
 """The endpoint: credentials, its name, a connection, its certificate, and its answers."""
 
+import contextlib
 import os
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from socket import socket
 from urllib.parse import urlsplit
 
 from telemetry_agent.addresses import Address, Resolver, UnreachableError, is_literal, is_loopback
@@ -23,14 +23,15 @@ from telemetry_agent.doctor.findings import (
     warned,
 )
 from telemetry_agent.doctor.permissions import EVERYBODY, owner_of
-from telemetry_agent.doctor.trial import OTHER_SERVICE, OWN_CERTIFICATE, EndpointTrial
+from telemetry_agent.doctor.trial import EndpointTrial, remedy_of
 from telemetry_agent.errors import ConfigError, counted, in_shell
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
 from telemetry_agent.secrecy import SERVICE_CREDENTIALS
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.http.connection import refuses_certificate, tls_words
+from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.credentials import Credentials
+from telemetry_agent.upload.http.dialer import Dialer, NetworkError
 
 _UNREACHED = {
     "refused": "start the server there, or correct the port in {key}",
@@ -38,6 +39,7 @@ _UNREACHED = {
     "silent": "a firewall may drop it, or the server is off: check the port, try from another "
     "network",
 }
+_UNJUDGED = skipped("not judged without the secrets, which sudo can read")
 _TCP_S = 4.0
 _TLS_S = 4.0
 _RENEW_DAYS = 14
@@ -78,7 +80,9 @@ class EndpointChecks:
         self._resolver = Resolver(agent.machine.resolve)
         self._host, self._port = upload.address
         self._key = "upload.proxy" if upload.proxy else "upload.url"
-        self._socket: socket | None = None
+        self._dialer = Dialer(agent.machine.clock)
+        self._connection: Connection
+        """Made by ``tcp``."""
 
     def check(self) -> Iterator[Finding]:
         """What ``NAMES`` lists."""
@@ -96,11 +100,11 @@ class EndpointChecks:
         upload = self._upload
         keys = (*_SECRET_KEYS, "ca_file", "client_cert")
         files = {f"upload.{key}": path for key in keys if (path := getattr(upload, key))}
-        unseen = [key for key, path in files.items() if _is_forbidden(path)]
-        if self._agent.is_other_user() and (unseen or _is_forbidden(SERVICE_CREDENTIALS)):
+        secrets = {**files, "the service's credentials": SERVICE_CREDENTIALS}
+        unseen = [key for key, path in secrets.items() if _is_forbidden(path)]
+        if unseen and os.geteuid() not in {0, self._agent.account.uid}:
             self._lacks_secrets = True
-            what = unseen[0] if unseen else "the service's credentials"
-            return warned(f"no permission to see {what}", "use sudo")
+            return warned(f"no permission to see {unseen[0]}", "use sudo")
         for key, path in files.items():
             if found := self._agent.unreadable(key, path):
                 return failed(*found)
@@ -147,51 +151,31 @@ class EndpointChecks:
             self._resolver, self._host, self._port, clock.monotonic_s(), connect_s=_TCP_S
         )
         try:
-            self._socket = connecting.run(clock, Bell().wait)
+            sock = connecting.run(clock, Bell().wait)
         except UnreachableError as error:
             remedy = _UNREACHED.get(error.kind, "check the network: `ip route`")
             return failed(str(error), remedy.format(key=self._key))
-        peer = Address(self._socket.family, self._socket.getpeername())
-        return passed(f"{peer} accepts connections")
+        self._connection = Connection(self._dialer, sock)
+        return passed(f"{Address(sock.family, sock.getpeername())} accepts connections")
 
     def _tls(self) -> Finding:
         """``tls``: does it prove its identity."""
-        sock, self._socket = self._socket, None
-        if not isinstance(sock, socket):
-            raise TypeError("there is no connection")
-        with sock:
-            if urlsplit(self._upload.url).scheme == "http":
-                return self._plain()
-            if self._upload.proxy:
-                return skipped("checked through the proxy: see answer")
+        is_plain = urlsplit(self._upload.url).scheme == "http"
+        self._dialer.begin(_TLS_S)
+        with contextlib.closing(self._connection) as connection:
             try:
-                sock.settimeout(_TLS_S)
-                with self._credentials.ssl_context().wrap_socket(
-                    sock, server_hostname=self._host
-                ) as tls:
-                    return self._certified(tls)
-            except ssl.SSLCertVerificationError as error:
-                return self._unjudged() if self._lacks_secrets else self._not_trusted(error)
-            except TimeoutError:
-                remedy = "check that this port speaks TLS, and whether a firewall is on the way"
-                return failed(f"{self._host}:{self._port} does not answer", remedy)
-            except OSError as error:
+                if not (is_plain or self._upload.proxy):
+                    connection.start_tls(self._credentials.ssl_context(), self._host)
+            except NetworkError as error:
                 return self._no_tls(error)
+            if connection.tls is not None:
+                return self._certified(connection.tls)
+        return self._plain() if is_plain else skipped("checked through the proxy: see answer")
 
-    def _no_tls(self, error: OSError) -> Finding:
-        if isinstance(error, ssl.SSLError) and refuses_certificate(error):
-            return failed(tls_words(error), OWN_CERTIFICATE)
-        trial = EndpointTrial(self._upload, self._device, self._credentials, self._agent.machine)
-        answer = trial.no_answer()
-        said = answer.reason if answer else (error.strerror or str(error)).lower()
-        match answer and answer.speaks:
-            case "http":
-                remedy = "write http:// in upload.url, or the endpoint's port for https"
-            case "other":
-                remedy = OTHER_SERVICE
-            case _:
-                remedy = "check the port in upload.url, and which versions of TLS the server allows"
-        return failed(self._credentials.masked(said), remedy)
+    def _no_tls(self, error: NetworkError) -> Finding:
+        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+            return _UNJUDGED if self._lacks_secrets else self._not_trusted(error.__cause__)
+        return failed(self._credentials.masked(str(error)), remedy_of(error))
 
     def _ask(self) -> Iterator[Finding]:
         """``authentication``, ``answer``, ``proof``: what it answers to the agent's requests."""
@@ -199,14 +183,9 @@ class EndpointChecks:
         newest = self._newest() if self._newest else ()
         for finding in trial.ask(newest):
             is_fault = finding.verdict == "fail"
-            yield self._unjudged() if self._lacks_secrets and is_fault else finding
+            yield _UNJUDGED if self._lacks_secrets and is_fault else finding
         how = "`sudo telemetry-agent doctor --send` sends what must be refused"
         yield trial.proof() if self._newest else skipped(how)
-
-    def _unjudged(self) -> Finding:
-        status = self._agent.status
-        said = "" if status is None else f"; the agent reports uploads as {status.upload.state}"
-        return skipped(f"not judged without the secrets, which sudo can read{said}")
 
     def _plain(self) -> Finding:
         if is_loopback(self._host):
@@ -214,13 +193,10 @@ class EndpointChecks:
         said = "plain http: others can read the positions on the way, or pose as the server"
         return warned(said, "use https in upload.url")
 
-    def _certified(self, tls: ssl.SSLSocket) -> Finding:
-        ends = str((tls.getpeercert() or {}).get("notAfter", ""))
-        said = f"{tls.version()}, certificate trusted"
-        if not ends:
-            return passed(said)
-        left_s = ssl.cert_time_to_seconds(ends) - self._agent.machine.clock.wall_ms() / 1000
-        said += f" until {_day(ssl.cert_time_to_seconds(ends))}"
+    def _certified(self, tls: ssl.SSLObject) -> Finding:
+        ends_s = ssl.cert_time_to_seconds(str((tls.getpeercert() or {})["notAfter"]))
+        left_s = ends_s - self._agent.machine.clock.wall_ms() / 1000
+        said = f"{tls.version()}, certificate trusted until {_day(ends_s)}"
         if left_s > _RENEW_DAYS * 86400:
             return passed(said)
         said += f", {counted(round(left_s / 86400), 'day')} left"

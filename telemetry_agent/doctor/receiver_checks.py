@@ -1,6 +1,5 @@
 """The receiver: is it there, may it be read, what does it send, and does it have a position."""
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +10,10 @@ from telemetry_agent.daemon.recording import source_of
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.findings import Finding, failed, in_turn, passed, skipped, warned
 from telemetry_agent.doctor.permissions import owner_of
-from telemetry_agent.doctor.reception import LISTENED, Reception, reported
-from telemetry_agent.errors import Advice, AgentError, SourceError
+from telemetry_agent.doctor.reception import LISTENED, Reception, listened, reported
+from telemetry_agent.errors import Advice, AgentError
 from telemetry_agent.gnss.sources import EndOfSourceError, gpsd, machine
 from telemetry_agent.gnss.sources.auto import NO_RECEIVER
-from telemetry_agent.model import ReceiverState
 from telemetry_agent.snapshot import NO_PERMISSION, ReceiverView
 
 NAMES = ("device", "permissions", "port in use", *LISTENED)
@@ -42,29 +40,11 @@ class ReceiverChecks:
         if not (yield from in_turn(self._device, self._permissions, self._in_use)):
             return
         status = self._agent.status
-        if self._is_forbidden():
-            yield warned(f"not listened to: no permission to read {self._path}", "use sudo")
-        elif status is None:
-            yield from self._listen_to_source()
+        if status is None:
+            source = source_of(self._gps, baud_file=None)
+            yield from listened(source, self._clock, self._patience)
         else:
             yield from self._listen_to_agent(status.receiver)
-
-    def _is_forbidden(self) -> bool:
-        """Whether the port must be read by this command, and its user may not read it."""
-        if self._path is None or self._agent.status is not None or not self._agent.is_other_user():
-            return False
-        return not os.access(self._path, os.R_OK | os.W_OK, effective_ids=True)
-
-    def _listen_to_source(self) -> Iterator[Finding]:
-        with contextlib.closing(source_of(self._gps, baud_file=None)) as source:
-            try:
-                source.open()
-                heard = Reception(source.name, source.baud, self._clock, live=source.live)
-                heard.listen(source.read, self._patience)
-            except SourceError as error:
-                yield failed(error.message, error.remedy or "see the check of the device")
-                return
-        yield from heard.findings(source.advice)
 
     def _listen_to_agent(self, receiver: ReceiverView) -> Iterator[Finding]:
         """Listen to what the running agent reads."""
@@ -72,8 +52,6 @@ class ReceiverChecks:
         if check != "fix" and receiver.message is not None:
             yield found
             return
-        has_line = self._gps.source.startswith(("/", "auto"))
-        baud = self._gps.baud if has_line and self._gps.baud != "auto" else None
         answers = self._agent.answers({"ask": "tap", "for_s": self._patience.silent_s})
 
         def read(_timeout_s: float) -> bytes:  # the agent ends the wait
@@ -81,15 +59,10 @@ class ReceiverChecks:
                 return str(answer.get("raw", "")).encode("latin-1")
             raise EndOfSourceError
 
-        def advice(state: ReceiverState, _heard: bytes) -> Advice:
-            return Advice(
-                f"the agent reads {name}, which is {state} now",
-                "check the receiver, its connection and power; `sudo journalctl -u telemetry-agent`"
-                " shows the agent's log",
-            )
-
         try:
             name = next(answers)["source"]
+            has_line = self._gps.source.startswith(("/", "auto"))
+            baud = self._gps.baud if has_line and self._gps.baud != "auto" else None
             live = not self._gps.source.startswith("file:")
             heard = Reception(name, baud, self._clock, live=live)
             heard.listen(read, self._patience)
@@ -99,8 +72,13 @@ class ReceiverChecks:
             yield from [skipped("needs sentences")] * 2
             yield found
             return
-        # Most receivers report it at power-on only, when only the agent listened.
-        yield from heard.findings(advice, antenna_before=receiver.antenna)
+        mute = Advice(
+            f"the agent reads {name}, which sends no sentences now",
+            "check the receiver, its connection and power; `sudo journalctl -u telemetry-agent` "
+            "shows the agent's log",
+        )
+        # Most receivers report their antenna at power-on only, when only the agent listened.
+        yield from heard.findings(lambda *_: mute, antenna_before=receiver.antenna)
 
     def _device(self) -> Finding:
         found = self._there()

@@ -4,6 +4,8 @@ Most receivers send once a second, some every eight seconds. So the limit is lon
 ends earlier if the result is clear: after some seconds of positions, or of unreadable bytes.
 """
 
+import contextlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,12 +13,12 @@ from pathlib import Path
 
 from telemetry_agent.clock import Clock, span
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
-from telemetry_agent.errors import Advice, counted
+from telemetry_agent.errors import Advice, SourceError, counted
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.diagnosis import Diagnosis
 from telemetry_agent.gnss.framing import Framer
-from telemetry_agent.gnss.sources import EndOfSourceError
+from telemetry_agent.gnss.sources import EndOfSourceError, ForbiddenError, Source
 from telemetry_agent.gnss.sources.protocols import unreadable
 from telemetry_agent.model import Fix, ReceiverState
 from telemetry_agent.snapshot import ReceiverView
@@ -208,6 +210,22 @@ class Reception:
         if len(self._bursts) > 1:
             return before / (last_s - first_s)
         return self._bytes / max(1.0, self._last_s - first_s)
+
+
+def listened(source: Source, clock: Clock, patience: Patience) -> Iterator[Finding]:
+    """Open a source, listen to it, and close it: a finding for each of ``LISTENED``."""
+    with contextlib.closing(source):
+        try:
+            source.open()
+            heard = Reception(source.name, source.baud, clock, live=source.live)
+            heard.listen(source.read, patience)
+        except SourceError as error:
+            if isinstance(error, ForbiddenError) and os.geteuid():  # the agent's user may read it
+                yield warned(f"not listened to: {error.message}", "use sudo")
+            else:
+                yield failed(error.message, error.remedy or "see the check of the device")
+            return
+    yield from heard.findings(source.advice)
 
 
 def line_baud(name: str, baud: int | None) -> int | None:

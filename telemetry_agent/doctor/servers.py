@@ -35,7 +35,7 @@ class ServerPreset:
     shown: tuple[str, str] | None = None
     """Who shows the user the whole address, and its path."""
     hint: str = ""
-    """What the user has to do next, with the name of the ``{device}``."""
+    """What the user has to do and the trial of ``init`` does not show, with the ``{device}``."""
     unpacks: bool = True
     """Whether it unpacks gzip, if ``compression = "auto"`` compresses for its format."""
 
@@ -43,13 +43,13 @@ class ServerPreset:
 SERVERS = {
     "native": ServerPreset("native"),
     "traccar": ServerPreset(
-        "osmand", "/", 5055, hint="in Traccar, add a device with the identifier {device}"
+        "osmand",
+        "/",
+        5055,
+        hint="in Traccar, add a device with the identifier {device}, or the one of ?id=… in "
+        "upload.url",
     ),
-    "dawarich": ServerPreset(
-        "overland",
-        "/api/v1/overland/batches",
-        hint="put your API key into a file and name it in upload.token_file",
-    ),
+    "dawarich": ServerPreset("overland", "/api/v1/overland/batches"),
     "phonetrack": ServerPreset(
         "overland", shown=("PhoneTrack shows for Overland", f"{_PHONETRACK_PATH}TOKEN/NAME")
     ),
@@ -63,20 +63,8 @@ SERVERS = {
         "gpslogger",
         shown=("Home Assistant's integration GPSLogger shows", f"{WEBHOOK_PATH}ID"),
     ),
-    "influxdb": ServerPreset(
-        "influx",
-        "/write",
-        8086,
-        {"db": "gps"},
-        hint="in InfluxDB, CREATE DATABASE gps, or name yours in upload.url",
-    ),
-    "influxdb2": ServerPreset(
-        "influx",
-        "/api/v2/write",
-        8086,
-        needs=("org", "bucket"),
-        hint="put a token that may write the bucket into a file and name it in upload.token_file",
-    ),
+    "influxdb": ServerPreset("influx", "/write", 8086, {"db": "gps"}),
+    "influxdb2": ServerPreset("influx", "/api/v2/write", 8086, needs=("org", "bucket")),
     "victoria-metrics": ServerPreset(
         "influx", "/write", 8428, hint="start it with -dedup.minScrapeInterval=1ms"
     ),
@@ -87,13 +75,7 @@ SERVERS = {
         hint="in QuestDB, create the table as in docs/servers.md",
         unpacks=False,
     ),
-    "clickhouse": ServerPreset(
-        "clickhouse",
-        "/",
-        8123,
-        {"database": "gps"},
-        hint="in ClickHouse, create table and user as in docs/servers.md",
-    ),
+    "clickhouse": ServerPreset("clickhouse", "/", 8123, {"database": "gps"}),
 }
 
 _PATHS = {

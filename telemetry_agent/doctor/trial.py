@@ -30,13 +30,14 @@ from telemetry_agent.model import (
     Refused,
 )
 from telemetry_agent.secrecy import secrets_in_url
-from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip, said_by
+from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
 from telemetry_agent.upload.formats.choice import choose, is_webhook
 from telemetry_agent.upload.formats.clickhouse import exception_code
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.dialer import Dialer
+from telemetry_agent.upload.http.dialer import Dialer, NetworkError
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
+from telemetry_agent.upload.quoting import said_by
 from telemetry_agent.upload.sending import CompressionChoice
 
 _ANSWER_S = 5.0
@@ -69,10 +70,6 @@ _ADDRESS_REMEDIES = {
     "influx": "create the database or bucket that upload.url names, or correct it",
     "clickhouse": "create the table as in docs/servers.md, or correct upload.url",
 }
-OWN_CERTIFICATE = (
-    "set upload.client_cert and upload.client_key to a certificate that it accepts, or renew yours"
-)
-OTHER_SERVICE = "correct the port in upload.url: another service listens there"
 _USE_TLS = "write https:// in upload.url, with the endpoint's port for https"
 _TRY_ONE = "`sudo telemetry-agent doctor --send` sends the newest recorded position"
 
@@ -152,11 +149,6 @@ class EndpointTrial:
             "turns gzip on, which saves about two thirds of the bytes"
         )
 
-    def no_answer(self) -> NoAnswer | None:
-        """Why no answer comes to an empty request; ``None``: one came."""
-        answer, *_ = self._exchange(Payload(b"", {}))
-        return answer if isinstance(answer, NoAnswer) else None
-
     def _exchange(self, *payloads: Payload, url: str = "") -> list[Answer | NoAnswer]:
         transport = Transport(
             url or self._upload.url,
@@ -173,19 +165,10 @@ class EndpointTrial:
             yield self._proxy_refuses(answer.proxy_status)
             yield skipped("needs authentication")
             return
-        reason = self._credentials.masked(answer.reason)
+        if self._speaks_tls():
+            answer = replace(answer, reason=f"this port speaks TLS ({answer.reason})", speaks="tls")
         yield skipped("no answer")
-        if answer.speaks == "tls" or self._speaks_tls():
-            yield failed(f"this port speaks TLS ({reason})", _USE_TLS)
-        elif answer.refuses_certificate:
-            yield failed(reason, OWN_CERTIFICATE)
-        elif answer.proxy_status:
-            remedy = "check upload.proxy, and whether that proxy lets this device through"
-            yield failed(reason, remedy)
-        elif answer.speaks == "other":
-            yield failed(reason, OTHER_SERVICE)
-        else:
-            yield failed(reason, "check that the endpoint works: its own log shows more")
+        yield failed(self._credentials.masked(answer.reason), remedy_of(answer))
 
     def _speaks_tls(self) -> bool:
         """Whether a server that does not answer plain http speaks TLS."""
@@ -385,6 +368,29 @@ class EndpointTrial:
             case _ if exception_code(answer) == _CLICKHOUSE_UNKNOWN_SETTING:
                 remedy = "the agent needs ClickHouse 22.2 or newer: upgrade it"
         return failed(reason, remedy)
+
+
+def remedy_of(answer: NoAnswer | NetworkError) -> str:
+    """What to do where no HTTP comes from the endpoint."""
+    if answer.refuses_certificate:
+        return (
+            "set upload.client_cert and upload.client_key to a certificate that it accepts, or "
+            "renew yours"
+        )
+    if answer.proxy_status:
+        return "check upload.proxy, and whether that proxy lets this device through"
+    match answer.speaks:
+        case "http":
+            return "write http:// in upload.url, or the endpoint's port for https"
+        case "tls":
+            return _USE_TLS
+        case "other":
+            return "correct the port in upload.url: another service listens there"
+        case None:
+            return (
+                "check that the endpoint works (its own log shows more), and the port in "
+                "upload.url: it may expect https:// or http://, or allow other versions of TLS"
+            )
 
 
 def _web_server(answer: Answer) -> str | None:

@@ -135,13 +135,6 @@ def test_another_version_is_told_once_and_understood(queue: Path, commands: Comm
     assert note.startswith(f"this command understands protocol {PROTOCOL}, the agent speaks 2:")
 
 
-def test_what_another_version_leaves_out_is_named(queue: Path, commands: Commands) -> None:
-    newer = {"ask": "echo", "protocol": PROTOCOL + 1}
-    with listening(queue, commands), pytest.raises(AgentError, match="has no 'stream'") as caught:
-        _ = next(ask(queue, newer, lambda _note: None))["stream"]
-    assert caught.value.remedy == "restart the service"
-
-
 def test_an_error_keeps_its_kind(queue: Path, commands: Commands) -> None:
     with listening(queue, commands):
         answers = ask(queue, {"ask": "unavailable"})

@@ -634,7 +634,9 @@ def no_certificate_of_ours(bench: Bench) -> None:
     bench.serve(tls=demands_certificates(ssl.TLSVersion.TLSv1_3))
 
 
-@fault("tls", "fail", "does not answer", "this port speaks TLS")
+@fault(
+    "tls", "fail", "no TLS handshake with .* within 4 s", "the port in upload.url.*versions of TLS"
+)
 def a_server_that_never_shakes_hands(bench: Bench) -> None:
     bench.serve(then=hang(after_reading=False), tls=tls_server_context())
 
@@ -935,7 +937,7 @@ def a_config_that_does_not_work_and_a_service_that_does(bench: Bench) -> None:
     runs(bench, config={"state": "unreadable", "last_error": "not TOML"})
 
 
-@fault("sentences", "fail", "the agent reads /dev/ttyACM0, which is silent now", "its connection")
+@fault("sentences", "fail", "the agent reads .*, which sends no sentences now", "its connection")
 def a_receiver_that_says_nothing_to_the_agent(bench: Bench) -> None:
     runs(bench, tapped=[{"source": "/dev/ttyACM0", "state": "silent"}])
 

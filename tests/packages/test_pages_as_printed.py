@@ -55,7 +55,7 @@ def test_the_readme_leads_to_a_delivered_position(built: Built, machine: Contain
     ]
     said = machine.asked(*init.removeprefix("sudo ").split(), answers=answers)
     assert "1. /dev/ttyACM0: u-blox 8" in said
-    assert "3D fix" in said
+    assert "fix: 3D" in said
     assert "recorded: the first position is on the disk" in said
     assert "delivered: 127.0.0.1:8080 has it" in said
     assert machine.said("systemctl", "is-enabled", UNIT) == "enabled"

@@ -15,8 +15,7 @@ from rig import START_MS, simulated, started, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.doctor.storage_checks import file_system
-from telemetry_agent.lab.endpoint import Endpoint
-from telemetry_agent.lab.endpoint.tokens import Tokens
+from telemetry_agent.lab.endpoint import Endpoint, Tokens
 from telemetry_agent.model import Fix
 
 pytestmark = DRAWN

@@ -28,11 +28,11 @@ from misbehaving import (
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import ConfigError
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.formats.answers import words
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
+from telemetry_agent.upload.quoting import words
 
 PAYLOAD = Payload(b'{"fixes":[]}', {"Content-Type": "application/json"})
 

@@ -407,6 +407,19 @@ def test_a_500_to_the_backlog_and_to_live_fixes_too_backs_off(tmp_path: Path) ->
         assert len(b.server.requests) < 20 + (b.clock.now_s - began_s) / BACKOFF_MAX_S
 
 
+@pytest.mark.parametrize("live_first", [True, False])
+@pytest.mark.parametrize("bad", [1, 3, 40])
+def test_a_fix_that_gets_500_holds_up_no_backlog_where_no_live_fix_comes(
+    tmp_path: Path, bad: int, live_first: bool
+) -> None:
+    """The receiver is unplugged, or ``drain`` delivers without one."""
+    then = refusing({bad}, 500)
+    with bench(tmp_path, then=then, live_first=live_first, compression="none") as b:
+        b.put_backlog(40)
+        b.work_for(7200)
+        assert b.queue.stats().acked == 39
+
+
 def test_five_times_500_with_nothing_else_pending_tries_single_fixes(tmp_path: Path) -> None:
     with bench(tmp_path, then=refusing({3}, 500), compression="none") as b:
         b.put_backlog(8)

@@ -10,17 +10,18 @@ import math
 import random
 import re
 import threading
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
 from telemetry_agent.addresses import bracketed
-from telemetry_agent.errors import AgentError, UsageError
+from telemetry_agent.errors import AgentError, ConfigError, UsageError
 from telemetry_agent.lab.endpoint.database import FixDatabase
 from telemetry_agent.lab.endpoint.http_server import HttpServer
-from telemetry_agent.lab.endpoint.tokens import Tokens
 from telemetry_agent.lab.native_request import NativeRequest, RefusedError
 
 _ASKS_MAX, _SEQS_MAX = 20, 10_000  # an agent ignores more than this in one answer
@@ -57,6 +58,42 @@ class Fault:
             return False
         self.left -= 1
         return True
+
+
+class Tokens:
+    """The tokens of a TOML file: ``van-07 = "a long random text"``, one line for each device."""
+
+    def __init__(self, path: Path) -> None:
+        """Read them.
+
+        Raises:
+            ConfigError: the file cannot be read, or does not hold tokens.
+        """
+        try:
+            tokens = tomllib.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise ConfigError(f"--tokens: cannot read {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+            # Without the parser's message: it may quote a token.
+            raise ConfigError(f'--tokens: {path} must hold lines like van-07 = "token"') from None
+        for name, token in tokens.items():
+            # Without a name, its token would show the reports of all devices.
+            if not (name and isinstance(token, str) and re.fullmatch("[!-~]+", token)):
+                wanted = "needs a name, and a token: ASCII without spaces"
+                raise ConfigError(f"--tokens: {path}: {name!r} {wanted}")
+        if len(set(tokens.values())) < len(tokens):
+            raise ConfigError(f"--tokens: {path}: two devices have the same token")
+        self._devices: dict[bytes, str] = {_digest(token): name for name, token in tokens.items()}
+
+    def device_of(self, authorization: str) -> str | None:
+        """The device with this token; ``None``: no device has it."""
+        word, _, sent = authorization.partition(" ")
+        return self._devices.get(_digest(sent.strip())) if word.lower() == "bearer" else None
+
+
+def _digest(token: str) -> bytes:
+    """Tokens are compared by it: the time that this takes shows nothing of them."""
+    return sha256(token.encode("utf-8", "replace")).digest()
 
 
 class Endpoint:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from telemetry_agent import __version__
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import StorageError, counted
+from telemetry_agent.errors import StorageError
 from telemetry_agent.lab.native_request import BODY_MAX_BYTES, RefusedError, parse
 from telemetry_agent.trouble import Trouble
 
@@ -164,7 +164,7 @@ class HttpServer(socketserver.ThreadingTCPServer):
         try:
             request = super().get_request()
         except OSError as error:
-            self._is_full(error.strerror)
+            self._full.failed(f"no more connections can be accepted: {error.strerror}", kind="full")
             threading.Event().wait(_ACCEPT_AGAIN_S)  # it stays readable: the server would spin
             raise
         with self._lock:
@@ -177,13 +177,9 @@ class HttpServer(socketserver.ThreadingTCPServer):
             super().process_request(request, client_address)
         except RuntimeError as error:
             self._threads.pop()  # type: ignore[attr-defined]  # unstarted: no join
-            self._is_full(error)
+            self._full.failed(f"no more connections can be accepted: {error}", kind="full")
             raise OSError from None
         self._full.over("connections are accepted again")
-
-    def _is_full(self, why: object) -> None:
-        have = counted(len(self._connections), "connection is open", "connections are open")
-        self._full.failed(f"{have}, and no more can be accepted: {why}", kind="full")
 
     def shutdown_request(self, request: Any) -> None:
         """See ``ThreadingTCPServer``."""

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from http.client import responses
 from typing import Any
 
 from telemetry_agent.model import (
@@ -17,14 +16,13 @@ from telemetry_agent.model import (
     Refused,
     ResendRange,
 )
-from telemetry_agent.secrecy import CUT, masked_url
+from telemetry_agent.secrecy import masked_url
+from telemetry_agent.upload.quoting import coding, quoted, reason_of, words
 from telemetry_agent.upload.retry import retry_after_s
 
 _TAKEN = {200, 201, 202, 204}
 _REFUSED = {400, 422}
 _LATER = {408, 409, 423, 424, 425, 429}
-_WORDS_MAX = 200
-_QUOTED = 1000  # characters
 _STREAM = re.compile("[0-9a-f]{16}", re.ASCII)
 _SAYS_NO = re.compile(rb"(?:php )?(?:fatal |parse )?error", re.IGNORECASE)
 """The beginning of a text; PHP answers 200 to a request at which its script fails."""
@@ -55,8 +53,8 @@ def judge(answer: Answer, batch: Batch, *, array_is_yes: bool = False) -> Outcom
 
 def offers_gzip(answer: Answer) -> bool:
     """Whether the endpoint names gzip in ``Accept-Encoding`` (RFC 9110, 12.5.3)."""
-    for coding in answer.headers.get("accept-encoding", "").lower().split(","):
-        name, _, weight = coding.partition(";")
+    for offered in answer.headers.get("accept-encoding", "").lower().split(","):
+        name, _, weight = offered.partition(";")
         q = weight.strip().removeprefix("q=").strip()
         if name.strip() in {"gzip", "x-gzip"}:
             return not q or (q.replace(".", "", 1).isdecimal() and float(q) > 0)
@@ -74,33 +72,6 @@ def unclear(answer: Answer, reason: str) -> Deferred:
     return later(answer, reason, may_be_a_fix=True)
 
 
-def words(text: str) -> str:
-    """What a server wrote, fit for a log line."""
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    said = " ".join(printable.split())
-    return said if len(said) <= _WORDS_MAX else said[: _WORDS_MAX - 1] + CUT
-
-
-def quoted(text: bytes) -> str:
-    """What a body says, fit for a log line."""
-    said = text.decode("utf-8", "replace")
-    # The mark of the cut: part of a secret may be in front of it.
-    return words(said[:_QUOTED] + CUT * (len(said) > _QUOTED))
-
-
-def said_by(answer: Answer) -> str:
-    """What the server wrote beside the status; empty: nothing, or a web page."""
-    body = "" if _coding(answer) else quoted(answer.body)
-    return "" if body.startswith("<") else body
-
-
-def reason_of(answer: Answer) -> str:
-    """The status, and what the server wrote beside it; else what the status means."""
-    if said := said_by(answer):
-        return f"{answer.status}: {said}"
-    return f"{answer.status} {responses.get(answer.status, '')}".rstrip()
-
-
 def masked_outcome(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
     """The outcome with its texts ``masked``: they are logged, shown and stored."""
     if isinstance(outcome, Delivered):
@@ -111,8 +82,8 @@ def masked_outcome(outcome: Outcome, masked: Callable[[str], str]) -> Outcome:
 
 def _judge_taken(answer: Answer, batch: Batch, *, array_is_yes: bool) -> Outcome:
     status = answer.status
-    if answer.body and (coding := _coding(answer)):
-        return unclear(answer, f"{status} with a body in {coding}, which was not asked for")
+    if answer.body and (packed := coding(answer)):
+        return unclear(answer, f"{status} with a body in {packed}, which was not asked for")
     text = answer.body
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = text.decode("utf-16", "replace").encode()
@@ -150,12 +121,6 @@ def _judge_body(answer: Answer, text: bytes, batch: Batch, *, array_is_yes: bool
     if isinstance(value, list) and array_is_yes:
         return Delivered(status=status)
     return unclear(answer, f"{status}, but {quoted(text)} does not say that the fixes were taken")
-
-
-def _coding(answer: Answer) -> str:
-    """How the body is compressed; empty: it is not."""
-    coding = words(answer.headers.get("content-encoding", ""))
-    return "" if coding.lower() == "identity" else coding
 
 
 def _judge_object(answer: Answer, value: dict[str, Any], text: bytes, batch: Batch) -> Outcome:

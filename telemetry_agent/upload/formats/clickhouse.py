@@ -17,9 +17,10 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from telemetry_agent.fields import FIELDS, LATER_FIELDS, fix_json
 from telemetry_agent.model import Answer, Batch, Fix, Held, Outcome, Payload, Refused
-from telemetry_agent.upload.formats.answers import judge, later, reason_of
+from telemetry_agent.upload.formats.answers import judge, later
 from telemetry_agent.upload.formats.packing import digest, packed
 from telemetry_agent.upload.interfaces import Compression, WireFormat
+from telemetry_agent.upload.quoting import reason_of
 
 _SKIP = "input_format_skip_unknown_fields"
 _PARAMETERS = {

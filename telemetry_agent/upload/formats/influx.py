@@ -13,9 +13,10 @@ nothing there, so such a write is halved like any other that is refused.
 
 from telemetry_agent.fields import Field, outside, writer
 from telemetry_agent.model import Answer, Batch, Fix, Held, Outcome, Payload, Record, Refused
-from telemetry_agent.upload.formats.answers import judge, reason_of, said_by
+from telemetry_agent.upload.formats.answers import judge
 from telemetry_agent.upload.formats.packing import attributes, packed, unsure_time
 from telemetry_agent.upload.interfaces import Compression, WireFormat
+from telemetry_agent.upload.quoting import reason_of, said_by
 
 # Another program has written the same fields in other types: no fix is to blame.
 _OTHER_TYPES = ("field type conflict", "cast error")

@@ -5,7 +5,7 @@ from typing import Any
 
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Answer, Batch, Delivered, Fix, Outcome, Payload
-from telemetry_agent.upload.formats.answers import judge, quoted, unclear
+from telemetry_agent.upload.formats.answers import judge, unclear
 from telemetry_agent.upload.formats.packing import (
     accuracy_mm,
     attributes,
@@ -15,6 +15,7 @@ from telemetry_agent.upload.formats.packing import (
     unsure_time,
 )
 from telemetry_agent.upload.interfaces import Compression, WireFormat
+from telemetry_agent.upload.quoting import quoted
 
 _FIELDS = {
     "altitude": ("alt_mm", 1e3),

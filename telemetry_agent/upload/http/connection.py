@@ -16,8 +16,8 @@ from functools import partial
 from typing import TypeVar
 
 from telemetry_agent.addresses import Address
-from telemetry_agent.upload.formats.answers import quoted
 from telemetry_agent.upload.http.dialer import BrokenError, Dialer, NetworkError
+from telemetry_agent.upload.quoting import quoted
 
 _WRONG_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _RECV_BYTES = 65536

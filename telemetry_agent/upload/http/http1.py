@@ -7,7 +7,6 @@ from functools import cache
 import h11
 
 from telemetry_agent.model import Answer
-from telemetry_agent.upload.formats.answers import quoted, words
 from telemetry_agent.upload.http.connection import Connection, is_tls
 from telemetry_agent.upload.http.dialer import (
     ANSWER_CAP_BYTES,
@@ -15,6 +14,7 @@ from telemetry_agent.upload.http.dialer import (
     BrokenError,
     NetworkError,
 )
+from telemetry_agent.upload.quoting import quoted, words
 
 _RECV_BYTES = 65536
 _HEAD_MAX_BYTES = 100 * 1024

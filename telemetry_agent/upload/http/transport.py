@@ -16,13 +16,13 @@ from telemetry_agent import __version__
 from telemetry_agent.addresses import bracketed
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Answer, Payload
-from telemetry_agent.upload.formats.answers import reason_of
 from telemetry_agent.upload.http.connection import Connection
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer, NetworkError
 from telemetry_agent.upload.http.http1 import Http1, RequestHead
 from telemetry_agent.upload.http.pipeline import Pipeline
 from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer
+from telemetry_agent.upload.quoting import reason_of
 
 # If click and rich are installed, httpx imports its command line, which costs 40 ms and 6 MB.
 # If trio is installed, httpcore imports it: 3 MB.
