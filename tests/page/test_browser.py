@@ -7,10 +7,12 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from browsing import browsing, comes_true
 from once import DRAWN
+from peers import wait_until_answers
 from ports import free_port
 from processes import ROOT, Running, agent
 from rig import START_MS, simulated, started, stats, write_config
@@ -45,6 +47,7 @@ def fix(number: int) -> Fix:
 def test_the_switch_turns_the_trail_amber_and_it_turns_green_again() -> None:
     with agent("demo", "--for", "280s") as demo:  # Ctrl-C ends it
         url = demo.wait_for_line(r"Look at (http://\S+/):")[1]
+        wait_until_answers(urlsplit(url).port or 80)  # it names the page before it is there
         with browsing("outage", url) as browser:
             comes_true(browser)
         assert demo.end(by=signal.SIGINT) == 0
