@@ -341,9 +341,7 @@ def _write(path: Path, text: str) -> Settings:
 
 def _try_endpoint(settings: Settings) -> bool:
     """Check the endpoint without sending a position, and report it. Returns whether it passed."""
-    # That root can read a file is no proof: the service must.
-    service = AgentChecks(settings.queue.path, planned=os.geteuid() == 0)
-    endpoint = EndpointChecks(settings.upload, settings.device, service)
+    endpoint = EndpointChecks(settings.upload, settings.device, AgentChecks(settings.queue.path))
     found = _report("the endpoint", Check(NAMES, endpoint.check), _TRIAL_S)
     answered = {each.verdict for each in found if each.name in {"authentication", "answer"}}
     return "warn" not in answered and all(each.verdict != "fail" for each in found)

@@ -102,7 +102,7 @@ class EndpointChecks:
         files = {f"upload.{key}": path for key in keys if (path := getattr(upload, key))}
         secrets = {**files, "the service's credentials": SERVICE_CREDENTIALS}
         unseen = [key for key, path in secrets.items() if _is_forbidden(path)]
-        if unseen and os.geteuid() not in {0, self._agent.account.uid}:
+        if unseen and self._agent.is_other_user():
             self._lacks_secrets = True
             return warned(f"no permission to see {unseen[0]}", "use sudo")
         for key, path in files.items():
