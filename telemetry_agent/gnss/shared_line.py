@@ -66,10 +66,12 @@ class SharedLine:
 
     @property
     def current(self) -> Assembler | None:
-        """The assembler of the followed owner; if there is none, the one judged last."""
+        """The assembler of the followed owner, else the one judged last. Any thread may ask."""
         if self.followed is not None:
             return self.assemblers[self.followed]
-        return max(self.assemblers.values(), key=lambda each: each.judged_s or 0.0, default=None)
+        # A copy, made in one step: the reader's thread may hear another owner meanwhile.
+        assemblers = list(self.assemblers.values())
+        return max(assemblers, key=lambda each: each.judged_s or 0.0, default=None)
 
     def adder(self, owner: str) -> Adder:
         """The function for the sentences of an owner that has none in ``adders`` yet."""

@@ -1,8 +1,14 @@
 """Several devices on one line: whose positions count."""
 
+from collections import Counter
+
 import pytest
 from live_line import live, second
 from nmea import gga, line, rmc
+
+from telemetry_agent.gnss.assembler import Assembler
+from telemetry_agent.gnss.dates import Dates
+from telemetry_agent.gnss.shared_line import SharedLine
 
 
 def test_another_talker_that_repeats_teaches_nothing() -> None:
@@ -61,3 +67,25 @@ def test_a_bus_that_steps_its_time_by_10_s_takes_over_only_when_the_receiver_is_
         followed.append(decoder._line.followed)
     assert set(followed[8 : 4 * 50]) == {"GN"}
     assert set(followed[4 * 75 :]) == {"EC"}
+
+
+def test_a_thread_that_asks_for_satellites_may_meet_a_talker_that_has_just_come() -> None:
+    """A page asks for the satellites while the reader's thread hears another device."""
+
+    class AsIfMeanwhile(Assembler):
+        @property
+        def judged_s(self) -> float | None:
+            owners.adder(f"X{len(owners.assemblers)}")
+            return None
+
+        @judged_s.setter
+        def judged_s(self, _: float | None) -> None: ...
+
+    def assembler(*_: object) -> Assembler:
+        dates = Dates(wall_clock=lambda: None, fix_rollover=False)
+        return AsIfMeanwhile(dates, lambda _: True, eager=True, baud=None, whole=False)
+
+    owners = SharedLine(assembler, Counter())
+    owners.adder("II")
+    owners.adder("GN")
+    assert owners.current is not None
