@@ -10,6 +10,7 @@ from telemetry_agent.upload.upload_status import StatusKeeper
 Name = tuple[str, int]
 
 _LOOK_AMONG = 4  # batches, when a single fix is chosen
+_UNFIT_AT_ONCE = 1000  # fixes that become dead letters in one transaction
 _PUT_OFF_MAX = 256
 
 
@@ -41,24 +42,28 @@ class Leases:
 
     def take(self, limit: int, *, live_first: bool) -> Batch | None:
         """Lease a batch of at most ``limit`` fixes, without those that were put off."""
-        while batch := self._queue.lease(limit, live_first=live_first, besides=self._left_out):
+        most = limit
+        while batch := self._queue.lease(most, live_first=live_first, besides=self._left_out):
             self._out[batch.lease] = batch
-            # The fixes before the first that is not sent; that one alone, if it is the first.
-            good = 0
-            for record in batch.records:
-                if self._unfit(record) or name_of(record) in self._put_off:
-                    break
-                good += 1
-            if good:
-                return self.first(batch, good)
-            head = self.first(batch)
-            if reason := self._unfit(head.records[0]):
-                self.make_dead_letter(head, reason)
-            elif self._put_off[name_of(head.records[0])]:
+            obstacle, run = next(groupby(batch.records, self._obstacle))
+            count = len(list(run))
+            if obstacle is None:
+                return self.first(batch, min(count, limit))
+            head = self.first(batch, count)
+            if isinstance(obstacle, str):
+                self.make_dead_letter(head, obstacle)
+                # There may be a day of them, and each dead letter alone would cost a sync.
+                most = max(limit, _UNFIT_AT_ONCE)
+            elif self._put_off[obstacle]:
                 self._due.append(head)
             else:
                 self.give_back(head, answered=False)
         return None
+
+    def _obstacle(self, record: Record) -> str | Name | None:
+        """Why it is not sent: a reason that is final, or its name if it was put off."""
+        name = name_of(record)
+        return self._unfit(record) or (name if name in self._put_off else None)
 
     def take_put_off(self) -> Batch | None:
         """Lease a fix that was put off and is due, of those that ``take`` has met."""

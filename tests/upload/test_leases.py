@@ -217,3 +217,23 @@ def test_what_cannot_be_sent_becomes_a_dead_letter_and_stays_in_no_batch(tmp_pat
         assert leases.take(10, live_first=False) is None
         stats = queue.stats()
         assert (stats.acked, stats.dead_letters, stats.ready) == (2, {"no": 3}, 0)
+
+
+def test_a_day_of_fixes_that_cannot_be_sent_takes_a_write_for_each_thousand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each alone would cost a sync, and a step of the uploader minutes on a worn card."""
+    with AckQueue(tmp_path / "queue.db") as queue:
+        for _ in range(3000):
+            queue.put(FIX, "van-07")
+        fail = mock.Mock(wraps=queue.fail)
+        monkeypatch.setattr(queue, "fail", fail)
+        leases = Leases(
+            queue, lambda record: "no" if record.seq < 2996 else None, StatusKeeper(FakeClock())
+        )
+        batch = leases.take(3, live_first=False)
+        assert batch is not None
+        assert batch.records[0].seq == 2996
+        assert len(batch.records) <= 3
+        assert queue.stats().dead_letters == {"no": 2995}
+        assert fail.call_count <= 5
