@@ -19,7 +19,10 @@ _APART_S = 60.0
 
 
 class Trouble:
-    """One thing that can fail again and again. For one thread."""
+    """One thing that can fail again and again.
+
+    Threads may share one: then a line may come twice, and no call fails.
+    """
 
     def __init__(self, log: logging.Logger, clock: Clock) -> None:
         self.failures = 0
@@ -58,20 +61,22 @@ class Trouble:
             fields: for the journal.
         """
         now_s = self._clock.monotonic_s()
-        if self._since_s is None:
-            self._since_s, self.failures = now_s, 0
+        since_s = self._since_s
+        if since_s is None:
+            since_s = self._since_s = now_s
+            self.failures = 0
         self.failures += counts
-        if (kind or text) not in self._reported and self._may_report(self._since_s, now_s):
+        if (kind or text) not in self._reported and self._may_report(since_s, now_s):
             self._reported.add(kind or text)
             self._end_is_due = True
             self._log.log(level, "%s", text, extra={"fields": dict(fields or {})})
 
     def over(self, text: str, *, fields: Mapping[str, object] | None = None) -> None:
         """End the trouble; ``text`` says what works again. Logged if its beginning was."""
-        if self._since_s is None:
+        since_s, self._since_s = self._since_s, None
+        if since_s is None:
             return
-        lasted_s = self._clock.monotonic_s() - self._since_s
-        self._since_s = None
+        lasted_s = self._clock.monotonic_s() - since_s
         if not self._end_is_due:
             self._unreported += 1
             return

@@ -99,3 +99,29 @@ def test_the_end_is_logged_where_the_beginning_was_before_a_change_by_the_user(
     trouble.forget("held")
     trouble.over("delivering again")
     assert caplog.messages[-1].startswith("delivering again after")
+
+
+def test_threads_that_share_it_may_see_its_end_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The main thread and the worker of the service both notify the service manager."""
+
+    class Interrupted(FakeClock):
+        """Another thread ends the trouble while this one reads the clock."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.ends: list[Trouble] = []
+
+        def monotonic_s(self) -> float:
+            while self.ends:
+                self.ends.pop().over("notified again")
+            return super().monotonic_s()
+
+    caplog.set_level(logging.INFO, LOG.name)
+    clock = Interrupted()
+    shared = Trouble(LOG, clock)
+    shared.failed("cannot notify")
+    clock.ends.append(shared)
+    shared.over("notified again")
+    assert not shared.lasts
+    assert caplog.messages[0] == "cannot notify"
+    assert "notified again after 0 s (failures: 1)" in caplog.messages
