@@ -23,8 +23,7 @@ log = logging.getLogger(__name__)
 
 _CRASHES_ALLOWED = 5
 _CRASH_WINDOW_S = 600.0
-_REBUILD_INITIAL_S = 0.5
-_REBUILD_MAX_S = 30.0
+_REBUILD_INITIAL_S = 0.5  # doubled by each crash in the window, so 8 s at most
 _ABORT_S = 0.5
 
 T = TypeVar("T", bound=Task)
@@ -105,7 +104,7 @@ class Supervised(Generic[T]):
                 self._thread.join(limit_s)
 
     def _run(self, stop: threading.Event, beat: Beat) -> None:
-        recent: deque[float] = deque(maxlen=_CRASHES_ALLOWED)
+        recent: deque[float] = deque(maxlen=_CRASHES_ALLOWED)  # when it crashed in the window
         crashed = False
         while not stop.is_set():
             try:
@@ -122,7 +121,9 @@ class Supervised(Generic[T]):
                 self.crashes += 1
                 beat.report()
                 now_s = self._clock.monotonic_s()
-                often = len(recent) == recent.maxlen and now_s - recent[0] < _CRASH_WINDOW_S
+                while recent and now_s - recent[0] >= _CRASH_WINDOW_S:
+                    recent.popleft()
+                often = len(recent) == recent.maxlen
                 text = "%s crashed (%d since the start): %r"
                 log.error(text, self.name, self.crashes, error, exc_info=not often)  # noqa: TRY400 - with one traceback
                 if often and self._records:
@@ -130,11 +131,14 @@ class Supervised(Generic[T]):
                     self._give_up()
                     return
                 recent.append(now_s)
-                stop.wait(min(_REBUILD_MAX_S, _REBUILD_INITIAL_S * 2 ** (len(recent) - 1)))
+                stop.wait(_REBUILD_INITIAL_S * 2 ** (len(recent) - 1))
 
 
 class Supervisor:
-    """The list of tasks. The service thread starts and ends them; the main thread looks."""
+    """The list of tasks. The service thread starts, restarts and ends them.
+
+    The main thread looks which are late, and starts those to which the system refused a thread.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

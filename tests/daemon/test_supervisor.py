@@ -128,6 +128,33 @@ def test_recording_goes_on_without_a_task_that_crashes_again_and_again(
     extra.end(60)
 
 
+def test_the_wait_for_a_new_task_does_not_remember_the_crashes_of_last_week(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    factors: list[int] = []
+
+    class AtOnce(float):
+        def __mul__(self, factor: float) -> float:
+            factors.append(int(factor))
+            return 0.0
+
+    class Weekly(Work):
+        def step(self, now_s: float) -> float | None:
+            clock.advance(7 * 86400)
+            return super().step(now_s)
+
+    monkeypatch.setattr("telemetry_agent.daemon.supervisor._REBUILD_INITIAL_S", AtOnce())
+    clock, idle = FakeClock(), threading.Event()
+    crashes: list[Exception] = [RuntimeError("weekly")] * 8
+    supervisor = Supervisor(clock)
+    work = supervisor.add("work", lambda: Weekly(crashes, idle), records=True)
+    supervisor.start()
+    assert idle.wait(60)
+    work.end(60)
+    assert not supervisor.gave_up
+    assert factors == [1] * 8
+
+
 def test_a_build_that_fails_counts_as_a_crash() -> None:
     idle = threading.Event()
     answers: list[Work | Exception] = [
