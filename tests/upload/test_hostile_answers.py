@@ -46,6 +46,7 @@ NO = {
     "two lengths": OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
     "a negative length": OK + b"Content-Length: -2\r\n\r\n{}",
     "a length of 5,000 digits": OK + b"Content-Length: %s\r\n\r\n{}" % DIGITS,
+    "a length of 5,000 digits of nothing": b"HTTP/1.1 304 X\r\nContent-Length: %s\r\n\r\n" % DIGITS,
     "a length that is not sent": OK + b"Content-Length: 100\r\n\r\n{}",
     "a negative chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
     "a huge chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n%s\r\n{}" % (b"f" * 20),

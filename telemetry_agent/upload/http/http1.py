@@ -134,7 +134,8 @@ class Http1:
             name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         length = headers.get("content-length", "")
-        size = max(len(body), int(length) if length.isdecimal() else 0)
+        # h11 before 0.15 lets thousands of digits through, and ``int`` refuses those.
+        size = max(len(body), int(length[:20]) if length.isdecimal() else 0)
         # The body of a 204 would be taken for the next answer.
         has_body = length not in {"", "0"} or "transfer-encoding" in headers
         ended = self._http.their_state is not h11.DONE or self._http.trailing_data[1]
