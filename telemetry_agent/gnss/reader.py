@@ -25,6 +25,7 @@ from telemetry_agent.gnss.diagnosis import Diagnosis
 from telemetry_agent.gnss.framing import MAX_SENTENCE
 from telemetry_agent.gnss.sources import BusyError, EndOfSourceError, ForbiddenError, Source
 from telemetry_agent.gnss.sources.hotplug import PortBell
+from telemetry_agent.gnss.sources.machine import without_pids
 from telemetry_agent.gnss.sources.protocols import unreadable
 from telemetry_agent.model import Fix, ReceiverState, Satellite
 from telemetry_agent.tasks import Task
@@ -299,7 +300,8 @@ class Reader(Task):
 
     def _report(self, state: ReceiverState, advice: Advice, *, counts: bool = True) -> None:
         self._advice = {state: advice}
-        self._trouble.failed(str(advice), counts=counts, fields={"STATE": state})
+        text = str(advice)
+        self._trouble.failed(text, kind=without_pids(text), counts=counts, fields={"STATE": state})
 
     def _pass_on(self, fixes: list[Fix]) -> None:
         self._waiting += fixes

@@ -17,6 +17,7 @@ from telemetry_agent.gnss import reader as reader_module
 from telemetry_agent.gnss.decoder import Decoder
 from telemetry_agent.gnss.reader import Reader
 from telemetry_agent.gnss.sources import BusyError, ForbiddenError, Source
+from telemetry_agent.gnss.sources.machine import Holder, explain
 from telemetry_agent.gnss.sources.replay import ReplaySource
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.lab.drive import Drive
@@ -356,6 +357,22 @@ def test_patience_grows_to_half_a_minute_and_each_reason_is_said_once(
     assert step() == 1
     assert step() == 2
     assert caplog.messages[3:] == ["gone", "gps: no such device"]
+
+
+def test_a_login_that_systemd_starts_again_and_again_on_the_port_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A login console reads the receiver's sentences as names and passwords, and ends."""
+    port = Path("/dev/ttyS0")
+    for program in ("agetty", "minicom"):
+        held = [BusyError(*explain(port, Holder(pid, program))) for pid in range(700, 720)]
+        _, _, step = script(*held)
+        for _ in held:
+            step()
+    assert [message.partition(":")[0] for message in caplog.messages] == [
+        "a login console has /dev/ttyS0 (agetty (pid 700))",
+        "minicom (pid 700) has /dev/ttyS0",
+    ]
 
 
 def test_the_status_says_that_the_device_may_not_be_opened_until_it_may() -> None:

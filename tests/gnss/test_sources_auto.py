@@ -6,7 +6,7 @@ import pytest
 from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.sources import BusyError, ForbiddenError, Source
 from telemetry_agent.gnss.sources.auto import AutoSource
-from telemetry_agent.gnss.sources.machine import Candidate, Kind
+from telemetry_agent.gnss.sources.machine import Candidate, Holder, Kind, explain
 from telemetry_agent.model import ReceiverState
 
 
@@ -89,6 +89,18 @@ def test_the_best_is_used_and_the_others_are_told(
         'not used: a lte (gps.source = "/dev/lte"); a ftdi may be a receiver: '
         'if it is, set gps.source = "/dev/ftdi"'
     )
+
+
+def test_a_login_that_is_started_again_on_another_port_is_logged_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.add("modem", "lte")
+    for pid in range(700, 720):
+        bench.found[1:] = []
+        bench.add("header", "serial0", blocked=str(explain(Path("ttyS0"), Holder(pid, "agetty"))))
+        bench.source.open()
+        bench.source.close()
+    assert len(caplog.messages) == 1
 
 
 def test_a_gpsd_that_has_a_receiver_comes_first(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from telemetry_agent.errors import Advice, SourceError
 from telemetry_agent.gnss.sources import BusyError, ForbiddenError, Source, gpsd
-from telemetry_agent.gnss.sources.machine import Candidate, find_receivers
+from telemetry_agent.gnss.sources.machine import Candidate, find_receivers, without_pids
 from telemetry_agent.model import ReceiverState
 
 _log = logging.getLogger(__name__)
@@ -114,8 +114,8 @@ class AutoSource(Source):
 
     def _log_once(self, text: str) -> None:
         # Two ports without data are tried in turn for days.
-        if text not in self._logged:
-            self._logged.add(text)
+        if (kind := without_pids(text)) not in self._logged:
+            self._logged.add(kind)
             _log.info("%s", text)
 
 

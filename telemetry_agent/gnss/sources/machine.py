@@ -15,6 +15,7 @@ All files are read below ``root``, so that tests can provide a machine.
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,6 +253,11 @@ def explain(device: Path, by: Holder, root: Path = Path("/")) -> Advice:
         return Advice(f"another telemetry-agent (pid {by.pid}) has {device}", "stop it")
     remedy = _REMEDIES.get(by.program, f"stop that program (`sudo kill {by.pid}`)")
     return Advice(f"{who} has {device}", remedy)
+
+
+def without_pids(text: str) -> str:
+    """A text of ``explain``, alike for a program that is started again and again, as a login is."""
+    return re.sub(r"(pid|kill) \d+", r"\1", text)
 
 
 def how_to_permit(device: Path, user: str, then: str = "log in again") -> str:
