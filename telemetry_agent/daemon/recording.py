@@ -172,7 +172,7 @@ class Recording:
     def apply(self, settings: Settings) -> None:
         """Continue with other settings; no fix is lost."""
         before, self._settings = self._settings, settings
-        self._sampler.follow(SamplingPolicy(**asdict(settings.sampling)))
+        self._sampler.use(SamplingPolicy(**asdict(settings.sampling)))
         if settings.extra != before.extra:
             self._extras = Extras(settings.extra)
         if settings.gps != before.gps:

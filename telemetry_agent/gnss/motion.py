@@ -79,9 +79,11 @@ class Motion:
         jump = moved = False
         if elapsed_s is None or self._plausible is None:
             self._velocity_m_s = None
-        elif self._is_out_of_reach(self._plausible, fix, elapsed_s):
-            moved = self._is_believed(self._plausible, fix)
-            jump = not moved
+        else:
+            self._extend_reach(fix, elapsed_s)
+            if self._is_out_of_reach(self._plausible, fix):
+                moved = self._is_believed(self._plausible, fix)
+                jump = not moved
         if moved:
             self._velocity_m_s, self._believed_s, self._far_m = None, 0.0, 0.0
         elif self._plausible and (elapsed_s is None or elapsed_s > _OUTAGE_S):
@@ -96,7 +98,8 @@ class Motion:
         self._speed_m_s = self._speed_of(fix)
         return Step(fix, place, elapsed_s, jump, moved, self._speed_m_s)
 
-    def _is_out_of_reach(self, plausible: Fix, fix: Fix, elapsed_s: float) -> bool:
+    def _extend_reach(self, fix: Fix, elapsed_s: float) -> None:
+        """Add one step: how far the device can have come, and how long it is in doubt."""
         before_m_s, now_m_s = self._speed_m_s, self._speed_of(fix)
         if before_m_s is None or now_m_s is None or elapsed_s > _GAP_S:
             self._velocity_m_s = None  # it may have changed since
@@ -109,6 +112,9 @@ class Motion:
         self._doubted_s = 0.0 if self._doubted_s is None else self._doubted_s + elapsed_s
         fits = self._doubtful is not None and _apart_m(self._doubtful, fix) <= step_m
         self._fitting = self._fitting + 1 if fits else 1
+
+    def _is_out_of_reach(self, plausible: Fix, fix: Fix) -> bool:
+        """Whether the device cannot be there. If it can, its velocity is known better."""
         north_m, east_m = offset_m(place_of(plausible), place_of(fix))
         if hypot(north_m, east_m) > self._reach_m + _noise_m(plausible, fix):
             return True

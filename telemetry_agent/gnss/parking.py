@@ -42,30 +42,33 @@ class Parking:
             self.parked = False
             return
         drives = (step.fix.speed_mm_s or 0) > WALKING_MM_S
-        if not self.parked:
-            self._stayed_s += step.elapsed_s or 0.0
-        elif drives:  # also in a jump: the speed does not come from the position
-            self.inside = False
-            self._enter(self.place if step.jump else step.place)
-            return
-        if step.jump:
-            self.inside = False
-            return
         limit_m = max(self._radius_m, noise_m(step.fix))
         way_m = distance_m(self.place, step.place)
-        self.inside = bool(self._fixes) and way_m <= limit_m
-        if self.parked and self.inside:
-            self._leaving = 0
-        elif self.parked:
-            moves = step.speed_m_s is None or step.speed_m_s > _LEAVING_M_S
-            self._leaving = self._leaving + 1 if moves else 0
-            if self._leaving == _FIXES_TO_LEAVE or way_m > 2 * limit_m:
-                self._enter(step.place)
-        elif self.inside:
+        self.inside = bool(self._fixes) and way_m <= limit_m and not step.jump
+        if self.parked:
+            self._follow_parked(step, way_m, limit_m, drives=drives)
+            return
+        self._stayed_s += step.elapsed_s or 0.0
+        if step.jump:
+            return
+        if self.inside:
             self._stay(step.place)
             self.parked = self.parked and not drives
         else:
             self._enter(step.place)
+
+    def _follow_parked(self, step: Step, way_m: float, limit_m: float, *, drives: bool) -> None:
+        """End parking if the device has left."""
+        if drives:  # also in a jump: the speed does not come from the position
+            self.inside = False
+            self._enter(self.place if step.jump else step.place)
+        elif self.inside:
+            self._leaving = 0
+        elif not step.jump:
+            moves = step.speed_m_s is None or step.speed_m_s > _LEAVING_M_S
+            self._leaving = self._leaving + 1 if moves else 0
+            if self._leaving == _FIXES_TO_LEAVE or way_m > 2 * limit_m:
+                self._enter(step.place)
 
     def resume(self, recent: Iterable[Fix]) -> None:
         """Continue from the recorded fixes, the newest first.

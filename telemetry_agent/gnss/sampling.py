@@ -62,7 +62,7 @@ class Sampler:
 
     def __init__(self, policy: SamplingPolicy, recent: Sequence[Fix] = ()) -> None:
         self._parking = Parking()
-        self.follow(policy)
+        self.use(policy)
         self.dropped: Counter[str] = Counter()
         last = recent[0] if recent else None
         # The next fix is compared with the last plausible one; the metres continue from the last.
@@ -77,8 +77,11 @@ class Sampler:
         self._course_mdeg = None if last is None else _course_mdeg(last)
         self._held: Fix | None = None  # the last fix inside, while parked
 
-    def follow(self, policy: SamplingPolicy) -> None:
-        """Use this policy from now on."""
+    def use(self, policy: SamplingPolicy) -> None:
+        """Sample by this policy from now on.
+
+        Any thread may call: a fix that is examined meanwhile may meet both policies.
+        """
         self._policy = policy
         self._parking.use(policy.parked_radius_m, policy.parked_after_s)
 

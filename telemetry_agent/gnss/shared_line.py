@@ -139,24 +139,29 @@ class SharedLine:
             self._ignored_since_ms.setdefault(owner, time_ms)
 
     def _may_follow(self, owner: str, instant: Instant) -> bool:
-        """Whether an owner with a position at this time is followed from now on."""
+        """Whether the positions of an owner become fixes: for each of them, it decides anew."""
         if owner == self.followed:
             return True
-        time_ms = time_of_day_ms(instant)
-        since_ms = self._ignored_since_ms.get(owner, time_ms)
-        if self.followed is not None and not _has_passed(since_ms, time_ms, _SILENCE_MS):
+        if self.followed is not None and not self._is_silent(owner, time_of_day_ms(instant)):
             self.ignored.add(owner)
-            if owner != GNSS:
-                return False
-            # A plotter is often the first on the line, but its positions come from the receiver. A
-            # few are awaited, because damaged tags look like a receiver too, and receivers come
-            # and go. Without a date the followed device makes no fixes that could be lost.
-            self._of_gnss += 1
-            dated = self.assemblers[self.followed].state != "no-date"
-            if dated and self._of_gnss < _POSITIONS_TO_TAKE_OVER:
+            if not (owner == GNSS and self._takes_over_from(self.followed)):
                 return False
         self._follow(owner)
         return True
+
+    def _is_silent(self, owner: str, time_ms: int) -> bool:
+        """Whether the followed owner is, by the time of another one."""
+        return _has_passed(self._ignored_since_ms.get(owner, time_ms), time_ms, _SILENCE_MS)
+
+    def _takes_over_from(self, followed: str) -> bool:
+        """Whether the position of a satellite receiver is enough to follow it instead."""
+        # A plotter is often the first on the line, but its positions come from the receiver. A few
+        # are awaited, because damaged tags look like a receiver too, and receivers come and go.
+        self._of_gnss += 1
+        if self._of_gnss >= _POSITIONS_TO_TAKE_OVER:
+            return True
+        # Without a date the followed device makes no fixes that could be lost.
+        return self.assemblers[followed].state == "no-date"
 
     def _follow(self, owner: str) -> None:
         self.followed = owner

@@ -88,13 +88,13 @@ def test_a_shorter_stop_is_no_parking() -> None:
 def test_parking_can_be_switched_off_meanwhile() -> None:
     sampler = parked()
     held = feed(sampler, standing(201, 1))
-    sampler.follow(SamplingPolicy(interval_s=0))
+    sampler.use(SamplingPolicy(interval_s=0))
     assert seconds([*held, *feed(sampler, standing(202, 3))]) == [201, 202, 203, 204]
     assert sampler._parking.parked
     sampler = parked()
-    sampler.follow(SamplingPolicy(parked_radius_m=0))
+    sampler.use(SamplingPolicy(parked_radius_m=0))
     assert len(feed(sampler, standing(201, 50))) == 51  # the one that waited comes too
-    sampler.follow(SamplingPolicy(parked_radius_m=5))
+    sampler.use(SamplingPolicy(parked_radius_m=5))
     assert len(feed(sampler, standing(251, 500))) < 250
 
 
