@@ -1,8 +1,9 @@
 """The only reader of time.
 
 Intervals, deadlines and beats use ``monotonic_s``. The wall clock of a device without a battery
-clock is often wrong, so it is used for two things only: the date of a receiver that sends none, and
-to detect a receiver that is ahead; both check ``synchronised`` first.
+clock is often wrong. So a fix depends on it only where ``synchronised`` confirms it: it dates a
+receiver that sends no date, proves a date that was corrected, and shows a receiver that is ahead.
+Anywhere else it is only shown, or compared with GNSS time.
 """
 
 import ctypes

@@ -37,8 +37,8 @@ _GIVE_WAY_S = 0.001
 class Bell:
     """Wakes one waiting thread. Any thread may ring it, any number of times.
 
-    It is a file descriptor (an eventfd), so that a thread can wait for it and for sockets at once:
-    all threads of the agent that block are woken in this way.
+    It is a file descriptor (an eventfd), so that a thread can wait for it and for sockets at once.
+    docs/architecture.md lists the few waits that are ended in another way.
     """
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ class FairLock:
             turn.acquire()
             self._waiting.append(turn)
         try:
-            turn.acquire()
+            turn.acquire()  # until ``__exit__`` of the holder before releases it
         except BaseException:  # Ctrl-C in a program that uses the queue: leave the line
             with self._guard:
                 if turn in self._waiting:
@@ -196,7 +196,8 @@ class FairLock:
 def give_way(lock: threading.Lock) -> None:
     """Let those who wait for this lock have it before its holder goes on.
 
-    Without the wait the holder would have it again before they wake up.
+    Without the wait the holder would have it again before they wake up. A condition of its own lets
+    go of the lock while it waits, and nobody notifies it.
     """
     threading.Condition(lock).wait(_GIVE_WAY_S)
 

@@ -92,7 +92,9 @@ class Assembler:
         self._again = Epoch()  # its sentences: late, unless another date follows them
         self._moments_differ = False  # ZDA and GBS have other times than the fixes
         self._order = Order(whole=whole)
-        self._row = ""  # the tag of the VTG or GSA that came last, and belongs to the open epoch
+        # The tag of the VTG or GSA that came last, and belongs to the open epoch: those of the same
+        # tag behind it need no decision of their own.
+        self._row = ""
 
     def count_in(self, counts: Counter[str]) -> None:
         """Use ``counts`` from now on, also for the dates."""
@@ -108,7 +110,6 @@ class Assembler:
         """Append the fixes that this sentence completes, by its time or by being the last."""
         epoch, tag = self._epoch, message.tag
         if message.instant is None:
-            # One of several GSA in a row is where the first of them is.
             if epoch is None or tag != self._row:
                 epoch = self._epoch_of_untimed(message, now_s, fixes)
                 if epoch is None:
@@ -174,26 +175,27 @@ class Assembler:
             if not isinstance(message, Moment):
                 epoch.take_time(instant)
             return epoch
-        # This sentence gives a waiting epoch its time, or shows that the waiting sentences were the
-        # late end of the epoch before.
-        waiting = epoch is not None and epoch.is_waiting
-        # A tag that the judged epoch has already, after another time came: time has stepped back.
-        late = epoch is None or waiting or tag not in judged.seen
-        late = late and not _has_regained(judged, message)
         if isinstance(message, Report) and self._lags(instant, message):
             self.counts["late"] += 1  # no matter how long its own epoch was open
             return None
-        if late and judged.is_at(instant, message):
-            self._judged_before(message)
+        # This sentence gives a waiting epoch its time, or shows that the waiting sentences were the
+        # late end of the epoch before.
+        waiting = epoch is not None and epoch.is_waiting
+        # After another time came, a tag that the judged epoch has already is not late: time has
+        # stepped back, and the same instant comes again.
+        stepped_back = epoch is not None and not waiting and tag in judged.seen
+        of_judged = not stepped_back and judged.is_at(instant, message)
+        if of_judged and not _has_regained(judged, message):
+            self._end_of_judged(message)
             return None
         if not waiting:
             self.close("time", now_s, fixes)
         return self._begin(instant)
 
-    def _judged_before(self, message: Message) -> None:
-        """A sentence of an instant that is judged is late."""
+    def _end_of_judged(self, message: Message) -> None:
+        """Learn from a sentence that comes after its instant was judged."""
         epoch, judged = self._epoch, self._judged
-        # If it equals the last one, the line repeated one sentence.
+        # If it equals the last one, the line repeated one sentence, and no cycle began.
         if isinstance(message, Report) and message.tag in judged.seen:
             self._cycle_repeats = self._cycle_repeats or message != judged.messages[-1]
             if message.tag == judged.reports[-1].tag:

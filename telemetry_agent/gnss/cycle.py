@@ -20,7 +20,7 @@ _REPEATED: dict[type, tuple[Callable[[Message], int | None], int]] = {
     Vtg: (attrgetter("speed_mm_s"), 60),
     Gsa: (attrgetter("hdop_e2"), 1),
 }
-_SURE = 2
+_SURE = 2  # that many values in a row that fit are as good as any number of them
 _EARLY_AT_MOST = 50
 
 
@@ -88,13 +88,14 @@ class Order:
         self._before[kind] = value
         if self.early:
             return True  # as the one before it
+        # A value that is the same in both instants shows nothing, unless the tag comes again.
         if message.tag in epoch.seen or value != other:
             leads = self._leads_by_value(message, epoch, value, other)
             if leads is not None:
                 return leads
-        return (self._leads[kind] > 0 and epoch.instant is not None) or (
-            self._begins is not None and self._leads_as_begun(kind, epoch, self._begins)
-        )
+        if self._leads[kind] > 0 and epoch.instant is not None:
+            return True
+        return self._begins is not None and self._leads_as_begun(kind, epoch, self._begins)
 
     def join(self, epoch: Epoch) -> None:
         """Add the early sentences to their epoch."""
@@ -123,7 +124,11 @@ class Order:
     def _leads_by_value(
         self, message: Message, epoch: Epoch, value: int | None, other: int | None
     ) -> bool | None:
-        """Compare VTG or GSA, and the one before, with what both may repeat."""
+        """Whether a VTG or GSA belongs to the next instant; ``None``: its value does not show it.
+
+        Between it and the one before came a position sentence. If the one before (``other``) has
+        the value of that, each comes before its position; if this one has it, behind.
+        """
         kind, repeated, follows_report, again = type(message), None, False, False
         value_of, rounding = _REPEATED[kind]
         for before in reversed(epoch.messages):

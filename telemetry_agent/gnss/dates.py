@@ -95,17 +95,17 @@ class Dates:
     def learn(self, day: int, instant: Instant) -> None:
         """The receiver reports the day of an instant, in days since 1970."""
         time_ms = time_of_day_ms(instant)
-        reported_ms: int | None = day * DAY_MS + time_ms
         if day >= _LATEST_DAY:
             self.counts["future-date"] += 1
             self.reason = "future-date"
             return
+        reported_ms: int | None = day * DAY_MS + time_ms
         begins = abs(day - _GPS_BEGINS_DAY) < _AROUND_IT_DAYS
         if day < _EARLIEST_DAY and (self._fix_rollover or begins):
             reported_ms = self._proven_ms(day, time_ms)
-        if reported_ms is None:
-            self.reason = "old-date"
-            return
+            if reported_ms is None:
+                self.reason = "old-date"
+                return
         if self.known_ms is not None:
             ahead_ms = reported_ms - self.known_ms
             # A date less than 12 hours ahead agrees with the continuous day. If it is a little
@@ -191,6 +191,7 @@ class Dates:
         if self._last_fix is not None:
             last_ms, last_s = self._last_fix
             step_s = now_s - last_s
+            # Between -12 and 12 hours, as a time of day has no day.
             reported_s = ((time_ms - last_ms + DAY_MS // 2) % DAY_MS - DAY_MS // 2) / 1000
             # A receiver whose time jumps has set its clock: its earlier dates prove nothing.
             if abs(reported_s - step_s) > _STEP_AT_MOST_S:
@@ -208,5 +209,8 @@ def is_another_day(day: int, before: Iterable[int | None], instant: Instant) -> 
 
 
 def _nearest_ms(time_of_day: int, known_ms: int) -> int:
-    """The instant with this time of day that is nearest to a known one."""
+    """The instant with this time of day that is nearest to a known one.
+
+    Half a day is added before whole days are cut off, which rounds to the nearest day.
+    """
     return (known_ms - time_of_day + DAY_MS // 2) // DAY_MS * DAY_MS + time_of_day

@@ -311,9 +311,7 @@ class Solution:
         if last is None:
             return None
         reports = self._reports
-        for first in _TRUST:
-            if first in reports:
-                break
+        first = next(kind for kind in _TRUST if kind in reports)
         trusted = reports[first]
         # Some receivers never count their satellites, so a low count rejects only a GGA that no
         # other sentence confirms, and that reports a position by satellites.

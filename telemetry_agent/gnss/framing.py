@@ -72,6 +72,8 @@ class Framer:
             self._scan(before, bool(pieces), sentences)
         if not pieces:
             return sentences
+        # Almost always each piece is one whole line, which a look-up or `_line` recognizes. `_scan`
+        # takes what is left, byte by byte.
         is_text = _is_text(stream)
         if is_text and _LF not in pieces[-1] and _CR not in pieces[-1]:
             self.tail = b"$" + pieces.pop()[:MAX_SENTENCE]
@@ -90,6 +92,7 @@ class Framer:
         return sentences
 
     def _scan(self, stream: bytes, dollar_follows: bool, sentences: list[Sentence]) -> None:
+        """Judge each run; the last one waits in ``tail`` if nothing has ended it."""
         end = 0
         for run in _RUN.finditer(stream):
             start, run_end = run.span()

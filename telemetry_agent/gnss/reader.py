@@ -7,8 +7,8 @@ without data, or without a sentence, is closed and opened again at once: some re
 that, and others have changed their baud rate. Later the time before the next opening grows, so that
 slow data can arrive. The decoder's open epoch is recorded before the decoder is dropped.
 
-Two threads meet here. Steps run in the reader's own; ``wake``, ``close`` and ``status`` are called
-from another. ``close`` may come during a step: it cancels the read, then waits until the step
+Several threads meet here. Steps run in the reader's own; ``wake``, ``close``, ``satellites`` and
+``status`` are for others too. ``close`` may come during a step: it cancels the read, then waits until the step
 releases the source, so decoder and source have one user at a time.
 """
 
@@ -273,7 +273,8 @@ class Reader(Task):
     def _useless(self, state: ReceiverState, again: bool) -> None:
         """Report a source that sends nothing readable, and close it, so that it is opened again.
 
-        At once when the state is new, then only if ``again``.
+        At once when the state is new, then only if ``again``. ``auto`` may have another source by
+        then, with a name of its own.
         """
         before = self.status
         self._publish(state)
