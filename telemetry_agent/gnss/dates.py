@@ -99,13 +99,14 @@ class Dates:
             self.counts["future-date"] += 1
             self.reason = "future-date"
             return
-        reported_ms: int | None = day * DAY_MS + time_ms
+        reported_ms = day * DAY_MS + time_ms
         begins = abs(day - _GPS_BEGINS_DAY) < _AROUND_IT_DAYS
         if day < _EARLIEST_DAY and (self._fix_rollover or begins):
-            reported_ms = self._proven_ms(day, time_ms)
-            if reported_ms is None:
+            proven_ms = self._proven_ms(day, time_ms)
+            if proven_ms is None:
                 self.reason = "old-date"
                 return
+            reported_ms = proven_ms
         if self.known_ms is not None:
             ahead_ms = reported_ms - self.known_ms
             # A date less than 12 hours ahead agrees with the continuous day. If it is a little

@@ -8,8 +8,8 @@ that, and others have changed their baud rate. Later the time before the next op
 slow data can arrive. The decoder's open epoch is recorded before the decoder is dropped.
 
 Several threads meet here. Steps run in the reader's own; ``wake``, ``close``, ``satellites`` and
-``status`` are for others too. ``close`` may come during a step: it cancels the read, then waits until the step
-releases the source, so decoder and source have one user at a time.
+``status`` are for others too. ``close`` may come during a step: it cancels the read, then waits
+until the step releases the source, so decoder and source have one user at a time.
 """
 
 import logging
@@ -273,8 +273,7 @@ class Reader(Task):
     def _useless(self, state: ReceiverState, again: bool) -> None:
         """Report a source that sends nothing readable, and close it, so that it is opened again.
 
-        At once when the state is new, then only if ``again``. ``auto`` may have another source by
-        then, with a name of its own.
+        At once if the state or the source (``auto`` tries several) is new, then only if ``again``.
         """
         before = self.status
         self._publish(state)

@@ -18,6 +18,7 @@ A server that needs the order needs it for each device. So while it refuses thos
 device was renamed, the fixes of the others are sent.
 """
 
+import math
 import random
 from collections.abc import Callable
 
@@ -116,8 +117,9 @@ class Selection:
                 del self._refused_until_s[device]
         if not self._refused_until_s:
             return self._next(now_s, attempted_s)
-        chosen = self._others_in_s(now_s) or self._next(now_s, attempted_s)
-        if chosen:
+        if wait_s := self._others_in_s(now_s):
+            return wait_s
+        if chosen := self._next(now_s, attempted_s):  # neither ``None`` nor 0: a fix of the others
             return chosen
         self._others_wait, self._looked_s = False, now_s
         return self._others_in_s(now_s)
@@ -129,47 +131,54 @@ class Selection:
         if backlog.ready == backlog.live and not self.refusals.waiting:
             self._keeper.backlog_taken()
         live_in_s = self._live_in_s(backlog, now_s)
-        live_due = self._policy.live_first and live_in_s == 0
-        rest = None
-        self._live_before = self._live_last
-        if not live_due or self._live_last:
-            waits_s = [] if live_due or live_in_s is None else [live_in_s]
-            rest = self._rest(backlog, waits_s, now_s, attempted_s)
-        # Before anything that was refused: live fixes must not wait for it, and an acceptance
-        # is what refused fixes wait for.
-        self._live_last = live_due and not isinstance(rest, Batch)
-        return self._leases.take(self._sizing.limit(), live_first=True) if self._live_last else rest
+        self._live_before, self._live_last = self._live_last, False
+        if not self._policy.live_first or live_in_s != 0:
+            return self._rest(backlog, live_in_s, now_s, attempted_s)
+        # Live fixes are due, and the rest has its turn if they had the last one. They go before a
+        # wait, and before the conclusion that all is refused: an acceptance of theirs may end both.
+        if self._live_before:
+            rest = self._rest(backlog, None, now_s, attempted_s)
+            if isinstance(rest, Batch):
+                return rest
+        self._live_last = True
+        return self._leases.take(self._sizing.limit(), live_first=True)
 
     def _rest(
-        self, backlog: Backlog, waits_s: list[float], now_s: float, attempted_s: float
+        self, backlog: Backlog, live_in_s: float | None, now_s: float, attempted_s: float
     ) -> Batch | AllRefused | float | None:
-        """The same without live fixes, which become due in ``waits_s``."""
+        """The same without live fixes, which are due in ``live_in_s``; ``None``: none are awaited.
+
+        If the order counts, live fixes are the end of the backlog.
+        """
         refusals, limit = self.refusals, self._sizing.limit()
+        wait_s = math.inf if live_in_s is None else live_in_s
         # Refused fixes wait too: only an acceptance ends the pause early.
         if now_s < self._backlog_paused_until_s:
-            return min([*waits_s, self._backlog_paused_until_s - now_s])
+            return min(wait_s, self._backlog_paused_until_s - now_s)
         if (batch := refusals.next(limit)) is not None:
             return batch
         if not refusals.full:
             if backlog.ready > backlog.live or self._refused_until_s:
-                waits_s.append(self._pace.backlog_in_s(now_s))
-            if 0 in waits_s:
+                wait_s = min(wait_s, self._pace.backlog_in_s(now_s))
+            if wait_s == 0:
                 # While in doubt, one fix shows as much as a whole batch.
                 one = refusals.in_doubt or refusals.crashes.wants_another
                 batch = self._single() if one else self._leases.take(limit, live_first=False)
                 if batch is not None:
                     is_right = self._set_up_is_right.get(batch.device, True)
                     return batch if is_right else self._leases.first(batch)
-        return self._suspect(waits_s, now_s, attempted_s)
+        return self._suspect(wait_s, now_s, attempted_s)
 
     def _suspect(
-        self, waits_s: list[float], now_s: float, attempted_s: float
+        self, wait_s: float, now_s: float, attempted_s: float
     ) -> Batch | AllRefused | float | None:
-        """A fix that was refused before, if there is nothing else to send now."""
+        """A fix that was refused before, as nothing else is to be sent for ``wait_s``."""
         refusals = self.refusals
         suspect = refusals.next_suspect() or self._leases.take_put_off()
-        if suspect is not None or not refusals.waiting:
-            return suspect or min(waits_s, default=None)
+        if suspect is not None:
+            return suspect
+        if not refusals.waiting:
+            return None if wait_s == math.inf else wait_s
         # No other fix was accepted since the last refusal: the set-up may be wrong instead. If the
         # order counts, a run up to the newest fix can have no witness.
         all_refused = refusals.up_to_the_newest and not self._policy.live_first
@@ -181,7 +190,7 @@ class Selection:
         if self._urgent():  # a user waits for the backlog: say why it does not end
             again_s = now_s + witness_in_s
             self._keeper.trouble("waiting", refusals.reason, now_s, again_s, attempted=False)
-        return min([*waits_s, witness_in_s])
+        return min(wait_s, witness_in_s)
 
     @property
     def _overtaker(self) -> int:

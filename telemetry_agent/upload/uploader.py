@@ -206,20 +206,23 @@ class Uploader(Task):
 
     def _follow_events(self, now_s: float) -> None:
         """Take over what other threads have noted since the last step."""
+        # Each note is cleared before it is acted on, and only if it was seen: so none that another
+        # thread makes meanwhile is lost.
         if self._network_changed:
             self._network_changed = False
             self._transport.drop_idle()
             self._transport.dialer.rearm()
             self._sizing.path_changed()
-        spread_s, self._returned_within_s = self._returned_within_s, None
-        hurried, self._hurried = self._hurried, False
+        spread_s, hurried = self._returned_within_s, self._hurried
         if spread_s is None and not hurried:
             return
         if spread_s is not None:
+            self._returned_within_s = None
             self._pace.network_returned(spread_s)
             if self._reports is not None:
                 self._reports.network_returned(now_s)
         if hurried:
+            self._hurried = False
             self._pace.hurry()
         if hurried or self._selection.probing:
             self._selection.hurry()
