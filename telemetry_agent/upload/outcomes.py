@@ -49,17 +49,10 @@ class OutcomeHandler:
 
         The one place where an outcome changes what becomes of fixes.
         """
-        # A 500, or no answer, may be the endpoint's fault or that of a fix: the count of them
-        # decides.
         deferred = outcome if isinstance(outcome, Deferred) else None
         answered = deferred is None or deferred.answered
         put_off = self._leases.is_put_off(batch)
-        if (
-            deferred is not None
-            and deferred.may_be_a_fix
-            and (answered or not (probing or put_off))
-            and self._refusals.crashed(batch, answered=answered)
-        ):
+        if deferred and self._is_refusal(batch, deferred, expected=probing or put_off):
             outcome = Refused(deferred.reason, status=deferred.status)
         self.went_well = isinstance(outcome, Delivered)
         if not self.went_well:
@@ -82,10 +75,19 @@ class OutcomeHandler:
                     # What was never sent may be thinned, and costs no write.
                     self._leases.give_back(batch, answered=not outcome.sent)
                     self._refusals.lost(batch)
-                # A fix that was put off was expected to get none: the others go on.
+                # A fix that was put off was expected to get no answer: the others go on.
                 return None if put_off and not answered else outcome
             case Held():
                 return outcome
+
+    def _is_refusal(self, batch: Batch, deferred: Deferred, *, expected: bool) -> bool:
+        """Whether a fix is to blame for a 500, or for no answer; that may be ``expected``.
+
+        It may as well be the endpoint's fault: the count of such outcomes decides.
+        """
+        if not deferred.may_be_a_fix or (expected and not deferred.answered):
+            return False
+        return self._refusals.crashed(batch, answered=deferred.answered)
 
     def apply_each(self, batch: Batch, outcomes: list[Outcome], *, probing: bool) -> StopReason:
         """One outcome for each fix, in their order; those without one were not sent.

@@ -181,8 +181,8 @@ class Refusals:
         self.reason, self._device = reason, batch.device
         self.live_refused = self.live_refused or batch.live
         acceptances = self._acceptances[batch.device]
-        if batch.lease in self._suspects:
-            suspect = self._suspects[batch.lease]
+        suspect = self._suspects.get(batch.lease)
+        if suspect is not None:
             suspect.refused_again(reason, acceptances)
             if suspect.refusals >= self._needed(_REFUSALS):
                 del self._suspects[batch.lease]
@@ -195,15 +195,7 @@ class Refusals:
             self._in_a_row += not acceptances
         else:
             self._in_a_row += 1
-            search = self._begin_search(batch)
-            if len(batch.records) > 1:
-                search.refused(batch, too_large=too_large)
-            elif not answered:  # it may be the network after all: never a dead letter
-                self._leases.put_off(batch)
-            else:
-                suspect = Suspect(batch, reason, acceptances, search.is_crash)
-                self._suspects[batch.lease] = suspect
-                search.refused_alone(batch)
+            self._refused_in_search(batch, reason, too_large=too_large, answered=answered)
         # From the whole batch down to a single fix there are 1 + ceil(log2 size) refusals. If two
         # more follow without an acceptance, it may be the set-up.
         size = self._search.size if self._search else 1
@@ -212,13 +204,26 @@ class Refusals:
         crash = self._search is not None and self._search.is_crash
         return Deferred(reason) if crash else self.all_refused()
 
+    def _refused_in_search(
+        self, batch: Batch, reason: str, *, too_large: bool, answered: bool
+    ) -> None:
+        search = self._begin_search(batch)
+        if len(batch.records) > 1:
+            search.refused(batch, too_large=too_large)
+        elif not answered:  # it may be the network after all: never a dead letter
+            self._leases.put_off(batch)
+        else:
+            acceptances = self._acceptances[batch.device]
+            self._suspects[batch.lease] = Suspect(batch, reason, acceptances, search.is_crash)
+            search.refused_alone(batch)
+
     def all_refused(self) -> AllRefused:
         """Conclude that one fix at a time is enough from now on."""
         self.in_doubt = True
         return AllRefused(self.reason, self._device, only_backlog=not self.live_refused)
 
     def crashed(self, batch: Batch, *, answered: bool) -> bool:
-        """Whether an outcome that names no cause, such as a 500, is a refusal of this batch.
+        """Count an outcome that names no cause, such as a 500. Returns whether it is a refusal.
 
         It is if it is the fifth of the same batch while others are accepted. If the order counts,
         so that others wait for it, and another fix got no answers before, the second is enough.

@@ -68,16 +68,14 @@ class Sizing:
             self._smaller_answered = self._smaller_answered or count < self._timed_out
             if count >= self._timed_out:
                 self._timed_out = self._path_max = None
-        if self._count < self._slow:
-            grows = full and elapsed_s < self._timeout_s / 2
-        elif elapsed_s > self._hold_up_s:
+        # A batch of twice the size takes twice the time: below ``_slow`` only the deadline forbids
+        # it, and above it what fresh fixes may wait.
+        is_small = self._count < self._slow
+        if full and elapsed_s < (self._timeout_s if is_small else self._hold_up_s) / 2:
+            self._count = min(self._max_batch, 2 * self._count)
+        elif not is_small and elapsed_s > self._hold_up_s:
             fitting = int(count * self._hold_up_s / elapsed_s)
             self._count = max(self._slow, min(self._count, fitting))
-            grows = False
-        else:
-            grows = full and elapsed_s < self._hold_up_s / 2
-        if grows:
-            self._count = min(self._max_batch, 2 * self._count)
         if now_s >= self._try_larger_s:
             self._max_bytes = self._max_bytes and 2 * self._max_bytes
             self._max_count = self._max_count and 2 * self._max_count
@@ -88,6 +86,7 @@ class Sizing:
         """Note that a deadline, ours or a proxy's, passed for a batch of ``count`` fixes."""
         again = self._timed_out is not None and not self._smaller_answered
         self._count = min(self._count, max(1, count // 4) if again else count)
+        # The second time, with an answer to a smaller batch between: it is the size.
         if self._timed_out is not None and count >= self._timed_out and self._smaller_answered:
             self._path_max = max(1, count // 2)
             if not (self._max_bytes or self._max_count):  # paths may change more than once an hour

@@ -90,26 +90,25 @@ class Http1:
         self._read_bytes = 0
         body = bytearray()
         response: h11.Response | None = None
-        while True:
-            try:
-                event = self._http.next_event()
-                if event is h11.NEED_DATA:
+        try:
+            while True:
+                while (event := self._http.next_event()) is h11.NEED_DATA:
                     self._read()
-            # ValueError: h11 before 0.15
-            except (NetworkError, h11.RemoteProtocolError, ValueError) as error:
-                if response is None and isinstance(error, NetworkError):
-                    raise
-                if response is None or response.status_code < 300:
-                    raise self._no_answer(error) from error
-                break  # a status that accepts nothing is clear without its body
-            if isinstance(event, h11.Response):
-                response = event
-            elif isinstance(event, h11.Data):
-                body += event.data
-            # h11 pauses when a proxy has made a tunnel.
-            ends = isinstance(event, h11.EndOfMessage) or event is h11.PAUSED
-            if response is not None and (ends or len(body) > ANSWER_CAP_BYTES):
-                break
+                if isinstance(event, h11.Response):
+                    response = event
+                elif isinstance(event, h11.Data):
+                    body += event.data
+                # h11 pauses when a proxy has made a tunnel.
+                ends = isinstance(event, h11.EndOfMessage) or event is h11.PAUSED
+                if response is not None and (ends or len(body) > ANSWER_CAP_BYTES):
+                    break
+        # ValueError: h11 before 0.15
+        except (NetworkError, h11.RemoteProtocolError, ValueError) as error:
+            if response is None and isinstance(error, NetworkError):
+                raise
+            # A status that accepts nothing is clear without its body, a yes is not.
+            if response is None or response.status_code < 300:
+                raise self._no_answer(error) from error
         if response.status_code < 300 and self.broke and self._is_one:
             raise NetworkError(f"{response.status_code} before the request was sent")
         return self._ended(response, body)
