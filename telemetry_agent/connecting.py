@@ -82,6 +82,7 @@ class Connecting:
         self._known_due_s = now_s + known_after_s if self._known else math.inf
         self._look_up_until_s = now_s + (LOOK_UP_S if self._known else look_up_s)
         self._look_up: LookUp | None = None
+        self._joined = False  # another caller had begun it
         self._look_up_error: UnreachableError | None = None
         self._waiting: deque[Address] = deque()
         self._sockets: dict[Address, socket.socket] = {}
@@ -111,6 +112,7 @@ class Connecting:
             connected = self._follow_attempts(now_s)
             if connected is not None:
                 return connected
+            # An address without a route fails at once, and the next one is begun at once.
             if not self._waiting or now_s < self._next_s:
                 break
             self._begin(self._waiting.popleft(), now_s)
@@ -170,9 +172,7 @@ class Connecting:
         if isinstance(result, Exception) and self._joined:
             # It began before this attempt, perhaps when the network was dead: ask again.
             self._look_name_up(now_s)
-            if self._look_up is None:
-                return
-            result = self._look_up.result
+            return
         if result is None:
             if now_s >= self._known_due_s:
                 self._add_known(now_s)

@@ -257,13 +257,14 @@ class Service:
         elif self._end_signal is None:
             self._end_signal = signal.Signals(number)
             self._deadline_s = self._clock.monotonic_s() + _STOP_S
-            signal.setitimer(signal.ITIMER_REAL, 0.25, 0.25)
+            signal.setitimer(signal.ITIMER_REAL, 0.25, 0.25)  # to look at the deadline so often
 
     def _check(self) -> None:
         agent, now_s = self._agent, self._clock.monotonic_s()
         if agent is None or self._end_signal is not None:
             return
-        # If this thread did not run for a time, the process was stopped: no task is late by that.
+        # The timer ends each wait of this thread. If it did not run for longer, the process was
+        # stopped, and no task is late by that.
         if now_s > self._checked_s + self._every_s + _FROZEN_S:
             self._excused_until_s = now_s + _EXCUSED_S
         self._checked_s = now_s

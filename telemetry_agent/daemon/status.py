@@ -21,7 +21,7 @@ _FRESH_S = 10.0  # some receivers take 8 s for an epoch
 
 
 class SlidingSum:
-    """The sum of what was counted in the last ``window_s`` seconds, to about a twelfth of them.
+    """The sum of what was counted in the last ``window_s`` seconds, to about one bucket.
 
     One thread counts; any may ask.
     """
@@ -82,23 +82,23 @@ class Completeness:
         self.until_ms: int | None = None
         """GNSS time until which the endpoint has confirmed everything; for any thread."""
         self._queue = queue
-        self.sent: list[StreamAccount] = []
+        self._sent: list[StreamAccount] = []
         self._sent_until_ms: int | None = None
 
     def report(self) -> dict[str, object]:
         """``streams`` of a report; empty without an account."""
         try:
-            self.sent, self._sent_until_ms = self._queue.accounts()
+            self._sent, self._sent_until_ms = self._queue.accounts()
         except StorageError:  # reading and writing fixes logs it
-            self.sent = []
-        return {"streams": [account_json(account) for account in self.sent]} if self.sent else {}
+            self._sent = []
+        return {"streams": [account_json(account) for account in self._sent]} if self._sent else {}
 
     def taken(self) -> None:
         """Note that the endpoint has accepted the last report."""
-        if self.sent:
+        if self._sent:
             self.until_ms = self._sent_until_ms or self.until_ms
-            if any(account.finished for account in self.sent):
-                self._queue.settle(self.sent)
+            if any(account.finished for account in self._sent):
+                self._queue.settle(self._sent)
 
 
 def account_json(account: StreamAccount) -> dict[str, object]:

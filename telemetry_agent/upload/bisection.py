@@ -43,6 +43,8 @@ class Bisection:
         """The next piece to try, of at most ``limit`` fixes; ``None``: nothing is left."""
         while self._pieces:
             piece, is_bad, self._next_is_bad = self._pieces.pop(), self._next_is_bad, False
+            # A piece that must be bad is halved without a request; a single fix is sent all the
+            # same, because only an answer makes it a suspect.
             count = len(piece.records)
             if count > 1 and (is_bad or count > limit):
                 self._halve(piece, one_is_bad=is_bad)
@@ -75,8 +77,11 @@ class Bisection:
         self._halve(batch, one_is_bad=not too_large)
 
     def accepted(self, batch: Batch) -> bool:
-        """Note that ``batch`` was accepted; whether that contradicts what was refused before."""
-        self.may_be_run = self.may_be_run and batch.live  # live fixes are sent between its pieces
+        """Note that ``batch`` was accepted; whether that contradicts what was refused before.
+
+        The batch may be one that was sent between the pieces.
+        """
+        self.may_be_run = self.may_be_run and batch.live
         self._next_is_bad = self._next_is_bad or batch is self._first_half
         return batch is self._trying_bad
 

@@ -76,8 +76,9 @@ class Leases:
     def take_one(self, limit: int, *, live_first: bool, turn: int) -> Batch | None:
         """Lease a single fix of the next batches.
 
-        With ``live_first`` another one in each ``turn``; else the one at this place behind the
-        oldest, or the last, or counted from the last if ``turn`` is negative.
+        With ``live_first`` another one in each ``turn``, so that no single bad fix is tried again
+        and again. Else the order counts, and it is the one at this place behind the oldest, or the
+        last, or counted from the last if ``turn`` is negative.
         """
         # Several: a batch holds fixes of one stream, or live ones only, perhaps just a bad one.
         batches: list[Batch] = []

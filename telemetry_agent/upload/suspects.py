@@ -66,13 +66,13 @@ class Run:
         self._refusals = refusals
         self._rng = rng
         self.trying: int | None = None
-        """The lease of the fix that ``next`` returned last."""
+        """The lease of the fix that ``next`` or ``first`` returned last; see ``_single``."""
+        self._trying_at = 0  # its place
         self._batches = [first.batch, *rest]
         records = [record for batch in self._batches for record in batch.records]
         self._by_time = sorted(records, key=lambda record: record.fix.time_ms)
         # Places in the order of time: refused up to here, accepted from there on.
         self._last_refused, self._first_accepted = 0, len(records)
-        self._trying_at = 0
         self._samples: list[int] = []  # places; chosen when both ends are known
         self._tried = {self._by_time.index(first.batch.records[0]): first}
 
@@ -123,6 +123,8 @@ class Run:
         """Take out an accepted fix. Returns whether the others can still be a run."""
         self.remove(batch)
         self._first_accepted = self._trying_at
+        # The first was refused before: the endpoint does not refuse by age. And the samples are
+        # from between the two ends, where nothing should be accepted.
         return self._trying_at > 0 and not self._samples
 
     def remove(self, batch: Batch) -> None:
@@ -154,7 +156,7 @@ class Run:
         self._samples = [0, count - 1, *map(self._rng.choice, parts)]
 
     def _single(self, place: int) -> Batch:
-        """Lease this fix alone."""
+        """Lease this fix alone: the next answer to the run is to it."""
         self._trying_at, record = place, self._by_time[place]
         i, batch = next(
             (i, batch) for i, batch in enumerate(self._batches) if record in batch.records

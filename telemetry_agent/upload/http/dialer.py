@@ -70,9 +70,8 @@ class Dialer:
         gnss_ms: Callable[[], int | None] = lambda: None,
         keepalive_s: float = 30.0,
     ) -> None:
-        self.sent_bytes = 0
-        """Since the start, at the sockets; so is ``received_bytes``."""
-        self.received_bytes = 0
+        self.sent_bytes = self.received_bytes = 0
+        """Since the start, at the sockets: with TLS and all heads."""
         self.aborted = False
         """Whether ``abort`` was called, and no ``rearm`` since."""
         self.timeout_s = 0.0
@@ -195,7 +194,8 @@ class Dialer:
         self, doing: str, watched: Iterable[tuple[int, int]], wait_s: float = math.inf
     ) -> None:
         """Wait for descriptors with their events, and raise as ``left_s``."""
-        self._bell.clear()  # before the check: an abort after this line ends the wait
+        # Before the check that ``left_s`` makes: an abort after this line ends the wait.
+        self._bell.clear()
         self._bell.wait(min(self.left_s(doing), wait_s), watched)
 
     def left_s(self, doing: str) -> float:

@@ -52,7 +52,7 @@ class Pipeline:
         self._faults = 0  # in a row
         self._broken_size = 0  # requests in the last round that broke
         self._one_by_one_until_s = 0.0
-        self._round_max = 1  # of this connection, or of the next
+        self._round_max = 1  # requests; of this connection, or of the next
         self._requests_max = math.inf  # of a connection, as an announced close has shown
         self._round = 0  # requests in the last round
         self._under_way = 0  # those of them that have no answer
@@ -85,6 +85,7 @@ class Pipeline:
         except NetworkError as error:
             self.drop()  # the answers that it still owes belong to this series
             surplus = isinstance(error, _SurplusError)
+            # No answer to a request that was sent alone is the network, or the server.
             broken = surplus or (self._under_way > 0 and self._round > 1)
             if broken and not self._dialer.aborted:
                 self._note_fault(max(self._round, 2))
@@ -142,6 +143,7 @@ class Pipeline:
         elif http.answered >= self._requests_max:
             self._requests_max = math.inf
         if http.closes or surplus or http.broke:
+            # Only an announced close is no fault: the next connection goes on as large.
             reached = self._round_max if http.closes else 1
             self.drop()
             self._round_max = reached

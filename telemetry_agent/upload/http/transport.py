@@ -5,8 +5,6 @@ connection of ``connection``: the exchange ends by its deadline, and an abort en
 
 *Nothing of an answer is kept.* An ``httpx.Client`` would keep cookies and build the next request of
 a redirect, and a captive portal sends both; so none is used.
-
-Every failure gets its text here.
 """
 
 import sys
