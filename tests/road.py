@@ -50,5 +50,5 @@ def parked(policy: SamplingPolicy | None = None) -> Sampler:
     """Stands since second 0; it is second 200."""
     sampler = Sampler(policy or SamplingPolicy())
     feed(sampler, standing(0, 201))
-    assert sampler._parking.parked
+    assert sampler.parking.parked
     return sampler

@@ -82,23 +82,23 @@ class Completeness:
         self.until_ms: int | None = None
         """GNSS time until which the endpoint has confirmed everything; for any thread."""
         self._queue = queue
-        self._sent: list[StreamAccount] = []
+        self.sent: list[StreamAccount] = []
         self._sent_until_ms: int | None = None
 
     def report(self) -> dict[str, object]:
         """``streams`` of a report; empty without an account."""
         try:
-            self._sent, self._sent_until_ms = self._queue.accounts()
+            self.sent, self._sent_until_ms = self._queue.accounts()
         except StorageError:  # reading and writing fixes logs it
-            self._sent = []
-        return {"streams": [account_json(account) for account in self._sent]} if self._sent else {}
+            self.sent = []
+        return {"streams": [account_json(account) for account in self.sent]} if self.sent else {}
 
     def taken(self) -> None:
         """Note that the endpoint has accepted the last report."""
-        if self._sent:
+        if self.sent:
             self.until_ms = self._sent_until_ms or self.until_ms
-            if any(account.finished for account in self._sent):
-                self._queue.settle(self._sent)
+            if any(account.finished for account in self.sent):
+                self._queue.settle(self.sent)
 
 
 def account_json(account: StreamAccount) -> dict[str, object]:

@@ -68,7 +68,7 @@ class Supervised(Generic[T]):
         Raises:
             ResourceError: the system refuses the first one of a task that records.
         """
-        if has_started(self._thread):
+        if has_started(self.thread):
             self._has_run, self.is_refused = True, False
             return
         self._prepare()  # a thread that was refused cannot be started again
@@ -90,7 +90,7 @@ class Supervised(Generic[T]):
         self.beat = Beat()
         self._stop = threading.Event()
         # A daemon thread: name resolution cannot be interrupted and is left behind at exit.
-        self._thread = threading.Thread(
+        self.thread = threading.Thread(
             target=self._run, args=(self._stop, self.beat), name=self.name, daemon=True
         )
 
@@ -100,8 +100,8 @@ class Supervised(Generic[T]):
         self._stop.set()
         for stop_step, limit_s in ((self.task.wake, timeout_s), (self.task.close, _ABORT_S)):
             stop_step()
-            if self._thread.is_alive():
-                self._thread.join(limit_s)
+            if self.thread.is_alive():
+                self.thread.join(limit_s)
 
     def _run(self, stop: threading.Event, beat: Beat) -> None:
         recent: deque[float] = deque(maxlen=_CRASHES_ALLOWED)  # when it crashed in the window

@@ -56,7 +56,7 @@ class Decoder:
         """Rejected input by reason; the parts document each reason."""
         self._framer = Framer(self.counts)
         self._parser = Parser(self.counts)
-        self._line = SharedLine(
+        self.line = SharedLine(  # one device, or several
             lambda other_known_ms, may_follow: Assembler(
                 Dates(
                     wall_clock=wall_clock,
@@ -68,7 +68,7 @@ class Decoder:
                 may_follow,
                 eager=eager,
                 baud=baud,
-                whole=self._whole and not (eager or self._line.assemblers),
+                whole=self._whole and not (eager or self.line.assemblers),
             ),
             self.counts,
         )
@@ -95,8 +95,8 @@ class Decoder:
 
     def due_s(self) -> float | None:
         """When the line counts as quiet, and ``tick`` is due; None while no epoch is open."""
-        current = self._line.current
-        is_open = any(assembler.open for assembler in self._line.assemblers.values())
+        current = self.line.current
+        is_open = any(assembler.open for assembler in self.line.assemblers.values())
         return self._last_byte_s + current.quiet_s if current and is_open else None
 
     def tick(self, now_s: float) -> list[Fix]:
@@ -104,32 +104,32 @@ class Decoder:
         fixes: list[Fix] = []
         due_s = self.due_s()
         if due_s is not None and now_s >= due_s:
-            self._line.quiet(now_s, fixes)
+            self.line.quiet(now_s, fixes)
         return fixes
 
     def finish(self) -> list[Fix]:
         """The fixes that the end of the input completes."""
         self._over = True
         fixes = self._decode(self._framer.finish(), self._last_byte_s)
-        self._line.finish(self._last_byte_s, fixes)
+        self.line.finish(self._last_byte_s, fixes)
         return fixes
 
     @property
     def datum(self) -> str | None:
         """The datum of the receiver's positions; None: WGS 84."""
-        current = self._line.current
+        current = self.line.current
         return current.datum if current else None
 
     @property
     def notices(self) -> tuple[str, ...]:
         """What the user should know about the line although it has positions."""
-        current, followed = self._line.current, self._line.followed
+        current, followed = self.line.current, self.line.followed
         if current is None:
             return ()
         notices = []
-        if followed and self._line.ignored:
+        if followed and self.line.ignored:
             notices.append(
-                f"several devices send positions ({' '.join(sorted(self._line.ignored))} beside "
+                f"several devices send positions ({' '.join(sorted(self.line.ignored))} beside "
                 f"{followed}): those of {followed} are recorded until it has sent none for 5 s"
             )
         if current.shared_talker.suspected:
@@ -160,7 +160,7 @@ class Decoder:
         since_s = self._first_sentence_s if self.sentences else self._first_byte_s
         if since_s is None or not (self._over or self._last_byte_s - since_s >= _STALE_S):
             return None
-        current = self._line.current
+        current = self.line.current
         if current is None or current.judged_s is None:
             # Another device on the line may send right checksums.
             for reason, count in self._framer.unchecked.items():
@@ -179,7 +179,7 @@ class Decoder:
         """no-date, no-fix, 2d or 3d; None before anything is known."""
         if not self.sentences:
             return "no-fix" if self.diagnosis else None
-        current = self._line.current
+        current = self.line.current
         judged_s = current.judged_s if current else None
         since_s = self._first_sentence_s if judged_s is None else judged_s
         if self._last_byte_s - since_s >= _STALE_S:
@@ -188,7 +188,7 @@ class Decoder:
 
     def satellites(self) -> tuple[Satellite, ...]:
         """Those in view. Any thread may call."""
-        current = self._line.current
+        current = self.line.current
         return self._in_view.satellites(current.used if current else (), self._last_byte_s)
 
     def _decode(self, sentences: list[Sentence], now_s: float) -> list[Fix]:
@@ -199,7 +199,7 @@ class Decoder:
             self._first_sentence_s = now_s
         self.sentences += len(sentences)
         kinds = self._parser.kinds
-        adders, keep = self._line.adders, self._in_view.keep
+        adders, keep = self.line.adders, self._in_view.keep
         for sentence in sentences:
             try:
                 kind = kinds[sentence[:6]]  # almost always: a receiver has about ten tags
@@ -212,9 +212,9 @@ class Decoder:
             if read is not None:
                 message = read(sentence)
                 if message is not None:
-                    add = adders.get(kind.owner) or self._line.adder(kind.owner)
+                    add = adders.get(kind.owner) or self.line.adder(kind.owner)
                     add(message, now_s, fixes)
-            elif kind.name == "TXT" and kind.owner in {GNSS, self._line.followed}:
+            elif kind.name == "TXT" and kind.owner in {GNSS, self.line.followed}:
                 self._read_text(sentence)
         return fixes
 

@@ -61,7 +61,8 @@ class Sampler:
     """
 
     def __init__(self, policy: SamplingPolicy, recent: Sequence[Fix] = ()) -> None:
-        self._parking = Parking()
+        self.parking = Parking()
+        """Whether the device is parked, and where."""
         self.use(policy)
         self.dropped: Counter[str] = Counter()
         last = recent[0] if recent else None
@@ -69,7 +70,7 @@ class Sampler:
         plausible = next((fix for fix in recent if "jump" not in fix.flags), last)
         self._motion = Motion(plausible)
         self._odometer = Odometer(plausible and plausible._replace(odo_m=last and last.odo_m))
-        self._parking.resume(recent)
+        self.parking.resume(recent)
         self._last_ms = None if last is None else last.time_ms
         self._steps_s: deque[float] = deque(maxlen=_STEPS)
         self._recorded = last
@@ -83,7 +84,7 @@ class Sampler:
         Any thread may call: a fix that is examined meanwhile may meet both policies.
         """
         self._policy = policy
-        self._parking.use(policy.parked_radius_m, policy.parked_after_s)
+        self.parking.use(policy.parked_radius_m, policy.parked_after_s)
 
     def feed(self, fix: Fix) -> list[Fix]:
         """The fixes to record now, in order, with their metres and their flag ``jump``."""
@@ -94,13 +95,13 @@ class Sampler:
         elapsed_s = self._elapsed_s(fix)
         self._gap_s += elapsed_s or 0.0
         step = self._motion.judge(fix, elapsed_s)
-        was_parked = self._parking.parked
-        self._parking.follow(step)
-        parks = self._parking.parked
+        was_parked = self.parking.parked
+        self.parking.follow(step)
+        parks = self.parking.parked
         if not parks:
             self._odometer.drive(step)
         elif not was_parked:
-            self._odometer.park(self._parking.place)
+            self._odometer.park(self.parking.place)
         jump = step.jump
         fix = fix._replace(
             odo_m=self._odometer.odo_m, flags=("jump", *fix.flags) if jump else fix.flags
@@ -162,7 +163,7 @@ class Sampler:
 
     def _record_parked(self, fix: Fix, *, due: bool) -> list[Fix]:
         """The fixes to record while the device is parked: one in each heartbeat."""
-        if not (due or self._parking.inside):
+        if not (due or self.parking.inside):
             self.dropped["parked"] += 1
             return []
         held, self._held = self._held, None if due else fix

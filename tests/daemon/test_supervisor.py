@@ -49,7 +49,7 @@ def test_a_task_that_crashes_is_closed_and_built_anew(caplog: pytest.LogCaptureF
         assert idle.wait(60)
     assert [task.closed for task in built] == [True, False]
     work.end(60)
-    assert not work._thread.is_alive()
+    assert not work.thread.is_alive()
     assert [record.getMessage() for record in caplog.records] == [
         "work crashed (1 since the start): RuntimeError('first')"
     ]
@@ -72,7 +72,7 @@ def test_a_step_that_fails_after_the_stop_is_no_crash(caplog: pytest.LogCaptureF
     supervisor.start()
     assert begun.wait(60)
     work.end(0)
-    assert not work._thread.is_alive()
+    assert not work.thread.is_alive()
     assert caplog.records == []
 
 
@@ -95,7 +95,7 @@ def test_a_crash_of_one_does_not_stop_another() -> None:
     assert other_runs.wait(60)
     for task in (bad, good):
         task.end(60)
-        assert not task._thread.is_alive()
+        assert not task.thread.is_alive()
 
 
 def test_a_task_that_records_and_crashes_again_and_again_ends_the_process(
@@ -174,7 +174,7 @@ def test_a_build_that_fails_counts_as_a_crash() -> None:
     assert idle.wait(60)
     assert work.crashes == 2
     work.end(60)
-    assert not work._thread.is_alive()
+    assert not work.thread.is_alive()
 
 
 def test_a_thread_that_the_system_refuses_is_said_without_a_traceback(
@@ -218,7 +218,7 @@ def test_recording_does_not_wait_for_a_thread_that_the_system_refuses_to_another
     assert idle.wait(60)
     for task in (work, extra):
         task.end(60)
-        assert not task._thread.is_alive()
+        assert not task.thread.is_alive()
 
 
 def test_a_task_that_records_is_not_given_up_if_its_restart_finds_no_thread(
@@ -242,7 +242,7 @@ def test_a_task_that_records_is_not_given_up_if_its_restart_finds_no_thread(
     supervisor.start_refused()
     assert idle[1].wait(60)
     work.end(60)
-    assert not work._thread.is_alive()
+    assert not work.thread.is_alive()
 
 
 def test_who_is_late_is_named() -> None:
@@ -266,4 +266,4 @@ def test_a_restarted_task_is_built_anew_and_runs() -> None:
     assert [task.closed for task in tasks] == [True, False]
     work.end(60)
     assert tasks[1].closed
-    assert not work._thread.is_alive()
+    assert not work.thread.is_alive()

@@ -23,7 +23,7 @@ def test_the_last_fix_inside_and_the_first_outside_are_recorded() -> None:
     kept = feed(sampler, leaving)
     # 24 m are still inside; 25.2, 26.4 and 27.6 m are three in a row.
     assert seconds(kept) == [221, 224]
-    assert not sampler._parking.parked
+    assert not sampler.parking.parked
 
 
 @pytest.mark.parametrize("hdop_e2", [90, None, 8999])
@@ -35,19 +35,19 @@ def test_a_speed_above_walking_speed_always_ends_parking(
     leaving = [at(201 + i, 2 * i, speed_m_s=2)._replace(hdop_e2=hdop_e2) for i in range(5)]
     kept = feed(sampler, map(make._make, leaving))
     assert seconds(kept) == [200, 201, 202, 203, 204, 205]
-    assert not sampler._parking.parked
+    assert not sampler.parking.parked
     # Driving in a small circle is no parking either.
     for i in range(400):
         feed(sampler, [at(210 + i, 10 if i % 2 else 14, speed_m_s=4)])
-        assert not sampler._parking.parked
+        assert not sampler.parking.parked
 
 
 def test_far_outside_parking_ends_at_once() -> None:
     sampler = parked()
     assert seconds(feed(sampler, [at(500, 49)])) == []
-    assert sampler._parking.parked
+    assert sampler.parking.parked
     assert seconds(feed(sampler, [at(501, 51)])) == [200, 501]
-    assert not sampler._parking.parked
+    assert not sampler.parking.parked
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_far_outside_parking_ends_at_once() -> None:
 def test_drift_does_not_end_parking(outside: list[Fix]) -> None:
     sampler = parked()
     assert feed(sampler, outside) == []
-    assert sampler._parking.parked
+    assert sampler.parking.parked
 
 
 @pytest.mark.parametrize(("hdop_e2", "err_h_mm"), [(500, None), (90, 13_400)])
@@ -70,7 +70,7 @@ def test_the_circle_is_as_large_as_the_noise(hdop_e2: int, err_h_mm: int | None)
     outside = [at(201 + i, 39, speed_m_s=1.4) for i in range(9)]
     noisy = [fix._replace(hdop_e2=hdop_e2, err_h_mm=err_h_mm) for fix in outside]
     assert feed(sampler, noisy) == []
-    assert sampler._parking.parked
+    assert sampler.parking.parked
 
 
 def test_a_slow_start_out_of_the_circle_ends_parking_too() -> None:
@@ -90,7 +90,7 @@ def test_parking_can_be_switched_off_meanwhile() -> None:
     held = feed(sampler, standing(201, 1))
     sampler.use(SamplingPolicy(interval_s=0))
     assert seconds([*held, *feed(sampler, standing(202, 3))]) == [201, 202, 203, 204]
-    assert sampler._parking.parked
+    assert sampler.parking.parked
     sampler = parked()
     sampler.use(SamplingPolicy(parked_radius_m=0))
     assert len(feed(sampler, standing(201, 50))) == 51  # the one that waited comes too

@@ -48,7 +48,7 @@ def test_time_that_steps_back_is_due_and_wedges_nothing(back_s: float) -> None:
 def test_interval_0_records_every_fix_parked_or_not() -> None:
     sampler = Sampler(SamplingPolicy(interval_s=0))
     assert len(feed(sampler, standing(0, 2000))) == 2000
-    assert sampler._parking.parked
+    assert sampler.parking.parked
 
 
 def test_distance_asks_before_the_interval() -> None:
@@ -104,7 +104,7 @@ def test_the_noise_that_a_bad_hdop_is_allowed_ends_at_100_m(say: Callable[[Fix],
     sampler = parked()
     assert feed(sampler, [say(at(201 + i, 99, speed_m_s=1.2)) for i in range(20)]) == []
     assert feed(sampler, [say(at(221 + i, 101 + i, speed_m_s=1.2)) for i in range(20)])
-    assert not sampler._parking.parked
+    assert not sampler.parking.parked
 
 
 # ---- whole days
@@ -171,12 +171,12 @@ def test_restarts_change_next_to_nothing() -> None:
 def test_a_parked_device_is_parked_when_it_starts_again() -> None:
     kept = feed(Sampler(SamplingPolicy()), standing(0, 400))
     sampler = Sampler(SamplingPolicy(), kept[::-1])
-    assert sampler._parking.parked
+    assert sampler.parking.parked
     assert feed(sampler, standing(430, 500)) == []
     # Only the newest row is left after everything was delivered and deleted.
     sampler = Sampler(SamplingPolicy(), kept[-1:])
     assert seconds(feed(sampler, standing(400, 600))) == [400]
-    assert sampler._parking.parked
+    assert sampler.parking.parked
 
 
 def test_the_metres_go_on_after_a_restart_and_count_the_way_between() -> None:

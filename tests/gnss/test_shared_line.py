@@ -39,7 +39,7 @@ def test_a_device_that_speaks_late_does_not_keep_the_followed_one_waiting() -> N
     decoder.feed(rmc("123600"), 60.0)
     assert len(decoder.feed(gga("123600"), 60.1)) == 1
     assert decoder.counts["late"] == 0
-    assert decoder._line.followed == "GN"
+    assert decoder.line.followed == "GN"
 
 
 def test_many_talkers_cost_no_memory() -> None:
@@ -47,9 +47,9 @@ def test_many_talkers_cost_no_memory() -> None:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     for n, talker in enumerate(f"{a}{b}" for a in letters.replace("P", "") for b in letters):
         decoder.feed(rmc("123519", talker=talker) + rmc(f"1236{n % 60:02}"), float(n))
-    assert decoder._line.followed == "GN"
+    assert decoder.line.followed == "GN"
     assert decoder.counts["other-talker"] > 600
-    assert len(decoder._line.assemblers) <= 8
+    assert len(decoder.line.assemblers) <= 8
 
 
 def test_a_bus_that_steps_its_time_by_10_s_takes_over_only_when_the_receiver_is_silent() -> None:
@@ -64,7 +64,7 @@ def test_a_bus_that_steps_its_time_by_10_s_takes_over_only_when_the_receiver_is_
             data = rmc(f"12{n // 60:02}{n % 60:02}") + data
         decoder.feed(data, now_s)
         decoder.tick(now_s + 0.249)
-        followed.append(decoder._line.followed)
+        followed.append(decoder.line.followed)
     assert set(followed[8 : 4 * 50]) == {"GN"}
     assert set(followed[4 * 75 :]) == {"EC"}
 

@@ -119,7 +119,7 @@ def served(
         yield site
     finally:
         site.agent.page.end(60)
-        assert not site.agent.page._thread.is_alive()
+        assert not site.agent.page.thread.is_alive()
         site.queue.close()
 
 
