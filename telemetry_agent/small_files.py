@@ -38,6 +38,7 @@ def answered(key: object, act: Callable[[], T], limit_s: float = ANSWER_S) -> T:
         OSError: the system refuses a thread.
         Exception: what ``act`` raises.
     """
+    # Two threads with one key may both miss what the other puts back: then one more call hangs.
     earlier = _unanswered.pop(key, None)
     if earlier is not None and not earlier.done():
         _unanswered[key] = earlier

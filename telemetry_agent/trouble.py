@@ -99,6 +99,7 @@ class Trouble:
         self._began_report_s = float("-inf")
 
     def _may_report(self, since_s: float, now_s: float) -> bool:
+        """Whether to log now; if the trouble is new, that is one report less to spare."""
         gained = (now_s - self._counted_s) * _REPORTS_PER_S
         self._reports_left = min(_REPORTS_MAX, self._reports_left + gained)
         self._counted_s = now_s

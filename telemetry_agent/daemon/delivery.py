@@ -183,8 +183,8 @@ class Delivery:
                 )
             if not pending:
                 return
-            if now.delivered != before.delivered or now.waits < before.waits:
-                before = now
+            if now.delivered != before.delivered:
+                before = now  # attempts count from the last one that delivered
             attempts = now.waits - before.waits
             waiting = counted(pending, "fix waits", "fixes wait")
             if attempts and now.state == "held":

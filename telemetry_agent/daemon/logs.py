@@ -273,6 +273,7 @@ class StandardError(io.RawIOBase):
             else:
                 self._waiting += data
             self._thread = self._thread or started(self._run, "standard error")
+            # If the system refuses the thread: as much as is read at once.
             while self._thread is None and self._is_behind() and self._has_room(0):
                 written = self._put(self._next())
                 del self._waiting[:written]

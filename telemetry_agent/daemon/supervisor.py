@@ -80,7 +80,10 @@ class Supervised(Generic[T]):
         self.is_refused = True
 
     def restart(self, timeout_s: float) -> None:
-        """End the task as ``end`` does, and run a new one."""
+        """End the task as ``end`` does, and run a new one.
+
+        A step that still hangs keeps the old task: its thread has that stop, and ends behind it.
+        """
         self.end(timeout_s)
         self.task = self._build()
         self._prepare()

@@ -175,7 +175,7 @@ class EndpointChecks:
     def _no_tls(self, error: NetworkError) -> Finding:
         if isinstance(error.__cause__, ssl.SSLCertVerificationError):
             return _UNJUDGED if self._lacks_secrets else self._not_trusted(error.__cause__)
-        return failed(self._credentials.masked(str(error)), remedy_of(error))
+        return failed(self._credentials.masked(str(error)), remedy_of(error.no_answer))
 
     def _ask(self) -> Iterator[Finding]:
         """``authentication``, ``answer``, ``proof``: what it answers to the agent's requests."""

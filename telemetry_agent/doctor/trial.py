@@ -34,7 +34,7 @@ from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
 from telemetry_agent.upload.formats.choice import choose, is_webhook
 from telemetry_agent.upload.formats.clickhouse import exception_code
 from telemetry_agent.upload.http.credentials import Credentials
-from telemetry_agent.upload.http.dialer import Dialer, NetworkError
+from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
 from telemetry_agent.upload.quoting import said_by
@@ -370,7 +370,7 @@ class EndpointTrial:
         return failed(reason, remedy)
 
 
-def remedy_of(answer: NoAnswer | NetworkError) -> str:
+def remedy_of(answer: NoAnswer) -> str:
     """What to do where no HTTP comes from the endpoint."""
     if answer.refuses_certificate:
         return (

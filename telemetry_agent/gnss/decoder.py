@@ -56,7 +56,8 @@ class Decoder:
         """Rejected input by reason; the parts document each reason."""
         self._framer = Framer(self.counts)
         self._parser = Parser(self.counts)
-        self.line = SharedLine(  # one device, or several
+        # Called at the first sentence of each device; only the first device can begin the line.
+        self.line = SharedLine(
             lambda other_known_ms, may_follow: Assembler(
                 Dates(
                     wall_clock=wall_clock,

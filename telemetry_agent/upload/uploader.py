@@ -128,7 +128,8 @@ class Uploader(Task):
         )
         self._outcomes = OutcomeHandler(self._leases, self._refusals, self._keeper, self._clock)
         queue.resume_unack()  # the uploader before this one may have left some
-        self._takes_live: bool | None = None  # whether the last live batch was delivered
+        # Whether the last live batch was delivered; ``None``: none was sent yet.
+        self._takes_live: bool | None = None
         self._attempted_s = float("-inf")
         self._resume_s, self._resume_every_s = float("-inf"), policy.backoff_max_s
         self._not_before_s = self._keeper.asked_until_s
@@ -328,6 +329,7 @@ class Uploader(Task):
                     return self._pause_backlog(reason)
                 return self._hold(reason, device)
             case Held(reason):
+                # Live fixes go on unless they are known to be refused too: they show which it is.
                 if backlog and self._takes_live is not False:
                     self._selection.doubt(device)
                     return self._put_off_backlog(device, "held", reason, self._policy.backoff_max_s)
@@ -352,6 +354,7 @@ class Uploader(Task):
             self._release()
             return 0
         wait_s, asked = self._failed(deferred), deferred.retry_after_s is not None
+        # "Later" is about the endpoint, unless live fixes are known to be taken meanwhile.
         if (
             backlog
             and self._takes_live

@@ -41,10 +41,14 @@ class NetworkError(Exception):
         speaks: Speaks | None = None,
     ) -> None:
         super().__init__(reason)
-        self.state: UploadState = state
-        self.proxy_status = proxy_status
-        self.refuses_certificate = refuses_certificate
-        self.speaks = speaks
+        self.no_answer = NoAnswer(
+            reason,
+            state,
+            proxy_status=proxy_status,
+            refuses_certificate=refuses_certificate,
+            speaks=speaks,
+        )
+        """What it means for the exchange."""
 
 
 class BrokenError(NetworkError):
@@ -150,16 +154,8 @@ class Dialer:
         self._answering = True
 
     def no_answer(self, error: NetworkError) -> NoAnswer:
-        """Return why no answer came."""
-        if self.aborted:  # which looks like a failure of the network
-            return NoAnswer("stopped")
-        return NoAnswer(
-            str(error),
-            error.state,
-            proxy_status=error.proxy_status,
-            refuses_certificate=error.refuses_certificate,
-            speaks=error.speaks,
-        )
+        """Why no answer came: an abort looks like a failure of the network."""
+        return NoAnswer("stopped") if self.aborted else error.no_answer
 
     def note_died_idle(self, idle_s: float) -> None:
         """Note that a connection that was idle for ``idle_s`` no longer carried anything.

@@ -120,7 +120,7 @@ class Http1:
 
     def _no_answer(self, error: Exception) -> NetworkError:
         if isinstance(error, NetworkError):
-            return NetworkError(f"the answer broke off: {error}", error.state)
+            return NetworkError(f"the answer broke off: {error}", error.no_answer.state)
         if self._http.trailing_data[1]:
             return NetworkError("the answer broke off: the connection closed")
         said = re.sub(r"bytearray\(b(.*)\)", r"\1", str(error))  # h11 quotes its buffer
