@@ -113,8 +113,11 @@ class Supervised(Generic[T]):
             try:
                 if crashed:
                     self.task.close()
-                    self.task = self._build()
-                    crashed = False
+                    task = self._build()
+                    if stop.is_set():  # meanwhile another may have taken its place
+                        task.close()
+                        return
+                    self.task, crashed = task, False
                 run_loop(self.task, stop, beat, self._clock)
             except Exception as error:
                 if stop.is_set():  # the task was closed while the step ran

@@ -155,6 +155,34 @@ def test_the_wait_for_a_new_task_does_not_remember_the_crashes_of_last_week(
     assert factors == [1] * 8
 
 
+def test_a_task_that_is_built_while_another_takes_its_place_does_not_replace_that() -> None:
+    """A crashed task is built again, which may wait for a disk, and a reload comes meanwhile."""
+    building, goes_on = threading.Event(), threading.Event()
+    built: list[Work] = []
+
+    def build() -> Work:
+        if len(built) == 1 and not building.is_set():
+            building.set()
+            assert goes_on.wait(60)
+        built.append(Work([RuntimeError("once")] if not built else [], threading.Event()))
+        return built[-1]
+
+    work = Supervisor(Clock()).add("work", build)
+    work.start()
+    crashed = work.thread
+    assert building.wait(60)
+    work.restart(0)
+    current = work.task
+    goes_on.set()
+    crashed.join(60)
+    assert not crashed.is_alive()
+    assert work.task is current
+    late = built[-1]
+    assert late is not current
+    assert late.closed
+    work.end(60)
+
+
 def test_a_build_that_fails_counts_as_a_crash() -> None:
     idle = threading.Event()
     answers: list[Work | Exception] = [
