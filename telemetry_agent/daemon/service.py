@@ -110,7 +110,11 @@ class Service:
                 self._notify_ready()
             else:
                 self._receive()
-                if self._end_signal is None and self._agent is not None and self._agent.may_move():
+                if self._end_signal is not None or self._agent is None:
+                    continue
+                # Here, and not in ``_check``: now the worker neither starts nor ends a task.
+                self._agent.supervisor.start_refused()
+                if self._agent.may_move():
                     self._run_in_worker("the move of the queue", self._move)
         return self._end(started=started)
 
@@ -268,7 +272,6 @@ class Service:
         if now_s > self._checked_s + self._every_s + _FROZEN_S:
             self._excused_until_s = now_s + _EXCUSED_S
         self._checked_s = now_s
-        agent.supervisor.start_refused()
         late = [] if now_s < self._excused_until_s else agent.supervisor.late(now_s)
         if not late:
             notify(WATCHDOG=1)

@@ -143,7 +143,8 @@ class Supervised(Generic[T]):
 class Supervisor:
     """The list of tasks. The service thread starts, restarts and ends them.
 
-    The main thread looks which are late, and starts those to which the system refused a thread.
+    The main thread looks which are late. While the service thread has nothing to do, it also starts
+    those to which the system refused a thread.
     """
 
     def __init__(self, clock: Clock) -> None:
