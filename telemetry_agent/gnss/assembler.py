@@ -85,7 +85,7 @@ class Assembler:
         self._cycle = Cycle()
         self._epoch: Epoch | None = None
         self._judged = Epoch()  # the epoch before the open one
-        self._earlier = Epoch()  # the one before that
+        self._before_judged = Epoch()  # the one before that
         self._closed_by: Closer = "time"
         self._step_s = 0.0  # between the last two judgements
         self._cycle_repeats = False  # the cycle came again with the same time
@@ -94,7 +94,7 @@ class Assembler:
         self._order = Order(whole=whole)
         # The tag of the VTG or GSA that came last, and belongs to the open epoch: those of the same
         # tag behind it need no decision of their own.
-        self._row = ""
+        self._run_tag = ""
 
     def count_in(self, counts: Counter[str]) -> None:
         """Use ``counts`` from now on, also for the dates."""
@@ -110,12 +110,12 @@ class Assembler:
         """Append the fixes that this sentence completes, by its time or by being the last."""
         epoch, tag = self._epoch, message.tag
         if message.instant is None:
-            if epoch is None or tag != self._row:
+            if epoch is None or tag != self._run_tag:
                 epoch = self._epoch_of_untimed(message, now_s, fixes)
                 if epoch is None:
                     return
         else:
-            instant, self._row = message.instant, ""
+            instant, self._run_tag = message.instant, ""
             if epoch is None or epoch.instant != instant:
                 epoch = self._epoch_of_timed(instant, message, now_s, fixes)
             elif tag in epoch.seen:
@@ -155,11 +155,11 @@ class Assembler:
             epoch = None
         epoch = epoch or Epoch()
         if self._order.is_next(message, epoch):
-            self._row = ""
+            self._run_tag = ""
             self._order.early.append(message)
             return None
         if isinstance(message, (Vtg, Gsa)):
-            self._row = tag
+            self._run_tag = tag
         self._epoch = epoch
         return epoch
 
@@ -213,8 +213,8 @@ class Assembler:
         It is new in its own instant, or repeats it; otherwise time has stepped back.
         """
         epoch = self._epoch
-        behind = _is_of(self._earlier, instant, report)
-        if epoch is None:
+        behind = _is_of(self._before_judged, instant, report)
+        if epoch is None:  # then the judged epoch is the next instant, not the one before it
             return behind
         behind = behind or _is_of(self._judged, instant, report)
         return behind and any(each.instant is not None for each in epoch.reports)
@@ -297,7 +297,7 @@ class Assembler:
         if self._eager:
             last = epoch.messages[-1].tag
             self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
-        self._earlier, self._judged = self._judged, epoch
+        self._before_judged, self._judged = self._judged, epoch
         self._step_s = now_s - (self.judged_s or 0.0)
         self._closed_by, self.judged_s = by, now_s
         # Some send GSA less often than positions.

@@ -190,7 +190,7 @@ class Epoch:
             if message.veto or message.unsure:
                 self.clear = False
 
-    def counting(self) -> list[Message]:
+    def valid_messages(self) -> list[Message]:
         """Its sentences without those that are vetoed, or that nothing confirms."""
         if self.clear:
             return self.messages
@@ -242,7 +242,7 @@ class Solution:
     def __init__(self, epoch: Epoch) -> None:
         self._reports: dict[str, Report] = {}  # of each type the last one with a position
         self._listed: set[tuple[str, str]] = set()  # satellites in GSA: system and number
-        for message in epoch.counting():
+        for message in epoch.valid_messages():
             if isinstance(message, Report):
                 self._take_report(message)
             elif isinstance(message, Gsa):

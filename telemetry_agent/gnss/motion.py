@@ -64,6 +64,7 @@ class Motion:
         self._plausible = last
         # How long plausible fixes followed each other; recorded fixes did.
         self._believed_s = 0.0 if last is None else _FIRST_S
+        # How far from the first position the next ones must be to show that it is wrong.
         self._far_m = 0.0 if last is None else _FAR_M
         self._doubtful: Fix | None = None
         self._fitting = 0  # doubtful ones in a row that fit each other

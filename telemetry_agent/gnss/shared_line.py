@@ -60,7 +60,7 @@ class SharedLine:
         """Owner -> what appends the fixes that a sentence of it completes."""
         self._position_ms: dict[str, int] = {}  # ignored owner -> the time of its last position
         self._ignored_since_ms: dict[str, int] = {}  # owner -> when it was first ignored
-        self._of_gnss = 0  # positions of GNSS since it was followed last
+        self._gnss_positions = 0  # since it was followed last
         # Owner -> the first times of the others since its last sentence.
         self._overtaken_ms: dict[str, dict[str, int]] = {}
 
@@ -132,7 +132,7 @@ class SharedLine:
     def _note_position(self, owner: str, time_ms: int) -> None:
         if owner == self.followed:
             self._ignored_since_ms.clear()
-            self._of_gnss += owner == GNSS
+            self._gnss_positions += owner == GNSS
         # A time that is repeated until it steps by 10 s does not show when the silence began.
         elif self._position_ms.get(owner) != time_ms:
             self._position_ms[owner] = time_ms
@@ -157,8 +157,8 @@ class SharedLine:
         """Whether the position of a satellite receiver is enough to follow it instead."""
         # A plotter is often the first on the line, but its positions come from the receiver. A few
         # are awaited, because damaged tags look like a receiver too, and receivers come and go.
-        self._of_gnss += 1
-        if self._of_gnss >= _POSITIONS_TO_TAKE_OVER:
+        self._gnss_positions += 1
+        if self._gnss_positions >= _POSITIONS_TO_TAKE_OVER:
             return True
         # Without a date the followed device makes no fixes that could be lost.
         return self.assemblers[followed].state == "no-date"
@@ -168,7 +168,7 @@ class SharedLine:
         self.ignored.discard(owner)
         self._ignored_since_ms.clear()
         if owner == GNSS:
-            self._of_gnss = 0
+            self._gnss_positions = 0
         for name, assembler in self.assemblers.items():
             assembler.count_in(self.counts if name == owner else Counter())
 

@@ -125,7 +125,7 @@ class Selection:
         return self._others_in_s(now_s)
 
     def _next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
-        if self.probing or self._overtaker:
+        if self.probing or self._overtake_by:
             return self._single()
         backlog = self._queue.backlog()
         if backlog.ready == backlog.live and not self.refusals.waiting:
@@ -193,7 +193,7 @@ class Selection:
         return min(wait_s, witness_in_s)
 
     @property
-    def _overtaker(self) -> int:
+    def _overtake_by(self) -> int:
         """If the order counts, how far behind the oldest fix the one to try is; 0: the oldest.
 
         Negative: counted from the newest.
@@ -212,7 +212,7 @@ class Selection:
         """One fix of the pending ones, else a suspect: each time another, or as the order needs."""
         live_first = self._policy.live_first
         self._probes += live_first
-        turn = self._probes if live_first else self._overtaker
+        turn = self._probes if live_first else self._overtake_by
         one = self._leases.take_one(_LOOK_AMONG, live_first=live_first, turn=turn)
         if one is not None or self._refused_until_s:
             return one

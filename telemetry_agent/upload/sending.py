@@ -67,7 +67,7 @@ class Sender:
         clock: Clock,
     ) -> None:
         """``route_changed``: whether the network has changed since the exchange began."""
-        self.answered = True
+        self.expects_answers = True
         """Whether what got no answer before may get one now: the last exchange got one, or
         ``expect_answers`` was called since."""
         self._unanswered_in_a_row = 0  # requests that were sent
@@ -83,7 +83,7 @@ class Sender:
 
     def expect_answers(self) -> None:
         """An answer is likely again: the network returned, or a user asks."""
-        self.answered = True
+        self.expects_answers = True
 
     def send(self, batch: Batch, timeout_s: float, reports: AgentReports | None) -> Outcome:
         """Send a batch in one request, with a report if one is due.
@@ -192,7 +192,7 @@ class Sender:
         before, self._counted_bytes = self._counted_bytes, self._transport.dialer.sent_bytes
         sent_bytes = self._counted_bytes - before
         self._keeper.count(requests=requests, sent_bytes=sent_bytes)
-        self.answered = answered
+        self.expects_answers = answered
         if answered:
             self._unanswered_in_a_row = 0
             self._reachability().answered()

@@ -30,7 +30,7 @@ one refused request if the limit is still there.
 """
 
 _FIRST = 16  # 3 kB in the format native
-_SLOW = 64
+_LEAST_WHEN_SLOW = 64
 _TRY_AGAIN_AFTER_S = 3600.0
 
 
@@ -40,7 +40,7 @@ class Sizing:
     def __init__(self, max_batch: int, hold_up_s: float, timeout_s: float) -> None:
         """``hold_up_s``: the longest that an exchange should take; ``timeout_s``: that it may."""
         self._max_batch = max_batch
-        self._slow = min(max_batch, _SLOW)
+        self._least_when_slow = min(max_batch, _LEAST_WHEN_SLOW)
         self._hold_up_s = max(hold_up_s, 1.0)
         self._timeout_s = timeout_s
         self._count = min(max_batch, _FIRST)
@@ -68,14 +68,14 @@ class Sizing:
             self._smaller_answered = self._smaller_answered or count < self._timed_out
             if count >= self._timed_out:
                 self._timed_out = self._path_max = None
-        # A batch of twice the size takes twice the time: below ``_slow`` only the deadline forbids
-        # it, and above it what fresh fixes may wait.
-        is_small = self._count < self._slow
+        # A batch of twice the size takes twice the time. Only the deadline forbids that to a small
+        # one; to others also what fresh fixes may wait.
+        is_small = self._count < self._least_when_slow
         if full and elapsed_s < (self._timeout_s if is_small else self._hold_up_s) / 2:
             self._count = min(self._max_batch, 2 * self._count)
         elif not is_small and elapsed_s > self._hold_up_s:
             fitting = int(count * self._hold_up_s / elapsed_s)
-            self._count = max(self._slow, min(self._count, fitting))
+            self._count = max(self._least_when_slow, min(self._count, fitting))
         if now_s >= self._try_larger_s:
             self._max_bytes = self._max_bytes and 2 * self._max_bytes
             self._max_count = self._max_count and 2 * self._max_count

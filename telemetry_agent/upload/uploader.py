@@ -53,7 +53,7 @@ _STEP_SLACK_S = 90.0
 _MISSING_AGAIN_S = 10.0
 _STORAGE_AGAIN_S = 1.0
 _REPORT_TIMEOUT_S = 10.0  # a fresh fix may be waiting behind it
-_RESUME_AT_MOST_S = 3600.0  # between the tries of fixes that were put off
+_BRING_BACK_AT_MOST_S = 3600.0  # between the tries of fixes that were put off
 _SERIES_MAX = 200  # that many arrive twice if the agent is killed before it notes the answers
 
 
@@ -131,7 +131,7 @@ class Uploader(Task):
         # Whether the last live batch was delivered; ``None``: none was sent yet.
         self._takes_live: bool | None = None
         self._attempted_s = float("-inf")
-        self._resume_s, self._resume_every_s = float("-inf"), policy.backoff_max_s
+        self._bring_back_s, self._bring_back_every_s = float("-inf"), policy.backoff_max_s
         self._not_before_s = self._keeper.asked_until_s
 
     def step(self, now_s: float) -> float | None:
@@ -228,7 +228,7 @@ class Uploader(Task):
         if hurried or self._selection.probing:
             self._selection.hurry()
         self._sender.expect_answers()
-        self._resume_s, self._resume_every_s = float("-inf"), self._policy.backoff_max_s
+        self._bring_back_s, self._bring_back_every_s = float("-inf"), self._policy.backoff_max_s
         self._attempted_s = float("-inf")
         # A ``Retry-After`` is obeyed whatever the network does.
         self._not_before_s = max(now_s, self._keeper.asked_until_s)
@@ -248,7 +248,7 @@ class Uploader(Task):
         self._bring_back(now_s)
         # The endpoint may choke on the fixes that got no answer, so other fixes are tried before
         # them, unless the last exchange was answered, or the order counts.
-        if self._sender.answered or not self._policy.live_first or not pending:
+        if self._sender.expects_answers or not self._policy.live_first or not pending:
             self._leases.resume_unanswered()
         chosen = self._selection.next(now_s, self._attempted_s)
         if self._leases.unanswered and not isinstance(chosen, Batch):
@@ -264,16 +264,16 @@ class Uploader(Task):
         if chosen is None and self._reports is not None:
             chosen = self._report(self._reports, now_s)
         if self._leases.has_put_off:
-            return min(self._resume_s - now_s, math.inf if chosen is None else chosen)
+            return min(self._bring_back_s - now_s, math.inf if chosen is None else chosen)
         return chosen
 
     def _bring_back(self, now_s: float) -> None:
         """Let fixes that were put off be tried again, less and less often: it delays the others."""
-        if now_s >= self._resume_s:
+        if now_s >= self._bring_back_s:
             if self._leases.has_put_off:
                 self._leases.bring_back()
-                self._resume_every_s = min(2 * self._resume_every_s, _RESUME_AT_MOST_S)
-            self._resume_s = now_s + self._resume_every_s
+                self._bring_back_every_s = min(2 * self._bring_back_every_s, _BRING_BACK_AT_MOST_S)
+            self._bring_back_s = now_s + self._bring_back_every_s
 
     # How to send it
 
