@@ -35,7 +35,10 @@ OnAnswer = Callable[[Answer], bool]
 
 
 class BatchQueue(Protocol):
-    """The part of the queue that the uploader uses. A batch is a lease."""
+    """The part of the queue that the uploader uses. A batch is a lease.
+
+    Only ``lease`` raises a StorageError: what the disk refuses to note, memory knows.
+    """
 
     def lease(
         self, limit: int, *, live_first: bool, besides: Collection[str] = ...

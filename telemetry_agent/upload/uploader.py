@@ -422,11 +422,8 @@ class Uploader(Task):
         try:
             yield
         except BaseException:
-            try:
-                # A request may have arrived, whatever ended the attempt.
-                self._release(everything=True, answered=False)
-            except StorageError:
-                self._release(everything=True)  # in memory: that needs no disk
+            # A request may have arrived, whatever ended the attempt.
+            self._release(everything=True, answered=False)
             raise
 
     def _release(self, *, everything: bool = False, answered: bool = True) -> None:

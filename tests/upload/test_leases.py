@@ -195,7 +195,7 @@ def test_what_raises_where_the_disk_refuses_too_leaves_nothing_leased(
         b.step()  # refused: two halves are leased
         with monkeypatch.context() as patch:
             patch.setattr(b.uploader._sender, "_format", broken)
-            patch.setattr(b.queue.shared, "write", mock.Mock(side_effect=StorageError("is full")))
+            patch.setattr(b.queue.shared, "write", mock.Mock(return_value=StorageError("is full")))
             with pytest.raises(RuntimeError, match="a bug"):
                 b.step()
         assert b.work() is None
