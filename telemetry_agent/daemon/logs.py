@@ -250,6 +250,7 @@ class StandardError(io.RawIOBase):
         super().__init__()
         self.write_dropped_by(lambda n: f"{counted(n, 'line was', 'lines were')} dropped\n")
         self._fd = fd
+        # Reentrant: a finalizer that fails is reported here, also while this thread writes.
         self._changed = threading.Condition()
         self._waiting = bytearray()
         self._dropped = 0

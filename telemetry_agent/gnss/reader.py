@@ -311,6 +311,7 @@ class Reader(Task):
 
     def _close_source(self) -> None:
         """Close it at once, so that its device node can come back; then record its last fixes."""
+        assert self._in_step.locked()
         self._source.close()
         decoder, self._decoder = self._decoder, None
         if decoder:

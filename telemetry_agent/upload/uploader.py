@@ -428,6 +428,7 @@ class Uploader(Task):
 
     def _release(self, *, everything: bool = False, answered: bool = True) -> None:
         """Give back what is leased; fixes that were refused alone too, if ``everything``."""
+        assert self._stepping.locked()
         if everything:
             self._refusals.give_up()
         self._refusals.end_search()
