@@ -285,7 +285,7 @@ class Reader(Task):
         self._retry_s = float("-inf")
         if not reported:
             self._report(state, self._source.advice(state, self._unread))
-            self._publish(state)
+            self._publish(state)  # once more, with the advice
 
     def _failed(self, error: SourceError, now_s: float) -> float:
         """Report a failed open or read, and choose when to try again."""

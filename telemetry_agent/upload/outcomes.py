@@ -98,6 +98,7 @@ class OutcomeHandler:
         answers = dict(zip((record.seq for record in batch.records), outcomes, strict=False))
         last_taken = max((seq for seq, outcome in answers.items() if _is_taken(outcome)), default=0)
 
+        # Neighbours of one kind are ended together; a fix whose kind is its seq, alone.
         def kind(record: Record) -> object:
             outcome = answers.get(record.seq)
             if isinstance(outcome, Refused) and record.seq < last_taken:
