@@ -1,6 +1,6 @@
 """CPU for decoding: ours against gpsd's, pynmea2, pynmeagps and a plain split.
 
-    python benchmarks/decode_speed.py [RUNS]
+    python benchmarks/decode_speed.py [--runs RUNS]
 
 All read the same two inputs: the recordings that lie where ``tests/corpus.py`` looks for them, and
 ten minutes of a modern receiver with five systems on two signals at 10 Hz (made up: 39 sentences
@@ -12,6 +12,7 @@ are printed. The command ``decode`` and, where Debian's gpsd-clients is installe
 ``gpsdecode`` run as processes, start and JSON included.
 """
 
+import argparse
 import random
 import resource
 import shutil
@@ -201,7 +202,9 @@ def _race(title: str, data: bytes, runs: int) -> None:
 
 def main() -> None:
     """Race, then print."""
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    parser = argparse.ArgumentParser(description="What decoding costs, beside other decoders.")
+    parser.add_argument("--runs", type=int, default=7)
+    runs: int = parser.parse_args().runs
     recordings = [recording for recording in corpus.recordings() if recording.role == "oracle"]
     if not recordings:
         sys.exit(f"no recordings in {corpus.FOLDER}")

@@ -1,6 +1,6 @@
 """Damage: millions of mutated sentences and reports, and a minute of garbage at 921600 baud.
 
-    python benchmarks/fuzz_decoder.py [SENTENCES] [SEED]
+    python benchmarks/fuzz_decoder.py [--sentences COUNT] [--seed SEED]
 
 The sentences are those of the recordings that lie where ``tests/corpus.py`` looks for them, and of
 a simulated drive. They are decoded and sampled, and every fix that comes out is made a row of the
@@ -12,6 +12,7 @@ other, and the whole sentences round it as they are. Before all this the decoder
 kinds; the share of one core that this takes is printed, and what of memory it leaves behind.
 """
 
+import argparse
 import os
 import random
 import sys
@@ -75,8 +76,12 @@ def _garbage(kind: str, make: Callable[[int], bytes]) -> None:
 
 def main() -> None:
     """Damage, then print."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(2**32)
+    parser = argparse.ArgumentParser(description="Damage sentences of real receivers.")
+    parser.add_argument("--sentences", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    options = parser.parse_args()
+    count: int = options.sentences
+    seed: int = options.seed
     draw = random.Random(seed)
     printable = bytes(range(0x20, 0x7F))
     _garbage("random bytes", draw.randbytes)

@@ -1,6 +1,6 @@
 """How long a fix waits: from the last byte of its instant to the moment when it is recorded.
 
-    python benchmarks/latency.py [SECONDS] [BAUD]
+    python benchmarks/latency.py [--seconds SECONDS] [--baud BAUD]
 
 Each recording that lies where ``tests/corpus.py`` looks for them, and that begins with so many
 fixes, is sent through a pty of its own, all at the same time: an instant a second, byte by byte
@@ -9,6 +9,7 @@ latency before the receiver's cycle can be known (its first six instants) and af
 fix was complete before the rest of its instant (satellites in view, texts) had come.
 """
 
+import argparse
 import os
 import pty
 import re
@@ -103,9 +104,12 @@ def lines(seconds: int, baud: int) -> list[Line]:
 
 def main() -> None:
     """Measure and print."""
-    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    baud = int(sys.argv[2]) if len(sys.argv) > 2 else 38400
-    found = lines(seconds, baud)
+    parser = argparse.ArgumentParser(description="From the last byte of a position to its fix.")
+    parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--baud", type=int, default=38400)
+    options = parser.parse_args()
+    seconds: int = options.seconds
+    found = lines(seconds, options.baud)
     begin_s = time.monotonic() + 1
     threads = [
         threading.Thread(target=act, args=(moment,))
@@ -116,7 +120,7 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    print(f"{seconds} s at 1 Hz and {baud} baud{'before, ms':>21}{'after, ms':>18}")
+    print(f"{seconds} s at 1 Hz and {options.baud} baud{'before, ms':>21}{'after, ms':>18}")
     after = []
     for line in found:
         latencies = line.latencies_ms()

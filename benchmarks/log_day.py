@@ -9,6 +9,7 @@ gone for an hour, answers 503, takes fixes without an answer, is gone for six ho
 only their clock is made up, so the day takes about a minute.
 """
 
+import argparse
 import logging
 import sys
 import tempfile
@@ -32,6 +33,7 @@ class Counting(logging.Handler):
 
 def main() -> None:
     """Live it."""
+    argparse.ArgumentParser(description="What the log of a day says.").parse_args()
     lines = Counting()
     log = logging.getLogger("telemetry_agent")
     log.addHandler(lines)

@@ -3,6 +3,7 @@
 python benchmarks/sampling_picture.py
 """
 
+import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,6 +55,7 @@ def _dots(points: Iterable[tuple[float, float]]) -> str:
 
 def main() -> None:
     """Drive, sample, draw."""
+    argparse.ArgumentParser(description=f"Draws {_PICTURE.name} of the docs.").parse_args()
     noise = tracks.Noise(jumps_per_h=12, jump_m=(60, 110))
     received = list(tracks.received(_drive().states, noise, seed=4))
     sampler = Sampler(_POLICY)

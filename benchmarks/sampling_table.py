@@ -1,14 +1,15 @@
 """What sampling keeps of a day: how many fixes, and how far the recorded track is off.
 
-    python benchmarks/sampling_table.py [DAYS]
+    python benchmarks/sampling_table.py [--receivers COUNT]
 
-The days are those of ``tests/tracks.py``, each with the noise of DAYS different receivers (3 if
+The days are those of ``tests/tracks.py``, each with the noise of COUNT different receivers (3 if
 not said); the worst of them is printed. The error is the largest distance between the true track
 and the recorded one, joined by straight lines, at any second; the noise of the recorded fixes
 themselves is in it (``all`` is the floor: every fix recorded). ``odo`` is what the odometer says
 against what was driven.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -35,7 +36,9 @@ _POLICIES = {
 
 def main() -> None:
     """Drive, then print."""
-    seeds = range(1, 1 + (int(sys.argv[1]) if len(sys.argv) > 1 else 3))
+    parser = argparse.ArgumentParser(description="What each sampling policy keeps of a day.")
+    parser.add_argument("--receivers", type=int, default=3, help="each with its own noise")
+    seeds = range(1, 1 + parser.parse_args().receivers)
     print(f"{'':16}{'policy':22}{'fixes':>8}{'error m':>9}{'driven m':>10}{'odo m':>9}")
     for name, day in _DAYS.items():
         vehicle = day()

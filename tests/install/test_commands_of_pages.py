@@ -98,6 +98,26 @@ def _leads_somewhere(page: Path, link: str) -> bool:
     return target.exists() and (not heading or heading in anchors(target))
 
 
+BENCHMARKS = [
+    path
+    for path in sorted((ROOT / "benchmarks").glob("*.py"))
+    if 'if __name__ == "__main__"' in path.read_text()
+]
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda path: path.stem)
+def test_each_benchmark_says_what_it_takes(benchmark: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, benchmark, "--help"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.partition(" ")[0]) == (0, "usage:"), done.stderr
+
+
 def test_the_reader_sees_a_running_device_within_60_lines() -> None:
     head = "\n".join((ROOT / "README.md").read_text().splitlines()[:60])
     assert "telemetry-agent init" in head
