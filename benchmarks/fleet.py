@@ -214,6 +214,7 @@ class Queue:
         limit: int,
         *,
         live_first: bool,
+        backlog_only: bool = False,  # noqa: ARG002
         besides: Collection[str] = (),  # noqa: ARG002
     ) -> Batch | None:
         """The newest of the live ones, or the oldest of the rest."""

@@ -185,6 +185,7 @@ class AckQueue:
         *,
         live_first: bool = True,
         timeout_s: float | None = 0,
+        backlog_only: bool = False,
         besides: Collection[str] = (),
     ) -> Batch | None:
         """Hand out fixes of one stream and one device, in the order of recording.
@@ -199,6 +200,7 @@ class AckQueue:
             live_first: If there are live fixes, the newest of them; else strictly the oldest.
             timeout_s: How long to wait for a ready fix; ``None``: without limit. ``close`` ends the
                 wait with the ValueError of a closed queue.
+            backlog_only: No live fixes, if those do not go first.
             besides: Devices whose fixes are left out, with all that was recorded before them. Only
                 if strictly the oldest are handed out.
 
@@ -216,7 +218,9 @@ class AckQueue:
             with shared.opened():
                 if self._must_commit_first(live_first=live_first):
                     shared.write()
-                batch = self._lease(limit, besides, live_first=live_first)
+                batch = self._lease(
+                    limit, besides, live_first=live_first, backlog_only=backlog_only
+                )
             if batch is not None or timeout_s == 0:
                 return batch
             with shared.lock:
@@ -322,14 +326,16 @@ class AckQueue:
             others = ready_rows.any_live if live_first else ready_rows.free.total
             return not others or waiting[0] + _FRESH_S < shared.clock.monotonic_s()
 
-    def _lease(self, limit: int, besides: Collection[str], *, live_first: bool) -> Batch | None:
+    def _lease(
+        self, limit: int, besides: Collection[str], *, live_first: bool, backlog_only: bool
+    ) -> Batch | None:
         shared = self.shared
         while True:
             try:
                 row = self._row_behind(besides) if besides else 1
                 with shared.lock:
                     plan = shared.ledger.choose(limit, live_first=live_first, row=row)
-                if plan is None:
+                if plan is None or (plan.live and backlog_only):
                     return None
                 batch = self._hand_out(plan, newest=plan.live and live_first)
             except UnusableError:  # damaged, or rows are missing

@@ -41,11 +41,16 @@ class BatchQueue(Protocol):
     """
 
     def lease(
-        self, limit: int, *, live_first: bool, besides: Collection[str] = ...
+        self,
+        limit: int,
+        *,
+        live_first: bool,
+        backlog_only: bool = ...,
+        besides: Collection[str] = ...,
     ) -> Batch | None:
         """Lease the newest live fixes if ``live_first`` and there are any; else the oldest.
 
-        ``besides``: the devices whose fixes are left out then.
+        Then live fixes are left out if ``backlog_only``, and the fixes of the devices ``besides``.
         """
 
     def split(self, batch: Batch, at: int) -> tuple[Batch, Batch]:

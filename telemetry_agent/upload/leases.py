@@ -40,10 +40,12 @@ class Leases:
         """Do not take the backlog of these devices, whichever they will be."""
         self._left_out = devices
 
-    def take(self, limit: int, *, live_first: bool) -> Batch | None:
+    def take(self, limit: int, *, live_first: bool, backlog_only: bool = False) -> Batch | None:
         """Lease a batch of at most ``limit`` fixes, without those that were put off."""
         most = limit
-        while batch := self._queue.lease(most, live_first=live_first, besides=self._left_out):
+        while batch := self._queue.lease(
+            most, live_first=live_first, backlog_only=backlog_only, besides=self._left_out
+        ):
             self._out[batch.lease] = batch
             obstacle, run = next(groupby(batch.records, self._obstacle))
             count = len(list(run))

@@ -105,6 +105,10 @@ class Refusals:
         """Whether the endpoint accepted any fix under these settings."""
         return self._acceptances.total() > 0
 
+    def accepts(self, device: str) -> bool:
+        """Whether the endpoint accepted any fix of this device."""
+        return self._acceptances[device] > 0
+
     @property
     def kept(self) -> set[int]:
         """The leases that outlast a wait."""

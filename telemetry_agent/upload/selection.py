@@ -14,8 +14,9 @@ few fixes come behind a newer one. While a fix is put off because it got no answ
 counts as the fifth: the server is known to have such fixes. If fixes are refused, one of the newest
 is tried at each fifth wait, because servers refuse by age.
 
-A server that needs the order needs it for each device. So while it refuses those of one, as after a
-device was renamed, the fixes of the others are sent.
+After a device was renamed, its backlog has two names, and the server may know one of them. So while
+the backlog of one name is refused, that of the others is sent. If the order counts, the same is
+true of all fixes: a server that needs the order needs it for each name.
 """
 
 import math
@@ -51,13 +52,17 @@ class Selection:
     ) -> None:
         """See ``Uploader``."""
         self.refusals = Refusals(
-            leases, keeper, self._more_backlog, rng, order_counts=not policy.live_first
+            leases,
+            keeper,
+            lambda: self._backlog(policy.max_batch),
+            rng,
+            order_counts=not policy.live_first,
         )
         self.probing = False
         """Whether everything is held: each attempt sends one fix."""
         self._backlog_paused_until_s = 0.0
         self._set_up_is_right: dict[str, bool] = {}  # by device, as far as the backlog shows it
-        self._refused_until_s: dict[str, float] = {}  # by device, if the order counts
+        self._refused_until_s: dict[str, float] = {}  # by device
         self._others_wait = False  # fixes of devices that are not left out, perhaps
         self._looked_s = 0.0  # when there were none
         leases.leave_out(self._refused_until_s)
@@ -85,11 +90,14 @@ class Selection:
         self._set_up_is_right[device] = False
 
     def leave_out(self, device: str, until_s: float) -> None:
-        """The same, and choose none before ``until_s``: the endpoint needs the order."""
+        """The same, and choose none before ``until_s``, unless the endpoint takes one of them.
+
+        If the order counts, live fixes are part of the backlog.
+        """
         self.doubt(device)
         self._refused_until_s[device] = until_s
         self._others_wait = True
-        self.probing = not any(self._set_up_is_right.values())
+        self.probing = not (self._policy.live_first or any(self._set_up_is_right.values()))
 
     def hurry(self) -> None:
         """Choose among all."""
@@ -103,6 +111,8 @@ class Selection:
     def delivered(self, batch: Batch) -> None:
         """The endpoint took a batch: choose among all."""
         self.probing, self._backlog_paused_until_s = False, 0.0
+        self._others_wait = True
+        self._refused_until_s.pop(batch.device, None)
         if not (batch.live and self._policy.live_first):
             self._set_up_is_right[batch.device] = True
             self._keeper.backlog_taken(batch.device)
@@ -163,9 +173,11 @@ class Selection:
             if wait_s == 0:
                 # While in doubt, one fix shows as much as a whole batch.
                 one = refusals.in_doubt or refusals.crashes.wants_another
-                batch = self._single() if one else self._leases.take(limit, live_first=False)
+                # Among all, or only among those of devices that are not left out.
+                alone = one and not (self._policy.live_first and self._refused_until_s)
+                batch = self._single() if alone else self._backlog(limit)
                 if batch is not None:
-                    is_right = self._set_up_is_right.get(batch.device, True)
+                    is_right = self._set_up_is_right.get(batch.device, not one)
                     return batch if is_right else self._leases.first(batch)
         return self._suspect(wait_s, now_s, attempted_s)
 
@@ -218,12 +230,9 @@ class Selection:
             return one
         return self.refusals.next_suspect(in_any_case=True) or self._leases.take_put_off()
 
-    def _more_backlog(self) -> Batch | None:
-        """The next of the backlog, for a run of refused fixes. Live fixes are not part of it."""
-        backlog = self._queue.backlog()
-        if self._policy.live_first and backlog.ready <= backlog.live:
-            return None
-        return self._leases.take(self._policy.max_batch, live_first=False)
+    def _backlog(self, limit: int) -> Batch | None:
+        """The next of the backlog. Live fixes are part of it only if the order counts."""
+        return self._leases.take(limit, live_first=False, backlog_only=self._policy.live_first)
 
     def _others_in_s(self, now_s: float) -> float:
         """How long to wait for fixes of devices that are not left out, or for the end of that."""
@@ -231,8 +240,11 @@ class Selection:
             return 0
         waits_s = [until_s - now_s for until_s in self._refused_until_s.values()]
         live_in_s = self._live_in_s(self._queue.backlog(), now_s)
-        if live_in_s is not None:  # those that are left out are live as well
-            waits_s.append(max(live_in_s, self._looked_s + self._policy.flush_every_s - now_s))
+        if live_in_s is not None:  # if the order counts, those that are left out are live as well
+            again_s = self._looked_s + self._policy.flush_every_s
+            waits_s.append(
+                live_in_s if self._policy.live_first else max(live_in_s, again_s - now_s)
+            )
         return min(waits_s)
 
     def _live_in_s(self, backlog: Backlog, now_s: float) -> float | None:

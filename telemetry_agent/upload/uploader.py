@@ -323,16 +323,13 @@ class Uploader(Task):
     def _stop_for(self, stop: StopReason, device: str, *, backlog: bool = False) -> float | None:
         match stop:
             case AllRefused(reason, only_backlog=only_backlog):
-                # Live fixes may be accepted where the backlog is not: it may be too old.
                 if only_backlog and self._policy.live_first:
-                    self._keeper.backlog_refused(device, reason)
-                    return self._pause_backlog(reason)
+                    return self._hold_backlog(stop, device)
                 return self._hold(reason, device)
             case Held(reason):
                 # Live fixes go on unless they are known to be refused too: they show which it is.
                 if backlog and self._takes_live is not False:
-                    self._selection.doubt(device)
-                    return self._put_off_backlog(device, "held", reason, self._policy.backoff_max_s)
+                    return self._hold_backlog(stop, device)
                 return self._hold(reason, device)
             case Deferred() as deferred:
                 return self._later(deferred, device, backlog=backlog)
@@ -379,33 +376,38 @@ class Uploader(Task):
         self._keeper.trouble(state, reason, now_s, now_s + wait_s)
         return 0
 
-    def _pause_backlog(self, reason: str) -> float:
-        now_s = self._clock.monotonic_s()
-        again_s = now_s + self._policy.backoff_max_s
-        self._selection.pause_backlog(again_s)
-        if not self._refusals.ever_accepted:
-            # It may be the set-up: nothing can be concluded from these refusals later on.
-            self._refusals.give_up()
-            self._keeper.trouble("held", reason, now_s, again_s)
+    def _hold_backlog(self, stop: Held | AllRefused, device: str) -> float:
+        """Live fixes do not wait for this backlog: it may be too old, or have an earlier name."""
+        if not self._refusals.accepts(device):
+            return self._leave_out(stop.reason, device)
+        if isinstance(stop, Held):
+            self._selection.doubt(device)
+            return self._put_off_backlog(device, "held", stop.reason, self._policy.backoff_max_s)
+        self._selection.pause_backlog(self._clock.monotonic_s() + self._policy.backoff_max_s)
+        self._keeper.backlog_refused(device, stop.reason)
         self._release()
         return 0
 
     def _hold(self, reason: str, device: str) -> float | None:
-        wait_s = self._policy.backoff_max_s
         # Suspects wait for a witness if there was one before: a few bad fixes among few good ones
         # would never be found otherwise. A run would leave nothing to try.
-        keep = self._refusals.ever_accepted
-        if self._policy.live_first:
-            self._selection.probe()
-            self._refusals.give_up(but_suspects=keep)
-            return self._pause("held", reason, wait_s)
-        # The device may never be accepted, and its suspects must not keep out all others.
-        self._refusals.give_up(but_suspects=keep and not self._refusals.full)
+        self._refusals.give_up(but_suspects=self._refusals.ever_accepted)
+        if not self._policy.live_first:
+            return self._leave_out(reason, device)
+        self._selection.probe()
+        return self._pause("held", reason, self._policy.backoff_max_s)
+
+    def _leave_out(self, reason: str, device: str) -> float:
+        """The set-up may be wrong for this device alone: the fixes of others do not wait for it."""
+        if not self._refusals.accepts(device):
+            # It may never be accepted, and its suspects must not keep out all others.
+            self._refusals.give_up()
         self._release()
         now_s = self._clock.monotonic_s()
-        self._selection.leave_out(device, now_s + wait_s)
+        again_s = now_s + self._policy.backoff_max_s
+        self._selection.leave_out(device, again_s)
         self._keeper.backlog_refused(device, reason)
-        self._keeper.trouble("held", reason, now_s, now_s + wait_s)
+        self._keeper.trouble("held", reason, now_s, again_s)
         return 0
 
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:

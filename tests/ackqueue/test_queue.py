@@ -106,6 +106,19 @@ def test_the_oldest_besides_those_of_a_device(path: Path, restarted: bool) -> No
         assert lease(queue, 1, live_first=False).device == "a"
 
 
+def test_only_the_backlog(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 3, device="a")
+        queue.commit()
+        queue.release(lease(queue, 3))
+        put(queue, 2, device="b")
+        queue.commit()
+        found = [queue.lease(9, live_first=False, backlog_only=True) for _ in range(2)]
+        assert [batch and batch.device for batch in found] == ["a", None]
+        live = lease(queue, 9, live_first=False)
+        assert (live.device, live.live, len(live.records)) == ("b", True, 2)
+
+
 def test_a_batch_holds_one_device_and_one_stream(path: Path) -> None:
     with AckQueue(path) as queue:
         put(queue, 2, device="a")

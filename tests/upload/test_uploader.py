@@ -367,6 +367,36 @@ def test_a_backlog_that_is_not_permitted_delays_no_live_fix(tmp_path: Path, stat
         assert b.uploader.status().backlog_error is None
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+@pytest.mark.parametrize("old", [1, 200])
+def test_a_backlog_under_a_new_name_waits_for_none_under_the_old_name(
+    tmp_path: Path, status: int, old: int
+) -> None:
+    """The device was renamed, and only its new name is known."""
+    refused = set(range(1, old + 1))
+    with bench(tmp_path, then=refusing(refused, status), compression="none") as b:
+        b.put_backlog(old, "van-06")
+        b.put_backlog(200)
+        began_s = b.clock.now_s
+        for second in range(60):
+            b.put(1)
+            b.work_for(20)
+            assert b.queue.backlog().live == 0
+            if second > 3:
+                assert b.queue.stats().acked >= 200
+        taken_s = b.clock.now_s - began_s
+        refusals = [r for r in b.server.requests if r.names[0][1] <= old]
+        assert len(refusals) <= (1 + taken_s / BACKOFF_MAX_S) * (12 if status == 400 else 1)
+        stats = b.queue.stats()
+        assert (stats.ready, stats.acked, stats.ack_failed) == (old, 260, 0)
+        if (old, status) != (1, 400):  # a single fix that is refused waits for a witness
+            assert f"device van-06: {status}" in str(b.uploader.status().backlog_error)
+        b.server.then = answer()
+        b.work_for(2 * BACKOFF_MAX_S)
+        assert b.counts == (0, 0, 260 + old, 0)
+        assert b.uploader.status().backlog_error is None
+
+
 @pytest.mark.parametrize("status", [403, 500])
 @pytest.mark.parametrize("refused", [1, 5, 30])
 def test_no_storm_where_a_fix_is_refused_in_two_ways(

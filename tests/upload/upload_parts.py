@@ -140,14 +140,14 @@ class Bench:
         )
         self.put_names: list[tuple[str, int]] = []
 
-    def put(self, count: int) -> None:
+    def put(self, count: int, device: str = "van-07") -> None:
         for number in range(count):
-            record = self.queue.put(FIX._replace(time_ms=FIX.time_ms + 1000 * number), "van-07")
+            record = self.queue.put(FIX._replace(time_ms=FIX.time_ms + 1000 * number), device)
             self.put_names.append((record.stream, record.seq))
 
-    def put_backlog(self, count: int) -> None:
+    def put_backlog(self, count: int, device: str = "van-07") -> None:
         """Fixes that were handed out before."""
-        self.put(count)
+        self.put(count, device)
         batch = self.queue.lease(count)
         assert batch is not None
         self.queue.release(batch)
