@@ -33,6 +33,7 @@ from telemetry_agent.secrecy import secrets_in_url
 from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
 from telemetry_agent.upload.formats.choice import choose, is_webhook
 from telemetry_agent.upload.formats.clickhouse import exception_code
+from telemetry_agent.upload.formats.osmand import identifier_in
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer
 from telemetry_agent.upload.http.transport import Transport
@@ -337,6 +338,7 @@ class EndpointTrial:
     def _refused(self, answer: Answer, outcome: Refused | Held | Deferred) -> Finding:
         reason, format_ = outcome.reason, self._upload.format
         is_osmand = format_ == "osmand"
+        identifier = identifier_in(self._upload.url) or self._device
         remedy = _ADDRESS_REMEDIES.get(
             format_,
             f"correct upload.url: the server there is not an endpoint of the format {format_}",
@@ -349,7 +351,7 @@ class EndpointTrial:
                 )
             case Refused() if self._has_position and is_osmand:
                 remedy = (
-                    f"add a device with the identifier {self._device} in Traccar, or put another "
+                    f"add a device with the identifier {identifier} in Traccar, or put another "
                     "device's identifier into upload.url (?id=…)"
                 )
             case Refused() if self._has_position:
@@ -357,7 +359,7 @@ class EndpointTrial:
             case Refused() if is_osmand:
                 said = (
                     "400, Traccar's answer to a request without a device; only a position shows "
-                    f"whether it knows the device {self._device}"
+                    f"whether it knows the device {identifier}"
                 )
                 return warned(said, _TRY_ONE)
             case Refused():

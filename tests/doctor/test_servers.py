@@ -82,6 +82,12 @@ def test_traccar_knows_a_device_by_the_name_that_was_sent(bench: Bench) -> None:
     assert "add a device with the identifier van-07 in Traccar" in answer.remedy
 
 
+def test_traccar_knows_a_device_by_the_identifier_in_the_url(bench: Bench) -> None:
+    _, answer = asked(bench, Traccar("van-07"), "/?id=8613", send=True, format="osmand")
+    assert answer.said == "400: the server does not know the device 8613"
+    assert "add a device with the identifier 8613 in Traccar" in answer.remedy
+
+
 def test_without_a_recorded_position_none_is_sent(bench: Bench) -> None:
     traccar = Traccar("van-07")
     bench.url = bench.cleanup.enter_context(Server(traccar)).url

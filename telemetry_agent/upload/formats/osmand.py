@@ -28,21 +28,26 @@ _MM_S_PER_KNOT = 514.444444
 
 def format_for(url: str) -> WireFormat:
     """The format for a server at ``url``."""
-    named = {"id", "deviceid"} & {name for name, _ in parse_qsl(urlsplit(url).query)}
+    named = identifier_in(url)
 
     def encode(batch: Batch, compression: Compression) -> Payload:  # noqa: ARG001 - no body
         device = "" if named else f"id={quote(batch.device, safe='')}&"
         query = [device + _query(record.fix) for record in batch.records]
         return Payload(b"", {}, query="".join(query))
 
+    def read(answer: Answer, batch: Batch) -> Outcome:
+        if answer.status == 400 and not answer.body:
+            identifier = named or batch.device
+            return Refused(f"400: the server does not know the device {identifier}", status=400)
+        return judge(answer, batch)
+
     return WireFormat(encode, read, unsure_time, one_by_one=True, pipelined=True, oldest_first=True)
 
 
-def read(answer: Answer, batch: Batch) -> Outcome:
-    """What ``answer`` means."""
-    if answer.status == 400 and not answer.body:
-        return Refused(f"400: the server does not know the device {batch.device}", status=400)
-    return judge(answer, batch)
+def identifier_in(url: str) -> str | None:
+    """The device's identifier, if the URL names one: it is sent in place of the device's name."""
+    pairs = parse_qsl(urlsplit(url).query)
+    return next((value for name, value in pairs if name in {"id", "deviceid"}), None)
 
 
 def _query(fix: Fix) -> str:
