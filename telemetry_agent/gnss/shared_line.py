@@ -5,8 +5,9 @@ sentence of one device (a plotter without a fix, an AIS transponder, a clock) ca
 or flag another. The first owner with a position is followed, and only its positions become fixes.
 Another owner with positions, such as a plotter that repeats them a second late, is ignored until
 the followed one has had none for 5 s by the other one's time; only a satellite receiver takes over
-sooner: with its fifth position, with its first one after an outage, or at once if the other owner
-has no date. The system clock is not used, so a recording is read like a live line.
+sooner: with the fifth of positions less than 5 s apart, with its first one after an outage, or at
+once if the other owner has no date. The system clock is not used, so a recording is read like a
+live line.
 
 An owner that never sent a date gets its day from another, with a flag.
 
@@ -60,7 +61,8 @@ class SharedLine:
         """Owner -> what appends the fixes that a sentence of it completes."""
         self._position_ms: dict[str, int] = {}  # ignored owner -> the time of its last position
         self._ignored_since_ms: dict[str, int] = {}  # owner -> when it was first ignored
-        self._gnss_positions = 0  # since it was followed last
+        self._gnss_positions = 0  # in a row, or five, since it was followed last
+        self._gnss_ms = 0  # of the last of them
         # Owner -> the first times of the others since its last sentence.
         self._overtaken_ms: dict[str, dict[str, int]] = {}
 
@@ -142,9 +144,10 @@ class SharedLine:
         """Whether the positions of an owner become fixes: for each of them, it decides anew."""
         if owner == self.followed:
             return True
-        if self.followed is not None and not self._is_silent(owner, time_of_day_ms(instant)):
+        time_ms = time_of_day_ms(instant)
+        if self.followed is not None and not self._is_silent(owner, time_ms):
             self.ignored.add(owner)
-            if not (owner == GNSS and self._takes_over_from(self.followed)):
+            if not (owner == GNSS and self._takes_over_from(self.followed, time_ms)):
                 return False
         self._follow(owner)
         return True
@@ -153,11 +156,15 @@ class SharedLine:
         """Whether the followed owner is, by the time of another one."""
         return _has_passed(self._ignored_since_ms.get(owner, time_ms), time_ms, _SILENCE_MS)
 
-    def _takes_over_from(self, followed: str) -> bool:
+    def _takes_over_from(self, followed: str, time_ms: int) -> bool:
         """Whether the position of a satellite receiver is enough to follow it instead."""
         # A plotter is often the first on the line, but its positions come from the receiver. A few
         # are awaited, because damaged tags look like a receiver too, and receivers come and go.
+        proven = self._gnss_positions >= _POSITIONS_TO_TAKE_OVER
+        if not proven and _has_passed(self._gnss_ms, time_ms, _SILENCE_MS):
+            self._gnss_positions = 0
         self._gnss_positions += 1
+        self._gnss_ms = time_ms
         if self._gnss_positions >= _POSITIONS_TO_TAKE_OVER:
             return True
         # Without a date the followed device makes no fixes that could be lost.

@@ -89,3 +89,15 @@ def test_a_thread_that_asks_for_satellites_may_meet_a_talker_that_has_just_come(
     owners.adder("II")
     owners.adder("GN")
     assert owners.current is not None
+
+
+def test_a_damaged_talker_now_and_then_takes_nothing_from_the_device() -> None:
+    """A multiplexer wrote GP for II in one sentence of 20."""
+    decoder, fixes = live(), []
+    for n in range(1, 180):
+        time = f"12{n // 60:02}{n % 60:02}"
+        fixes += decoder.feed(rmc(time, talker="GP" if n % 20 == 0 else "II"), float(n))
+        fixes += decoder.feed(line(f"IIGLL,4807.038,N,01131.000,E,{time},A,A"), n + 0.1)
+        fixes += decoder.tick(n + 0.9)
+    assert [fix.time_ms // 1000 % 3600 for fix in fixes] == list(range(1, 180))
+    assert decoder.line.followed == "II"
