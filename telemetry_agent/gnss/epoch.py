@@ -19,8 +19,8 @@ from telemetry_agent.model import Fix, Flag, Quality
 
 _ALL_SYSTEMS = "GN"  # the talker
 _SAME_INSTANT_MS = 10
-_SAME_INSTANT_GLL_MS = 20  # Signal K adds them
 _SAME_INSTANT_ZDA_MS = 50  # another part of the firmware writes it
+_OWN_CLOCK = frozenset({"GLL", "ZDA"})  # Yacht Devices; Signal K adds 20 ms to GLL
 _TRUST = ("GGA", "GNS", "RMC", "GLL")
 _ROUNDING_E9 = 1_700  # 0.2 m: a minute that was cut off at four decimals
 _RTK = frozenset({"rtk", "float-rtk"})
@@ -136,9 +136,9 @@ class Epoch:
     def is_at(self, instant: Instant, message: Message) -> bool:
         """Whether a sentence with this time belongs to the same instant.
 
-        Some receivers send .758 in one sentence and .76, or no fraction, in the next, and the times
-        of ZDA and GLL may differ a little more; the same sentence with another time always belongs
-        to another instant.
+        Some receivers send .758 in one sentence and .76, or no fraction, in the next. The time of ZDA
+        may differ a little more, and ZDA and GLL may have their own clock; the same sentence with
+        another time always belongs to another instant.
         """
         if self.instant is None:
             return False
@@ -149,12 +149,11 @@ class Epoch:
             return True
         if message.tag in self.seen and not isinstance(message, Gst):
             return False
-        most = _SAME_INSTANT_MS
-        if message.tag[2:] == "ZDA":
-            most = _SAME_INSTANT_ZDA_MS
-        elif "GLL" in {message.tag[2:], next(iter(self.seen), "")[2:]}:
-            most = _SAME_INSTANT_GLL_MS
-        return apart <= most or (instant % 1000 == 0 and 0 < self.instant - instant < 1000)
+        kind = message.tag[2:]
+        most = _SAME_INSTANT_ZDA_MS if kind == "ZDA" else _SAME_INSTANT_MS
+        whole, other = sorted((self.instant, instant))
+        in_its_second = whole % 1000 == 0 and other - whole < 1000
+        return apart <= most or (in_its_second and (instant == whole or kind in _OWN_CLOCK))
 
     def is_before(self, gst: Gst) -> bool:
         """Whether a GST has a later time than this epoch."""
@@ -219,7 +218,8 @@ class Solution:
     """What the sentences of an epoch add up to."""
 
     fixed_at: Instant | None = None
-    """The time of the position; that of ZDA may be wrong."""
+    """The time of the position; that of ZDA may be wrong, and of GLL beside a whole second."""
+    _fixed_by_gll = False
     untimed = False
     """A sentence has a position without a time, so of any instant."""
     day: int | None = None
@@ -261,8 +261,9 @@ class Solution:
             report
         )
         kind = tag[2:]
-        if self.fixed_at is None:
-            self.fixed_at = instant
+        corrects = self._fixed_by_gll and instant is not None and instant % 1000 == 0
+        if self.fixed_at is None or corrects:
+            self.fixed_at, self._fixed_by_gll = instant, kind == "GLL"
         if unsure and day is not None:
             self.day = day
         if position is None:

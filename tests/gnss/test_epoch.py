@@ -197,7 +197,10 @@ def test_errors_count_for_their_own_instant(time: str, err_h_mm: int | None) -> 
         ("GNRMC,120000.010,V,,,,,,,,,,N", False),  # it came already
         ("GNZDA,120000.050,23,11,2026,,", True),
         ("GNZDA,115959.950,23,11,2026,,", True),
-        ("GNZDA,120000.051,23,11,2026,,", False),
+        ("GNZDA,115959.949,23,11,2026,,", False),
+        ("GNZDA,120000.999,23,11,2026,,", True),  # some stamp it with another clock
+        ("GNZDA,120001.000,23,11,2026,,", False),
+        ("GNGLL,4807.038,N,01131.000,E,120000.250,A,A", True),
     ],
 )
 def test_what_is_at_the_same_instant(body: str, same: bool) -> None:
