@@ -135,6 +135,8 @@ def _day(ddmmyy: str) -> int | None:
 
 def _place(fields: list[str]) -> tuple[int, int] | None:
     lat, north, lon, east = fields
+    if re.match(r"[+-]?\d{0,2}\.", lat) and re.match(r"[+-]?\d{0,3}\.", lon):
+        return None  # decimal degrees
     lat_e9, lon_e9 = _angle(lat, north, "NS", 90), _angle(lon, east, "EW", 180)
     return None if lat_e9 is None or lon_e9 is None else (lat_e9, lon_e9)
 

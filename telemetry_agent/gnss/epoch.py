@@ -136,7 +136,7 @@ class Epoch:
     def is_at(self, instant: Instant, message: Message) -> bool:
         """Whether a sentence with this time belongs to the same instant.
 
-        Some receivers send .758 in one sentence and .76, or no fraction, in the next. The time of ZDA
+        Some receivers send .758 in one sentence and .76, or no fraction, in the next; that of ZDA
         may differ a little more, and ZDA and GLL may have their own clock; the same sentence with
         another time always belongs to another instant.
         """

@@ -71,8 +71,11 @@ def ddmmyy_day(text: str) -> int | None:
 def position_e9(lat: str, north: str, lon: str, east: str) -> tuple[int, int] | None:
     """Latitude and longitude in 1e-9 degrees, from ``ddmm.mm``, N or S, ``dddmm.mm``, E or W.
 
-    Some programs send a minus for south and west, with either letter: -11814.6 E is W.
+    Some programs send a minus for south and west, with either letter: -11814.6 E is W. Some leave
+    out leading zeros, and some send decimal degrees: 41.63 N, 12.45 E is not beside Africa.
     """
+    if lat.lstrip("+-").find(".") < 3 and lon.lstrip("+-").find(".") < 4:
+        return None
     lat_e9 = _angle_e9(lat, north, "N", "S", 90_000_000_000)
     lon_e9 = _angle_e9(lon, east, "E", "W", 180_000_000_000)
     return None if lat_e9 is None or lon_e9 is None else (lat_e9, lon_e9)
