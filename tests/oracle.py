@@ -186,13 +186,13 @@ def of_report(line: bytes) -> Said | None:
     )
 
 
-def _instant(text: object) -> datetime | None:
-    if not isinstance(text, str):
-        return None
+def _instant(said: object) -> datetime | None:
     try:
-        at = datetime.fromisoformat(text)
-        return at.astimezone(UTC) if at.tzinfo else at
-    except (ValueError, OverflowError):
+        if type(said) is float:  # an old gpsd
+            return datetime.fromtimestamp(said, UTC)
+        at = datetime.fromisoformat(said) if isinstance(said, str) else None
+        return at.astimezone(UTC) if at and at.tzinfo else at
+    except (ValueError, OverflowError, OSError):
         return None
 
 

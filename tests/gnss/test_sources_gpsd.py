@@ -337,7 +337,7 @@ def test_reports_count_only_where_no_sentences_come() -> None:
 _NO_VALUES: dict[str, list[object]] = {
     "lat": [None, math.nan, math.inf, "48.1", True, [48.1], 90.1, 10**400],
     "lon": [None, -math.inf, {}, "", False, -180.5],
-    "time": [None, 12, "", "noon", [], "9999-12-31T23:59:59-23:00", "2126-11-23T12:35:19Z"],
+    "time": [None, 12, 1e300, "", [], "9999-12-31T23:59:59-23:00", "2126-11-23T12:35:19Z"],
     "mode": [None, "3", 2.5, math.nan, True, 4, []],
 }
 
@@ -429,6 +429,10 @@ def test_a_class_of_any_type_is_passed_over() -> None:
 
 def test_a_time_with_an_offset_is_brought_to_utc() -> None:
     assert fixes_of(TPV | {"time": "2026-11-23T14:35:19.250+02:00"}) == fixes_of(TPV)
+
+
+def test_a_time_in_seconds_is_that_of_an_old_gpsd() -> None:
+    assert fixes_of(TPV | {"time": 1_795_437_319.25}) == fixes_of(TPV)
 
 
 def test_the_last_report_of_one_time_counts() -> None:

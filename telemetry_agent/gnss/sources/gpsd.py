@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import Advice, SourceError
@@ -214,8 +214,12 @@ class _Report:
         """hhmmss.sss and ddmmyy; empty without a time."""
         if not self.has("time"):
             return "", ""
-        with suppress(TypeError, ValueError, OverflowError):
-            time = datetime.fromisoformat(self._values["time"])  # type: ignore[arg-type]
+        with suppress(TypeError, ValueError, OverflowError, OSError):
+            said: Any = self._values["time"]
+            if isinstance(said, float):  # an old gpsd: seconds since 1970
+                time = datetime.fromtimestamp(said, UTC)
+            else:
+                time = datetime.fromisoformat(said)
             time = time.astimezone(UTC) if time.tzinfo else time
             if _FIRST_YEAR <= time.year <= _LAST_YEAR:
                 return f"{time:%H%M%S}.{time.microsecond // 1000:03}", f"{time:%d%m%y}"
