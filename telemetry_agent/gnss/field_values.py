@@ -49,7 +49,12 @@ def instant(text: str) -> Instant | None:
 
 @lru_cache(maxsize=8)
 def calendar_day(day: str, month: str, year: str) -> int | None:
-    """Days since 1970 of a date whose parts are 1 or 2, 1 or 2, and 4 digits."""
+    """Days since 1970 of a date whose parts are 1 or 2, 1 or 2, and 2 or 4 digits.
+
+    A year of two digits is of this century if it is below 69.
+    """
+    if len(year) == 2:  # of RMC, and of GoFree (Navico) in ZDA
+        year = ("20" if year < "69" else "19") + year
     if not (day + month + year).isdecimal() or len(day) > 2 or len(month) > 2 or len(year) != 4:
         return None
     try:
@@ -60,11 +65,8 @@ def calendar_day(day: str, month: str, year: str) -> int | None:
 
 @lru_cache(maxsize=8)
 def ddmmyy_day(text: str) -> int | None:
-    """Days since 1970 of exactly six digits; a year below 69 is of this century."""
-    if len(text) != 6 or not text.isdecimal():
-        return None
-    century = "20" if text[4:] < "69" else "19"
-    return calendar_day(text[:2], text[2:4], century + text[4:])
+    """Days since 1970 of exactly six digits."""
+    return calendar_day(text[:2], text[2:4], text[4:]) if len(text) == 6 else None
 
 
 @lru_cache(maxsize=32)

@@ -212,7 +212,7 @@ def test_the_modes_of_gns_count_and_its_navigational_status_does_not(
         (f"GNRMC,120000,A,{PLACE},,,2311-1,,,A", "bad-date"),
         ("GNRMC,120000,A,4760.000,N,01131.000,E,,,231126,,,A", "bad-position"),
         ("GNRMC,120000,A,4807.038,,01131.000,E,,,231126,,,A", "bad-position"),
-        ("GNZDA,120000,23,11,26,,", "bad-date"),
+        ("GNZDA,120000,23,11,226,,", "bad-date"),
         ("GNZDA,240000,23,11,2026,,", "bad-time"),
     ],
 )
