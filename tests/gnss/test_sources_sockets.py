@@ -179,6 +179,8 @@ def test_remedies(tcp: TcpSource) -> None:
     source: SocketSource = tcp
     assert "check that its sender runs" in source.advice("silent", b"").remedy
     assert "is not NMEA: check what its sender sends" in str(source.advice("wrong-baud", b""))
+    answer = b'{"class":"VERSION","release":"3.22"}\r\n'
+    assert source.advice("silent", answer).remedy == f'set gps.source = "gpsd{source.name[3:]}"'
 
 
 def test_a_silent_name_server_holds_the_reader_for_5_s_and_a_cancel_ends_it() -> None:

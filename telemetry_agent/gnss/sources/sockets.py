@@ -65,8 +65,13 @@ class SocketSource(Source):
             self._socket.close()
             self._socket = None
 
-    def advice(self, state: ReceiverState, heard: bytes) -> Advice:  # noqa: ARG002
+    def advice(self, state: ReceiverState, heard: bytes) -> Advice:
         """See ``Source.advice``."""
+        if heard.startswith(b'{"class":'):
+            url = self.name.replace("tcp:", "gpsd:")
+            return Advice(
+                f"{self.name} is a gpsd, which waits for a request", f'set gps.source = "{url}"'
+            )
         if state == "silent":
             return Advice(
                 f"no data from {self.name}", "check that its sender runs and has a receiver"
