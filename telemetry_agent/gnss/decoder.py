@@ -171,9 +171,11 @@ class Decoder:
                 return None
             talks = any(kind.owner for kind in self._parser.kinds.values())
             return "proprietary" if self._parser.proprietary and not talks else "no-position"
-        if current.timeless:
-            return "no-time"
-        return current.dates.reason if current.state == "no-date" else None
+        unread = self.counts["bad-position"] + self.counts["bad-quality"]
+        if self.line.followed is None and unread >= max(self.counts["no-fix"], _UNCHECKED):
+            return "bad-position"
+        undated = current.dates.reason if current.state == "no-date" else None
+        return "no-time" if current.timeless else undated
 
     @property
     def state(self) -> ReceiverState | None:

@@ -14,6 +14,7 @@ Reason = Literal[
     "text",
     "proprietary",
     "no-position",
+    "bad-position",
     "no-time",
     "no-date",
     "old-date",
@@ -59,6 +60,10 @@ _TEXTS: dict[Reason, tuple[str, str]] = {
     "text": ("text that is not NMEA", f"switch its NMEA output on, or {_OTHER}"),
     "proprietary": ("proprietary sentences only ({names})", _SWITCH_ON),
     "no-position": ("no sentence with a position", _SWITCH_ON),
+    "bad-position": (
+        "positions that cannot be read",
+        "correct their program: degrees and minutes with a point, as in 4807.038,N,01131.000,E",
+    ),
     "no-time": ("positions without a time of day", f"{_WAIT}, {_SWITCH_ON}"),
     "no-date": (
         "positions, but no date",

@@ -123,6 +123,13 @@ BARE = b"$GPRMC,120000.00,A,5000.00000,N,01100.00000,E,5.00,090.0,201126,,,A\r\n
 AIS = b"!AIVDM,1,1,,A,15RTgt0PAso;90TKcjM8h6g208CQ,0*4A\r\n"
 PUBX = line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3,2.1,2.0,0.007,77.52,0.007")
 
+DEGREES = b"".join(
+    line(f"GPRMC,12000{n},A,37.7749,N,122.4194,W,022.4,084.4,231126,,,A") for n in range(3)
+)
+COMMAS = b"".join(
+    line(f"GPGGA,12000{n},4807,038,N,01131,000,E,1,08,0,9,545,4,M,46,9,M,,") for n in range(3)
+)
+
 
 @pytest.mark.parametrize(
     ("data", "options", "reason", "says"),
@@ -132,6 +139,8 @@ PUBX = line("PUBX,00,120000.00,4717.113210,N,00833.915187,E,546.589,G3,2.1,2.0,0
         (rmc("120000").replace(b"4807", b"4808"), (), "bad-checksum", "check the receiver's cable"),
         (PUBX * 3, (), "proprietary", "(PUBX): switch its RMC and GGA sentences on"),
         (line("GPGSV,1,1,00") * 3, (), "no-position", "switch its RMC and GGA sentences on"),
+        (DEGREES, (), "bad-position", "degrees and minutes with a point"),
+        (COMMAS, (), "bad-position", "degrees and minutes with a point"),
         (rmc("") * 3, (), "no-time", "without a time of day"),
         (gga("120000") * 3, (), "no-date", "1 position left out"),
         (rmc("120000", date="060180"), ("--fix-rollover",), "old-date", "too far in the past"),

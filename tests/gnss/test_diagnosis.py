@@ -28,6 +28,7 @@ def test_the_names_of_what_came_instead_are_in_order() -> None:
         ("RMC and GGA sentences on", {"proprietary", "no-position", "no-time"}),
         ("checksum on", {"no-checksum"}),
         ("program or sketch that writes", {"no-checksum", "bad-checksum"}),
+        ("degrees and minutes", {"bad-position"}),
         ("check the receiver's cable", {"bad-checksum"}),
         ("RMC or ZDA sentence on", {"no-date"}),
         ("received satellites", {"no-time", "old-date", "future-date"}),

@@ -563,6 +563,7 @@ def test_a_receiver_of_unused_sentences_is_told_as_that_and_not_opened_again(
         (nmea.line("GPGSV,1,1,00"), "no-position"),
         (nmea.line("KSXT,20261123120000.00,11.5,48.1,545.4"), "no-position"),
         (nmea.line("GPRMC,,A,4807.038,N,01131.000,E,022.4,084.4,231126,,,A"), "no-time"),
+        (nmea.line("GPRMC,120000,A,48.117,N,11.517,E,022.4,084.4,231126,,,A"), "bad-position"),
     ],
 )
 def test_a_receiver_that_is_of_no_use_is_told_once_why(
