@@ -147,7 +147,7 @@ class Epoch:
             apart = abs(DAY_MS - apart)  # over midnight
         if apart == 0 or instant in self.other_times:
             return True
-        if message.tag in self.seen and not isinstance(message, Gst):
+        if apart >= 1000 or (message.tag in self.seen and not isinstance(message, Gst)):
             return False
         kind = message.tag[2:]
         most = _SAME_INSTANT_ZDA_MS if kind == "ZDA" else _SAME_INSTANT_MS

@@ -76,7 +76,7 @@ def position_e9(lat: str, north: str, lon: str, east: str) -> tuple[int, int] | 
     Some programs send a minus for south and west, with either letter: -11814.6 E is W. Some leave
     out leading zeros, and some send decimal degrees: 41.63 N, 12.45 E is not beside Africa.
     """
-    if lat.lstrip("+-").find(".") < 3 and lon.lstrip("+-").find(".") < 4:
+    if "." in lat[:4] and lat.lstrip("+-").find(".") < 3 and lon.lstrip("+-").find(".") < 4:
         return None
     lat_e9 = _angle_e9(lat, north, "N", "S", 90_000_000_000)
     lon_e9 = _angle_e9(lon, east, "E", "W", 180_000_000_000)
