@@ -5,9 +5,8 @@ sentence of one device (a plotter without a fix, an AIS transponder, a clock) ca
 or flag another. The first owner with a position is followed, and only its positions become fixes.
 Another owner with positions, such as a plotter that repeats them a second late, is ignored until
 the followed one has had none for 5 s by the other one's time; only a satellite receiver takes over
-sooner: with the fifth of positions less than 5 s apart, with its first one after an outage, or at
-once if the other owner has no date. The system clock is not used, so a recording is read like a
-live line.
+sooner: with five less than 5 s apart, with its first one after an outage, or at once if the other
+owner has no date. The system clock is not used, so a recording is read like a live line.
 
 An owner that never sent a date gets its day from another, with a flag.
 

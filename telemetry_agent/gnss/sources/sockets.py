@@ -69,9 +69,7 @@ class SocketSource(Source):
         """See ``Source.advice``."""
         if heard.startswith(b'{"class":'):
             url = self.name.replace("tcp:", "gpsd:")
-            return Advice(
-                f"{self.name} is a gpsd, which waits for a request", f'set gps.source = "{url}"'
-            )
+            return Advice(f"{self.name} is a gpsd", f'set gps.source = "{url}"')
         if state == "silent":
             return Advice(
                 f"no data from {self.name}", "check that its sender runs and has a receiver"
