@@ -321,6 +321,7 @@ class Uploader(Task):
     # How long to wait
 
     def _stop_for(self, stop: StopReason, device: str, *, backlog: bool = False) -> float | None:
+        """How long to wait. ``backlog``: it was of the backlog, and live fixes may be accepted."""
         match stop:
             case AllRefused(reason, only_backlog=only_backlog):
                 if only_backlog and self._policy.live_first:
