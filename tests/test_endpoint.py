@@ -391,7 +391,9 @@ def test_a_body_where_none_is_read_is_not_the_next_request(endpoint: Endpoint) -
 
 
 def test_what_is_not_http_is_no_trouble(endpoint: Endpoint, agent: Agent) -> None:
-    assert b'{"error": "' in raw(endpoint, b"\x16\x03\x01 hello you there\r\n\r\n")
+    answer = raw(endpoint, b"\x16\x03\x01 hello you there\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'{"error": "' in answer
     assert raw(endpoint, b"POST /v1/fixes HTTP/1.1\r\nContent-Length: 10\r\n\r\n123") == b""
     assert agent.send(batch(1))[0] == 200
 

@@ -82,8 +82,11 @@ def test_a_certificate_for_another_name_is_not_trusted() -> None:
     assert reason.startswith("certificate not trusted: Hostname mismatch")
 
 
-def test_a_plain_server_behind_an_https_url_is_named() -> None:
-    with Server(drips(b"", first=b"HTTP/1.1 400 Bad Request\r\n\r\n", at_once=True)) as server:
+@pytest.mark.parametrize(
+    "first", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"<!DOCTYPE HTML>\n<h1>Error response</h1>"]
+)
+def test_a_plain_server_behind_an_https_url_is_named(first: bytes) -> None:
+    with Server(drips(b"", first=first, at_once=True)) as server:
         url = server.url.replace("http:", "https:")
         with transport_to(url, credentials=trusting()) as transport:
             reason = unanswered(transport.exchange(PAYLOAD, 60))

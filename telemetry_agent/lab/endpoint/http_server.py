@@ -33,6 +33,7 @@ _ACCEPT_AGAIN_S = 1.0
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # else a TLS hello gets an answer without a status
     server_version = f"telemetry-agent/{__version__}"
     sys_version = ""
     disable_nagle_algorithm = True  # else head and body of an answer are 44 ms apart

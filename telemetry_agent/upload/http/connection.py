@@ -109,7 +109,8 @@ class Connection:
             ) from error
         except ssl.SSLError as error:
             if self._heard and not is_tls(self._heard):
-                http = self._heard.startswith(b"HTTP/")
+                # "<": Python's http.server answers with a page alone to what is not HTTP.
+                http = self._heard.startswith((b"HTTP/", b"<"))
                 said = "answers in plain http" if http else f"says {quoted(self._heard)}"
                 raise NetworkError(
                     f"no TLS handshake with {self._peer}: it {said}",
