@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.errors import UsageError
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.simulator import Simulator, replay
+
+_LATE_MS = 2000
 
 
 @click.command("simulate")
@@ -55,6 +57,15 @@ def command(link: Path | None, recording: Path | None, rate: float, count: int |
 
 
 def _epochs(recording: Path | None, rate: float) -> Iterable[bytes]:
-    if recording is None:
-        return Drive(Clock().wall_ms(), interval_ms=round(1000 / rate) if rate else 1000)
-    return replay(recording.open("rb"))
+    return _drive(rate) if recording is None else replay(recording.open("rb"))
+
+
+def _drive(rate: float) -> Iterator[bytes]:
+    """A drive in real time: epochs that nobody was there to read are left out."""
+    clock = Clock()
+    interval_ms, began_s, index = round(1000 / rate) if rate else 1000, clock.monotonic_s(), 0
+    drive = Drive(clock.wall_ms(), interval_ms=interval_ms)
+    while True:
+        yield drive.epoch(index)
+        late_ms = (clock.monotonic_s() - began_s) * 1000 - index * interval_ms
+        index += max(1, int(late_ms / interval_ms)) if rate and late_ms > _LATE_MS else 1

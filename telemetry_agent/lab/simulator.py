@@ -140,6 +140,8 @@ class Simulator:
 
     def _run(self) -> None:
         try:
+            while self._next_s is None and not self._hushed:
+                self._wait(None)
             for epoch in self._epochs:
                 if not self._send(epoch):
                     break
@@ -160,18 +162,16 @@ class Simulator:
     def _send(self, epoch: bytes) -> bool:
         """Send an epoch when it is due; ``False`` if sending was stopped."""
         while not self._hushed:
-            now_s = self._clock.monotonic_s()
-            if self._next_s is None:
-                self._wait(None)
-            elif self._next_s > now_s:
-                self._wait(self._next_s - now_s)
+            now_s, due_s = self._clock.monotonic_s(), self._next_s or 0.0
+            if due_s > now_s:
+                self._wait(due_s - now_s)
             elif epoch:
                 try:
                     epoch = epoch[os.write(self._master, epoch) :]
                 except BlockingIOError:
                     self._wait(None, for_room=True)
             else:
-                self._next_s = max(self._next_s + self._interval_s, now_s)
+                self._next_s = max(due_s + self._interval_s, now_s)
                 return True
         return not epoch  # stopped between its last byte and here, it was sent all the same
 

@@ -6,8 +6,10 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from fakes import FakeClock
 from processes import agent, run_agent
 
+from telemetry_agent.cli import simulate
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import AgentError
 from telemetry_agent.lab.drive import Drive
@@ -254,3 +256,16 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
             f"telemetry-agent: cannot make a simulated receiver at {tmp_path / link}: {why}: "
             "name another --link\n"
         )
+
+
+def test_a_drive_is_where_the_clock_says_however_late_somebody_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = FakeClock(wall_ms=NEW_YEAR_MS)
+    monkeypatch.setattr(simulate, "Clock", lambda: clock)
+    drive = simulate._drive(5.0)
+    clock.advance(100)  # nobody has opened the device
+    for shown, passed_s in ((b",000140.000,", 1.9), (b",000140.200,", 60), (b",000241.800,", 0)):
+        assert shown in next(drive)
+        clock.advance(passed_s)
+    assert b",000242.000," in next(drive)
