@@ -90,7 +90,11 @@ class Page(Task):
 
             listener = bound(host, port)
         except (ConfigError, OSError) as error:
-            self._fault = str(refusal(error) or getattr(error, "strerror", None) or error)
+            self._fault = str(refused := refusal(error) or error)
+            if isinstance(refused, OSError):
+                self._fault = f"page.listen: {bracketed(host)}:{port}: {refused.strerror or error}"
+            if isinstance(refused, PermissionError):
+                self._fault += ": ports below 1024 are for root"
             self._trouble.failed(f"no page at {url}: {self._fault}; trying again")
             return None
         server = PageServer(listener, self._agent, host, token)
