@@ -7,6 +7,7 @@ from pathlib import Path
 from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS
 from telemetry_agent.config.settings import Settings
+from telemetry_agent.daemon.delivery import host_of
 from telemetry_agent.doctor import endpoint_checks, receiver_checks, storage_checks
 from telemetry_agent.doctor.agent_checks import RESTART, AgentChecks, Machine
 from telemetry_agent.doctor.endpoint_checks import EndpointChecks
@@ -23,7 +24,8 @@ from telemetry_agent.doctor.findings import (
 from telemetry_agent.doctor.permissions import owner_of
 from telemetry_agent.doctor.receiver_checks import ReceiverChecks
 from telemetry_agent.doctor.storage_checks import StorageChecks
-from telemetry_agent.errors import JOIN, Advice, AgentError, in_shell
+from telemetry_agent.errors import JOIN, Advice, AgentError, ConfigError, in_shell
+from telemetry_agent.page.map_file import open_map
 from telemetry_agent.secrecy import see_service_credentials
 
 _SERVICES = DEFAULT_PATHS[0].parent
@@ -76,10 +78,30 @@ def examine(
     mute = Advice("the agent does not answer", agent.again(RESTART))
     first = single("agent", agent.examine, mute)
     (found,) = run_checks([first], limit_s=_AGENT_S)
-    yield found
+    yield _with_this_config(found, agent, loaded.settings)
     agent.note(found)
     others = _others(loaded.settings, agent, send=send)
     yield from run_checks(others, limit_s=until_s - clock.monotonic_s())
+
+
+def _with_this_config(found: Finding, agent: AgentChecks, settings: Settings) -> Finding:
+    """``agent``, which passes only if the agent has the settings that are checked here."""
+    status = agent.status
+    if status is None or found.verdict != "pass":
+        return found
+    used = {
+        "device": (status.device, settings.device),
+        "upload.url": (status.upload.host, host_of(settings)),
+        "gps.source": (status.receiver.source, settings.gps.source),
+    }
+    if not settings.gps.source.startswith("/"):  # the agent may name what it found there
+        del used["gps.source"]
+    for key, (its, ours) in used.items():
+        if its and its != ours:
+            said = f"{found.said}, but with another {key} than this config: {its}"
+            remedy = f"{agent.again()}; if it stays so, its unit sets a variable TELEMETRY_AGENT_…"
+            return replace(found, verdict="warn", said=said, remedy=remedy)
+    return found
 
 
 def _others(settings: Settings, agent: AgentChecks, *, send: bool) -> list[Check]:
@@ -119,9 +141,12 @@ def _files(settings: Settings, agent: AgentChecks) -> Finding:
             return warned(found.message, remedy)
         try:
             path.stat()
-        except OSError as error:
-            remedy = "use sudo" if isinstance(error, PermissionError) else f"correct {key}"
-            return warned(f"{key}: {path}: {error.strerror}", remedy)
+            if key == "page.map":
+                open_map(path).close()
+        except (OSError, ConfigError) as error:
+            is_forbidden = isinstance(error.__cause__ or error, PermissionError)
+            said = f"{key}: {path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            return warned(said, "use sudo" if is_forbidden else f"correct {key}")
     if not named:
         return skipped("the config names none")
     return passed(f"readable: {', '.join(named)}")

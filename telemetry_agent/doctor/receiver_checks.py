@@ -162,16 +162,19 @@ class ReceiverChecks:
         return failed(f"{account.name} may not read {path} ({owner_of(path)})", remedy)
 
     def _in_use(self) -> Finding:
-        status = self._agent.status
+        status, pid = self._agent.status, None
         if status is not None:
+            pid = status.pid
             if status.receiver.state == "busy" and status.receiver.message is not None:
                 return failed(status.receiver.message, status.receiver.remedy or "")
-            return passed(f"by the agent (pid {status.pid}), which is asked")
+        if self._path is not None:  # root's programs open also what the agent has locked
+            device = self._path.resolve()
+            if by := machine.holder(device, self._root, pid):
+                return failed(*machine.explain(device, by, self._root))
+        if status is not None:
+            return passed(f"by the agent (pid {pid}), which is asked")
         if self._path is None:
             return skipped("no port is needed")
-        device = self._path.resolve()
-        if by := machine.holder(device, self._root):
-            return failed(*machine.explain(device, by, self._root))
         if os.geteuid():
             return skipped("only root sees the programs of other users")
         return passed("not used by another program")

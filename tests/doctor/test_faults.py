@@ -711,6 +711,13 @@ def a_map_in_a_home(bench: Bench) -> None:
     bench.more = {"page": {"map": str(in_a_home(bench, "area.pmtiles"))}}
 
 
+@fault("files", "warn", "page.map: .* is not a PMTiles file", "correct page.map")
+def a_map_that_is_not_one(bench: Bench) -> None:
+    file = bench.folder / "area.pmtiles"
+    file.write_text("nothing")
+    bench.more = {"page": {"map": str(file)}}
+
+
 @fault("files", "warn", "does not see extra.door", "write it where nobody may", ROOT_ONLY)
 def an_attribute_in_a_home(bench: Bench) -> None:
     bench.more = {"extra": {"door": str(in_a_home(bench, "door"))}}
@@ -897,6 +904,27 @@ def uploads_that_are_held(bench: Bench) -> None:
     runs(bench, upload={"state": "held", "last_error": "401: unknown token"})
 
 
+@fault("agent", "warn", "another upload.url than this config: old.example", "^restart the agent; ")
+def a_url_that_the_agent_has_not_read(bench: Bench) -> None:
+    runs(bench, upload={"state": "unreachable", "host": "old.example"})
+
+
+@fault("agent", "warn", "another gps.source than this config: /dev/ttyACM0", "sets a variable")
+def a_receiver_that_the_agent_has_not_read(bench: Bench) -> None:
+    bench.plug_in()
+    runs(bench)
+
+
+@fault("port in use", "fail", r"cat \(pid 777\) has /dev/tty", "sudo kill 777")
+def a_port_that_another_program_reads_beside_the_agent(bench: Bench) -> None:
+    made = machine(bench)
+    made.process(os.getpid() + 1, "telemetry-agent", has="/dev/tty")
+    made.process(777, "cat", has="/dev/tty")
+    bench.source = "/dev/tty"
+    receiver = {"source": "/dev/tty", "state": "3d"}
+    runs(bench, [], pid=os.getpid() + 1, receiver=receiver)
+
+
 @fault("delivery", "fail", "held: 401; 3 positions wait", "to try at once: restart the agent")
 def uploads_that_are_held_in_an_agent_without_the_service(bench: Bench) -> None:
     runs(bench, upload={"state": "held", "last_error": "401"})
@@ -1065,7 +1093,7 @@ def test_the_table_is_long_enough() -> None:
 
 
 def test_nothing_fails_where_all_is_well(bench: Bench) -> None:
-    runs(bench)
+    runs(bench, receiver={"source": "/dev/tty", "state": "3d"})
     bench.source = "/dev/tty"
     found = bench.told()
     assert {f.name for f in found.values() if f.verdict != "pass"} <= {

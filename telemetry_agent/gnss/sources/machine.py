@@ -202,15 +202,15 @@ class Holder(NamedTuple):
     program: str
 
 
-def holder(device: Path, root: Path = Path("/")) -> Holder | None:
+def holder(device: Path, root: Path = Path("/"), agent: int | None = None) -> Holder | None:
     """Another process that has ``device`` (a node such as /dev/ttyUSB0) open; ``None``: not seen.
 
-    ``root`` is where the machine's /proc and /sys are.
+    ``root`` is where the machine's /proc and /sys are; ``agent`` is a process that may have it.
     """
     if not device.name.startswith("tty"):
         return None  # a pty: the program that made it often has it open as well
     proc = root / "proc"
-    pids = {int(folder.name) for folder in proc.glob("[0-9]*")} - {os.getpid()}
+    pids = {int(folder.name) for folder in proc.glob("[0-9]*")} - {os.getpid(), agent}
     for pid in sorted(pids):
         # A process of another user is not seen with its files: a login is, and opening a port that
         # another program has locked fails.
