@@ -74,6 +74,10 @@ def _run(args: list[str]) -> Any:
 
 def run_daemon(config_path: Path | None) -> int:
     """Run the daemon. Returns the exit status. Without click, which would keep 1.2 MB of memory."""
+    if os.geteuid() == 0 and "NOTIFY_SOCKET" not in os.environ:  # by hand
+        from telemetry_agent.doctor.permissions import become_service  # noqa: PLC0415
+
+        become_service(config_path)
     # A small board imports for a second: a signal waits for the service, which blocks them as well.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     from telemetry_agent.clock import Clock  # noqa: PLC0415 - no other command needs all this

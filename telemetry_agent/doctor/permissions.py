@@ -3,14 +3,18 @@
 The checks run as root most of the time, and root may do everything: so they judge by this user.
 """
 
+import contextlib
 import os
 import pwd
 import stat
 import struct
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from telemetry_agent.config.files import DEFAULT_PATHS, queue_path
+from telemetry_agent.errors import AgentError
 from telemetry_agent.small_files import text_of
 
 SERVICE_USER = "telemetry-agent"
@@ -106,6 +110,25 @@ def _access_list(path: Path, status: os.stat_result) -> list[tuple[int, int, int
 
 EVERYBODY = SystemUser("everybody", -1, frozenset())
 """A user that owns nothing."""
+
+
+def become_service(config: Path | None) -> None:
+    """If root runs the service's config by hand, become the service's user, for good.
+
+    The service could not open the files that root would create beside its queue.
+    """
+    with contextlib.suppress(AgentError, OSError, KeyError):
+        config = config or DEFAULT_PATHS[0]
+        if config != DEFAULT_PATHS[0] or queue_path(config).parent.owner() != SERVICE_USER:
+            return
+        entry = pwd.getpwnam(SERVICE_USER)
+        user = SystemUser.of(entry.pw_uid)
+        if any(map(user.blocked_at, (Path(__file__), Path(sys.executable)))):
+            return  # the program is in a home folder
+        os.initgroups(SERVICE_USER, entry.pw_gid)
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+        sys.stderr.write(f"running as {SERVICE_USER}, the owner of the queue\n")
 
 
 def owner_of(path: Path) -> str:

@@ -133,6 +133,20 @@ def test_the_agent_and_its_state_belong_to_its_own_user(machine: Machine) -> Non
         assert owner == f"telemetry-agent:telemetry-agent {mode}"
 
 
+def test_root_who_runs_it_by_hand_leaves_nothing_that_the_service_cannot_open() -> None:
+    with boot({UNIT: TEXT}, config("/dev/none", NOWHERE)) as machine:
+        machine.systemctl("start", UNIT)
+        machine.systemctl("stop", UNIT)
+        machine.run("sh", "-c", "rm /var/lib/telemetry-agent/queue.*")
+        by_hand = machine.run(
+            *("timeout", "--signal=INT", "5", "/usr/bin/telemetry-agent", "run"), check=False
+        )
+        assert "running as telemetry-agent, the owner of the queue" in by_hand.stderr
+        found = machine.run("find", "/var/lib/telemetry-agent", "-user", "root")
+        assert found.stdout == ""
+        assert machine.path("/var/lib/telemetry-agent/queue.db").exists()
+
+
 def test_the_path_of_a_fix_under_the_sandbox(simulator: Simulator, tmp_path: Path) -> None:
     with Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint:
         source = str(simulator.device.resolve())
