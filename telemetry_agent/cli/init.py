@@ -50,6 +50,7 @@ class _Answers:
     server: str = "native"
     url: str = "http://localhost/"
     token_file: Path | None = None
+    queue: Path | None = None
 
     def text(self) -> str:
         """The config."""
@@ -63,6 +64,8 @@ class _Answers:
         ]
         if self.baud is not None:
             lines.append(f"baud = {self.baud}")
+        if self.queue is not None:
+            lines += ["", "[queue]", f"path = {toml_string(str(self.queue))}"]
         lines += ["", "[upload]", f"url = {toml_string(self.url)}"]
         if (format_ := SERVERS[self.server].format) != "native":
             lines.append(f'format = "{format_}"')
@@ -171,7 +174,7 @@ def command(
     ):
         baud = _listen(Path(source), baud)
     device = device or _ask_device(asks=asks)
-    answers = _Answers(device, source, baud, token_file=token_file)
+    answers = _Answers(device, source, baud, token_file=token_file, queue=_own_queue(path))
     answers = _ask_server(answers, server, url, asks=asks)
     settings = _write(path, answers.text())
     click.echo(f"wrote {path}")
@@ -204,6 +207,12 @@ def _queue_path(config: Path) -> Path:
     with contextlib.suppress(ConfigError):
         return queue_path(config)
     return QUEUE_PATH
+
+
+def _own_queue(config: Path) -> Path | None:
+    """The queue beside this config, for a user who cannot have the service's; ``None``: that."""
+    folder = next(place for place in QUEUE_PATH.parents if place.exists())
+    return None if os.access(folder, os.W_OK) else config.absolute().with_name(QUEUE_PATH.name)
 
 
 def _choose_receiver(*, asks: bool) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from telemetry_agent import __version__, addresses
 from telemetry_agent.ackqueue.file.lock import check_at_rest
 from telemetry_agent.clock import Clock, span
+from telemetry_agent.config.files import DEFAULT_PATHS
 from telemetry_agent.daemon import client
 from telemetry_agent.doctor.findings import Finding, failed, passed, skipped, warned
 from telemetry_agent.doctor.permissions import HIDDEN, SERVICE_USER, SystemUser, owner_of
@@ -183,7 +184,8 @@ class AgentChecks:
             return failed(f"{error.message}, and does not answer", self.again(RESTART))
         root = self.machine.root
         remedy = f"{switch_on(root)}; `sudo journalctl -u telemetry-agent` shows why it stopped"
-        if not self.is_service or unit_file(root) is None:  # it is not installed
+        is_own = self._config_path not in {None, DEFAULT_PATHS[0]}  # not the one of the service
+        if is_own or not self.is_service or unit_file(root) is None:  # it is not installed
             config = f" --config {in_shell(self._config_path)}" if self._config_path else ""
             remedy = f"`telemetry-agent run{config}` starts it"
         return warned("does not run: nothing is recorded now", remedy)

@@ -849,6 +849,9 @@ def an_agent_that_does_not_answer(bench: Bench) -> None:
 
 @fault("agent", "warn", "does not run: nothing is recorded", "systemctl enable --now")
 def an_agent_that_does_not_run(bench: Bench) -> None:
+    services = (bench.folder / "config.toml",)
+    patch = mock.patch("telemetry_agent.doctor.agent_checks.DEFAULT_PATHS", services)
+    bench.cleanup.enter_context(patch)
     bench.ask = answers(status=[client.NoAgentError("no agent")])
     bench.user = pwd.getpwuid(os.geteuid()).pw_name
     machine_file(bench, "usr/lib/systemd/system/telemetry-agent.service", "[Service]")
@@ -858,6 +861,16 @@ def machine_file(bench: Bench, name: str, text: str) -> None:
     file = bench.root / name
     file.parent.mkdir(parents=True)
     file.write_text(text)
+
+
+@fault(
+    "agent", "warn", "does not run: nothing is recorded", "run --config .*config.toml` starts it"
+)
+def an_agent_with_a_config_that_is_not_the_service_s(bench: Bench) -> None:
+    an_agent_that_does_not_run(bench)
+    services = (Path("/etc/telemetry-agent/config.toml"),)
+    patch = mock.patch("telemetry_agent.doctor.agent_checks.DEFAULT_PATHS", services)
+    bench.cleanup.enter_context(patch)
 
 
 @fault("agent", "warn", "does not run: nothing is recorded", "unmask telemetry-agent && .*enable")

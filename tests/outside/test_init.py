@@ -12,8 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import ClassVar
+from unittest import mock
 
 import pytest
+from click.testing import CliRunner
 from nmea import line
 from peers import ask, influxdb
 from processes import AGENT, environment, run_agent
@@ -21,6 +23,7 @@ from rig import simulated, started, write_config
 from scripted import ScriptedReceiver
 from standins import Dawarich, Recorder, Server, Traccar
 
+from telemetry_agent.cli import init
 from telemetry_agent.doctor.servers import SERVERS, completed, server_by_answer, server_by_url
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.lab.endpoint import Endpoint
@@ -45,6 +48,18 @@ def test_it_shows_the_fix_tries_the_endpoint_and_writes_a_config_that_is_right(
     assert written["device"] == "van-07"
     assert written["gps"]["source"] == str(simulator.device)
     assert written["upload"]["url"] == endpoint.url
+    assert run_agent("config", "check", "--config", str(path)).returncode == 0
+
+
+def test_a_user_who_cannot_have_the_queue_of_the_service_gets_one_of_their_own(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "config.toml"
+    flags = ["--device", "van-07", "--source", "/dev/none", "--url", URL]
+    with mock.patch("telemetry_agent.cli.init.os.access", lambda at, _: at == tmp_path):
+        done = CliRunner().invoke(init.command, ["--config", str(path), *flags])
+    assert done.exit_code == 0, done.output
+    assert tomllib.loads(path.read_text())["queue"] == {"path": str(tmp_path / "queue.db")}
     assert run_agent("config", "check", "--config", str(path)).returncode == 0
 
 
