@@ -63,6 +63,8 @@ def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
 def refusal(queue_path: Path) -> Advice | None:
     """Why the queue cannot be used; ``None``: it can, or its disk is only full."""
     queue_path = place_of(queue_path)
+    with suppress(OSError):  # the working directory may be gone
+        queue_path = queue_path.absolute()
     try:
         # It creates a file without a name: a file system may be read-only without the mount's flag.
         os.close(os.open(queue_path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -127,8 +129,8 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
         refused = Advice(error.message)
     if refused is not None:
         return in_runtime(queue, refused)
-    folder = queue.path.parent
-    mount = mount_of(folder.resolve())
+    folder = queue.path.parent.resolve()
+    mount = mount_of(folder)
     if mount is None or (found := trouble(mount)) is None:
         return queue, None
     message = f"{folder} is on {mount.kind} ({mount.point}), {found.message}"
