@@ -99,7 +99,10 @@ def _with_this_config(found: Finding, agent: AgentChecks, settings: Settings) ->
     for key, (its, ours) in used.items():
         if its and its != ours:
             said = f"{found.said}, but with another {key} than this config: {its}"
-            remedy = f"{agent.again()}; if it stays so, its unit sets a variable TELEMETRY_AGENT_…"
+            remedy = (
+                f"{agent.again()}; if it stays so, its environment sets a variable "
+                "TELEMETRY_AGENT_…"
+            )
             return replace(found, verdict="warn", said=said, remedy=remedy)
     return found
 
