@@ -10,6 +10,7 @@ from telemetry_agent import __version__
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.copying import copy_to
 from telemetry_agent.ackqueue.file.rows import Row
+from telemetry_agent.ackqueue.file.schema import FullError
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.clock import Clock
@@ -80,6 +81,7 @@ class Agent:
         self._clock = clock
         self._began_s = clock.monotonic_s()
         self._covered: StorageView | None = None
+        self._was_full = False  # the disk of the queue, when this agent started
         self._stays_in_runtime = False  # only to open the queue would show that it is sound again
         placed, self.storage = queue_place.place(settings.queue)
         try:
@@ -89,7 +91,8 @@ class Agent:
                 raise
             if not self._is_in_runtime():  # there it may work at the second try
                 placed, self.storage = queue_place.in_runtime(settings.queue, Advice(error.message))
-                self._stays_in_runtime = True
+                self._was_full = isinstance(error, FullError)
+                self._stays_in_runtime = not self._was_full
             self.queue = queue_place.open_queue(placed, clock)
         try:
             self.queue.adopt(waiting)
@@ -180,7 +183,7 @@ class Agent:
         Or another disk was mounted over it, and accepts files. If it does not, that is reported.
         """
         # Away from a state directory that refuses files; back when it accepts them again.
-        refused = queue_place.refusal(self.settings.queue.path)
+        refused = queue_place.refusal(self.settings.queue.path, was_full=self._was_full)
         if self.is_covered and self.queue.shared.file.is_covered:  # it can be mounted again by now
             if refused is not None and self._covered is None:
                 said = (

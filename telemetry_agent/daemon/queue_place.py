@@ -60,8 +60,11 @@ def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
     )
 
 
-def refusal(queue_path: Path) -> Advice | None:
-    """Why the queue cannot be used; ``None``: it can, or its disk is only full."""
+def refusal(queue_path: Path, *, was_full: bool = False) -> Advice | None:
+    """Why the queue cannot be used; ``None``: it can, or its disk is only full.
+
+    ``was_full``: its disk had no room to open it, so there must be some now.
+    """
     queue_path = place_of(queue_path)
     with suppress(OSError):  # the working directory may be gone
         queue_path = queue_path.absolute()
@@ -79,7 +82,8 @@ def refusal(queue_path: Path) -> Advice | None:
                 return Advice(f"{file}: not a regular file", f"move it away, or {_ELSEWHERE}")
             if file.exists() and not os.access(file, os.R_OK | os.W_OK, effective_ids=True):
                 return Advice(f"{file}: permission denied", _AS_OWNER)
-        if not queue_path.exists() and not has_room(queue_path.parent, _NEW_QUEUE_BYTES):
+        needs_room = was_full or not queue_path.exists()
+        if needs_room and not has_room(queue_path.parent, _NEW_QUEUE_BYTES):
             said = f"{queue_path.parent}: no space left for a new queue"
             return Advice(said, f"free 1 MiB there, or {_ELSEWHERE}")
     except OSError as error:  # the file system is damaged

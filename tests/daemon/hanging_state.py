@@ -11,7 +11,7 @@ from telemetry_agent.errors import Advice
 HANGS = Path(os.environ["STATE_HANGS"])
 
 
-def refuse_or_hang(queue_path: Path) -> Advice:
+def refuse_or_hang(queue_path: Path, **_: bool) -> Advice:
     if HANGS.exists():
         os.write(1, b"hangs\n")
         threading.Event().wait()

@@ -15,7 +15,7 @@ import pytest
 from misbehaving import Server
 from peers import program
 from processes import agent, run_agent
-from rig import record_backlog, simulated, write_config
+from rig import record_backlog, simulated, started, write_config
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.lab.endpoint import Endpoint
@@ -292,6 +292,40 @@ def test_a_full_disk_stops_nothing_whether_the_queue_is_there_or_not(
         by_hand = run_agent("run", "--config", str(config))
         assert by_hand.returncode == 74
         assert "no space left for a new queue: free 1 MiB there, or name" in by_hand.stderr
+
+
+def test_a_start_on_a_full_disk_records_there_by_way_of_the_ballast(
+    tmp_path: Path, disk: Path
+) -> None:
+    with simulated(tmp_path, rate_hz=10) as simulator:
+        config, _ = service(tmp_path, disk, "http://127.0.0.1:9/", str(simulator.device))
+        for _ in range(2):
+            with started(config) as daemon:
+                before = pending(config, {})
+                wait_until(lambda: pending(config, {}) > before + 10)  # noqa: B023 - it ends here
+                assert daemon.end() == 0
+            assert (disk / "others").exists() != (disk / "queue.db.ballast").exists()
+            fill(disk)
+
+
+def test_a_queue_that_found_no_room_at_the_start_is_used_once_there_is_some(
+    tmp_path: Path, disk: Path
+) -> None:
+    with simulated(tmp_path, rate_hz=10) as simulator:
+        config, env = service(tmp_path, disk, "http://127.0.0.1:9/", str(simulator.device))
+        with started(config, env) as daemon:
+            wait_until(lambda: pending(config, env) > 10)
+            assert daemon.end() == 0
+        (disk / "queue.db.ballast").unlink(missing_ok=True)
+        fill(disk)
+        with agent("run", "--config", str(config), env=env) as daemon:
+            daemon.wait_for_line("recording into .*/run, at most")
+            wait_until(lambda: pending(config, env) > 10)
+            (disk / "others").unlink()
+            daemon.wait_for_line(f"records van-07 from .* into {disk}")
+            wait_until(lambda: pending(config, env) > 20)
+            assert daemon.end() == 0
+    assert "\n".join(daemon.err).count("recording into") == 1
 
 
 def fill(disk: Path) -> None:

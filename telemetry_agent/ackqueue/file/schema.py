@@ -12,6 +12,7 @@ to acknowledge a batch is, as a rule, to move the end of one range: one page, wh
 ``fixes`` is a view for people with plain ``sqlite3``: words and units of the documentation.
 """
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -230,6 +231,8 @@ def refusal(what: str, error: Exception, *, opening: bool = False) -> StorageErr
         opening: Whether a file without our tables counts as damaged: at the start.
     """
     if isinstance(error, OSError):
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return FullError(f"{what}: {error.strerror}")
         remedy = ""
         if isinstance(error, PermissionError):
             remedy = "; run it as a user who may write there, or name another queue.path"
@@ -324,6 +327,11 @@ def _stand_in(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"CREATE TEMP VIEW stream AS SELECT {columns} WHERE 0")
 
 
+def ballast_of(path: Path) -> Path:
+    """The file beside the queue that keeps room for a full disk; see ``bounds``."""
+    return path.with_name(path.name + ".ballast")
+
+
 def create_file(path: Path) -> None:
     """Make an empty file that not every user can read."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
@@ -341,7 +349,11 @@ def _make_index(path: Path) -> None:
     try:
         with suppress(OSError):  # its file system does not copy on write
             fcntl.ioctl(index, _SET_FLAGS, struct.pack("i", _NO_COPY_ON_WRITE))
-        os.posix_fallocate(index, 0, _INDEX_BYTES)
+        try:
+            os.posix_fallocate(index, 0, _INDEX_BYTES)
+        except OSError:
+            ballast_of(path).unlink(missing_ok=True)  # kept for this: a start on a full disk
+            os.posix_fallocate(index, 0, _INDEX_BYTES)
     finally:
         os.close(index)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound
+from telemetry_agent.ackqueue.file.schema import ballast_of
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ
 from telemetry_agent.ackqueue.limits.thinning import Thinner
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -89,7 +90,7 @@ class Ballast:
     """
 
     def __init__(self, queue_path: Path, size: int) -> None:
-        self._path = queue_path.with_name(queue_path.name + ".ballast")
+        self._path = ballast_of(queue_path)
         self._size = size
 
     @property

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from telemetry_agent.ackqueue.file.schema import create_file
+from telemetry_agent.ackqueue.file.schema import ballast_of, create_file
 from telemetry_agent.disks import sync_directory
 from telemetry_agent.errors import StorageError
 
@@ -121,7 +121,7 @@ def give_name(file: Path, path: Path) -> None:
 
 def delete_empty(path: Path) -> None:
     """Delete the files of a queue of which nothing is needed. Its lock file stays."""
-    for file in (path.with_name(path.name + ".ballast"), log_of(path), index_of(path), path):
+    for file in (ballast_of(path), log_of(path), index_of(path), path):
         file.unlink(missing_ok=True)
 
 
