@@ -257,7 +257,7 @@ class Agent:
         stats, covered = queue.stats(), queue.shared.is_covered
         count = pending(stats)
         if not (count or stats.carrying_over):
-            queue.close()
+            within(_DISK_S, queue.close)  # a disk that was taken away may refuse it
             # Dead letters can still be read. What others put beside the queue, only they delete.
             elsewhere = queue_place.runtime_queue()
             is_ours = elsewhere is not None and queue.path.parent == elsewhere.parent

@@ -129,3 +129,21 @@ def test_a_disk_that_refuses_the_last_note_once_invents_no_loss(
     with AckQueue(path) as queue:
         assert queue.stats().ready == 3
         assert not queue.stats().lost
+
+
+def test_a_lock_file_whose_disk_is_gone_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = QueueLock(tmp_path / "queue.db")
+    (tmp_path / "queue.db.lock").unlink()
+    close = os.close
+
+    def refuse(fd: int) -> None:
+        close(fd)
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", refuse)
+        assert lock.retake()
+        lock.release()
+    AckQueue(tmp_path / "queue.db").close()

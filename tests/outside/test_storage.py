@@ -1,10 +1,12 @@
 """Storage that forgets or refuses: recording and delivery go on, and it is said."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +23,9 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.lab.endpoint import Endpoint
 
 wait_until = partial(polling.wait_until, limit_s=120)
+
+
+SHUT_DOWN = 0x8004_587D  # EXT4_IOC_SHUTDOWN
 
 
 @pytest.fixture
@@ -191,6 +196,26 @@ def test_a_disk_that_is_unmounted_from_a_folder_that_cannot_be_used_is_reported(
                 assert queue.stats().lost == {}
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_disk_that_is_taken_away_and_put_back_is_used_again(tmp_path: Path, disk: Path) -> None:
+    with Server() as server, simulated(tmp_path, rate_hz=10) as simulator:
+        config, env = service(tmp_path, disk, server.url, str(simulator.device))
+        with started(config, env) as daemon:
+            server.wait_for(lambda s: len(s.ledger) > 10)
+            folder = os.open(disk, os.O_RDONLY)
+            fcntl.ioctl(folder, SHUT_DOWN, struct.pack("I", 2))  # all of it is an I/O error now
+            os.close(folder)
+            subprocess.run(["umount", "--lazy", disk], check=True)
+            again = shutil.copy(tmp_path / "image", tmp_path / "again")  # as another device
+            subprocess.run(["mount", "-o", "loop", again, disk], check=True)
+            daemon.wait_for_line("records van-07 from .*taken along")
+            arrived = len(server.ledger)
+            server.wait_for(lambda s: len(s.ledger) > arrived + 10)
+            simulator.hush()
+            wait_until(lambda: complete(server) and pending(config, env) == 0)
+            assert daemon.end() == 0
+        assert "Traceback" not in daemon.text()
 
 
 def test_a_queue_file_whose_inode_is_damaged_keeps_no_agent_from_recording(

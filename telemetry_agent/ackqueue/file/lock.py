@@ -81,13 +81,14 @@ class QueueLock:
             if os.path.samestat(lock_path(self._queue_path).stat(), os.fstat(self._fd)):
                 return False
         fd = _take(self._queue_path)
-        os.close(self._fd)
+        self.release()
         self._fd = fd
         return True
 
     def release(self) -> None:
         """Let the next process in."""
-        os.close(self._fd)
+        with suppress(OSError):  # its disk is gone; it is closed all the same
+            os.close(self._fd)
 
 
 def check_at_rest(queue_path: Path) -> None:
