@@ -141,8 +141,6 @@ class AwayRows:
 
     def parts_here(self, lo: int, hi: int) -> list[tuple[int, int]]:
         """The parts of these rows that are not away."""
-        if not self.any:
-            return [(lo, hi)]
         parts = [(lo, min(hi, self.first - 1)), (max(lo, self._border + 1), hi)]
         return [part for part in parts if part[0] <= part[1]]
 

@@ -329,6 +329,16 @@ def test_a_batch_without_an_answer_expires_too(path: Path, *, is_resumed: bool) 
         assert seqs(lease(queue)) == [21]
 
 
+def test_more_dead_letters_than_fit_into_one_step_expire_at_once(path: Path) -> None:
+    with AckQueue(path, commit_every_s=3600, limits=Limits(max_age_s=100)) as queue:
+        put(queue, 2500)
+        queue.fail(lease(queue, 2500), "refused")
+        put(queue, 1, start=10_000)
+        while queue.tidy():
+            pass
+        assert queue.stats().lost == {"expired": 2500}
+
+
 def test_a_long_doubt_about_the_time_is_as_old_as_what_follows(path: Path) -> None:
     with AckQueue(path, limits=Limits(max_age_s=100)) as queue:
         for second in range(2500):

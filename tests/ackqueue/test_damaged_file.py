@@ -140,3 +140,17 @@ def test_flipped_bits_in_the_log_cost_at_most_the_fix_that_they_hit(path: Path) 
         assert len(found) >= 59
         for file in case.parent.glob("case.db*"):
             file.unlink()
+
+
+def test_a_log_without_its_header_overrules_nothing_of_the_file(path: Path) -> None:
+    """Behind the frames of a round lie those of the one before, older than the file."""
+    with AckQueue(path, commit_every_s=0) as queue:
+        put(queue, 20)
+        queue.ack(lease(queue, 5, live_first=False))
+        older = log_of(path).read_bytes()
+        queue.ack(lease(queue, 5, live_first=False))
+    log_of(path).write_bytes(bytes(32) + older[32:])
+    with AckQueue(path) as queue:
+        carry_over(queue)
+        stats = queue.stats()
+    assert (stats.ready, stats.acked) == (10, 10)

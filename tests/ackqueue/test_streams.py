@@ -571,3 +571,21 @@ def test_a_run_that_the_rows_of_another_contradict_is_forgotten() -> None:
         streams.learn_from_row(*row)
     assert streams.take_changes() == {20: None}
     assert streams.bounds(20) == (1, ABOVE_ALL)
+
+
+def test_a_stream_of_which_no_row_is_left_is_still_accounted_for_after_damage(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "queue.db"
+    with AckQueue(path, keep_delivered_s=0) as queue:
+        put(queue, 5)
+        deliver(queue)
+        gone = queue.stream
+    with AckQueue(path, keep_delivered_s=0) as queue:
+        put(queue, 5, start=1000)
+        queue.tidy()
+        assert {stored.record.stream for stored in queue.stored()} == {queue.stream}
+    damage.damage(path, damage.header)
+    with AckQueue(path) as queue:
+        carry_over(queue)
+        assert (gone, 5, 5, {}) in told(queue)
