@@ -162,9 +162,11 @@ class AckQueue:
     def adopt(self, rows: Collection[Row]) -> None:
         """Take over the rows that another queue could not write. Call it before any ``put``."""
         shared = self.shared
+        now_s = shared.clock.monotonic_s()
         with shared.lock:
             for row in rows:
-                shared.writer.add(shared.clock.monotonic_s(), shared.adopt(row))
+                shared.writer.add(now_s, shared.adopt(row))
+                self._live_since_s = now_s
         if rows:
             shared.ring()
 

@@ -439,6 +439,9 @@ def test_what_another_queue_takes_over_is_not_lost_here(path: Path, tmp_path: Pa
     assert "lost" not in str(refused.value)
     with AckQueue(tmp_path / "other.db") as other:
         other.adopt(rows)
+        backlog = other.backlog()
+        assert backlog.live == 2
+        assert backlog.live_since_s is not None  # so the uploader waits for no other fix
         batch = lease(other)
         assert (batch.stream, seqs(batch)) == (queue.stream, [4, 5])
     with AckQueue(path) as queue:
