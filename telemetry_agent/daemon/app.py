@@ -81,7 +81,6 @@ class Agent:
         self._clock = clock
         self._began_s = clock.monotonic_s()
         self._covered: StorageView | None = None
-        self._was_full = False  # the disk of the queue, when this agent started
         self._stays_in_runtime = False  # only to open the queue would show that it is sound again
         placed, self.storage = queue_place.place(settings.queue)
         try:
@@ -91,8 +90,7 @@ class Agent:
                 raise
             if not self._is_in_runtime():  # there it may work at the second try
                 placed, self.storage = queue_place.in_runtime(settings.queue, Advice(error.message))
-                self._was_full = isinstance(error, FullError)
-                self._stays_in_runtime = not self._was_full
+                self._stays_in_runtime = not isinstance(error, FullError)
             self.queue = queue_place.open_queue(placed, clock)
         try:
             self.queue.adopt(waiting)
@@ -183,7 +181,7 @@ class Agent:
         Or another disk was mounted over it, and accepts files. If it does not, that is reported.
         """
         # Away from a state directory that refuses files; back when it accepts them again.
-        refused = queue_place.refusal(self.settings.queue.path, was_full=self._was_full)
+        refused = queue_place.refusal(self.settings.queue.path, needs_room=self._is_in_runtime())
         if self.is_covered and self.queue.shared.file.is_covered:  # it can be mounted again by now
             if refused is not None and self._covered is None:
                 said = (

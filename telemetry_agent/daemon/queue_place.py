@@ -60,10 +60,10 @@ def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
     )
 
 
-def refusal(queue_path: Path, *, was_full: bool = False) -> Advice | None:
+def refusal(queue_path: Path, *, needs_room: bool = False) -> Advice | None:
     """Why the queue cannot be used; ``None``: it can, or its disk is only full.
 
-    ``was_full``: its disk had no room to open it, so there must be some now.
+    ``needs_room``: a full disk is a reason too.
     """
     queue_path = place_of(queue_path)
     with suppress(OSError):  # the working directory may be gone
@@ -82,7 +82,7 @@ def refusal(queue_path: Path, *, was_full: bool = False) -> Advice | None:
                 return Advice(f"{file}: not a regular file", f"move it away, or {_ELSEWHERE}")
             if file.exists() and not os.access(file, os.R_OK | os.W_OK, effective_ids=True):
                 return Advice(f"{file}: permission denied", _AS_OWNER)
-        needs_room = was_full or not queue_path.exists()
+        needs_room = needs_room or not queue_path.exists()
         if needs_room and not has_room(queue_path.parent, _NEW_QUEUE_BYTES):
             said = f"{queue_path.parent}: no space left for a new queue"
             return Advice(said, f"free 1 MiB there, or {_ELSEWHERE}")

@@ -361,3 +361,4 @@ def test_what_was_delivered_before_two_damages_is_not_lost(
         assert queue.stats().lost == lost
         assert queue.stats().ready == 10 + 10 * ("damaged" not in lost) + 5 * (third != "none")
     assert ("other fixes may be missing" in caplog.text) == (not note)
+    assert any(".kept-" in name for name in files(path)) == bool(lost)  # for a person to look at

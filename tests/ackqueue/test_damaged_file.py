@@ -154,3 +154,15 @@ def test_a_log_without_its_header_overrules_nothing_of_the_file(path: Path) -> N
         carry_over(queue)
         stats = queue.stats()
     assert (stats.ready, stats.acked) == (10, 10)
+
+
+def test_a_row_without_a_mark_is_ready_whatever_an_older_file_says(path: Path) -> None:
+    records = damage.fill(path, 5)
+    with AckQueue(path) as queue:
+        queue.ack(lease(queue))
+    damage.copy(path, path.with_name("older.db"))
+    with AckQueue(path) as queue:
+        assert queue.resend(0, 1 << 60) == 5
+    damage.copy(path.with_name("older.db"), path.with_name("queue.db.damaged-1"))
+    damage.damage(path, damage.header)
+    assert damage.recover(path).delivered == records
