@@ -343,9 +343,12 @@ def _make_index(path: Path) -> None:
     SQLite maps it into memory, where a write that finds no room ends the process (SIGBUS). On btrfs
     each write needs room, unless the file was made without copy-on-write.
     """
-    index = os.open(
-        path.with_name(path.name + "-shm"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640
-    )
+    file = path.with_name(path.name + "-shm")
+    try:
+        file.read_bytes()
+    except OSError:  # not there; or SQLite would map what cannot be read, which ends the process
+        file.unlink(missing_ok=True)
+    index = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640)
     try:
         with suppress(OSError):  # its file system does not copy on write
             fcntl.ioctl(index, _SET_FLAGS, struct.pack("i", _NO_COPY_ON_WRITE))
