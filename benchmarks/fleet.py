@@ -158,7 +158,7 @@ class Wire:
     def abort(self) -> None:
         """Nothing is ever under way."""
 
-    rearm = drop_idle = abort
+    rearm = drop_idle = close = abort
 
 
 @cache

@@ -162,12 +162,12 @@ def refusing(bad: Collection[int], status: int = 400, otherwise: int = 200) -> A
     return Act(run)
 
 
-def at_most(fixes: int) -> Act:
+def at_most(fixes: int, status: int = 413) -> Act:
     """413 for more fixes than that."""
 
     def run(line: Line, request: Request) -> None:
         if len(request.names) > fixes:
-            line.reply(413)
+            line.reply(status)
         else:
             line.server.take(request)
             line.reply(200)

@@ -134,6 +134,7 @@ class Monitor(Task):
         self._running: Connecting | None = None  # the probe
         self._paths: dict[Address, Path | None] = {}
         self._in_doubt = True
+        self._doubts = 0  # while it is up, since the last answer
         # The result of the last exchange only.
         self._results: deque[Literal["doubt", "answer"]] = deque(maxlen=1)
         self._check_due_s = math.inf
@@ -190,12 +191,16 @@ class Monitor(Task):
 
     def _process_result(self, now_s: float) -> None:
         if self._results.pop() == "answer":
-            self._in_doubt = False
+            self._in_doubt, self._doubts = False, 0
             if self.state.word != "up":
                 self._mark_up(now_s)
         elif self.state.word == "up" and not self._in_doubt:
-            self._in_doubt = True
-            self._start_probe(now_s)
+            # Each second one. A load balancer gives connections to its servers in turn: if each
+            # attempt followed a probe, all could get the same server, which may be the broken one.
+            self._doubts += 1
+            if self._doubts % 2:
+                self._in_doubt = True
+                self._start_probe(now_s)
 
     def _check_paths(self, now_s: float) -> None:
         """Ask the kernel whether the path is still the same."""
@@ -251,7 +256,7 @@ class Monitor(Task):
         self._in_doubt = False
 
     def _mark_down(self, now_s: float, word: Word, error: str) -> None:
-        self._return_due_s = math.inf
+        self._return_due_s, self._doubts = math.inf, 0
         before = self.state
         if word != before.word:
             _log.debug("the endpoint is %s: %s", word, error)

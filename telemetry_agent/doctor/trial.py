@@ -391,7 +391,8 @@ def remedy_of(answer: NoAnswer) -> str:
         case None:
             return (
                 "check that the endpoint works (its own log shows more), and the port in "
-                "upload.url: it may expect https:// or http://, or allow other versions of TLS"
+                "upload.url: it may expect https:// or http://, allow other versions of TLS, or "
+                "require a client certificate (upload.client_cert)"
             )
 
 

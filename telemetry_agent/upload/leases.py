@@ -100,6 +100,10 @@ class Leases:
         batch = batches.pop(place)
         for other in batches:
             self.give_back(other)
+        return self.one_of(batch, at)
+
+    def one_of(self, batch: Batch, at: int) -> Batch:
+        """The fix at this place of a batch; the others go back."""
         if at:
             before, batch = self.split(batch, at)
             self.give_back(before)

@@ -49,11 +49,14 @@ class OutcomeHandler:
 
         The one place where an outcome changes what becomes of fixes.
         """
-        deferred = outcome if isinstance(outcome, Deferred) else None
-        answered = deferred is None or deferred.answered
+        undecided = outcome if isinstance(outcome, Deferred | Held) else None
+        answered = not isinstance(outcome, Deferred) or outcome.answered
+        keep = not answered or isinstance(outcome, Held)
         put_off = self._leases.is_put_off(batch)
-        if deferred and self._is_refusal(batch, deferred, expected=probing or put_off):
-            outcome = Refused(deferred.reason, status=deferred.status)
+        in_doubt = keep and (probing or put_off)
+        # It may be the endpoint's fault or that of a fix.
+        if undecided and not in_doubt and self._refusals.is_a_fix(batch, undecided):
+            outcome = Refused(undecided.reason, status=undecided.status)
         self.went_well = isinstance(outcome, Delivered)
         if not self.went_well:
             self._keeper.count(failed_requests=1)
@@ -68,26 +71,17 @@ class OutcomeHandler:
             case Refused(reason, too_large):
                 if probing:  # everything is refused, so this shows nothing about this fix
                     return Held(reason)
-                stop = self._refusals.refused(batch, reason, too_large=too_large, answered=answered)
-                return deferred if deferred and isinstance(stop, Deferred) else stop
-            case Deferred():
-                if not outcome.answered:
+                stop = self._refusals.refused(batch, reason, too_large=too_large, keep=keep)
+                return undecided if undecided and isinstance(stop, Deferred) else stop
+            case Deferred() | Held():
+                # A fix that was put off was expected to get no other: the others go on.
+                expected = put_off and keep and not probing
+                if not answered or expected:
                     # What was never sent may be thinned, and costs no write.
-                    self._leases.give_back(batch, answered=not outcome.sent)
+                    unsent = isinstance(outcome, Deferred) and not outcome.sent
+                    self._leases.give_back(batch, answered=unsent)
                     self._refusals.lost(batch)
-                # A fix that was put off was expected to get no answer: the others go on.
-                return None if put_off and not answered else outcome
-            case Held():
-                return outcome
-
-    def _is_refusal(self, batch: Batch, deferred: Deferred, *, expected: bool) -> bool:
-        """Whether a fix is to blame for a 500, or for no answer; that may be ``expected``.
-
-        It may as well be the endpoint's fault: the count of such outcomes decides.
-        """
-        if not deferred.may_be_a_fix or (expected and not deferred.answered):
-            return False
-        return self._refusals.crashed(batch, answered=deferred.answered)
+                return None if expected else outcome
 
     def apply_each(self, batch: Batch, outcomes: list[Outcome], *, probing: bool) -> StopReason:
         """One outcome for each fix, in their order; those without one were not sent.

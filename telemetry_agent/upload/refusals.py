@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from telemetry_agent.model import Batch, Deferred, Record
+from telemetry_agent.model import Batch, Deferred, Held, Record
 from telemetry_agent.upload.bisection import Bisection, CrashCount
 from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.suspects import Run, Suspect
@@ -77,6 +77,8 @@ class Refusals:
         self._run: Run | None = None
         self._search: Bisection | None = None
         self._suspects_turn = False  # another fix was accepted since the last suspect was tried
+        # By device and whether live: whether a single fix was accepted after a status that holds.
+        self._held: dict[tuple[str, bool], bool] = {}
         self._in_a_row = 0  # refusals of a search since the last acceptance
         self._acceptances: Counter[str] = Counter()  # by device
 
@@ -104,6 +106,10 @@ class Refusals:
     def ever_accepted(self) -> bool:
         """Whether the endpoint accepted any fix under these settings."""
         return self._acceptances.total() > 0
+
+    def is_held(self, batch: Batch) -> bool:
+        """Whether a status holds such batches: none of several fixes was accepted since."""
+        return (batch.device, batch.live) in self._held
 
     def accepts(self, device: str) -> bool:
         """Whether the endpoint accepted any fix of this device."""
@@ -157,6 +163,9 @@ class Refusals:
         self._acceptances[batch.device] += 1
         self._in_a_row = 0
         self.live_refused = self.in_doubt = False
+        kind = batch.device, batch.live
+        if self._held.pop(kind, None) is not None and len(batch.records) == 1:
+            self._held[kind] = True
         search = self._search
         if search is not None and search.accepted(batch) and not search.is_crash:
             self._keeper.found_inconsistent(self.reason, 2 * _REFUSALS)
@@ -176,11 +185,12 @@ class Refusals:
             self._dissolve(self._run)
 
     def refused(
-        self, batch: Batch, reason: str, *, too_large: bool = False, answered: bool = True
+        self, batch: Batch, reason: str, *, too_large: bool = False, keep: bool = False
     ) -> AllRefused | Deferred | None:
         """Note that the endpoint refused ``batch``. Returns why to stop; ``None``: continue.
 
-        ``answered``: false if it took the batch and gave no answer; see ``crashed``.
+        ``keep``: a single fix never becomes a dead letter, because it got no answer, or one that
+        holds uploads. It is sent again much later.
         """
         self.reason, self._device = reason, batch.device
         self.live_refused = self.live_refused or batch.live
@@ -199,7 +209,7 @@ class Refusals:
             self._in_a_row += not acceptances
         else:
             self._in_a_row += 1
-            self._refused_in_search(batch, reason, too_large=too_large, answered=answered)
+            self._refused_in_search(batch, reason, too_large=too_large, keep=keep)
         # From the whole batch down to a single fix there are 1 + ceil(log2 size) refusals. If two
         # more follow without an acceptance, it may be the set-up.
         size = self._search.size if self._search else 1
@@ -208,13 +218,11 @@ class Refusals:
         crash = self._search is not None and self._search.is_crash
         return Deferred(reason) if crash else self.all_refused()
 
-    def _refused_in_search(
-        self, batch: Batch, reason: str, *, too_large: bool, answered: bool
-    ) -> None:
+    def _refused_in_search(self, batch: Batch, reason: str, *, too_large: bool, keep: bool) -> None:
         search = self._begin_search(batch)
         if len(batch.records) > 1:
             search.refused(batch, too_large=too_large)
-        elif not answered:  # it may be the network after all: never a dead letter
+        elif keep:  # it may be the network or the set-up after all
             self._leases.put_off(batch)
         else:
             acceptances = self._acceptances[batch.device]
@@ -226,23 +234,34 @@ class Refusals:
         self.in_doubt = True
         return AllRefused(self.reason, self._device, only_backlog=not self.live_refused)
 
-    def crashed(self, batch: Batch, *, answered: bool) -> bool:
-        """Count an outcome that names no cause, such as a 500. Returns whether it is a refusal.
+    def is_a_fix(self, batch: Batch, said: Deferred | Held) -> bool:
+        """Whether an outcome that names no fix is a refusal of this batch.
 
-        It is if it is the fifth of the same batch while others are accepted. If the order counts,
-        so that others wait for it, and another fix got no answers before, the second is enough.
+        A 500, or no answer, is one if it is the fifth of the same batch while others are accepted.
+        If the order counts, so that others wait for it, and another fix got no answers before, the
+        second is enough. A status that holds uploads, such as 403, is one if single fixes of this
+        kind were accepted since the last, and no batch: a firewall may block what is too large for
+        it, or what one fix holds.
         """
+        if isinstance(said, Deferred) and not said.may_be_a_fix:
+            return False
+        answered = isinstance(said, Held) or said.answered
         suspect = self._suspects.get(batch.lease)
         if suspect is not None:
-            return suspect.crash and answered
+            return suspect.crash and answered and isinstance(said, Deferred)
         if self._search is not None:
             return self._search.is_crash
-        is_known = self._order_counts and self._leases.has_put_off and not answered
-        enough = _CRASHES_OF_A_KNOWN_KIND if is_known else _CRASHES
-        if not self.crashes.crashed(batch, enough, answered=answered):
-            return False
-        self._search = Bisection(self._leases.split, batch, is_crash=True)
-        return True
+        if isinstance(said, Held):
+            kind = batch.device, batch.live
+            is_one = self._held.get(kind, False) and self._run is None
+            self._held[kind] = False
+        else:
+            is_known = self._order_counts and self._leases.has_put_off and not answered
+            enough = _CRASHES_OF_A_KNOWN_KIND if is_known else _CRASHES
+            is_one = self.crashes.crashed(batch, enough, answered=answered)
+        if is_one:
+            self._search = Bisection(self._leases.split, batch, is_crash=True)
+        return is_one
 
     def end_search(self) -> None:
         """Forget the search. The caller gives its leases back."""

@@ -177,8 +177,12 @@ class Selection:
                 alone = one and not (self._policy.live_first and self._refused_until_s)
                 batch = self._single() if alone else self._backlog(limit)
                 if batch is not None:
-                    is_right = self._set_up_is_right.get(batch.device, not one)
-                    return batch if is_right else self._leases.first(batch)
+                    if self._set_up_is_right.get(batch.device, not one):
+                        return batch
+                    if not refusals.is_held(batch):
+                        return self._leases.first(batch)
+                    self._probes += self._policy.live_first  # the first may be the bad one
+                    return self._leases.one_of(batch, self._probes % len(batch.records))
         return self._suspect(wait_s, now_s, attempted_s)
 
     def _suspect(

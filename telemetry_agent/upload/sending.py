@@ -5,11 +5,12 @@ fixes in a compressed body, may answer 200 all the same, and the fixes are lost.
 gzip is earned: by a format whose servers are known to unpack it, by an answer that names gzip in
 ``Accept-Encoding``, or by one that counts what it received, because that would show the loss.
 
-A compressed request that is refused, or gets no answer twice, before any was accepted is worth
-repeating plain. So it is after five waits in a row, because a server that unpacks gzip may have
-been replaced by one that does not. If that is accepted, requests stay plain for an hour: an
-endpoint may learn gzip, and bytes cost money. If it is refused too, they stay plain for a minute:
-the search for the bad fix must not send each part twice.
+A compressed request that is refused before any was accepted is worth repeating plain. So it is
+after five waits in a row, because a server that unpacks gzip may have been replaced by one that
+does not. Of those that get no answer, or that of a proxy without a server, the second is repeated,
+the fourth, the eighth and so on, because most often it is an outage. If the plain one is accepted,
+requests stay plain for an hour: an endpoint may learn gzip, and bytes cost money. If it is refused
+too, they stay plain for a minute: the search for the bad fix must not send each part twice.
 """
 
 import logging
@@ -49,6 +50,7 @@ _SEARCH_S = 60.0
 # A proxy answers so if the server behind it is down or takes too long for the batch; Caddy also if
 # the body is larger than its ``max_size``.
 _NOT_PASSED_ON = {502, 504}
+_NOTHING_BEHIND = {*_NOT_PASSED_ON, 503}
 
 
 class Sender:
@@ -70,7 +72,7 @@ class Sender:
         self.expects_answers = True
         """Whether what got no answer before may get one now: the last exchange got one, or
         ``expect_answers`` was called since."""
-        self._unanswered_in_a_row = 0  # requests that were sent
+        self._losses = 0  # compressed requests that no endpoint answered, since a delivery
         self._compression = CompressionChoice(compression, wire_format)
         self._format = wire_format
         self._transport = transport
@@ -102,12 +104,14 @@ class Sender:
         payload = self._format.encode(batch, compression)
         outcome = self._send_fixes(batch, payload, timeout_s)
         proven = self._compression.proven and self._keeper.waits_in_a_row < _PROOF_WAITS
+        if isinstance(outcome, Delivered):
+            self._losses = 0
         if isinstance(outcome, Delivered) or not payload.compressed or proven:
             return outcome
-        is_unclear = isinstance(outcome, Deferred) and outcome.may_be_a_fix
-        # No answer at first is the network. The second in a row may be a server that gzip crashes;
-        # to repeat each one would double the bytes of an outage.
-        is_unclear = is_unclear and self._unanswered_in_a_row in {0, 2}
+        is_unclear = isinstance(outcome, Deferred) and outcome.may_be_a_fix and outcome.answered
+        if _is_lost(outcome):  # to repeat each one would double the bytes of an outage
+            self._losses += 1
+            is_unclear = self._losses > 1 and self._losses.bit_count() == 1
         if not is_unclear and outcome.status not in _NO_GZIP_THERE:
             return outcome
         again = self._send_fixes(batch, self._format.encode(batch, "none"), timeout_s)
@@ -176,7 +180,7 @@ class Sender:
                     self._sizing.timed_out(count, now_s)
             case _ if with_report:
                 pass  # it may be too large with the report only
-            case _ if outcome.status in _NOT_PASSED_ON:
+            case _ if outcome.status in _NOT_PASSED_ON or (isinstance(outcome, Held) and count > 1):
                 self._sizing.timed_out(count, now_s)
         return outcome
 
@@ -194,10 +198,8 @@ class Sender:
         self._keeper.count(requests=requests, sent_bytes=sent_bytes)
         self.expects_answers = answered
         if answered:
-            self._unanswered_in_a_row = 0
             self._reachability().answered()
             return True
-        self._unanswered_in_a_row += sent_bytes > 0
         if not self._route_changed():
             self._reachability().doubt()
         return sent_bytes > 0
@@ -213,6 +215,13 @@ class Sender:
             failure.reason, failure.state, answered=False, sent=sent, may_be_a_fix=may_be_a_fix
         )
         return masked_outcome(outcome, self._transport.credentials.masked)
+
+
+def _is_lost(outcome: Outcome) -> bool:
+    """Whether the request got no answer, or one of a proxy, which may say so of its server."""
+    if not isinstance(outcome, Deferred) or outcome.retry_after_s is not None:
+        return False
+    return outcome.status in _NOTHING_BEHIND if outcome.answered else outcome.may_be_a_fix
 
 
 class CompressionChoice:

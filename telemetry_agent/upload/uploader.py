@@ -322,6 +322,9 @@ class Uploader(Task):
 
     def _stop_for(self, stop: StopReason, device: str, *, backlog: bool = False) -> float | None:
         """How long to wait. ``backlog``: it was of the backlog, and live fixes may be accepted."""
+        if stop is not None:
+            # Behind a load balancer, the next connection may lead to another server.
+            self._transport.close()
         match stop:
             case AllRefused(reason, only_backlog=only_backlog):
                 if only_backlog and self._policy.live_first:

@@ -293,6 +293,17 @@ def test_a_doubt_that_the_probe_does_not_share_is_no_return(world: World) -> Non
     assert world.returns == []
 
 
+def test_connections_in_turn_reach_each_server_behind_a_load_balancer(world: World) -> None:
+    """It gives one server each second connection, and that one never answers."""
+    world.run(1)
+    attempts: list[int] = []
+    for _ in range(6):
+        attempts.append((len(world.probe.starts) + len(attempts)) % 2)
+        world.doubt()
+        world.run(100)
+    assert {0, 1} == set(attempts[:3]) == set(attempts[3:])
+
+
 def test_a_doubt_that_the_probe_shares_is_away_until_a_probe_succeeds(world: World) -> None:
     world.answers = False
     world.doubt()
@@ -473,12 +484,13 @@ def test_whatever_happens_it_ends_up_right_and_never_spins(
     world = World()
     for name, *values in actions:
         getattr(world, name)(*values)
-    # It breaks: one doubt is enough to find out.
+    # It breaks: two doubts are enough to find out.
     world.run(20)
     world.answers = False
     world.run(SPREAD_S)  # a return that a probe had found, and that waited its turn
-    world.doubt()
-    world.run(20)
+    for _ in range(2):
+        world.doubt()
+        world.run(20)
     assert world.word == ("unreachable" if world.way else "no-route")
     # It mends: a probe finds it, or the kernel tells.
     before = len(world.returns)

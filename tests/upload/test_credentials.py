@@ -4,9 +4,10 @@ import base64
 import logging
 import os
 import re
+import select
 import ssl
 import subprocess
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,35 @@ def test_a_client_certificate_is_shown(authority: Authority, served: Pair, van: 
         without = exchange(server.url, Credentials(ca_file=ca_file))
     assert isinstance(without, NoAnswer)
     assert "upload.client_cert): certificate required" in without.reason
+    assert [peer["subject"] for peer in seen] == [((("commonName", "van-07"),),)]
+
+
+def test_a_client_certificate_is_shown_to_a_server_that_asks_late(
+    authority: Authority, served: Pair, van: Pair
+) -> None:
+    """Apache asks when it has read the path, if only some paths require a certificate."""
+    seen: list[Any] = []
+
+    def run(line: Line, request: Request) -> None:
+        assert isinstance(line.sock, ssl.SSLSocket)
+        line.sock.verify_client_post_handshake()
+        line.sock.do_handshake()
+        line.sock.setblocking(False)
+        while not seen and select.select([line.sock], [], [], 60)[0]:
+            with suppress(ssl.SSLWantReadError):
+                line.sock.recv(1)
+            seen.extend(filter(None, [line.sock.getpeercert()]))
+        line.sock.setblocking(True)
+        line.reply(200)
+
+    context = authority.server_context(served, clients=True)
+    context.post_handshake_auth = True
+    with Server(then=Act(run), tls=context) as server:
+        credentials = Credentials(
+            ca_file=authority.pair.cert, client_cert=van.cert, client_key=van.key
+        )
+        with closing(Transport(server.url, credentials=credentials)) as transport:
+            assert isinstance(transport.exchange(PAYLOAD, 60), Answer)
     assert [peer["subject"] for peer in seen] == [((("commonName", "van-07"),),)]
 
 

@@ -136,22 +136,31 @@ def test_an_endpoint_without_gzip_is_served_plain(tmp_path: Path, status: int, b
         assert packed == [True, False, False, False]
 
 
-def test_an_endpoint_that_gzip_crashes_is_served_plain(tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [None, 502, 503, 504])  # a proxy in front says these
+@pytest.mark.parametrize("outage", [0, 5])
+def test_an_endpoint_that_gzip_crashes_is_served_plain(
+    tmp_path: Path, status: int | None, outage: int
+) -> None:
     def run(line: Line, request: Request) -> bool:
         if "content-encoding" in request.headers:
+            if status is not None:
+                line.reply(status)
             return False
         line.server.take(request)
         line.reply(200)
         return True
 
-    with bench(tmp_path, then=Act(run), max_batch=10, compression="gzip") as b:
+    down = [hang_up()] * outage
+    with bench(tmp_path, *down, then=Act(run), max_batch=10, compression="gzip") as b:
         b.put_backlog(10)
-        b.work_for(10)
+        b.work_for(300 if outage else 10)
         assert b.counts == (0, 0, 10, 0)
-        before = len(b.server.requests)
+        b.server.requests.clear()
         b.put(10)
         b.work_for(60)
-        assert len(b.server.requests) == before + 1
+        assert b.counts == (0, 0, 20, 0)
+        packed = ["content-encoding" in request.headers for request in b.server.requests]
+        assert not any(packed)
 
 
 def test_once_gzip_was_taken_nothing_is_repeated_plain(tmp_path: Path) -> None:
@@ -200,6 +209,17 @@ def test_gzip_stays_after_a_long_outage(tmp_path: Path) -> None:
         b.server.then = answer()
         b.work_for(2000)
         assert b.counts == (0, 0, 20, 0)
+        packed = ["content-encoding" in request.headers for request in b.server.requests]
+        assert packed[-1]
+        assert 1 <= packed.count(False) < 10  # the server may be another one, which gzip crashes
+
+
+def test_the_wait_that_a_busy_server_asks_for_is_no_question_of_gzip(tmp_path: Path) -> None:
+    busy = answer(503, headers={"Retry-After": "10"})
+    with bench(tmp_path, *[busy] * 8, max_batch=10, compression="gzip") as b:
+        b.put_backlog(10)
+        b.work_for(2000)
+        assert len(b.server.requests) == 9
         assert all("content-encoding" in request.headers for request in b.server.requests)
 
 

@@ -7,7 +7,19 @@ from unittest import mock
 
 import pytest
 from fakes import AlwaysReachable
-from misbehaving import Act, Line, Request, Server, answer, hang, hang_up, refusing, reset, says
+from misbehaving import (
+    Act,
+    Line,
+    Request,
+    Server,
+    answer,
+    at_most,
+    hang,
+    hang_up,
+    refusing,
+    reset,
+    says,
+)
 from upload.upload_parts import BACKOFF_MAX_S, FakeWay, bench
 from uploading import FIX
 
@@ -397,6 +409,68 @@ def test_a_backlog_under_a_new_name_waits_for_none_under_the_old_name(
         assert b.uploader.status().backlog_error is None
 
 
+@pytest.mark.parametrize("status", [403, 404, 406, 451])
+@pytest.mark.parametrize("bad", [{1}, {7}, {1, 2, 3}, {30, 150}])
+def test_a_fix_that_a_firewall_blocks_holds_up_no_other_and_stays(
+    tmp_path: Path, status: int, bad: set[int]
+) -> None:
+    with bench(tmp_path, then=refusing(bad, status), compression="none") as b:
+        b.put_backlog(200)
+        for _ in range(60):
+            b.put(1)
+            b.work_for(20)
+            assert b.queue.backlog().live == 0
+        assert b.counts == (0, len(bad), 260 - len(bad), 0)
+        assert len(b.server.requests) < 60 + 8 * BACKOFF_MAX_S
+        b.server.then = answer()
+        b.work_for(7200)
+        assert b.counts == (0, 0, 260, 0)
+
+
+@pytest.mark.parametrize("live_first", [True, False])
+def test_a_fix_that_a_firewall_blocks_holds_up_no_backlog_where_no_live_fix_comes(
+    tmp_path: Path, live_first: bool
+) -> None:
+    then = refusing({1, 40}, 403)
+    with bench(tmp_path, then=then, live_first=live_first, compression="none") as b:
+        b.put_backlog(40)
+        b.work_for(7200)
+        assert b.queue.stats().acked == 38
+
+
+def test_live_fixes_that_a_firewall_blocks_hold_up_no_other(tmp_path: Path) -> None:
+    with bench(tmp_path, then=refusing({13}, 403), compression="none") as b:
+        for _ in range(60):
+            b.put(10)
+            b.work_for(20)
+        assert b.counts == (0, 1, 599, 0)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_a_firewall_says_to_large_batches_makes_them_smaller(
+    tmp_path: Path, live: bool
+) -> None:
+    """One of Amazon's rules says 403 to each body of more than 8 kB."""
+    with bench(tmp_path, then=at_most(30, 403), compression="none") as b:
+        b.put(500) if live else b.put_backlog(500)
+        b.work_for(3 * BACKOFF_MAX_S)
+        assert b.counts == (0, 0, 500, 0)
+        b.put(500) if live else b.put_backlog(500)
+        b.work_for(3 * BACKOFF_MAX_S)
+        assert b.counts == (0, 0, 1000, 0)
+        assert sum(len(request.names) > 30 for request in b.server.requests) < 20
+
+
+@pytest.mark.parametrize("fault", [answer(302), answer(404), answer(500), answer(503)])
+def test_after_a_fault_the_next_try_may_reach_another_server(tmp_path: Path, fault: Act) -> None:
+    """Behind a load balancer all requests of a connection reach the same one."""
+    with bench(tmp_path, answer(), fault) as b:
+        for _ in range(2):
+            b.put_backlog(1)
+            b.work_for(300)
+        assert [request.connection for request in b.server.requests] == [1, 1, 2]
+
+
 @pytest.mark.parametrize("status", [403, 500])
 @pytest.mark.parametrize("refused", [1, 5, 30])
 def test_no_storm_where_a_fix_is_refused_in_two_ways(
@@ -492,7 +566,7 @@ def test_an_endpoint_that_is_down_with_500_and_then_refuses_everything_sees_no_s
 
 def test_an_outage_is_two_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with bench(tmp_path, hang_up(), answer(503), hang_up(), hang_up(), answer(429)) as b:
+    with bench(tmp_path, hang_up(), answer(503), hang_up(), answer(429)) as b:
         b.put_backlog(2)
         b.work_for(100)
         assert b.state == "ok"

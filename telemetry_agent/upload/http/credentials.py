@@ -196,6 +196,7 @@ class Credentials:
                 for file in filter(None, (self._client_cert, self._client_key)):
                     _check(file)
                 context.load_cert_chain(self._client_cert, self._client_key, _no_passphrase)
+                context.post_handshake_auth = True  # Apache asks late if one path requires it
             except OSError as error:
                 key = f" with upload.client_key {self._client_key}" if self._client_key else ""
                 raise ConfigError(
