@@ -446,6 +446,19 @@ def test_live_fixes_that_a_firewall_blocks_hold_up_no_other(tmp_path: Path) -> N
         assert b.counts == (0, 1, 599, 0)
 
 
+def test_no_storm_where_a_firewall_blocks_each_second_fix(tmp_path: Path) -> None:
+    with bench(tmp_path, then=refusing(range(1, 601, 2), 403), compression="none") as b:
+        b.put_backlog(600)
+        end_s = b.clock.now_s + 7200
+        while b.clock.now_s < end_s:
+            b.clock.advance(b.work(2000) or 60)
+        assert (b.queue.stats().acked, b.queue.stats().ack_failed) == (300, 0)
+        assert len(b.server.requests) < 2000
+        began = len(b.server.requests)
+        b.clock.advance(b.work(2000) or 60)
+        assert len(b.server.requests) - began < 300
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_what_a_firewall_says_to_large_batches_makes_them_smaller(
     tmp_path: Path, live: bool
