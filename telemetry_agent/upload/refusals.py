@@ -10,7 +10,8 @@ After two more without an acceptance the search gives up: it may be the set-up t
 
 *A fix that crashes the server.* It shows as 500, or as no answer. A batch to which that happens
 five times, while others are accepted, counts as refused. But a single fix without an answer is
-never a suspect, because it may be the network: it is sent again much later.
+never a suspect, because it may be the network: it is sent again much later. So is one that gets a
+status that holds uploads, such as 403, while others are accepted (``is_a_fix``).
 
 An acceptance counts for fixes of the same device only. A server may know one device and not
 another, and then the set-up is wrong, not the fixes of the device that it does not know.
