@@ -37,7 +37,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     image.touch()
     os.truncate(image, 32 << 20)
     point.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)  # all room is for all users
     subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, point], check=True)
     try:
         yield point
