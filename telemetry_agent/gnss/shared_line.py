@@ -140,7 +140,7 @@ class SharedLine:
             self._ignored_since_ms.setdefault(owner, time_ms)
 
     def _may_follow(self, owner: str, instant: Instant) -> bool:
-        """Whether the positions of an owner become fixes: for each of them, it decides anew."""
+        """Whether this position of an owner becomes a fix."""
         if owner == self.followed:
             return True
         time_ms = time_of_day_ms(instant)

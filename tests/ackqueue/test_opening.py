@@ -437,7 +437,7 @@ def test_a_file_that_cannot_take_what_is_missing_in_it_is_set_aside(
     assert len(outcome.delivered) == 100
 
 
-def test_an_index_that_cannot_be_read_is_made_anew(
+def test_an_index_that_cannot_be_read_is_created_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with AckQueue(path, commit_every_s=0) as queue:

@@ -484,6 +484,15 @@ def test_after_a_fault_the_next_try_may_reach_another_server(tmp_path: Path, fau
         assert [request.connection for request in b.server.requests] == [1, 1, 2]
 
 
+def test_an_endpoint_that_asks_to_wait_keeps_its_connection(tmp_path: Path) -> None:
+    """A new one would cost it more, and it has no time."""
+    with bench(tmp_path, answer(), answer(429, headers={"Retry-After": "5"})) as b:
+        for _ in range(2):
+            b.put_backlog(1)
+            b.work_for(300)
+        assert [request.connection for request in b.server.requests] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("status", [403, 500])
 @pytest.mark.parametrize("refused", [1, 5, 30])
 def test_no_storm_where_a_fix_is_refused_in_two_ways(
