@@ -282,14 +282,19 @@ def within(timeout_s: float, act: Callable[[], object]) -> None:
     A StorageError is logged. If the system refuses the thread, ``act`` is called in this one: at a
     stop, late is better than never.
     """
+    is_left_behind = threading.Event()
 
     def perform() -> None:
         try:
             act()
         except StorageError as error:
             _log.error("%s", error)
+        except Exception:
+            if not is_left_behind.is_set():  # else what it needs may be closed by now
+                raise
 
     if (thread := started(perform, "within")) is None:
         perform()
     else:
         thread.join(timeout_s)
+        is_left_behind.set()

@@ -207,6 +207,23 @@ def test_what_hangs_is_left_behind_after_its_time() -> None:
     hangs.set()
 
 
+def test_what_is_left_behind_fails_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it needs was closed meanwhile."""
+    failures: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
+    closed = threading.Event()
+
+    def act() -> None:
+        closed.wait()
+        raise ValueError("the queue is closed")
+
+    within(0.01, act)
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "within"]
+    closed.set()
+    thread.join(60)
+    assert (thread.is_alive(), failures) == (False, [])
+
+
 def test_what_the_system_has_no_thread_for_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

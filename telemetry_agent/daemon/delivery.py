@@ -44,6 +44,7 @@ _DAY_S = 86400.0
 _TASK_S = 0.5
 _REQUEST_S = 3.0
 _LAST_UPLOAD_S = 3.0
+_LAST_EXCHANGE_S = 2.5  # the rest is for noting that no answer came
 _ATTEMPTS = 3
 _LONGEST_WAIT_S = 60.0
 _AWAY = {"no-route", "unreachable"}
@@ -221,7 +222,7 @@ class Delivery:
         self._uploader.end(_REQUEST_S if last else 0)
         if last:
             last_upload = self._uploader.task.last_upload
-            within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_UPLOAD_S))
+            within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_EXCHANGE_S))
         self._carrier.end(_TASK_S)
         if not last:
             within(_TASK_S, self._queue.close)

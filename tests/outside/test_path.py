@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from misbehaving import Act, Line, Request, Server, answer, hang
+from polling import wait_until
 from processes import agent
 from rig import START_MS, committed, record_backlog, simulated, started, stats, write_config
 
+from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.lab.drive import Drive
 from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.lab.simulator import Simulator
@@ -134,6 +136,25 @@ def test_sigterm_while_a_request_hangs(tmp_path: Path) -> None:
     counts = stats(tmp_path)
     assert counts.acked == 0
     assert 0 < counts.ready + counts.unack <= sent
+
+
+def test_sigterm_while_the_last_upload_hangs(tmp_path: Path) -> None:
+    record_backlog(tmp_path, 10)
+    answered = answer(headers={"Accept-Encoding": "gzip"})
+    with Server(answered, then=hang(store=True)) as server, simulated(tmp_path) as simulator:
+        # So only the backlog is sent before the end.
+        config = write_config(
+            tmp_path, str(simulator.device), server.url, upload={"flush_every": "1h"}
+        )
+        with started(config) as daemon:
+            daemon.wait_for_line("unpacks gzip")
+            wait_until(lambda: len(committed(tmp_path / "queue.db")) > 10)
+            assert daemon.end() == 0
+            assert not any("Traceback" in line or "crashed" in line for line in daemon.err)
+    states = {name: state for name, (state, _) in committed(tmp_path / "queue.db").items()}
+    acked, unack = (request.names for request in server.requests)
+    assert {states[name] for name in acked} == {State.ACKED}
+    assert {states[name] for name in unack} == {State.UNACK}
 
 
 def test_sigint_is_as_good(tmp_path: Path, endpoint: Endpoint) -> None:
