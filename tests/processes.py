@@ -105,7 +105,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(*args: str, env: Mapping[str, str] = {}, cwd: Path | None = None) -> Iterator[Running]:
-    """A process that is gone when the block ends."""
+    """A process that is gone when the block ends. It must not have printed a traceback."""
     started = Running(*args, env=env, cwd=cwd)
     try:
         yield started
@@ -113,6 +113,7 @@ def running(*args: str, env: Mapping[str, str] = {}, cwd: Path | None = None) ->
         if started.process.poll() is None:
             started.process.kill()
         started.wait()
+    assert not any(line.startswith("Traceback (most") for line in started.err), started.text()
 
 
 def agent(
@@ -129,8 +130,8 @@ def run_agent(
     stdin: bytes = b"",
     timeout_s: float = 60,
 ) -> subprocess.CompletedProcess[str]:
-    """One of the agent's commands, run to its end."""
-    return subprocess.run(
+    """One of the agent's commands, run to its end. It must not have printed a traceback."""
+    done = subprocess.run(
         [*AGENT, *args],
         input=stdin.decode("latin-1"),
         capture_output=True,
@@ -141,3 +142,5 @@ def run_agent(
         cwd=cwd,
         check=False,
     )
+    assert "Traceback (most recent" not in done.stderr, done.stderr
+    return done
