@@ -20,6 +20,7 @@ OF_LIBRARIES = {
     "app.router.redirect_slashes",  # starlette
     "tls.session",  # ssl
     "context.minimum_version",
+    "context.post_handshake_auth",
     "context.verify_flags",
     "state.attempt_number",  # tenacity
 }
