@@ -281,7 +281,8 @@ class AckQueue:
         """Count the fixes to be sent. Cheap, and never waits for the disk."""
         shared = self.shared
         with shared.lock:
-            uncommitted = shared.writer.uncommitted
+            # What the disk refuses cannot be handed out.
+            uncommitted = 0 if shared.writer.refused else shared.writer.uncommitted
             live = shared.ledger.ready_rows.live() + uncommitted
             return Backlog(
                 ready=shared.ledger.ready_rows.free.total + uncommitted,

@@ -275,6 +275,15 @@ class Refusals:
             self._suspects.clear()
         self._run = None
 
+    def give_up_on(self, device: str) -> None:
+        """Forget what is refused of a device. The caller gives its leases back."""
+        self.end_search()
+        for lease, suspect in list(self._suspects.items()):
+            if suspect.batch.device == device:
+                del self._suspects[lease]
+        if self._run is not None and self._run.device == device:
+            self._run = None
+
     def _begin_search(self, batch: Batch) -> Bisection:
         if self._search is None:
             self._search = Bisection(self._leases.split, batch)

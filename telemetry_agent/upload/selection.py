@@ -73,7 +73,8 @@ class Selection:
         self._keeper = keeper
         self._policy = policy
         self._urgent = urgent
-        self._probes = 0
+        self._probes = 0  # of everything, while it is held; each is another fix
+        self._turns = 0  # the same for the backlog
         self._live_last = False  # live fixes were due, and are the last that was chosen
         self._live_before = False  # the same before the last choice
 
@@ -179,10 +180,11 @@ class Selection:
                 if batch is not None:
                     if self._set_up_is_right.get(batch.device, not one):
                         return batch
-                    if not refusals.is_held(batch):
+                    # The first may begin a run of refused fixes, or be one that is blocked.
+                    if not (refusals.is_held(batch) or (one and not alone)):
                         return self._leases.first(batch)
-                    self._probes += self._policy.live_first  # the first may be the bad one
-                    return self._leases.one_of(batch, self._probes % len(batch.records))
+                    self._turns += self._policy.live_first
+                    return self._leases.one_of(batch, self._turns % len(batch.records))
         return self._suspect(wait_s, now_s, attempted_s)
 
     def _suspect(

@@ -180,7 +180,7 @@ class Sender:
                     self._sizing.timed_out(count, now_s)
             case _ if with_report:
                 pass  # it may be too large with the report only
-            case _ if outcome.status in _NOT_PASSED_ON or (isinstance(outcome, Held) and count > 1):
+            case _ if outcome.status in _NOT_PASSED_ON:
                 self._sizing.timed_out(count, now_s)
         return outcome
 

@@ -280,6 +280,7 @@ class Uploader(Task):
     def _attempt(self, batch: Batch, timeout_s: float) -> float | None:
         """Send a batch, and do what the answers ask for; returns how long to wait."""
         deliveries, probing = self._outcomes.deliveries, self._selection.probing
+        was_put_off = self._leases.is_put_off(batch)
         if self._one_by_one:
             outcomes = self._sender.send_each(batch, timeout_s)
             stop = self._outcomes.apply_each(batch, outcomes, probing=probing)
@@ -290,11 +291,20 @@ class Uploader(Task):
             outcome = self._sender.send(batch, timeout_s, reports)
             stop = self._outcomes.apply(batch, outcome, probing=probing)
             self._resending.asked(outcome, self._clock.monotonic_s())
-        if batch.live:
-            self._takes_live = self._outcomes.deliveries > deliveries
-        if self._outcomes.deliveries > deliveries:
-            self._pace.delivered(self._clock.monotonic_s(), live=batch.live)
+            if isinstance(outcome, Held) and self._refusals.searching and len(batch.records) > 1:
+                # A firewall may block what is large.
+                self._sizing.timed_out(len(batch.records), self._clock.monotonic_s())
+        delivered = self._outcomes.deliveries > deliveries
+        # One fix that is refused while the search goes on shows nothing about the others.
+        if batch.live and (delivered or stop is not None):
+            self._takes_live = delivered
+        if delivered:
+            now_s = self._clock.monotonic_s()
+            self._pace.delivered(now_s, live=batch.live)
             self._selection.delivered(batch)
+            if was_put_off:  # the others may be accepted now, too
+                self._bring_back_every_s = self._policy.backoff_max_s
+                self._bring_back_s = min(self._bring_back_s, now_s + self._bring_back_every_s)
         only_backlog = self._policy.live_first and not batch.live and not probing
         return self._stop_for(stop, batch.device, backlog=only_backlog)
 
@@ -384,7 +394,8 @@ class Uploader(Task):
     def _hold_backlog(self, stop: Held | AllRefused, device: str) -> float:
         """Live fixes do not wait for this backlog: it may be too old, or have an earlier name."""
         if not self._refusals.accepts(device):
-            return self._leave_out(stop.reason, device)
+            is_held = isinstance(stop, Held) or not self._takes_live
+            return self._leave_out(stop.reason, device, is_held=is_held)
         if isinstance(stop, Held):
             self._selection.doubt(device)
             return self._put_off_backlog(device, "held", stop.reason, self._policy.backoff_max_s)
@@ -402,17 +413,18 @@ class Uploader(Task):
         self._selection.probe()
         return self._pause("held", reason, self._policy.backoff_max_s)
 
-    def _leave_out(self, reason: str, device: str) -> float:
+    def _leave_out(self, reason: str, device: str, *, is_held: bool = True) -> float:
         """The set-up may be wrong for this device alone: the fixes of others do not wait for it."""
         if not self._refusals.accepts(device):
             # It may never be accepted, and its suspects must not keep out all others.
-            self._refusals.give_up()
+            self._refusals.give_up_on(device)
         self._release()
         now_s = self._clock.monotonic_s()
         again_s = now_s + self._policy.backoff_max_s
         self._selection.leave_out(device, again_s)
         self._keeper.backlog_refused(device, reason)
-        self._keeper.trouble("held", reason, now_s, again_s)
+        if is_held:
+            self._keeper.trouble("held", reason, now_s, again_s)
         return 0
 
     def _pause(self, state: UploadState, reason: str, wait_s: float) -> float | None:

@@ -409,6 +409,97 @@ def test_a_backlog_under_a_new_name_waits_for_none_under_the_old_name(
         assert b.uploader.status().backlog_error is None
 
 
+def refusing_in_two_ways(first: set[int], status: int, second: set[int], other: int) -> Act:
+    """Each request that holds one of the first, or else of the second."""
+
+    def run(line: Line, request: Request) -> bool | None:
+        seqs = {seq for _, seq in request.names}
+        if seqs & first:
+            line.reply(status)
+        elif seqs & second:
+            line.reply(other)
+        else:
+            line.server.take(request)
+            line.reply(200)
+        return None
+
+    return Act(run)
+
+
+@pytest.mark.parametrize("live_first", [True, False])
+@pytest.mark.parametrize("other", [400, 500])
+@pytest.mark.parametrize("status", [400, 403])
+def test_bad_fixes_of_the_new_name_are_found_while_the_old_name_is_refused(
+    tmp_path: Path, status: int, other: int, live_first: bool
+) -> None:
+    old, bad = set(range(1, 51)), {60, 61, 70, 90}
+    then = refusing_in_two_ways(old, status, bad, other)
+    with bench(tmp_path, then=then, live_first=live_first, compression="none") as b:
+        b.put_backlog(50, "van-06")
+        for _ in range(400):
+            b.put(1)
+            b.work_for(20)
+        stats = b.queue.stats()
+        assert stats.ack_failed == len(bad)
+        assert stats.acked > 380
+        assert {seq for _, seq in b.server.ledger} & (old | bad) == set()
+
+
+@pytest.mark.parametrize("other", [403, 500])
+def test_a_first_fix_that_is_bad_holds_up_no_backlog_behind_a_refused_name(
+    tmp_path: Path, other: int
+) -> None:
+    then = refusing_in_two_ways(set(range(1, 51)), 403, {51}, other)
+    with bench(tmp_path, then=then, compression="none") as b:
+        b.put_backlog(50, "van-06")
+        b.put_backlog(50)
+        b.work_for(12 * 3600)
+        assert b.queue.stats().acked == 49
+
+
+def test_a_refused_old_name_is_no_error_while_live_fixes_are_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bench(tmp_path, then=refusing(set(range(1, 51)), 400), compression="none") as b:
+        b.put(1)
+        b.put_backlog(49, "van-06")
+        b.server.then = refusing(set(range(2, 51)), 400)
+        for _ in range(100):
+            b.put(1)
+            b.work_for(20)
+        errors = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert len(errors) <= 1
+        assert b.state == "ok"
+
+
+def test_the_neighbours_of_a_blocked_fix_wait_a_few_minutes(tmp_path: Path) -> None:
+    then = refusing({205}, 403)
+    with bench(tmp_path, then=then, flush_every_s=60.0, compression="none") as b:
+        for _ in range(300):
+            b.put(1)
+            b.work_for(10)
+        assert b.queue.stats().acked > 280
+
+
+@pytest.mark.parametrize("live_first", [True, False])
+@pytest.mark.parametrize("status", [400, 403])
+def test_no_storm_while_the_disk_refuses_what_waits(
+    tmp_path: Path, status: int, live_first: bool
+) -> None:
+    """The backlog is refused, and live fixes cannot be committed."""
+    then = refusing(set(range(1, 21)), status)
+    with bench(tmp_path, then=then, live_first=live_first, compression="none") as b:
+        b.put_backlog(20)
+        b.work_among_live(3)
+        began = len(b.server.requests)
+        writer = b.queue.shared.writer
+        with mock.patch.object(writer, "write", mock.Mock(return_value=StorageError("is full"))):
+            for _ in range(30):
+                b.put(1)
+                b.work_for(20)
+        assert len(b.server.requests) - began < 60
+
+
 @pytest.mark.parametrize("status", [403, 404, 406, 451])
 @pytest.mark.parametrize("bad", [{1}, {7}, {1, 2, 3}, {30, 150}])
 def test_a_fix_that_a_firewall_blocks_holds_up_no_other_and_stays(
