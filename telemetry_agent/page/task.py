@@ -94,7 +94,7 @@ class Page(Task):
             if isinstance(refused, OSError):
                 self._fault = f"page.listen: {bracketed(host)}:{port}: {refused.strerror or error}"
             if isinstance(refused, PermissionError):
-                self._fault += ": ports below 1024 are for root"
+                self._fault += ": ports below 1024 are for root, choose a higher one"
             self._trouble.failed(f"no page at {url}: {self._fault}; trying again")
             return None
         server = PageServer(listener, self._agent, host, token)
