@@ -131,7 +131,7 @@ class Backlog(NamedTuple):
     """What is to be sent, as the uploader needs it to decide."""
 
     ready: int
-    """Fixes that a lease could hand out now, the uncommitted ones included."""
+    """Fixes that a lease could hand out now: the uncommitted ones too, unless the disk refuses."""
     live: int
     """Those of them that were recorded after the newest fix that was ever handed out."""
     live_since_s: float | None

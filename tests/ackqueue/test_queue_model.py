@@ -383,9 +383,11 @@ class QueueMachine(RuleBasedStateMachine):
         assert stats.uncommitted == states.count(NEW)
         assert stats.in_flight == sum(row.out for row in rows)
         assert stats.lost == Counter(r.reason for r in rows if r.state == GONE and r.reason)
-        live = [row for row in rows[self.model.newest :] if row.free or row.state == NEW]
+        # What the disk refused when it was last asked cannot be handed out.
+        new = None if self.queue.shared.writer.refused else NEW
+        live = [row for row in rows[self.model.newest :] if row.free or row.state == new]
         backlog = self.queue.backlog()
-        assert backlog.ready == sum(row.free or row.state == NEW for row in rows)
+        assert backlog.ready == sum(row.free or row.state == new for row in rows)
         assert backlog.live == len(live)
         if live:
             assert backlog.live_since_s is not None
