@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import sys
-import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import click
 
 from telemetry_agent.cli import service
+from telemetry_agent.cli.first_fix import agent_status, shows_delivery
 from telemetry_agent.cli.options import duration, toml_string
-from telemetry_agent.cli.status import lines, running
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.config.files import DEFAULT_PATHS, QUEUE_PATH, queue_path
@@ -30,14 +29,12 @@ from telemetry_agent.errors import AgentError, ConfigError, UsageError, in_shell
 from telemetry_agent.gnss.sources.machine import find_receivers
 from telemetry_agent.gnss.sources.serial import SerialSource
 from telemetry_agent.small_files import read_small_file
-from telemetry_agent.snapshot import AtRest, Snapshot
 
 _LISTEN_S = 60.0  # to find an unknown baud rate takes time
 _TRIAL_S = 12.0
 _RESULTS = {"fix", "answer"}
 _MODE = 0o640  # users add secrets to it
 _NEEDS_TOKEN = {"dawarich": "API key", "influxdb2": "token"}
-_LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ def command(
     if start and not _may_start(path):
         raise UsageError(f"--start needs root, systemd and the config at {DEFAULT_PATHS[0]}")
     _may_write(path, asks=asks, force=force)
-    agent = _running(_queue_path(path))
+    agent = agent_status(_queue_path(path))
     if source is None and agent is not None:
         source = agent.receiver.source
         click.echo(f"the running agent reads {source}: {agent.receiver.state}")
@@ -183,7 +180,7 @@ def command(
     if _starts(start, path, asks=asks):
         service.start_service()
         click.echo("the service runs; waiting for the first position …")
-        return 0 if _shows_delivery(settings.queue.path, wait_s) else 1
+        return 0 if shows_delivery(settings.queue.path, wait_s) else 1
     click.echo(f"Next: {_next_step(path, runs=agent is not None)}")
     return 0
 
@@ -388,37 +385,3 @@ def _next_step(path: Path, *, runs: bool) -> str:
     if runs:
         return "restart the running agent, which still has the previous config"
     return f"telemetry-agent run --config {in_shell(path)}"
-
-
-def _shows_delivery(queue_path: Path, limit_s: float) -> bool:
-    """Show how the first position is recorded and delivered. Returns whether it was delivered."""
-    clock, tick = Clock(), threading.Event()
-    until_s = clock.monotonic_s() + limit_s
-    last: Snapshot | AtRest = AtRest()
-    said = ""
-    while clock.monotonic_s() <= until_s:
-        if (status := _running(queue_path)) is not None:
-            last = status
-            if status.queue.pending or status.upload.delivered:
-                line = "recorded: the first position is on the disk"
-            else:
-                line = f"receiver: {status.receiver.state} ({status.receiver.source})"
-            if line != said:
-                click.echo(f"  {line}")
-            said = line
-            if status.upload.delivered:
-                click.echo(f"  delivered: {status.upload.host} has it")
-                return True
-        tick.wait(_LOOK_EVERY_S)
-    click.echo(f"no position was delivered within {limit_s:.0f} s.", err=True)
-    for line in lines(last):
-        click.echo(f"  {line}", err=True)
-    click.echo("`sudo telemetry-agent doctor` finds the cause and the remedy.", err=True)
-    return False
-
-
-def _running(queue_path: Path) -> Snapshot | None:
-    """The status of the running agent with this queue; ``None`` if none answers."""
-    with contextlib.suppress(AgentError):
-        return running(queue_path)
-    return None

@@ -9,7 +9,15 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from ackqueue.corruption import LOG_LINES_MAX, STATES, BrokenError, Found, Stock, corrupt
+from ackqueue.corruption import (
+    LOG_LINES_MAX,
+    STATES,
+    BrokenError,
+    Found,
+    Stock,
+    corrupt,
+    only_the_audit_knows,
+)
 from judge import store
 from misbehaving import Server
 from processes import agent, run_agent
@@ -38,14 +46,15 @@ def prove_agent(stocks: dict[str, Stock], seed: int, limit_s: float) -> Found:
     with tempfile.TemporaryDirectory(prefix="corrupted-agent-") as name:
         folder = Path(name) / "case"
         shutil.copytree(stocks[state].folder, folder)
-        what = f"agent, seed {seed}, {state}: {' and '.join(corrupt(folder, draw))}"
+        done = corrupt(folder, draw)
+        what = f"agent, seed {seed}, {state}: {' and '.join(done)}"
         try:
-            return _use(stocks[state], folder, limit_s)
+            return _use(stocks[state], folder, limit_s, may_miss=only_the_audit_knows(done))
         except (AssertionError, OSError, ValueError) as error:
             raise BrokenError(f"{what}: {type(error).__name__}: {error}") from error
 
 
-def _use(stock: Stock, folder: Path, limit_s: float) -> Found:
+def _use(stock: Stock, folder: Path, limit_s: float, *, may_miss: bool) -> Found:
     with simulated(folder, rate_hz=10) as simulator, Server() as server:
         sampling = {"heartbeat": "1s"}
         config = write_config(folder, str(simulator.device), server.url, sampling=sampling)
@@ -67,6 +76,7 @@ def _use(stock: Stock, folder: Path, limit_s: float) -> Found:
     lines = [
         line for line in text.splitlines() if re.match(r"\S+Z (warning|error|critical): ", line)
     ]
+    log_is_confessed = "uncounted" in status["queue"]["lost"]
     faults = [
         took_s > limit_s and f"recorded after {took_s:.1f} s",
         exit_status != 0 and f"ended with status {exit_status}",
@@ -74,12 +84,12 @@ def _use(stock: Stock, folder: Path, limit_s: float) -> Found:
         not status["queue"] and "status shows no queue",
         invented and f"{invented} invented",
         altered and f"{altered} altered",
-        missing and f"{missing} missed by the audit",
+        missing and not (log_is_confessed and may_miss) and f"{missing} missed by the audit",
         "Traceback" in text and "a traceback",
         len(lines) > LOG_LINES_MAX and f"{len(lines)} log lines",
     ]
     assert not any(faults), ", ".join(str(fault) for fault in faults if fault) + f"\n{text[-3000:]}"
-    return Found(took_s, lines, 0, 0, 0, 0, "uncounted" in status["queue"]["lost"])
+    return Found(took_s, lines, 0, 0, 0, 0, log_is_confessed)
 
 
 def _missing(stock: Stock, server: Server) -> int:

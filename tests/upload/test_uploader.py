@@ -401,10 +401,11 @@ def test_a_backlog_under_a_new_name_waits_for_none_under_the_old_name(
         assert len(refusals) <= (1 + taken_s / BACKOFF_MAX_S) * (12 if status == 400 else 1)
         stats = b.queue.stats()
         assert (stats.ready, stats.acked, stats.ack_failed) == (old, 260, 0)
-        if (old, status) != (1, 400):  # a single fix that is refused waits for a witness
+        waits_for_witness = (old, status) == (1, 400)  # a single fix that is refused
+        if not waits_for_witness:
             assert f"device van-06: {status}" in str(b.uploader.status().backlog_error)
         b.server.then = answer()
-        b.work_for(2 * BACKOFF_MAX_S)
+        b.work_for(1000 if waits_for_witness else 2 * BACKOFF_MAX_S)
         assert b.counts == (0, 0, 260 + old, 0)
         assert b.uploader.status().backlog_error is None
 
@@ -470,6 +471,23 @@ def test_a_refused_old_name_is_no_error_while_live_fixes_are_taken(
         errors = [record for record in caplog.records if record.levelname == "ERROR"]
         assert len(errors) <= 1
         assert b.state == "ok"
+
+
+def test_what_is_blocked_now_and_then_is_tried_again_soon(tmp_path: Path) -> None:
+    """Each try delays others, so tries become rare; but not for what is blocked next."""
+    with bench(tmp_path, then=refusing({1}, 403), compression="none") as b:
+        b.put_backlog(2)
+        b.work_among_live(60)
+        assert b.counts == (0, 1, 61, 0)
+        b.server.then = answer()
+        b.work_for(7200)
+        assert b.counts == (0, 0, 62, 0)
+        b.server.then = refusing({63}, 403)
+        b.work_among_live(20)
+        assert b.counts == (0, 1, 81, 0)
+        b.server.then = answer()
+        b.work_for(2 * BACKOFF_MAX_S)
+        assert b.counts == (0, 0, 82, 0)
 
 
 def test_the_neighbours_of_a_blocked_fix_wait_a_few_minutes(tmp_path: Path) -> None:
@@ -611,6 +629,7 @@ def test_what_is_not_permitted_at_all_is_held(tmp_path: Path, status: int) -> No
             b.work_for(20)
             assert b.state == "held"
         assert len(b.server.requests) < 5 + (b.clock.now_s - began_s) / BACKOFF_MAX_S
+        b.queue.commit()
         assert b.counts == (80, 0, 0, 0)
 
 

@@ -166,11 +166,9 @@ class Bench:
     def work_for(self, seconds: float) -> None:
         """Step and wait, as the loop does."""
         end_s = self.clock.now_s + seconds
-        while self.clock.now_s < end_s:
+        while (left_s := end_s - self.clock.now_s) > 0:
             wait_s = self.work()
-            if wait_s is None:
-                return
-            self.clock.advance(wait_s)
+            self.clock.advance(left_s if wait_s is None else min(wait_s, left_s))
 
     def work_among_live(self, count: int) -> None:
         """One live fix after the other, each sent by itself."""

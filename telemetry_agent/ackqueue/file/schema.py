@@ -344,9 +344,7 @@ def _make_index(path: Path) -> None:
     each write needs room, unless the file was made without copy-on-write.
     """
     file = path.with_name(path.name + "-shm")
-    try:
-        file.read_bytes()
-    except OSError:  # not there; or SQLite would map what cannot be read, which ends the process
+    if not _is_readable(file):  # SQLite would map it, and the first look at it ends the process
         file.unlink(missing_ok=True)
     index = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640)
     try:
@@ -359,6 +357,19 @@ def _make_index(path: Path) -> None:
             os.posix_fallocate(index, 0, _INDEX_BYTES)
     finally:
         os.close(index)
+
+
+def _is_readable(file: Path) -> bool:
+    """Whether the disk gives back all of ``file``, whose length may be anything."""
+    try:
+        if not file.is_file():  # a pipe would wait for its writer
+            return True
+        with file.open("rb", buffering=0) as opened:
+            while opened.read(_INDEX_BYTES):
+                pass
+    except OSError:
+        return False
+    return True
 
 
 def _fill_index(path: Path) -> None:
