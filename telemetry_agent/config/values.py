@@ -336,7 +336,7 @@ def _host_and_port(value: str) -> tuple[str, int] | None:
 
 
 _HOST_AND_PORT = text(
-    rf"(?:.+:{_PORT})?",
+    rf"(?:(?:{_HOST}|[0-9A-Fa-f:.]*:[^\[\]/?#@\s\x00]*):{_PORT})?",  # also ::1 without brackets
     'be host:port, such as "127.0.0.1:8077" or "[::1]:8077", with a port from 1 to 65535',
     _host_and_port,
 )

@@ -120,6 +120,8 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ("[extra]\ncpu = {file = 'x'}", "extra.cpu.file = 'x': must be the full path of a file"),
         ("[extra]\ncpu = {file = '/x', y = 1}", "extra.cpu.y is not a key of the config"),
         ("[page]\nlisten = '8077'", "page.listen = '8077': must be host:port"),
+        ("[page]\nlisten = ' ::1:8077'", "page.listen = ' ::1:8077': must be host:port"),
+        ("[connectivity]\nprobe = ' h:443'", "connectivity.probe = ' h:443': must be host:port"),
         (
             "[page]\ntiles = 'https://t.example/'",
             "page.tiles = 'https://t.example/': must be like https:",
@@ -562,7 +564,8 @@ _NEARLY = {
             ["x", {"X Y": "a"}, {"X": " a"}, {"X": 5}],
         ),
         ("upload.username", ["", "me"], ["me:pw", 5, "m\0e"]),
-        ("connectivity.probe", ["", "h:1", "[::1]:53"], ["h", ":5", "h:0", "h:123456", "h:x", 5]),
+        ("connectivity.probe", ["", "h:1", "::1:5"], ["h", ":5", "h:0", "h:123456", "h:x", 5]),
+        ("page.listen", ["[::1]:8077", "fe80::1%eth0:8077"], ["h :1", "http://h:1", "[::1:8077"]),
         ("page.names", [["van-07.example.com"], ["a:80"]], ["a", ["http://a"], ["a b"]]),
         (
             "page.tiles",
