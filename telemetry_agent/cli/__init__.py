@@ -21,6 +21,8 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 def main(args: list[str] | None = None) -> None:
     """Run one command and exit. A fault that a user can cause is one line on standard error."""
     _prepare_streams()
+    if signal.SIGINT in ends():  # a KeyboardInterrupt may be lost in an import
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         result = _run(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:

@@ -38,6 +38,7 @@ class _LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"{__package__}.{cmd_name}")
         command: click.Command = module.command
+        on_end(_end)  # what is left in temporary files is removed
         return command
 
     def resolve_command(
@@ -80,7 +81,6 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 def run(args: list[str]) -> Any:
     """Run one command, and return what it returns; if the command line is wrong, exit."""
-    on_end(_end)  # what is left in temporary files is removed
     try:
         return cli.main(args, prog_name=PROGRAM, standalone_mode=False)
     except click.Abort:

@@ -42,6 +42,33 @@ def test_signals_while_the_modules_are_loaded(tmp_path: Path, last: int) -> None
         ends_in_time(daemon)
 
 
+LOST_AT_IMPORT = """
+import builtins, os, sys, weakref
+from telemetry_agent.cli import main
+imports = builtins.__import__
+class Lock: pass
+def interrupts(name, *others):
+    if name == sys.argv[1]:
+        builtins.__import__ = imports
+        lock = Lock()
+        gone = weakref.ref(lock, lambda _: os.kill(os.getpid(), 2))
+        del lock
+    return imports(name, *others)
+builtins.__import__ = interrupts
+main(sys.argv[2:])
+"""
+"""The interpreter cannot raise an exception where it drops the lock of an import."""
+
+
+@pytest.mark.parametrize("module", ["click", "telemetry_agent.config"])
+def test_ctrl_c_while_the_modules_of_a_command_are_loaded(tmp_path: Path, module: str) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    command = (sys.executable, "-c", LOST_AT_IMPORT, module, "tap", "--config", str(config))
+    with running(*command) as tap:
+        assert tap.wait(60) == -signal.SIGINT, tap.text()
+        assert tap.err == []
+
+
 def ends_in_time(daemon: Running) -> None:
     assert daemon.wait(60) == 0, daemon.text()
     assert "Traceback" not in "\n".join(daemon.err)
