@@ -16,10 +16,10 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from telemetry_agent.config.files import ENVIRONMENT_PREFIX, merge, parsed, texts
+from telemetry_agent.config.files import DEFAULT_PATHS, ENVIRONMENT_PREFIX, merge, parsed, texts
 from telemetry_agent.config.settings import LoadedConfig, Settings, known_keys
 from telemetry_agent.config.values import SHARED_NAMES, SettingError
-from telemetry_agent.errors import ConfigError, UnreadableConfigError, ask_for_memory
+from telemetry_agent.errors import ConfigError, UnreadableConfigError, ask_for_memory, in_shell
 from telemetry_agent.secrecy import CUT, credential, masked_url
 
 ask_for_memory(22_000_000)  # for pydantic, which aborts the process if it gets none
@@ -116,8 +116,12 @@ def load_texts(
     merge(layer, into=values)
     origins |= from_environment
     if not origins:
+        first = Path(next(iter(files), DEFAULT_PATHS[0]))
+        init = "sudo telemetry-agent init"
+        if first not in DEFAULT_PATHS:
+            init = f"telemetry-agent init --config {in_shell(first)}"
         raise UnreadableConfigError(
-            f"the config {' and '.join(files)} is empty", "`sudo telemetry-agent init` writes one"
+            f"the config {' and '.join(files)} is empty", f"`{init}` writes one"
         )
     # pydantic-settings takes [Queue] for [queue] or drops it, and _env_file for its own option.
     for key in sorted(values.keys() - _MODEL.model_fields.keys()):

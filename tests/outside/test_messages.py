@@ -113,7 +113,8 @@ def test_a_byte_order_mark_is_accepted_and_an_empty_config_called_empty(tmp_path
     nothing.write_bytes(b"")
     result = run_agent("config", "check", "--config", str(nothing))
     assert (result.returncode, result.stdout) == (78, "")
-    assert f"the config {nothing} is empty: `sudo telemetry-agent init` writes one" in result.stderr
+    remedy = f"`telemetry-agent init --config {nothing}` writes one"
+    assert f"the config {nothing} is empty: {remedy}" in result.stderr
 
 
 def test_a_mistyped_command_gets_the_right_one(tmp_path: Path) -> None:
