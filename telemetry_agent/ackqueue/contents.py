@@ -31,6 +31,7 @@ from telemetry_agent.ackqueue.row_states import DISCARDED, State
 from telemetry_agent.ackqueue.shared_state import SharedState
 from telemetry_agent.ackqueue.stats import QueueStats, Stored, count, size_on_disk
 from telemetry_agent.ackqueue.streams import STREAMS_MAX
+from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record, StreamAccount
 from telemetry_agent.tasks import give_way
 
@@ -107,6 +108,12 @@ class Contents:
         shared = self.shared
         with shared.lock:
             return shared.ledger.pending(last_row) + shared.writer.pending(last_row)
+
+    def refusal(self, last_row: int) -> StorageError | None:
+        """Why the disk refuses, if all fixes up to that place that are on it need no delivery."""
+        shared = self.shared
+        with shared.lock:
+            return None if shared.ledger.pending(last_row) else shared.writer.refusal
 
     def newest(self, limit: int) -> list[Record]:
         """The newest fixes on disk, whatever became of them, the newest first.

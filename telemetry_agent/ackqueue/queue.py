@@ -107,6 +107,7 @@ class AckQueue:
         contents = Contents(shared, bounds)
         # These are methods of the queue too: what only looks, what people do by hand, the upkeep.
         self.stats, self.pending, self.places = contents.stats, contents.pending, contents.places
+        self.refusal = contents.refusal
         self.newest, self.newest_ms = contents.newest, contents.newest_ms
         self.last_row, self.after, self.stored = contents.last_row, contents.after, contents.stored
         self.takes_more, self.numbering = contents.takes_more, contents.numbering

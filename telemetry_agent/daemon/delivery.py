@@ -22,6 +22,7 @@ from telemetry_agent.daemon.supervisor import Supervisor
 from telemetry_agent.errors import (
     AgentError,
     ConfigError,
+    StorageError,
     UnavailableError,
     counted,
     refused_thread,
@@ -159,6 +160,7 @@ class Delivery:
 
         Raises:
             UnavailableError: the endpoint cannot be reached, or accepts nothing now.
+            StorageError: the disk refuses what is left, so it cannot be sent.
             AgentError: uploads are held: the set-up is wrong.
         """
         self._draining.append(bell)
@@ -173,6 +175,7 @@ class Delivery:
         bell.clear()
         self._uploader.task.hurry()
         while True:
+            refusal = self._queue.refusal(last_row)  # first: so what is pending is not on the disk
             pending = self._queue.pending(last_row)
             now = self._keeper.status
             delivered = now.delivered - start.delivered
@@ -184,10 +187,15 @@ class Delivery:
                 )
             if not pending:
                 return
+            waiting = counted(pending, "fix waits", "fixes wait")
+            if refusal is not None:
+                raise StorageError(
+                    f"{waiting} in memory: {refusal.message}",
+                    "`sudo telemetry-agent doctor` shows why",
+                )
             if now.delivered != before.delivered:
                 before = now  # attempts count from the last one that delivered
             attempts = now.waits - before.waits
-            waiting = counted(pending, "fix waits", "fixes wait")
             if attempts and now.state == "held":
                 raise AgentError(f"uploads are held, {waiting}: {now.last_error}")
             wait_s = (now.next_attempt_s or 0.0) - self._clock.monotonic_s()

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 from misbehaving import Server, answer, hang
+from polling import wait_until
 from processes import AGENT, Running, agent, environment, run_agent, running
 from rig import START_MS, record_backlog, simulated, started, stats, write_config
 from strangers import NOBODY, as_another
@@ -330,6 +332,27 @@ def test_drain_of_a_held_queue_ends_with_1(with_daemon: bool, tmp_path: Path) ->
             assert (status, "held, 5 fixes wait: 401: who are you" in line) == (1, True)
             server.then = answer()
             assert asked.run("drain").returncode == 0
+
+
+def test_drain_of_what_the_disk_refuses_ends_with_74(tmp_path: Path) -> None:
+    with simulated(tmp_path) as simulator, Server() as server:
+        asked = Asked(write_config(tmp_path, str(simulator.device), server.url))
+        with started(asked.config) as daemon:
+            server.wait_for(lambda s: len(s.ledger) >= 10)
+            pid = daemon.process.pid
+            writable = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, writable[1]))  # no file takes a byte
+            daemon.wait_for_line("cannot write the queue")
+            wait_until(lambda: asked.json("status")["queue"]["uncommitted"] > 0)
+            simulator.hush()
+            status, line = asked.refused("drain")
+            assert status == 74
+            assert re.search(r"\d fix\w* waits? in memory: cannot write the queue .*doctor`", line)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, writable)
+            daemon.wait_for_line("can be written again")
+            assert asked.run("drain").returncode == 0
+            assert daemon.end() == 0
+    assert stats(tmp_path).acked == len(server.ledger) == simulator.sent
 
 
 def test_drain_and_a_reload_keep_what_the_endpoint_asked_for(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ Waiting = tuple[float, Row]
 class Writer:
     """Collects rows, and writes them together with the ledger's changes.
 
-    ``write`` and ``report`` are for the holder of the disk lock. Any thread may ask for ``refused``
-    and ``refusal_now``; everything else is for the holder of ``lock``.
+    ``write`` and ``report`` are for the holder of the disk lock. Any thread may ask for
+    ``refusal``, ``refused`` and ``refusal_now``; everything else is for the holder of ``lock``.
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class Writer:
         self._moving = 0  # how many rows that are moved it holds
         self._trouble = Trouble(log, clock)
         self._lost_in_memory = 0  # since memory was full
-        self._refusal: StorageError | None = None  # of the last write
+        self.refusal: StorageError | None = None
+        """Why the disk refused the last write."""
         self._retry_at_s = 0.0
 
     def add(self, put_s: float, row: Row) -> None:
@@ -140,17 +141,17 @@ class Writer:
     @property
     def refused(self) -> bool:
         """Whether the disk refused the last write."""
-        return self._refusal is not None
+        return self.refusal is not None
 
     def refusal_now(self) -> StorageError | None:
         """Why the disk refused, until it is time to try again."""
-        if self._refusal is None or self._clock.monotonic_s() >= self._retry_at_s:
+        if self.refusal is None or self._clock.monotonic_s() >= self._retry_at_s:
             return None
-        return self._refusal
+        return self.refusal
 
     def due_s(self, commit_every_s: float) -> float | None:
         """When to write next, by the monotonic clock; ``None``: nothing waits."""
-        if self._refusal is not None:
+        if self.refusal is not None:
             return self._retry_at_s
         return self._pending[0][0] + commit_every_s if self._pending else None
 
@@ -191,7 +192,7 @@ class Writer:
             return
         with self._lock:
             changes = self.refused is not (refusal is not None)
-            self._refusal = refusal
+            self.refusal = refusal
             if refusal is not None:
                 self._retry_at_s = self._clock.monotonic_s() + _RETRY_S
         if refusal is not None:
