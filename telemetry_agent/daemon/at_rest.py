@@ -12,7 +12,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -130,6 +130,8 @@ def check(path: Path, wanted: int, *, as_owner: bool = True) -> None:
 
     Raises AgentError. ``as_owner``: see ``become_owner``.
     """
+    with suppress(OSError):  # the working directory may be gone
+        path = path.absolute()
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise StorageError(f"{path} is not a regular file")

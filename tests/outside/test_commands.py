@@ -180,6 +180,15 @@ def test_queue_stats_before_anything_was_recorded(tmp_path: Path) -> None:
     assert not (tmp_path / "queue.db").exists()
 
 
+def test_a_queue_that_is_not_in_this_folder_is_named_with_its_full_path(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", queue={"path": "queue.db"})
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    asked = ("--config", str(config))
+    said = f"there is no queue at {elsewhere}/queue.db: nothing was recorded yet"
+    assert said in run_agent("queue", "stats", *asked, cwd=elsewhere).stderr
+    assert said in run_agent("status", *asked, cwd=elsewhere).stdout
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_a_read_only_disk_is_no_matter_of_ownership(tmp_path: Path) -> None:
     record_backlog(tmp_path, 1)
