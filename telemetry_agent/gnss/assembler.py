@@ -139,6 +139,15 @@ class Assembler:
         if isinstance(message, Dtm):
             self.datum = None if message.datum in _WGS_84 else message.datum
             return None
+        if isinstance(message, Report) and epoch is not None and tag in epoch.seen:
+            # The same sentence again, now without a time: of another instant, whose time the
+            # receiver does not know. A second device may send it between the sentences of a fix,
+            # so the first one ends nothing.
+            if epoch.has_untimed(tag) or self._again.has_untimed(tag):
+                self.close("time", now_s, fixes)
+                epoch, self._cycle_repeats = None, False
+            else:
+                self._cycle_repeats, self._run_tag = True, ""
         if self._cycle_repeats:
             self._again.join(message)
             return None
@@ -148,11 +157,6 @@ class Assembler:
         if ended and now_s - (self.judged_s or 0.0) <= min(self.quiet_s, self._step_s / 2):
             self._late(message)
             return None
-        if epoch is not None and isinstance(message, Report) and tag in epoch.seen:
-            # The same sentence again, now without a time: another instant, whose time the receiver
-            # does not know.
-            self.close("time", now_s, fixes)
-            epoch = None
         epoch = epoch or Epoch()
         if self._order.is_next(message, epoch):
             self._run_tag = ""

@@ -164,6 +164,10 @@ class Epoch:
             return False
         return (time_of_day_ms(about) - time_of_day_ms(instant)) % DAY_MS < DAY_MS // 2
 
+    def has_untimed(self, tag: str) -> bool:
+        """Whether it has a position sentence with this tag and without a time."""
+        return any(each.tag == tag and each.instant is None for each in self.reports)
+
     def days(self, tag: str) -> list[int | None]:
         """The dates in its sentences with this tag."""
         dated = (each for each in self.messages if isinstance(each, Report | Moment))
