@@ -18,7 +18,8 @@ reports no fix makes none: the first one after it that has a position does.
 
 Some receivers send one type an instant behind the others: GGA of 12:00:01, then RMC of 12:00:00. To
 wait for it would delay each fix by an instant, so it is late in each cycle, and corrects nothing;
-only its date is used.
+only its date is used. The same is true of a second source with the same talker whose time stands
+still for some seconds: a time that comes again after a later one makes no fix.
 
 Sentences without a time (VTG, GSA; an RMC before the first fix) join the open epoch. If none is
 open, they open one that waits for its time, because some receivers begin their cycle with them. If
@@ -33,7 +34,7 @@ from typing import Literal
 from telemetry_agent.gnss.cycle import Cycle, Order
 from telemetry_agent.gnss.dates import Dates, is_another_day
 from telemetry_agent.gnss.epoch import Dtm, Epoch, Gsa, Gst, Message, Moment, Report, Solution, Vtg
-from telemetry_agent.gnss.field_values import Instant
+from telemetry_agent.gnss.field_values import DAY_MS, Instant, time_of_day_ms
 from telemetry_agent.gnss.shared_talker import SharedTalker
 from telemetry_agent.model import Fix, ReceiverState
 
@@ -41,6 +42,7 @@ _QUIET_S = 0.25
 _QUIET_BAUD = 9600  # slower lines take longer over one sentence
 _QUIET_GROWTH = 1.5
 _QUIET_AT_MOST = 4  # times what it was
+_LAG_AT_MOST_MS = 20_000  # some buses step the time by 10 s
 _WGS_84 = frozenset({"", "W84", "P90"})
 Closer = Literal["time", "cycle", "quiet", "end"]
 MayFollow = Callable[[Instant], bool]
@@ -86,6 +88,7 @@ class Assembler:
         self._epoch: Epoch | None = None
         self._judged = Epoch()  # the epoch before the open one
         self._before_judged = Epoch()  # the one before that
+        self._lagging: Instant | None = None  # the last time that came again after a later one
         self._closed_by: Closer = "time"
         self._step_s = 0.0  # between the last two judgements
         self._cycle_repeats = False  # the cycle came again with the same time
@@ -216,12 +219,21 @@ class Assembler:
 
         It is new in its own instant, or repeats it; otherwise time has stepped back.
         """
-        epoch = self._epoch
-        behind = _is_of(self._before_judged, instant, report)
-        if epoch is None:  # then the judged epoch is the next instant, not the one before it
-            return behind
-        behind = behind or _is_of(self._judged, instant, report)
-        return behind and any(each.instant is not None for each in epoch.reports)
+        epoch, judged, before = self._epoch, self._judged, self._before_judged
+        behind = _is_of(before, instant, report)
+        comes_again = instant == self._lagging or _has_fix_of(before, instant, report)
+        if epoch is not None:  # otherwise the judged epoch is the next instant
+            if all(each.instant is None for each in epoch.reports):
+                return False
+            behind = behind or _is_of(judged, instant, report)
+            comes_again = comes_again or _has_fix_of(judged, instant, report)
+        # Of a second source with the same talker, whose time stands still for some seconds.
+        newest = (epoch or judged).instant
+        if comes_again and newest is not None:
+            lag_ms = (time_of_day_ms(newest) - time_of_day_ms(instant)) % DAY_MS
+            if 0 < lag_ms < _LAG_AT_MOST_MS:
+                self._lagging, behind = instant, True
+        return behind
 
     def _begin(self, instant: Instant) -> Epoch:
         """Begin an epoch, or give the waiting one its time."""
@@ -344,6 +356,14 @@ def _is_of(epoch: Epoch, instant: Instant, report: Report) -> bool:
     if report.tag in epoch.seen:
         return instant == epoch.instant and report in epoch.messages
     return epoch.is_at(instant, report)
+
+
+def _has_fix_of(epoch: Epoch, instant: Instant, report: Report) -> bool:
+    """Whether this type of sentence has reported a position of this instant and day before."""
+    return instant == epoch.instant and any(
+        each.tag == report.tag and each.day == report.day and each.position_e9
+        for each in epoch.reports
+    )
 
 
 def _has_regained(epoch: Epoch, message: Message) -> bool:
