@@ -37,6 +37,19 @@ def test_a_position_is_not_late_after_the_line_was_quiet_without_one() -> None:
     assert decoder.counts == {"no-fix": 1}
 
 
+def test_a_time_that_comes_again_after_a_later_one_makes_no_fix_on_a_live_line_either() -> None:
+    decoder = live()
+    fixes = []
+    for now_s, (time, minutes) in enumerate(
+        [("123510", "038"), ("123511", "039"), ("123510", "040"), ("123512", "041")]
+    ):
+        position = f"4807.{minutes},N,01131.000,E"
+        decoder.feed(line(f"GPRMC,{time},A,{position},5.2,218.0,231126,,,A"), float(now_s))
+        fixes += decoder.tick(now_s + 0.3)
+    assert times(fixes) == ["12:35:10.000", "12:35:11.000", "12:35:12.000"]
+    assert decoder.counts == {"late": 1}
+
+
 @pytest.mark.parametrize(("baud", "quiet_s"), [(4800, 0.5), (9600, 0.25), (115200, 0.25)])
 def test_a_slow_line_is_given_more_time(baud: int, quiet_s: float) -> None:
     decoder = live(baud=baud)
