@@ -75,25 +75,32 @@ class Leases:
         self._put_off[name_of(batch.records[0])] = False
         return batch
 
-    def take_one(self, limit: int, *, live_first: bool, turn: int) -> Batch | None:
+    def take_one(
+        self, limit: int, *, live_first: bool, backlog_only: bool = False, turn: int
+    ) -> Batch | None:
         """Lease a single fix of the next batches.
 
         With ``live_first`` another one in each ``turn``, so that no single bad fix is tried again
         and again. Else the order counts, and it is the one at this place behind the oldest, or the
         last, or counted from the last if ``turn`` is negative.
         """
-        # Several: a batch holds fixes of one stream, or live ones only, perhaps just a bad one.
+        # Several: a batch holds fixes of one stream, or live ones only, perhaps a bad one. A fix
+        # that was put off before a reload is a batch of its own.
         batches: list[Batch] = []
         places: list[tuple[int, int]] = []
-        while len(batches) < _LOOK_AMONG or (not live_first and len(places) <= turn):
-            if (batch := self.take(limit, live_first=live_first)) is None:
+        newest, enough = live_first and not backlog_only, _PUT_OFF_MAX if live_first else turn
+        while len(batches) < _LOOK_AMONG or len(places) <= enough:
+            batch = self.take(limit, live_first=newest, backlog_only=backlog_only)
+            if batch is None:
                 break
             places += [(len(batches), at) for at in range(len(batch.records))]
             batches.append(batch)
         if not batches:
             return None
         if live_first:
+            # Backwards: the oldest are tried whole, too.
             turn, place = divmod(turn, len(batches))
+            place = -place % len(batches)
             at = -turn % len(batches[place].records)
         else:
             place, at = places[min(turn, len(places) - 1) if turn >= 0 else turn % len(places)]

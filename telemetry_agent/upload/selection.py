@@ -74,9 +74,11 @@ class Selection:
         self._policy = policy
         self._urgent = urgent
         self._probes = 0  # of everything, while it is held; each is another fix
-        self._turns = 0  # the same for the backlog
+        self._turns = 0  # the same for the backlog, but for those that were accepted
+        self._probe_lease = 0  # of the last
         self._live_last = False  # live fixes were due, and are the last that was chosen
         self._live_before = False  # the same before the last choice
+        self._rest_kept_turn = False  # the rest was chosen again so
 
     def probe(self) -> None:
         """Everything is held: choose one fix for each attempt."""
@@ -106,13 +108,19 @@ class Selection:
         self._refused_until_s.clear()
 
     def keep_turn(self) -> None:
-        """The endpoint asked for the last choice later: it is chosen again, not the others."""
-        self._live_last = self._live_before
+        """The endpoint asked for the last choice later: it is chosen again, not the others.
+
+        Where that is not live fixes, only once: the endpoint may never take it.
+        """
+        is_rest = not self._live_last
+        self._rest_kept_turn = is_rest and not self._rest_kept_turn
+        self._live_last = self._live_before and (self._rest_kept_turn or not is_rest)
 
     def delivered(self, batch: Batch) -> None:
         """The endpoint took a batch: choose among all."""
         self.probing, self._backlog_paused_until_s = False, 0.0
         self._others_wait = True
+        self._turns -= batch.lease == self._probe_lease  # the next one there may be accepted, too
         self._refused_until_s.pop(batch.device, None)
         if not (batch.live and self._policy.live_first):
             self._set_up_is_right[batch.device] = True
@@ -183,8 +191,7 @@ class Selection:
                     # The first may begin a run of refused fixes, or be one that is blocked.
                     if not (refusals.is_held(batch) or (one and not alone)):
                         return self._leases.first(batch)
-                    self._turns += self._policy.live_first
-                    return self._leases.one_of(batch, self._turns % len(batch.records))
+                    return self._another(batch)
         return self._suspect(wait_s, now_s, attempted_s)
 
     def _suspect(
@@ -235,6 +242,21 @@ class Selection:
         if one is not None or self._refused_until_s:
             return one
         return self.refusals.next_suspect(in_any_case=True) or self._leases.take_put_off()
+
+    def _another(self, batch: Batch) -> Batch | None:
+        """One fix of the backlog in place of ``batch``: the first may be blocked.
+
+        If the order counts, it is the first: ``_overtake_by`` decides when to try another.
+        """
+        if not self._policy.live_first:
+            return self._leases.first(batch)
+        self._leases.give_back(batch)
+        self._turns += 1
+        probe = self._leases.take_one(
+            _LOOK_AMONG, live_first=True, backlog_only=True, turn=self._turns
+        )
+        self._probe_lease = probe.lease if probe else 0
+        return probe
 
     def _backlog(self, limit: int) -> Batch | None:
         """The next of the backlog. Live fixes are part of it only if the order counts."""

@@ -1,5 +1,6 @@
 """Each row of the answer table, through the real transport and the real queue."""
 
+import json
 import logging
 import threading
 from pathlib import Path
@@ -357,6 +358,32 @@ def test_a_backlog_that_gets_500_for_ever_delays_no_live_fix(tmp_path: Path) -> 
             assert b.queue.backlog().live == 0
 
 
+def wanting_again(seqs: set[int]) -> Act:
+    """An endpoint that names these in ``retry``."""
+
+    def run(line: Line, request: Request) -> None:
+        again = [seq for _, seq in request.names if seq in seqs]
+        line.reply(200, json.dumps({"retry": again}))
+
+    return Act(run)
+
+
+@pytest.mark.parametrize("flush_every_s", [10.0, 60.0])
+@pytest.mark.parametrize(
+    "then", [wanting_again({1}), refusing({1}, 408), refusing({1}, 429), refusing({1}, 503)]
+)
+def test_a_backlog_that_is_asked_for_later_for_ever_does_not_stop_live_fixes(
+    tmp_path: Path, then: Act, flush_every_s: float
+) -> None:
+    with bench(tmp_path, then=then, compression="none", flush_every_s=flush_every_s) as b:
+        b.put_backlog(20)
+        for _ in range(100):
+            b.put(1)
+            b.work_for(20)
+            since_s = b.queue.backlog().live_since_s or b.clock.now_s
+            assert b.clock.now_s - since_s < 2 * BACKOFF_MAX_S + flush_every_s
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_backlog_that_is_not_permitted_delays_no_live_fix(tmp_path: Path, status: int) -> None:
     """The device was renamed, and the endpoint does not know its old name any more."""
@@ -545,6 +572,25 @@ def test_a_fix_that_a_firewall_blocks_holds_up_no_backlog_where_no_live_fix_come
         b.put_backlog(40)
         b.work_for(7200)
         assert b.queue.stats().acked == 38
+
+
+@pytest.mark.parametrize("bad", [1, 12])
+@pytest.mark.parametrize("live", [0, 1])
+def test_blocked_fixes_that_are_batches_of_their_own_hold_up_no_backlog(
+    tmp_path: Path, bad: int, live: int
+) -> None:
+    """Each was sent alone and got no answer, so it is sent again as it was."""
+    then = refusing(range(1, bad + 1), 403)
+    with bench(tmp_path, *[hang_up()] * bad, then=then, compression="none") as b:
+        for _ in range(bad):
+            b.put_backlog(1)
+            b.work()
+            b.clock.advance(BACKOFF_MAX_S)
+        b.put_backlog(40)
+        for _ in range(20 * (bad + 3)):
+            b.put(live)
+            b.work_for(BACKOFF_MAX_S / 10)
+        assert b.queue.stats().acked >= 40 + live * (20 * (bad + 3) - 1)
 
 
 def test_live_fixes_that_a_firewall_blocks_hold_up_no_other(tmp_path: Path) -> None:
