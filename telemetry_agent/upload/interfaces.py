@@ -14,6 +14,11 @@ FormatName = Literal[
 ]
 
 
+NOT_PASSED_ON = {502, 504}
+"""What a proxy answers if the server behind it is down, fails, or takes too long for the batch;
+Caddy also if the body is larger than its ``max_size``."""
+
+
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
     """The exchange ended without an answer: the endpoint may or may not have the batch."""

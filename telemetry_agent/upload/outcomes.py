@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Batch, Deferred, Delivered, Held, Outcome, Record, Refused
+from telemetry_agent.upload.interfaces import NOT_PASSED_ON
 from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.refusals import AllRefused, Refusals
 from telemetry_agent.upload.upload_status import StatusKeeper
@@ -51,11 +52,11 @@ class OutcomeHandler:
         """
         undecided = outcome if isinstance(outcome, Deferred | Held) else None
         answered = not isinstance(outcome, Deferred) or outcome.answered
-        keep = not answered or isinstance(outcome, Held)
+        keep = not answered or isinstance(outcome, Held) or outcome.status in NOT_PASSED_ON
         put_off = self._leases.is_put_off(batch)
         in_doubt = keep and (probing or put_off)
         # It may be the endpoint's fault or that of a fix.
-        if undecided and not in_doubt and self._refusals.is_a_fix(batch, undecided):
+        if undecided and not in_doubt and self._refusals.is_a_fix(batch, undecided, keep=keep):
             outcome = Refused(undecided.reason, status=undecided.status)
         self.went_well = isinstance(outcome, Delivered)
         if not self.went_well:

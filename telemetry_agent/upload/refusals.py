@@ -235,21 +235,21 @@ class Refusals:
         self.in_doubt = True
         return AllRefused(self.reason, self._device, only_backlog=not self.live_refused)
 
-    def is_a_fix(self, batch: Batch, said: Deferred | Held) -> bool:
+    def is_a_fix(self, batch: Batch, said: Deferred | Held, *, keep: bool) -> bool:
         """Whether an outcome that names no fix is a refusal of this batch.
 
-        A 500, or no answer, is one if it is the fifth of the same batch while others are accepted.
-        If the order counts, so that others wait for it, and another fix got no answers before, the
-        second is enough. A status that holds uploads, such as 403, is one if single fixes of this
-        kind were accepted since the last, and no batch: a firewall may block what is too large for
-        it, or what one fix holds.
+        ``keep``: as for ``refused``. A 500, a 502, or no answer, is one if it is the fifth of the
+        same batch while others are accepted. If the order counts, so that others wait for it, and
+        another fix got no answers before, the second is enough. A status that holds uploads, such
+        as 403, is one if single fixes of this kind were accepted since the last, and no batch: a
+        firewall may block what is too large for it, or what one fix holds.
         """
         if isinstance(said, Deferred) and not said.may_be_a_fix:
             return False
         answered = isinstance(said, Held) or said.answered
         suspect = self._suspects.get(batch.lease)
         if suspect is not None:
-            return suspect.crash and answered and isinstance(said, Deferred)
+            return suspect.crash and not keep
         if self._search is not None:
             return self._search.is_crash
         if isinstance(said, Held):

@@ -30,6 +30,7 @@ from telemetry_agent.model import (
 from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import (
+    NOT_PASSED_ON,
     Compression,
     CompressionSetting,
     NoAnswer,
@@ -47,10 +48,7 @@ _PROOF_WAITS = 5
 _GZIP_AGAIN_AFTER_S = 3600.0
 _SEARCH_S = 60.0
 
-# A proxy answers so if the server behind it is down or takes too long for the batch; Caddy also if
-# the body is larger than its ``max_size``.
-_NOT_PASSED_ON = {502, 504}
-_NOTHING_BEHIND = {*_NOT_PASSED_ON, 503}
+_NOTHING_BEHIND = {*NOT_PASSED_ON, 503}
 
 
 class Sender:
@@ -109,6 +107,7 @@ class Sender:
         if isinstance(outcome, Delivered) or not payload.compressed or proven:
             return outcome
         is_unclear = isinstance(outcome, Deferred) and outcome.may_be_a_fix and outcome.answered
+        is_unclear = is_unclear and outcome.status not in _NOTHING_BEHIND
         if _is_lost(outcome):  # to repeat each one would double the bytes of an outage
             self._losses += 1
             is_unclear = self._losses > 1 and self._losses.bit_count() == 1
@@ -180,7 +179,7 @@ class Sender:
                     self._sizing.timed_out(count, now_s)
             case _ if with_report:
                 pass  # it may be too large with the report only
-            case _ if outcome.status in _NOT_PASSED_ON:
+            case _ if outcome.status in NOT_PASSED_ON:
                 self._sizing.timed_out(count, now_s)
         return outcome
 

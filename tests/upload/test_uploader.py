@@ -358,6 +358,22 @@ def test_a_backlog_that_gets_500_for_ever_delays_no_live_fix(tmp_path: Path) -> 
             assert b.queue.backlog().live == 0
 
 
+@pytest.mark.parametrize("live_first", [True, False])
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_fix_that_crashes_the_server_behind_a_proxy_holds_up_no_other_and_stays(
+    tmp_path: Path, status: int, live_first: bool
+) -> None:
+    then = refusing({3}, status)
+    with bench(tmp_path, then=then, live_first=live_first, compression="none") as b:
+        b.put_backlog(40)
+        b.work_among_live(200)
+        stats = b.queue.stats()
+        assert (stats.ready + stats.unack, stats.acked, stats.ack_failed) == (1, 239, 0)
+        b.server.then = answer()
+        b.work_for(7200)
+        assert b.counts == (0, 0, 240, 0)
+
+
 def wanting_again(seqs: set[int]) -> Act:
     """An endpoint that names these in ``retry``."""
 
@@ -369,12 +385,11 @@ def wanting_again(seqs: set[int]) -> Act:
 
 
 @pytest.mark.parametrize("flush_every_s", [10.0, 60.0])
-@pytest.mark.parametrize(
-    "then", [wanting_again({1}), refusing({1}, 408), refusing({1}, 429), refusing({1}, 503)]
-)
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504, "retry"])
 def test_a_backlog_that_is_asked_for_later_for_ever_does_not_stop_live_fixes(
-    tmp_path: Path, then: Act, flush_every_s: float
+    tmp_path: Path, status: int | str, flush_every_s: float
 ) -> None:
+    then = refusing({1}, status) if isinstance(status, int) else wanting_again({1})
     with bench(tmp_path, then=then, compression="none", flush_every_s=flush_every_s) as b:
         b.put_backlog(20)
         for _ in range(100):
@@ -382,6 +397,8 @@ def test_a_backlog_that_is_asked_for_later_for_ever_does_not_stop_live_fixes(
             b.work_for(20)
             since_s = b.queue.backlog().live_since_s or b.clock.now_s
             assert b.clock.now_s - since_s < 2 * BACKOFF_MAX_S + flush_every_s
+        assert b.queue.stats().acked > 80
+        assert b.queue.stats().ack_failed == 0
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

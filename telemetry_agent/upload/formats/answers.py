@@ -17,12 +17,15 @@ from telemetry_agent.model import (
     ResendRange,
 )
 from telemetry_agent.secrecy import masked_url
+from telemetry_agent.upload.interfaces import NOT_PASSED_ON
 from telemetry_agent.upload.quoting import coding, quoted, reason_of, words
 from telemetry_agent.upload.retry import retry_after_s
 
 _TAKEN = {200, 201, 202, 204}
 _REFUSED = {400, 422}
 _LATER = {408, 409, 423, 424, 425, 429}
+# A conflict may pass, as while an earlier request is stored, or be a fix that is there.
+_MAY_BE_A_FIX = {409, 500, *NOT_PASSED_ON}
 _STREAM = re.compile("[0-9a-f]{16}", re.ASCII)
 _SAYS_NO = re.compile(rb"(?:php )?(?:fatal |parse )?error", re.IGNORECASE)
 """The beginning of a text; PHP answers 200 to a request at which its script fails."""
@@ -206,8 +209,7 @@ def _judge_error(answer: Answer) -> Outcome:
     if status in _LATER or status >= 500:
         # 511 is the status of a captive portal.
         state = "portal" if status == 511 else "waiting"
-        # A conflict may pass, as while an earlier request is stored, or be a fix that is there.
-        return later(answer, reason, state=state, may_be_a_fix=status in {409, 500})
+        return later(answer, reason, state=state, may_be_a_fix=status in _MAY_BE_A_FIX)
     return Held(reason, status=status)
 
 
