@@ -65,6 +65,7 @@ class Selection:
         self._refused_until_s: dict[str, float] = {}  # by device
         self._others_wait = False  # fixes of devices that are not left out, perhaps
         self._looked_s = 0.0  # when there were none
+        self._suspect_again_s = math.inf  # when one is tried without a witness
         leases.leave_out(self._refused_until_s)
         self._queue = queue
         self._leases = leases
@@ -201,9 +202,17 @@ class Selection:
         refusals = self.refusals
         suspect = refusals.next_suspect() or self._leases.take_put_off()
         if suspect is not None:
+            self._suspect_again_s = now_s + _NO_WITNESS_S
             return suspect
         if not refusals.waiting:
+            self._suspect_again_s = math.inf
             return None if wait_s == math.inf else wait_s
+        # There may be no other fix of its device, so an acceptance of it is all that can end it.
+        self._suspect_again_s = min(self._suspect_again_s, now_s + _NO_WITNESS_S)
+        if now_s >= self._suspect_again_s:
+            self._suspect_again_s = now_s + _NO_WITNESS_S
+            if (suspect := refusals.next_suspect(in_any_case=True)) is not None:
+                return suspect
         # No other fix was accepted since the last refusal: the set-up may be wrong instead. If the
         # order counts, a run up to the newest fix can have no witness.
         all_refused = refusals.up_to_the_newest and not self._policy.live_first

@@ -454,6 +454,25 @@ def test_a_backlog_under_a_new_name_waits_for_none_under_the_old_name(
         assert b.uploader.status().backlog_error is None
 
 
+@pytest.mark.parametrize("live_first", [True, False])
+@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize("old", [1, 13])
+def test_a_refused_fix_of_an_old_name_is_tried_again_while_live_fixes_are_taken(
+    tmp_path: Path, status: int, live_first: bool, old: int
+) -> None:
+    """No fix of its name is left that could be its witness."""
+    then = refusing({old}, status)
+    with bench(tmp_path, then=then, live_first=live_first, compression="none") as b:
+        b.put_backlog(old, "van-06")
+        b.put_backlog(10)
+        b.work_among_live(60)
+        assert b.queue.stats().acked == old - 1 + 70
+        assert len([r for r in b.server.requests if (r.names[0][1], len(r.names)) == (old, 1)]) < 15
+        b.server.then = answer()
+        b.work_among_live(60)
+        assert b.queue.stats().acked == old + 130
+
+
 def refusing_in_two_ways(first: set[int], status: int, second: set[int], other: int) -> Act:
     """Each request that holds one of the first, or else of the second."""
 
