@@ -219,7 +219,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The set-up is wrong: only one attempt is made every ``backoff_max``."""
+    """The setup is wrong: only one attempt is made every ``backoff_max``."""
 
     reason: str
     status: int | None = None

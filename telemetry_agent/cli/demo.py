@@ -57,7 +57,7 @@ _ANSWER_S = 0.3
 )
 @click.option("--no-page", is_flag=True, help="Print lines only.")
 def command(length_s: float | None, *, no_page: bool) -> int:
-    """Run a simulated receiver, the agent and an endpoint on this machine, without a set-up.
+    """Run a simulated receiver, the agent and an endpoint on this machine, without any setup.
 
     The page shows them. The network is cut once when the page is open, and whenever you use the
     switch on the page. Ctrl-C ends the demo. The exit status is 0 if every position arrived

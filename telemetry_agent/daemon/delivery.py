@@ -161,7 +161,7 @@ class Delivery:
         Raises:
             UnavailableError: the endpoint cannot be reached, or accepts nothing now.
             StorageError: the disk refuses what is left, so it cannot be sent.
-            AgentError: uploads are held: the set-up is wrong.
+            AgentError: uploads are held: the setup is wrong.
         """
         self._draining.append(bell)
         try:

@@ -88,7 +88,7 @@ class OutcomeHandler:
         """One outcome for each fix, in their order; those without one were not sent.
 
         First the outcomes that need no decision, then the first of those that do. A fix that was
-        accepted behind a refused one is its witness: it shows that the set-up is right.
+        accepted behind a refused one is its witness: it shows that the setup is right.
         """
         answers = dict(zip((record.seq for record in batch.records), outcomes, strict=False))
         last_taken = max((seq for seq, outcome in answers.items() if _is_taken(outcome)), default=0)
@@ -113,7 +113,7 @@ class OutcomeHandler:
             elif _is_taken(outcome):
                 self.apply(part, outcome, probing=probing)
             elif isinstance(outcome, Refused) and seq < last_taken:
-                # Another fix was taken after it, so it is not the set-up.
+                # Another fix was taken after it, so it is not the setup.
                 self.apply(part, outcome, probing=False)
             elif undecided is None:
                 # One fix is enough to judge an answer by; without an answer, all may have arrived.

@@ -6,7 +6,7 @@ down to its first fix, and so is its farthest half, it may be the beginning of a
 behind it joins, and single fixes of the whole run are tried.
 
 *Cost when everything is refused.* The way down to a single fix takes 1 + ceil(log2 n) requests.
-After two more without an acceptance the search gives up: it may be the set-up that is wrong.
+After two more without an acceptance the search gives up: it may be the setup that is wrong.
 
 *A fix that crashes the server.* It shows as 500, or as no answer. A batch to which that happens
 five times, while others are accepted, counts as refused. But a single fix without an answer is
@@ -14,7 +14,7 @@ never a suspect, because it may be the network: it is sent again much later. So 
 status that holds uploads, such as 403, while others are accepted (``is_a_fix``).
 
 An acceptance counts for fixes of the same device only. A server may know one device and not
-another, and then the set-up is wrong, not the fixes of the device that it does not know.
+another, and then the setup is wrong, not the fixes of the device that it does not know.
 """
 
 import random
@@ -39,7 +39,7 @@ _GAP_MAX = 64  # in seq
 
 @dataclass(frozen=True, slots=True)
 class AllRefused:
-    """Fix after fix is refused and none accepted: it may be the set-up."""
+    """Fix after fix is refused and none accepted: it may be the setup."""
 
     reason: str
     device: str
@@ -212,7 +212,7 @@ class Refusals:
             self._in_a_row += 1
             self._refused_in_search(batch, reason, too_large=too_large, keep=keep)
         # From the whole batch down to a single fix there are 1 + ceil(log2 size) refusals. If two
-        # more follow without an acceptance, it may be the set-up.
+        # more follow without an acceptance, it may be the setup.
         size = self._search.size if self._search else 1
         if self._in_a_row < (size - 1).bit_length() + 3:
             return None
@@ -223,7 +223,7 @@ class Refusals:
         search = self._begin_search(batch)
         if len(batch.records) > 1:
             search.refused(batch, too_large=too_large)
-        elif keep:  # it may be the network or the set-up after all
+        elif keep:  # it may be the network or the setup after all
             self._leases.put_off(batch)
         else:
             acceptances = self._acceptances[batch.device]

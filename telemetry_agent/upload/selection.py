@@ -2,7 +2,7 @@
 
 Theory of operation. Live fixes go first, once they have waited for others (``flush_every``). If an
 exchange takes so long that live fixes are due again at its end, they and the rest take turns. If
-the backlog is refused, it pauses, and live fixes are sent when they are due. If the set-up seems
+the backlog is refused, it pauses, and live fixes are sent when they are due. If the setup seems
 wrong for the backlog of a device, one fix of it is tried at a time. While everything is held
 (``probing``), each attempt sends one fix, and each time another one, so that a single bad fix
 cannot keep everything held. Fixes that were refused come last.
@@ -61,7 +61,7 @@ class Selection:
         self.probing = False
         """Whether everything is held: each attempt sends one fix."""
         self._backlog_paused_until_s = 0.0
-        self._set_up_is_right: dict[str, bool] = {}  # by device, as far as the backlog shows it
+        self._setup_is_right: dict[str, bool] = {}  # by device, as far as the backlog shows it
         self._refused_until_s: dict[str, float] = {}  # by device
         self._others_wait = False  # fixes of devices that are not left out, perhaps
         self._looked_s = 0.0  # when there were none
@@ -90,8 +90,8 @@ class Selection:
         self._backlog_paused_until_s = until_s
 
     def doubt(self, device: str) -> None:
-        """The set-up seems wrong for this device: choose single fixes of its backlog."""
-        self._set_up_is_right[device] = False
+        """The setup seems wrong for this device: choose single fixes of its backlog."""
+        self._setup_is_right[device] = False
 
     def leave_out(self, device: str, until_s: float) -> None:
         """The same, and choose none before ``until_s``, unless the endpoint takes one of them.
@@ -101,7 +101,7 @@ class Selection:
         self.doubt(device)
         self._refused_until_s[device] = until_s
         self._others_wait = True
-        self.probing = not (self._policy.live_first or any(self._set_up_is_right.values()))
+        self.probing = not (self._policy.live_first or any(self._setup_is_right.values()))
 
     def hurry(self) -> None:
         """Choose among all."""
@@ -124,7 +124,7 @@ class Selection:
         self._turns -= batch.lease == self._probe_lease  # the next one there may be accepted, too
         self._refused_until_s.pop(batch.device, None)
         if not (batch.live and self._policy.live_first):
-            self._set_up_is_right[batch.device] = True
+            self._setup_is_right[batch.device] = True
             self._keeper.backlog_taken(batch.device)
 
     def next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
@@ -187,7 +187,7 @@ class Selection:
                 alone = one and not (self._policy.live_first and self._refused_until_s)
                 batch = self._single() if alone else self._backlog(limit)
                 if batch is not None:
-                    if self._set_up_is_right.get(batch.device, not one):
+                    if self._setup_is_right.get(batch.device, not one):
                         return batch
                     # The first may begin a run of refused fixes, or be one that is blocked.
                     if not (refusals.is_held(batch) or (one and not alone)):
@@ -213,7 +213,7 @@ class Selection:
             self._suspect_again_s = now_s + _NO_WITNESS_S
             if (suspect := refusals.next_suspect(in_any_case=True)) is not None:
                 return suspect
-        # No other fix was accepted since the last refusal: the set-up may be wrong instead. If the
+        # No other fix was accepted since the last refusal: the setup may be wrong instead. If the
         # order counts, a run up to the newest fix can have no witness.
         all_refused = refusals.up_to_the_newest and not self._policy.live_first
         if all_refused or not refusals.ever_accepted:

@@ -1,6 +1,6 @@
 """Fixes that were refused alone, and runs of them: when is one a dead letter?
 
-Theory of operation. A refusal proves nothing by itself. The set-up may be wrong, and then every fix
+Theory of operation. A refusal proves nothing by itself. The setup may be wrong, and then every fix
 is refused. The endpoint may refuse at random, and then the next try succeeds. So a fix that was
 refused alone is a *suspect*: it stays leased, blocks nothing, and is tried again. A refusal counts
 only if another fix of the same device was accepted since the one before: that fix is its *witness*.

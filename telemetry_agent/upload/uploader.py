@@ -414,7 +414,7 @@ class Uploader(Task):
         return self._pause("held", reason, self._policy.backoff_max_s)
 
     def _leave_out(self, reason: str, device: str, *, is_held: bool = True) -> float:
-        """The set-up may be wrong for this device alone: the fixes of others do not wait for it."""
+        """The setup may be wrong for this device alone: the fixes of others do not wait for it."""
         if not self._refusals.accepts(device):
             # It may never be accepted, and its suspects must not keep out all others.
             self._refusals.give_up_on(device)

@@ -328,7 +328,7 @@ const stories = {
     assert.ok(page.faults.every((fault) => LOST.test(fault)), page.faults.join("\n"));
   },
 
-  /** Parts whose code could not be loaded are loaded when contact is back; so is the set-up. */
+  /** Parts whose code could not be loaded are loaded when contact is back; so is the setup. */
   async loading() {
     const page = await open({ size: "phone" }, "", async (page) => {
       let refused = 2;

@@ -161,7 +161,7 @@ def test_a_device_that_was_renamed_waits_for_no_fix_under_its_old_name(
         assert set(hour) == {0}
         times = [position["time_ms"] for position in traccar.positions]
         assert times == [FIX.time_ms + 1000 * n for n in range(365)]
-        # For each ``backoff_max`` of the hour: one, or as many as it takes to doubt the set-up.
+        # For each ``backoff_max`` of the hour: one, or as many as it takes to doubt the setup.
         assert refused <= 31 * (1 if status != 400 else 6)
         assert b.counts == (3000, 0, 365, 0)
         said = b.uploader.status()
