@@ -21,6 +21,7 @@ true of all fixes: a server that needs the order needs it for each name.
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable
 
 from telemetry_agent.model import Backlog, Batch
@@ -63,6 +64,7 @@ class Selection:
         self._backlog_paused_until_s = 0.0
         self._setup_is_right: dict[str, bool] = {}  # by device, as far as the backlog shows it
         self._refused_until_s: dict[str, float] = {}  # by device
+        self._refusals_in_a_row: Counter[str] = Counter()  # the same
         self._others_wait = False  # fixes of devices that are not left out, perhaps
         self._looked_s = 0.0  # when there were none
         self._suspect_again_s = math.inf  # when one is tried without a witness
@@ -100,6 +102,7 @@ class Selection:
         """
         self.doubt(device)
         self._refused_until_s[device] = until_s
+        self._refusals_in_a_row[device] += 1
         self._others_wait = True
         self.probing = not (self._policy.live_first or any(self._setup_is_right.values()))
 
@@ -123,6 +126,7 @@ class Selection:
         self._others_wait = True
         self._turns -= batch.lease == self._probe_lease  # the next one there may be accepted, too
         self._refused_until_s.pop(batch.device, None)
+        del self._refusals_in_a_row[batch.device]
         if not (batch.live and self._policy.live_first):
             self._setup_is_right[batch.device] = True
             self._keeper.backlog_taken(batch.device)
@@ -235,12 +239,10 @@ class Selection:
         in_doubt = self.refusals.in_doubt
         is_known = self._leases.has_put_off and not in_doubt
         waits = 1 if is_known else _OVERTAKE_WAITS
-        times, rest = divmod(self._keeper.waits_in_a_row, waits)
-        if rest or self._policy.live_first:
-            return 0
+        failures = 0 if self._policy.live_first else self._keeper.waits_in_a_row
         if in_doubt:
-            return -times
-        return min(times**3, _LOOK_AMONG) if times.bit_count() == 1 else 0
+            return 0 if failures % waits else -failures // waits
+        return _places_behind(failures, waits)
 
     def _single(self) -> Batch | None:
         """One fix of the pending ones, else a suspect: each time another, or as the order needs."""
@@ -253,12 +255,10 @@ class Selection:
         return self.refusals.next_suspect(in_any_case=True) or self._leases.take_put_off()
 
     def _another(self, batch: Batch) -> Batch | None:
-        """One fix of the backlog in place of ``batch``: the first may be blocked.
-
-        If the order counts, it is the first: ``_overtake_by`` decides when to try another.
-        """
+        """One fix of the backlog in place of ``batch``: the first may be blocked."""
         if not self._policy.live_first:
-            return self._leases.first(batch)
+            place = _places_behind(self._refusals_in_a_row[batch.device], _OVERTAKE_WAITS)
+            return self._leases.one_of(batch, min(place, len(batch.records) - 1))
         self._leases.give_back(batch)
         self._turns += 1
         probe = self._leases.take_one(
@@ -291,3 +291,9 @@ class Selection:
         if backlog.live >= self._policy.max_batch or self._urgent():
             return 0
         return max(0.0, backlog.live_since_s + self._policy.flush_every_s - now_s)
+
+
+def _places_behind(failures: int, each: int) -> int:
+    """If the order counts, which fix to try behind the oldest; 0: the oldest."""
+    times, rest = divmod(failures, each)
+    return 0 if rest or times.bit_count() > 1 else min(times**3, _LOOK_AMONG)

@@ -473,6 +473,18 @@ def test_a_refused_fix_of_an_old_name_is_tried_again_while_live_fixes_are_taken(
         assert b.queue.stats().acked == old + 130
 
 
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize("bad", [1, 2])
+def test_where_the_order_counts_a_blocked_fix_of_an_old_name_holds_up_no_other_of_it(
+    tmp_path: Path, status: int, bad: int
+) -> None:
+    then = refusing(set(range(1, bad + 1)), status)
+    with bench(tmp_path, then=then, live_first=False, compression="none") as b:
+        b.put_backlog(20, "van-06")
+        b.work_among_live(200)
+        assert b.counts == (0, bad, 220 - bad, 0)
+
+
 def refusing_in_two_ways(first: set[int], status: int, second: set[int], other: int) -> Act:
     """Each request that holds one of the first, or else of the second."""
 
