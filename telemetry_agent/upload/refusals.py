@@ -198,6 +198,8 @@ class Refusals:
         acceptances = self._acceptances[batch.device]
         suspect = self._suspects.get(batch.lease)
         if suspect is not None:
+            if acceptances == suspect.acceptances and not batch.live:
+                self._keeper.backlog_refused(batch.device, reason)  # nothing else says why it waits
             suspect.refused_again(reason, acceptances)
             if suspect.refusals >= self._needed(_REFUSALS):
                 del self._suspects[batch.lease]

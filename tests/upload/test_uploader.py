@@ -446,8 +446,7 @@ def test_a_backlog_under_a_new_name_waits_for_none_under_the_old_name(
         stats = b.queue.stats()
         assert (stats.ready, stats.acked, stats.ack_failed) == (old, 260, 0)
         waits_for_witness = (old, status) == (1, 400)  # a single fix that is refused
-        if not waits_for_witness:
-            assert f"device van-06: {status}" in str(b.uploader.status().backlog_error)
+        assert f"device van-06: {status}" in str(b.uploader.status().backlog_error)
         b.server.then = answer()
         b.work_for(1000 if waits_for_witness else 2 * BACKOFF_MAX_S)
         assert b.counts == (0, 0, 260 + old, 0)
@@ -468,9 +467,11 @@ def test_a_refused_fix_of_an_old_name_is_tried_again_while_live_fixes_are_taken(
         b.work_among_live(60)
         assert b.queue.stats().acked == old - 1 + 70
         assert len([r for r in b.server.requests if (r.names[0][1], len(r.names)) == (old, 1)]) < 15
+        assert f"device van-06: {status}" in str(b.uploader.status().backlog_error)
         b.server.then = answer()
         b.work_among_live(60)
         assert b.queue.stats().acked == old + 130
+        assert b.uploader.status().backlog_error is None
 
 
 @pytest.mark.parametrize("status", [403, 404])
