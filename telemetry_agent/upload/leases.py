@@ -81,14 +81,16 @@ class Leases:
         """Lease a single fix of the next batches.
 
         With ``live_first`` another one in each ``turn``, so that no single bad fix is tried again
-        and again. Else the order counts, and it is the one at this place behind the oldest, or the
-        last, or counted from the last if ``turn`` is negative.
+        and again; with ``backlog_only`` too, one of the backlog. Else the order counts, and it is
+        the one at this place behind the oldest, or the last, or counted from the last if ``turn``
+        is negative.
         """
         # Several: a batch holds fixes of one stream, or live ones only, perhaps a bad one. A fix
         # that was put off before a reload is a batch of its own.
         batches: list[Batch] = []
         places: list[tuple[int, int]] = []
-        newest, enough = live_first and not backlog_only, _PUT_OFF_MAX if live_first else turn
+        newest = live_first and not backlog_only
+        enough = _PUT_OFF_MAX if live_first else turn
         while len(batches) < _LOOK_AMONG or len(places) <= enough:
             batch = self.take(limit, live_first=newest, backlog_only=backlog_only)
             if batch is None:
@@ -98,7 +100,7 @@ class Leases:
         if not batches:
             return None
         if live_first:
-            # Backwards: the oldest are tried whole, too.
+            # From the newest batch to the oldest: fixes that were put off are among the oldest.
             turn, place = divmod(turn, len(batches))
             place = -place % len(batches)
             at = -turn % len(batches[place].records)

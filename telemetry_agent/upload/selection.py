@@ -81,7 +81,7 @@ class Selection:
         self._probe_lease = 0  # of the last
         self._live_last = False  # live fixes were due, and are the last that was chosen
         self._live_before = False  # the same before the last choice
-        self._rest_kept_turn = False  # the rest was chosen again so
+        self._rest_kept_turn = False  # the last choice was the rest, and ``keep_turn`` was called
 
     def probe(self) -> None:
         """Everything is held: choose one fix for each attempt."""
@@ -112,13 +112,13 @@ class Selection:
         self._refused_until_s.clear()
 
     def keep_turn(self) -> None:
-        """The endpoint asked for the last choice later: it is chosen again, not the others.
+        """The endpoint asked for the last choice later: choose it again, and not the others.
 
-        Where that is not live fixes, only once: the endpoint may never take it.
+        The rest keeps its turn only once in a row: the endpoint may never accept it.
         """
-        is_rest = not self._live_last
-        self._rest_kept_turn = is_rest and not self._rest_kept_turn
-        self._live_last = self._live_before and (self._rest_kept_turn or not is_rest)
+        self._rest_kept_turn = not (self._live_last or self._rest_kept_turn)
+        if self._live_last or self._rest_kept_turn:
+            self._live_last = self._live_before
 
     def delivered(self, batch: Batch) -> None:
         """The endpoint took a batch: choose among all."""
