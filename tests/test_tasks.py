@@ -124,6 +124,7 @@ def test_an_interrupted_wait_for_a_fair_lock_leaves_it_to_the_next() -> None:
     lock = FairLock()
     held, over = threading.Event(), threading.Event()
     main = threading.get_ident()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a command in a test sets another
 
     def hold() -> None:
         with lock:

@@ -38,14 +38,13 @@ class _LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"{__package__}.{cmd_name}")
         command: click.Command = module.command
-        on_end(_end)  # what is left in temporary files is removed
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
-            return super().resolve_command(ctx, args)
+            resolved = super().resolve_command(ctx, args)
         except click.UsageError as error:
             import difflib  # noqa: PLC0415 - only a wrong command needs it
 
@@ -55,6 +54,8 @@ class _LazyGroup(click.Group):
             raise click.UsageError(
                 f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx
             ) from error
+        on_end(_end)  # what is left in temporary files is removed
+        return resolved
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         with formatter.section("Commands"):

@@ -117,12 +117,10 @@ def load_texts(
     origins |= from_environment
     if not origins:
         first = Path(next(iter(files), DEFAULT_PATHS[0]))
-        init = "sudo telemetry-agent init"
+        remedy = "`sudo telemetry-agent init` writes one"
         if first not in DEFAULT_PATHS:
-            init = f"telemetry-agent init --config {in_shell(first)}"
-        raise UnreadableConfigError(
-            f"the config {' and '.join(files)} is empty", f"`{init}` writes one"
-        )
+            remedy = f"`telemetry-agent init --config {in_shell(first)}` writes one"
+        raise UnreadableConfigError(f"the config {' and '.join(files)} is empty", remedy)
     # pydantic-settings takes [Queue] for [queue] or drops it, and _env_file for its own option.
     for key in sorted(values.keys() - _MODEL.model_fields.keys()):
         raise ConfigError(f"config: {key}{_not_a_key(key)}{_layer(key, origins)}")
