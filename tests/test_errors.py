@@ -6,9 +6,12 @@ from telemetry_agent.errors import Advice, AgentError, StorageError
 
 
 def test_an_error_is_its_message_then_its_remedy() -> None:
-    error = StorageError("there is no queue at /q", "nothing was recorded yet")
-    assert (error.message, error.remedy) == ("there is no queue at /q", "nothing was recorded yet")
-    assert str(error) == "there is no queue at /q: nothing was recorded yet"
+    error = StorageError("the queue /q does not exist", "nothing was recorded yet")
+    assert (error.message, error.remedy) == (
+        "the queue /q does not exist",
+        "nothing was recorded yet",
+    )
+    assert str(error) == "the queue /q does not exist: nothing was recorded yet"
     assert str(AgentError("it broke")) == "it broke"
     assert str(Advice("no data from /dev/x")) == "no data from /dev/x"
 

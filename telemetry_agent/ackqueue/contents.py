@@ -110,7 +110,7 @@ class Contents:
             return shared.ledger.pending(last_row) + shared.writer.pending(last_row)
 
     def refusal(self, last_row: int) -> StorageError | None:
-        """Why the disk refuses, if all fixes up to that place that are on it need no delivery."""
+        """Why the disk refuses to write, if all pending fixes up to that place are in memory."""
         shared = self.shared
         with shared.lock:
             return None if shared.ledger.pending(last_row) else shared.writer.refusal

@@ -40,7 +40,7 @@ def answers(settings: Settings, question: Mapping[str, Any], note: client.Note) 
     """Answer a question about the queue that no agent answers.
 
     Raises:
-        AgentError: there is no queue, this user may not open it, or the command failed.
+        AgentError: the queue does not exist, this user may not open it, or the command failed.
     """
     path, command = settings.queue.path, question["ask"]
     looks = looking(lambda: TrackRules.of(settings.sampling))
@@ -141,7 +141,9 @@ def check(path: Path, wanted: int, *, as_owner: bool = True) -> None:
         if not set_aside_files.left_at_rest(path):
             if not isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise StorageError(f"cannot open the queue {path}: {error.strerror}") from error
-            raise AgentError(f"there is no queue at {path}", "nothing was recorded yet") from None
+            raise AgentError(
+                f"the queue {path} does not exist", "nothing was recorded yet"
+            ) from None
     was_root = os.geteuid() == 0
     if as_owner:
         become_owner(path.parent)

@@ -175,7 +175,7 @@ class Delivery:
         bell.clear()
         self._uploader.task.hurry()
         while True:
-            refusal = self._queue.refusal(last_row)  # first: so what is pending is not on the disk
+            refusal = self._queue.refusal(last_row)  # first: what is pending was in memory then
             pending = self._queue.pending(last_row)
             now = self._keeper.status
             delivered = now.delivered - start.delivered

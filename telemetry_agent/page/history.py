@@ -194,7 +194,8 @@ async def take_samples(agent: AgentView, history: History) -> None:
 def read(file: Path) -> list[Sample]:
     """The samples in the file, up to the first damage; none if it has another format."""
     try:
-        data = file.read_bytes()[: 2 * _LARGEST_BYTES]
+        with file.open("rb") as opened:
+            data = opened.read(2 * _LARGEST_BYTES)
     except OSError:
         return []
     found: list[Sample] = []

@@ -106,8 +106,12 @@ class Sender:
             self._losses = 0
         if isinstance(outcome, Delivered) or not payload.compressed or proven:
             return outcome
-        is_unclear = isinstance(outcome, Deferred) and outcome.may_be_a_fix and outcome.answered
-        is_unclear = is_unclear and outcome.status not in _NOTHING_BEHIND
+        is_unclear = (
+            isinstance(outcome, Deferred)
+            and outcome.may_be_a_fix
+            and outcome.answered
+            and outcome.status not in _NOTHING_BEHIND
+        )
         if _is_lost(outcome):  # to repeat each one would double the bytes of an outage
             self._losses += 1
             is_unclear = self._losses > 1 and self._losses.bit_count() == 1

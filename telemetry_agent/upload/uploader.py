@@ -3,7 +3,7 @@
 Theory of operation. A step makes one attempt. Every lease is kept in one table (``leases``). Every
 outcome that waits (``Deferred``, ``Held``) gives the leases back first, except those of refused
 fixes that are tried again later (``refusals``). ``close`` and every exception give back all of
-them. So no fix stays leased forever, and only what an answer acknowledges is acknowledged.
+them. So no lease stays behind, and only what an answer acknowledges is acknowledged.
 
 The next attempt is made at one instant, ``_not_before_s``. A ring of the bell carries no meaning
 and cannot move it. The return of the network can, unless the endpoint itself named the time. While

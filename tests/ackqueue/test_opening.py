@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import sqlite3
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -448,3 +449,17 @@ def test_an_index_that_cannot_be_read_is_created_again(path: Path) -> None:
     with AckQueue(killed) as queue:
         assert (queue.stats().ready, queue.stats().lost) == (3, {})
         assert not index.is_symlink()
+
+
+def test_an_index_of_any_length_takes_little_memory(path: Path) -> None:
+    damage.fill(path, 3)
+    index = path.with_name(f"{path.name}-shm")
+    with index.open("wb") as opened:
+        opened.truncate(1 << 26)
+    tracemalloc.start()
+    try:
+        with AckQueue(path) as queue:
+            assert queue.stats().ready == 3
+        assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    finally:
+        tracemalloc.stop()

@@ -98,7 +98,7 @@ def test_status_before_anything_was_recorded(tmp_path: Path) -> None:
     asked = Asked(write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/"))
     result = asked.run("status")
     assert result.returncode == 0
-    assert result.stdout.startswith("no agent runs\nthere is no queue at")
+    assert result.stdout.startswith("no agent runs\nthe queue ")
     assert not (tmp_path / "queue.db").exists()
 
 

@@ -176,7 +176,7 @@ def test_queue_stats_before_anything_was_recorded(tmp_path: Path) -> None:
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
     result = run_agent("queue", "stats", "--config", str(config))
     assert result.returncode == 1
-    assert "there is no queue at" in result.stderr
+    assert "queue.db does not exist" in result.stderr
     assert not (tmp_path / "queue.db").exists()
 
 
@@ -184,7 +184,7 @@ def test_a_queue_that_is_not_in_this_folder_is_named_with_its_full_path(tmp_path
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", queue={"path": "queue.db"})
     (elsewhere := tmp_path / "elsewhere").mkdir()
     asked = ("--config", str(config))
-    said = f"there is no queue at {elsewhere}/queue.db: nothing was recorded yet"
+    said = f"the queue {elsewhere}/queue.db does not exist: nothing was recorded yet"
     assert said in run_agent("queue", "stats", *asked, cwd=elsewhere).stderr
     assert said in run_agent("status", *asked, cwd=elsewhere).stdout
 

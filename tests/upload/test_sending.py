@@ -214,12 +214,15 @@ def test_gzip_stays_after_a_long_outage(tmp_path: Path) -> None:
         assert 1 <= packed.count(False) < 10  # the server may be another one, which gzip crashes
 
 
-def test_the_wait_that_a_busy_server_asks_for_is_no_question_of_gzip(tmp_path: Path) -> None:
-    busy = answer(503, headers={"Retry-After": "10"})
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_the_wait_that_a_busy_server_asks_for_is_not_about_gzip(
+    tmp_path: Path, status: int
+) -> None:
+    busy = answer(status, headers={"Retry-After": "10"})
     with bench(tmp_path, *[busy] * 8, max_batch=10, compression="gzip") as b:
         b.put_backlog(10)
         b.work_for(2000)
-        assert len(b.server.requests) == 9
+        assert 9 <= len(b.server.requests) <= 12  # 502 and 504: in smaller batches
         assert all("content-encoding" in request.headers for request in b.server.requests)
 
 

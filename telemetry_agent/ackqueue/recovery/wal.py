@@ -149,7 +149,8 @@ def _judge(file: BinaryIO, path: Path, salt: Pair, seed: Pair | None, safe: int)
 def _index(path: Path) -> tuple[int, Pair | None]:
     """How many frames were committed, and the salt of their round; ``(0, None)``: unknown."""
     try:
-        data = index_of(path).read_bytes()
+        with index_of(path).open("rb") as index:
+            data = index.read(96)
     except OSError:
         return 0, None
     for head in (data[:48], data[48:96]):
