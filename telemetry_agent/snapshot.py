@@ -119,6 +119,9 @@ class QueueView:
         False
     )
     carrying_over: Annotated[bool, "fixes of a damaged file are being carried over"] = False
+    disk_error: Annotated[
+        str | None, "why the disk refuses to write, while it does: new fixes wait in memory"
+    ] = None
     oldest_pending: Annotated[str | None, "time of the oldest pending fix"] = None
     oldest_pending_s: Annotated[
         float | None, "age of the oldest pending fix, measured from the newest fix"

@@ -72,6 +72,7 @@ class Contents:
                 shared.oldest_ms,
                 file_bytes,
                 full=self._bounds.full,
+                refusal=shared.writer.refusal,
             )
 
     def takes_more(self, ring: Callable[[], None]) -> bool:
@@ -109,7 +110,7 @@ class Contents:
         with shared.lock:
             return shared.ledger.pending(last_row) + shared.writer.pending(last_row)
 
-    def refusal(self, last_row: int) -> StorageError | None:
+    def refusal(self, last_row: int = 0) -> StorageError | None:
         """Why the disk refuses to write, if all pending fixes up to that place are in memory."""
         shared = self.shared
         with shared.lock:

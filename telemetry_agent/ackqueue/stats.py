@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.row_states import State
+from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
 
@@ -49,6 +50,8 @@ class QueueStats:
     """The queue is full: stored fixes are thinned or deleted, or no more are recorded."""
     carrying_over: bool
     """A file that was set aside holds more fixes, which are being carried over."""
+    disk_error: str | None = None
+    """Why the disk refused the last write; what is ``uncommitted`` waits in memory."""
 
 
 def count(
@@ -59,6 +62,7 @@ def count(
     file_bytes: int,
     *,
     full: bool,
+    refusal: StorageError | None = None,
 ) -> QueueStats:
     """Sum up a ledger; the cost grows with the number of different marks only."""
     states: Counter[State] = Counter()
@@ -81,6 +85,7 @@ def count(
         file_bytes=file_bytes,
         full=full,
         carrying_over=ledger.away.any,
+        disk_error=None if refusal is None else str(refusal),
     )
 
 

@@ -50,6 +50,8 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
         click.echo(json.dumps(counts))
         return
     oldest_ms = counts.pop("oldest_pending_ms", None)
+    if counts.get("disk_error") is None:
+        counts.pop("disk_error", None)
     for name, value in counts.items():
         texts = [("no", "yes")[value] if isinstance(value, bool) else value]
         if isinstance(value, dict):

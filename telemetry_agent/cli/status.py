@@ -156,6 +156,8 @@ def _troubles(view: Snapshot) -> Iterator[str]:
         }
         said = str(view.storage) or f"{meaning[view.storage.state]}; {_ASK_WITH_SUDO}"
         yield f"storage:   {said}"
+    if view.queue.disk_error is not None:
+        yield f"storage:   {view.queue.disk_error}; new fixes wait in memory"
     if view.receiver.message is not None:
         yield f"receiver:  {view.receiver.message}: {view.receiver.remedy}"
     if view.receiver.notice is not None:

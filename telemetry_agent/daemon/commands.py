@@ -18,7 +18,7 @@ from telemetry_agent.ackqueue.stats import Stored
 from telemetry_agent.config.settings import SamplingSettings
 from telemetry_agent.daemon.client import AGE_MAX_S, Answers
 from telemetry_agent.daemon.control import Command
-from telemetry_agent.errors import AgentError, UsageError
+from telemetry_agent.errors import AgentError, StorageError, UsageError, counted
 from telemetry_agent.export import FORMATS
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule, Trips
@@ -28,6 +28,7 @@ STATES = {state.name.lower(): state for state in State if state > 0}
 """The public states of the queue, by their names."""
 
 _FIXES_PER_ANSWER = 1000
+_UNDONE = "if the agent ends before the disk can be written again, give the command again"
 _ALWAYS_MS = 2**62
 
 Readable = AckQueue | QueueReader
@@ -107,35 +108,47 @@ def _newest(queue: AckQueue, asked: Asked) -> Answers:
         yield {"stream": stream, "seq": seq, "device": device, **fix_fields(fix)}
 
 
-def _retry(queue: AckQueue, asked: Asked) -> Answers:
+def _retry(queue: AckQueue, asked: Asked) -> int:
     reason = asked.get("reason")
     if isinstance(reason, str):
-        yield {"retried": queue.retry(reason=reason)}
-    else:
-        yield {"retried": queue.retry(_names(asked))}
+        return queue.retry(reason=reason)
+    return queue.retry(_names(asked))
 
 
-def _discard(queue: AckQueue, asked: Asked) -> Answers:
-    yield {"discarded": queue.discard(_names(asked))}
+def _discard(queue: AckQueue, asked: Asked) -> int:
+    return queue.discard(_names(asked))
 
 
-def _resend(queue: AckQueue, asked: Asked) -> Answers:
+def _resend(queue: AckQueue, asked: Asked) -> int:
     if "stream" in asked:
         stream = value(asked, "stream", _is_stream, "16 hex digits, as in `queue list`")
         first = value(asked, "from", _is_seq, "a whole number from 1 on")
         last = value(asked, "to", _whole(first), f"a whole number from {first} on")
-        yield {"resent": queue.resend_names(stream, first, last)}
-        return
+        return queue.resend_names(stream, first, last)
     since_ms = _instant_ms(queue, asked, "since", -_ALWAYS_MS)
     until_ms = _instant_ms(queue, asked, "until", _ALWAYS_MS)
-    yield {"resent": queue.resend(since_ms, until_ms)}
+    return queue.resend(since_ms, until_ms)
+
+
+def _changed(
+    done: str, change: Callable[[AckQueue, Asked], int]
+) -> Callable[[AckQueue, Asked], Answers]:
+    """Answers how many fixes were changed. StorageError: the change is not on disk."""
+
+    def answer(queue: AckQueue, asked: Asked) -> Answers:
+        count = change(queue, asked)
+        yield {done: count}
+        if (refused := queue.refusal()) is not None:
+            raise StorageError(f"{counted(count, 'fix')} {done} in memory only: {refused}", _UNDONE)
+
+    return answer
 
 
 _OTHERS = {
     "queue newest": _newest,
-    "queue retry": _retry,
-    "queue discard": _discard,
-    "queue resend": _resend,
+    "queue retry": _changed("retried", _retry),
+    "queue discard": _changed("discarded", _discard),
+    "queue resend": _changed("resent", _resend),
     "queue verify": lambda queue, _asked: verify(queue.shared, queue.path),
 }
 

@@ -132,6 +132,7 @@ def queue_view(stats: QueueStats, folder: Path, newest_ms: int | None = None) ->
         disk_free_bytes=free,
         full=stats.full,
         carrying_over=stats.carrying_over,
+        disk_error=stats.disk_error,
         oldest_pending=None if oldest_ms is None else rfc3339(oldest_ms),
         oldest_pending_s=None
         if oldest_ms is None or newest_ms is None

@@ -195,6 +195,12 @@ def queue(queue: QueueView) -> Finding:
     """``queue``, which the running agent checks itself: each position when it sends it."""
     kept = counted(queue.delivered, "delivered one is kept", "delivered ones are kept")
     said = f"{_waiting(queue)}, {kept}"
+    if queue.disk_error is not None:
+        waiting = counted(queue.uncommitted, "fix waits", "fixes wait")
+        return failed(
+            f"{queue.disk_error}; {waiting} in memory, where a power cut loses them",
+            "free space on its disk; if it has space, replace the disk",
+        )
     lost = ", ".join(
         f"{count} {reason}" for reason, count in queue.lost.items() if reason in _BY_THE_DISK
     )

@@ -98,11 +98,12 @@ class _Families(Collector):
         about = {"version": snapshot.version, "device": snapshot.device}
         antenna_fault = snapshot.receiver.antenna in {"OPEN", "SHORT"}
         refused = sum(snapshot.queue.dead_letters.values())
+        is_storage_at_fault = bool(snapshot.storage or snapshot.queue.disk_error)
         yield InfoMetricFamily(_PREFIX.rstrip("_"), "Version and device.", about)
         for name, help_, value in (
             *((name, help_, self._value(path)) for path, name, help_ in _GAUGES),
             ("receiver_antenna_fault", "Whether the antenna is open or short.", antenna_fault),
-            ("storage_fault", "Whether the disk may lose positions.", snapshot.storage is not None),
+            ("storage_fault", "Whether the disk may lose positions.", is_storage_at_fault),
             ("config_fault", "Whether the config is unusable.", snapshot.config is not None),
             ("clock_offset_seconds", "System time minus GNSS time.", self._clock_offset_s),
             ("queue_dead_letter_fixes", "Positions that the endpoint refused.", refused),

@@ -138,9 +138,11 @@ def test_root_who_runs_it_by_hand_leaves_nothing_that_the_service_cannot_open() 
         machine.systemctl("start", UNIT)
         machine.systemctl("stop", UNIT)
         machine.run("sh", "-c", "rm /var/lib/telemetry-agent/queue.*")
-        by_hand = machine.run(
-            *("timeout", "--signal=INT", "5", "/usr/bin/telemetry-agent", "run"), check=False
+        until_it_records = (
+            "telemetry-agent run & until [ -e /var/lib/telemetry-agent/queue.db ]; do sleep 0.1; "
+            "done; kill $!; wait $!"
         )
+        by_hand = machine.run("timeout", "60", "sh", "-c", until_it_records)
         assert "running as telemetry-agent, the owner of the queue" in by_hand.stderr
         found = machine.run("find", "/var/lib/telemetry-agent", "-user", "root")
         assert found.stdout == ""

@@ -355,6 +355,34 @@ def test_drain_of_what_the_disk_refuses_ends_with_74(tmp_path: Path) -> None:
     assert stats(tmp_path).acked == len(server.ledger) == simulator.sent
 
 
+def test_a_disk_that_refuses_is_named_until_it_is_written_again(tmp_path: Path) -> None:
+    """And a change of the queue that only memory has is not called done."""
+    record_backlog(tmp_path, 5)
+    with Server() as server:
+        asked = Asked(write_config(tmp_path, "/dev/none", server.url))
+        with started(asked.config) as daemon:
+            server.wait_for(lambda s: len(s.ledger) == 5)
+            wait_until(lambda: asked.json("queue", "stats")["acked"] == 5)
+            assert "disk_error" not in asked.run("queue", "stats").stdout
+            pid = daemon.process.pid
+            writable = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, writable[1]))  # no file takes a byte
+            status, line = asked.refused("queue", "resend", "--since", "2h")
+            assert status == 74
+            assert "5 fixes resent in memory only: cannot write the queue" in line
+            told = asked.run("status").stdout
+            assert re.search(r"\nstorage:   cannot write the queue .*; new fixes wait in", told)
+            assert "cannot write the queue" in asked.run("queue", "stats").stdout
+            found = json.loads(asked.run("doctor", "--json").stdout)["checks"]
+            (queue,) = [one for one in found if one["name"] == "queue"]
+            assert (queue["verdict"], "free space on its disk" in queue["remedy"]) == ("fail", True)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, writable)
+            daemon.wait_for_line("can be written again")
+            assert "storage:" not in asked.run("status").stdout
+            assert asked.run("queue", "resend", "--since", "2h").returncode == 0
+            assert daemon.end() == 0
+
+
 def test_drain_and_a_reload_keep_what_the_endpoint_asked_for(tmp_path: Path) -> None:
     record_backlog(tmp_path, 5)
     with Server(answer(503, headers={"Retry-After": "600"})) as server:

@@ -76,6 +76,7 @@ test("the worst speaks: tone, title, cause and remedy", () => {
     [{ receiver: { state: "absent" }, findings: [found("device", "fail")] }, "bad", /^Receiver absent for 20 s\./, "receiver absent"],
     [{ upload: { state: "held" }, findings: [found("delivery", "fail")] }, "bad", /^Recording\. Uploads held for 2 min/, "held, all delivered"],
     [{ queue: { dead_letters: { "400": 350 } }, findings: [found("queue", "warn")] }, "stored", /^350 positions refused\./, "350 positions refused"],
+    [{ queue: { disk_error: "no" }, findings: [found("queue", "fail")] }, "bad", /^Disk refuses\./, "disk refuses"],
     [{ queue: { full: true }, findings: [found("queue", "warn")] }, "stored", /^Queue full\./, "queue full"],
     [{ queue: { lost: { damaged: 1 } }, findings: [found("queue", "warn")] }, "stored", /^Positions lost\./, "positions lost"],
     [{ findings: [found("queue", "warn"), found("file system", "fail")] }, "bad", /^Disk not safe\./, "disk not safe"],

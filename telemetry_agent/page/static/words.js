@@ -188,6 +188,7 @@ function subject({ name }, { receiver, queue }) {
     case "disk space":
       return "Disk almost full";
     case "queue":
+      if (queue.disk_error) return "Disk refuses";
       if (queue.full) return "Queue full";
       if (!total(queue.dead_letters)) return "Positions lost";
       return `${many(total(queue.dead_letters), "position")} refused`;
