@@ -38,7 +38,7 @@ from telemetry_agent.upload.interfaces import NoAnswer, OnAnswer
 _log = logging.getLogger(__name__)
 
 _ROUND_MAX = 128
-_ONE_BY_ONE_S = 600.0
+_UNPIPELINED_S = 600.0
 
 
 class Pipeline:
@@ -51,7 +51,7 @@ class Pipeline:
         self._http: Http1 | None = None
         self._faults = 0  # in a row
         self._broken_size = 0  # requests in the last round that broke
-        self._one_by_one_until_s = 0.0
+        self._unpipelined_until_s = 0.0
         self._round_max = 1  # requests; of this connection, or of the next
         self._requests_max = math.inf  # of a connection, as an announced close has shown
         self._round = 0  # requests in the last round
@@ -64,9 +64,9 @@ class Pipeline:
         timeout_s: float,
         on_answer: OnAnswer,
         *,
-        one_by_one: bool = False,
+        pipelined: bool = True,
     ) -> tuple[NoAnswer | None, int]:
-        """Send the requests in their order; each waits for the answers before it if ``one_by_one``.
+        """Send the requests in their order; each waits for earlier answers unless ``pipelined``.
 
         No more is sent once half of ``timeout_s`` has passed, so that the rest is for answers.
 
@@ -80,7 +80,7 @@ class Pipeline:
         goes_on = True
         try:
             while goes_on and left:
-                goes_on = self._send_round(left, on_answer, 1 if one_by_one else _ROUND_MAX)
+                goes_on = self._send_round(left, on_answer, _ROUND_MAX if pipelined else 1)
                 goes_on = goes_on and self._dialer.now_s < until_s
         except NetworkError as error:
             self.drop()  # the answers that it still owes belong to this series
@@ -152,7 +152,7 @@ class Pipeline:
 
     def _round_size(self, http: Http1) -> int:
         """How many requests to send at once."""
-        if self._dialer.now_s < self._one_by_one_until_s:
+        if self._dialer.now_s < self._unpipelined_until_s:
             return 1
         return int(min(self._round_max, self._requests_max - http.answered))
 
@@ -160,7 +160,7 @@ class Pipeline:
         self._faults += 1
         self._broken_size = size
         if self._faults >= 2:
-            self._one_by_one_until_s = self._dialer.now_s + _ONE_BY_ONE_S
+            self._unpipelined_until_s = self._dialer.now_s + _UNPIPELINED_S
             _log.info(
                 "the server does not answer each of several requests that are sent together: "
                 "sending one request at a time for 10 min"

@@ -100,8 +100,8 @@ class Transport:
                 requests.append(heads[alike].request(payload.body, payload.query))
         except NetworkError as error:
             return NoAnswer(self.credentials.masked(str(error))), 1
-        one_by_one = not pipelined or self._proxy is not None
-        return self._pipeline.series(requests, timeout_s, on_answer, one_by_one=one_by_one)
+        pipelined = pipelined and self._proxy is None
+        return self._pipeline.series(requests, timeout_s, on_answer, pipelined=pipelined)
 
     def drop_idle(self) -> None:
         """Close the idle connections: after a change of the network they may hang."""
