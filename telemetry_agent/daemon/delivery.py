@@ -161,7 +161,7 @@ class Delivery:
         Raises:
             UnavailableError: the endpoint cannot be reached, or accepts nothing now.
             StorageError: the disk refuses what is left, so it cannot be sent.
-            AgentError: uploads are held: the setup is wrong.
+            AgentError: uploads are held, or fixes of a damaged file are still being carried over.
         """
         self._draining.append(bell)
         try:
