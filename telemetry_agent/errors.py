@@ -1,4 +1,4 @@
-"""Every exception that leaves a room of the package.
+"""The faults that a user can see, from every room of the package.
 
 ::
 

@@ -1,6 +1,6 @@
 """The doctor of the device page: what is wrong by the agent's own status, and all checks.
 
-``findings`` reads only the mount table and asks no program, so the page can look once a second.
+``findings`` asks the kernel about the disk, and no program, so the page can look once a second.
 The full checks run in a process of their own: they import what the agent does not need, and what
 hangs in them ends with it. That process finds the queue locked by the agent, so it asks the agent
 for the receiver's data and never opens the receiver.

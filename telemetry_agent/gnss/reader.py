@@ -89,7 +89,7 @@ class Reader(Task):
     """
 
     bell: PortBell
-    max_step_s = 30.0  # a read ends within a second, but recording may wait for a slow card
+    max_step_s = 30.0  # an open may look for a gpsd (12 s) and then try nine baud rates (11 s)
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ class Doctor(Protocol):
     """Finds what is wrong, and the remedy. Any thread may ask."""
 
     def findings(self, state: Snapshot, queue_path: Path) -> list[dict[str, Any]]:
-        """From the snapshot alone: ``name``, ``verdict`` (warn, fail), ``said`` and ``remedy``."""
+        """By snapshot and disk: ``name``, ``verdict`` (warn, fail), ``said`` and ``remedy``."""
 
     def check(self) -> dict[str, Any]:
         """Run every check: ``verdict`` and ``checks``. Raises ``AgentError``."""

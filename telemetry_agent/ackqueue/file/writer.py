@@ -39,7 +39,8 @@ class Writer:
     """Collects rows, and writes them together with the ledger's changes.
 
     ``write`` and ``report`` are for the holder of the disk lock. Any thread may ask for
-    ``refusal``, ``refused`` and ``refusal_now``; everything else is for the holder of ``lock``.
+    ``refusal``, ``refused`` and ``refusal_now``, and the holder of the disk lock for ``placed``;
+    everything else is for the holder of ``lock``.
     """
 
     def __init__(
