@@ -28,7 +28,7 @@ from telemetry_agent.errors import JOIN, Advice, AgentError, ConfigError, in_she
 from telemetry_agent.page.map_file import open_map
 from telemetry_agent.secrecy import see_service_credentials
 
-_SERVICES = DEFAULT_PATHS[0].parent
+_CONFIG_FOLDER = DEFAULT_PATHS[0].parent
 _ALL_S = 12.0  # starting and ending the program takes a small board more time
 _AGENT_S = 3.0  # the other checks wait for its answer
 
@@ -68,7 +68,7 @@ def examine(
     agent = AgentChecks(loaded.settings.queue.path, machine, config_path=config_path)
     found = warned(said, "; ".join(loaded.notes)) if loaded.notes else passed(said)
     for blocked in filter(None, map(agent.account.blocked_at, map(Path, loaded.texts))):
-        if agent.is_service and blocked.is_relative_to(_SERVICES):
+        if agent.is_service and blocked.is_relative_to(_CONFIG_FOLDER):
             who = agent.account.name
             said = f"{who} may not read {blocked} ({owner_of(blocked)})"
             found = failed(said, f"`sudo chown {who}: {in_shell(blocked)}`")
