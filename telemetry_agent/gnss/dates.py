@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import date
 
+from telemetry_agent.fields import DAY_1970
 from telemetry_agent.gnss.diagnosis import Reason
 from telemetry_agent.gnss.field_values import DAY_MS, Instant, time_of_day_ms
 from telemetry_agent.model import Flag
@@ -28,17 +29,16 @@ from telemetry_agent.model import Flag
 WallClock = Callable[[], int | None]
 """Milliseconds since 1970 by a system clock that is known to be synchronised, else None."""
 
-_DAY_1970 = date(1970, 1, 1).toordinal()
 # No receiver is older than the program that reads it. Releases move this.
-_EARLIEST_DAY = date(2026, 1, 1).toordinal() - _DAY_1970
-_LATEST_DAY = date(2036, 1, 1).toordinal() - _DAY_1970
+_EARLIEST_DAY = date(2026, 1, 1).toordinal() - DAY_1970
+_LATEST_DAY = date(2036, 1, 1).toordinal() - DAY_1970
 _ROLLOVER_DAYS = 1024 * 7  # GPS counts its weeks in 10 bits
 # The dates of a receiver without satellites, which counts on from there. 2080-01-05, another one,
 # is 1980 in RMC and out of range in ZDA. Only of the days around the beginning of GPS time there is
 # certainly no recording.
-_GPS_BEGINS_DAY = date(1980, 1, 6).toordinal() - _DAY_1970
+_GPS_BEGINS_DAY = date(1980, 1, 6).toordinal() - DAY_1970
 _AROUND_IT_DAYS = 7
-_STARTUP_DAY = date(2013, 9, 1).toordinal() - _DAY_1970
+_STARTUP_DAY = date(2013, 9, 1).toordinal() - DAY_1970
 _DATELESS_S = 60.0
 _PROOF_S = 60.0
 _STEP_AT_MOST_S = 10.0  # between two fixes; some receivers take 8 s

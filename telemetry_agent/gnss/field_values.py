@@ -15,6 +15,8 @@ from datetime import date
 from functools import lru_cache
 from typing import NewType
 
+from telemetry_agent.fields import DAY_1970
+
 Instant = NewType("Instant", int)
 DAY_MS = 86_400_000
 _SECOND_60 = 1 << 28
@@ -24,8 +26,6 @@ _WORST_DOP_E2 = 8999
 NO_GEOMETRY = 9999
 """For a dilution of 90 or more, usually 99.99: the geometry of the satellites allows no useful
 position."""
-
-_DAY_1970 = date(1970, 1, 1).toordinal()
 
 
 def time_of_day_ms(instant: Instant) -> int:
@@ -58,7 +58,7 @@ def calendar_day(day: str, month: str, year: str) -> int | None:
     if not (day + month + year).isdecimal() or len(day) > 2 or len(month) > 2 or len(year) != 4:
         return None
     try:
-        return date(int(year), int(month), int(day)).toordinal() - _DAY_1970
+        return date(int(year), int(month), int(day)).toordinal() - DAY_1970
     except ValueError:
         return None
 
