@@ -12,7 +12,7 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from telemetry_agent.tasks import started
+from telemetry_agent.tasks import result_of
 
 _MOST_BYTES = 1 << 20
 ANSWER_S = 10.0
@@ -43,15 +43,7 @@ def answered(key: object, act: Callable[[], T], limit_s: float = ANSWER_S) -> T:
     if earlier is not None and not earlier.done():
         _unanswered[key] = earlier
         raise no_answer()
-    answer: Future[T] = Future()
-
-    def call() -> None:
-        try:
-            answer.set_result(act())
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            answer.set_exception(error)
-
-    if started(call, "file") is None:
+    if (answer := result_of(act, "file")) is None:
         raise OSError(errno.EAGAIN, "the system refuses a thread")
     if not wait([answer], limit_s).done:
         _unanswered[key] = answer

@@ -22,7 +22,9 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
+from typing import TypeVar
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.errors import StorageError
@@ -32,6 +34,8 @@ _log = logging.getLogger(__name__)
 _MESSAGE_BYTES = 16384
 _LONGEST_WAIT_S = 86400.0
 _GIVE_WAY_S = 0.001
+
+T = TypeVar("T")
 
 
 class Bell:
@@ -274,6 +278,20 @@ def has_started(thread: threading.Thread) -> bool:
     except (OSError, MemoryError, RuntimeError):
         return False
     return True
+
+
+def result_of(act: Callable[[], T], name: str) -> Future[T] | None:
+    """What ``act`` returns or raises in a daemon thread; ``None``: the system refuses one."""
+    result: Future[T] = Future()
+    result.set_running_or_notify_cancel()  # if nobody waits any more, the work goes on
+
+    def run() -> None:
+        try:
+            result.set_result(act())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            result.set_exception(error)
+
+    return result if started(run, name) else None
 
 
 def within(timeout_s: float, act: Callable[[], object]) -> None:

@@ -6,10 +6,9 @@ card must not delay the end.
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TypeVar
 
-from telemetry_agent.tasks import started
+from telemetry_agent.tasks import result_of
 
 _THREAD_AGAIN_S = 1.0
 
@@ -21,15 +20,6 @@ async def in_thread(work: Callable[[], T]) -> T:
 
     While the system refuses a thread, this waits for one.
     """
-    done: Future[T] = Future()
-    done.set_running_or_notify_cancel()  # if nobody waits any more, the work goes on
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised in the event loop
-            done.set_exception(error)
-
-    while started(run, "page work") is None:
+    while (done := result_of(work, "page work")) is None:
         await asyncio.sleep(_THREAD_AGAIN_S)
     return await asyncio.wrap_future(done)
