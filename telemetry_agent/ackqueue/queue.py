@@ -299,7 +299,7 @@ class AckQueue:
                 closed nevertheless.
         """
         self._end.detach()
-        with suppress(AgentError, ValueError):  # closed before; or the disk refuses, which is told
+        with suppress(AgentError, ValueError):  # closed before; or the disk refuses
             self.shared.stay_in_place()  # what was deleted or replaced ends with the process
         _close(self.shared)
 

@@ -270,10 +270,10 @@ class Refusals:
         """Forget the search. The caller gives its leases back."""
         self._search = None
 
-    def give_up(self, *, but_suspects: bool = False) -> None:
+    def give_up(self, *, keep_suspects: bool = False) -> None:
         """Forget everything that is refused. The caller gives its leases back."""
         self.end_search()
-        if not but_suspects:
+        if not keep_suspects:
             self._suspects.clear()
         self._run = None
 

@@ -77,7 +77,7 @@ class Selection:
         self._policy = policy
         self._urgent = urgent
         self._probes = 0  # of everything, while it is held; each is another fix
-        self._turns = 0  # the same for the backlog, but for those that were accepted
+        self._turns = 0  # the same for the backlog, without those that were accepted
         self._probe_lease = 0  # of the last
         self._live_last = False  # live fixes were due, and are the last that was chosen
         self._live_before = False  # the same before the last choice

@@ -407,7 +407,7 @@ class Uploader(Task):
     def _hold(self, reason: str, device: str) -> float | None:
         # Suspects wait for a witness if there was one before: a few bad fixes among few good ones
         # would never be found otherwise. A run would leave nothing to try.
-        self._refusals.give_up(but_suspects=self._refusals.ever_accepted)
+        self._refusals.give_up(keep_suspects=self._refusals.ever_accepted)
         if not self._policy.live_first:
             return self._leave_out(reason, device)
         self._selection.probe()

@@ -139,9 +139,9 @@ def test_what_was_carried_over_is_kept_under_its_number_or_deleted(
 
 def test_of_those_for_a_person_the_last_is_kept(tmp_path: Path) -> None:
     path = make(tmp_path, *(f"queue.db.kept-{n}" for n in (1, 2, 10)), "queue.db.kept-1-wal")
-    assert delete_kept(path, but_for=1)
+    assert delete_kept(path, keep=1)
     assert of_kind(path, "kept") == [tmp_path / "queue.db.kept-10"]
-    assert not delete_kept(path, but_for=1)
+    assert not delete_kept(path, keep=1)
     assert delete_kept(path)
     assert there(tmp_path) == {}
 

@@ -77,7 +77,7 @@ class FullError(StorageError):
     """The disk or a quota is full, or the file may not grow."""
 
 
-APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program tell the queue from other files
+APPLICATION_ID = 0x54414751  # "TAGQ": file(1) and this program know the queue by it
 
 _CREATE = (
     # No AUTOINCREMENT: it costs a second page per commit, and row numbers may come again, for

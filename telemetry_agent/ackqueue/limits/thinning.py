@@ -35,9 +35,9 @@ from telemetry_agent.ackqueue.ledger import Window
 from telemetry_agent.ackqueue.shared_state import SharedState
 
 COARSEST = 22
-"""At this level nothing but the ends of stretches is left on Earth."""
+"""At this level only the ends of stretches are left, anywhere on Earth."""
 
-_FINEST_M = 1.0  # below what a receiver can tell
+_FINEST_M = 1.0  # less than the error of a receiver
 _FINEST_PAUSE_MS = 60_000
 _M_PER_E9 = 40_008_000 / 360e9
 _TURN_E9 = 360 * 10**9

@@ -3,8 +3,8 @@
 A step is short: some pages are looked at, or some hundred rows go into the queue in a transaction
 of their own, under the numbers and names that they had, and with what became of them.
 
-Only the mark AWAY remembers that this is under way (``ledger``): the files are the record of what
-is to come, and to insert a row a second time changes nothing. So after a kill it begins again.
+Only the mark AWAY remembers that this is under way (``away_rows``): the files are the record of
+what is to come, and to insert a row a second time changes nothing. So after a kill it begins again.
 
 What is missing between the rows that were found is lost: it is counted, and reported once.
 """
@@ -185,7 +185,7 @@ class Carrier(Task):
                 elif count or uncounted or file.is_newer:  # for a person, or for that version
                     kind = "kept"
                 set_aside_files.retire(shared.path, file.path, kind)
-            set_aside_files.delete_kept(shared.path, but_for=1)
+            set_aside_files.delete_kept(shared.path, keep=1)
             shared.write_summary()  # from now on it is true of these rows too
         self._trouble.over("what was set aside can be carried over")
         carried = counted(self._carried, "fix was carried over", "fixes were carried over")

@@ -125,11 +125,11 @@ def delete_empty(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def delete_kept(path: Path, *, but_for: int = 0) -> bool:
-    """Delete the kept files, except the last ``but_for``. Returns whether it did any."""
+def delete_kept(path: Path, *, keep: int = 0) -> bool:
+    """Delete the kept files, except the last ``keep``. Returns whether it did any."""
     files = of_kind(path, "kept")
     deleted = False
-    for file in files[: len(files) - but_for]:
+    for file in files[: len(files) - keep]:
         for name in (log_of(file), file):
             with suppress(OSError):
                 unlink(name)
