@@ -145,8 +145,10 @@ class Reports:
     def _begin_report(self, values: Mapping[str, object]) -> bool:
         """Note the time of a TPV, and choose its talker; False: it is of another device."""
         timed, self._timed = self._timed, "time" in values
+        # A receiver that does not know the time sends several such reports in a row. A single one
+        # is of another device on an NMEA 2000 bus.
         if timed and not self._timed:
-            return False  # of NMEA 2000: a receiver's come in a row
+            return False
         time = values.get("time")
         if time != self._time:
             self._time = time
@@ -350,7 +352,7 @@ def _sky(sky: _Report) -> Iterator[str]:
             used.setdefault(system, []).append(str(own))
     for system, numbers in used.items() or [("", [])]:
         for first in range(0, max(1, len(numbers)), _SATELLITES):
-            places = (numbers[first : first + _SATELLITES] + [""] * 12)[:12]
+            places = (numbers[first:] + [""] * _SATELLITES)[:_SATELLITES]
             yield f"GNGSA,A,,{','.join(places)},{dops},{system}"
     for talker, groups in in_view.items():
         total = -(-len(groups) // _GROUPS)
