@@ -102,9 +102,10 @@ class SharedState:
     def watch(self, ring: Callable[[], None]) -> None:
         """Have ``ring`` called, from any thread, when there is something new to do.
 
-        That is the first fix since a commit, fixes that are ready again by ``retry`` or
-        ``resend``, a disk that refuses to write or writes again, and a file that was set aside.
-        ``ring`` must return at once and not call the queue.
+        That is the first fix since a commit, a source that waits for room, fixes that are ready
+        again by ``retry`` or ``resend`` or were carried over, a disk that refuses to write or
+        writes again, and a file that was set aside. ``ring`` must return at once and not call the
+        queue.
         """
         self._watchers.append(ring)
 

@@ -242,8 +242,8 @@ class StandardError(io.RawIOBase):
 
     A write blocks if the pipe is not read (Docker, runit), if the terminal is stopped, or if the
     journal hangs. So writes go into a bounded buffer, which a thread of its own empties, from the
-    first line on. That thread does not delay the exit. O_NONBLOCK is not a solution: it would apply
-    to all processes that share the terminal or the pipe.
+    first line on. The exit waits for it for a second at most. O_NONBLOCK is not a solution: it
+    would apply to all processes that share the terminal or the pipe.
     """
 
     def __init__(self, fd: int) -> None:

@@ -80,8 +80,8 @@ class Reader(Task):
         record: takes each fix once, in the order of arrival. What it raises ends the step; the next
             step, or ``close``, passes on the fixes after it.
         clock: the machine's clocks.
-        heard: takes all bytes as they came. It is called in the reader's thread, as ``changed``
-            is; neither may wait or raise.
+        heard: takes all bytes as they came. It is called in the thread of the step or of ``close``,
+            as ``changed`` is; neither may wait or raise.
         changed: called when ``status`` has another state or antenna.
         bell: what the loop waits on. A port that is plugged in ends the wait for a reopening.
         room: whether fixes can be recorded now; if not, the reader waits for ``wake``. Only for a

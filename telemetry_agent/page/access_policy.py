@@ -8,10 +8,10 @@ Four things are checked, in this order:
 - *Fetch metadata*: other sites may only link to the page.
 - *Origin*: only the page itself may change something. A reverse proxy may send another ``Host``
   than the browser did, so an origin in ``page.names`` counts as the page's own.
-- *Token*: if one is set, it is needed. Scripts send it as ``Authorization: Bearer``. Browsers get
-  a cookie for it that no script can read and another site can use for a link only. It is derived
-  from the token and does not reveal it. It is ``Secure`` if the form came from an https origin, as
-  the browser itself reports.
+- *Token*: if one is set, it is needed. Scripts send it as ``Authorization: Bearer``, and then only
+  *Host* is checked too. Browsers get a cookie for it that no script can read and another site can
+  use for a link only. It is derived from the token and does not reveal it. It is ``Secure`` if the
+  form came from an https origin, as the browser itself reports.
 
 The headers in which a proxy names its client (``X-Forwarded-*``, ``Forwarded``) are not read:
 every client can send them.

@@ -88,7 +88,7 @@ class Carrier(Task):
             self._found = self._portion = None
 
     def _look_again(self) -> None:
-        """The queue rings for each fix; here there is work only after a file was set aside."""
+        """The queue rings for new fixes too; here there is work only after a file was set aside."""
         if self._shared.ledger.away.any:
             self.bell.ring()
 
