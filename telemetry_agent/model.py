@@ -9,9 +9,10 @@ no value is rounded twice and a value read from disk equals the stored one. An u
 ``None``, never 0.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeGuard
 
 Quality = Literal["gps", "dgps", "pps", "rtk", "float-rtk", "estimated", "manual", "simulated"]
 Flag = Literal["jump", "time", "date", "datum"]
@@ -84,6 +85,11 @@ class Record(NamedTuple):
     """Counts from 1 in its stream."""
     device: str
     fix: Fix
+
+
+def is_stream(value: object) -> TypeGuard[str]:
+    """Whether a value from outside can be a stream: 16 hex digits."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
 
 
 @dataclass(frozen=True, slots=True)

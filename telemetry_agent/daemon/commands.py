@@ -4,7 +4,6 @@ The control socket of a running daemon and the command line that reads a queue a
 functions, so both give the same answers.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import islice
@@ -23,6 +22,7 @@ from telemetry_agent.export import FORMATS
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.export.trips import ParkingRule, Trips
 from telemetry_agent.fields import fix_fields, rfc3339
+from telemetry_agent.model import is_stream
 
 STATES = {state.name.lower(): state for state in State if state > 0}
 """The public states of the queue, by their names."""
@@ -121,7 +121,7 @@ def _discard(queue: AckQueue, asked: Asked) -> int:
 
 def _resend(queue: AckQueue, asked: Asked) -> int:
     if "stream" in asked:
-        stream = value(asked, "stream", _is_stream, "16 hex digits, as in `queue list`")
+        stream = value(asked, "stream", is_stream, "16 hex digits, as in `queue list`")
         first = value(asked, "from", _is_seq, "a whole number from 1 on")
         last = value(asked, "to", _whole(first), f"a whole number from {first} on")
         return queue.resend_names(stream, first, last)
@@ -210,17 +210,13 @@ def _whole(least: int, most: int = 2**62) -> Callable[[Any], bool]:
 _is_seq = _whole(1)
 
 
-def _is_stream(found: object) -> bool:
-    return isinstance(found, str) and re.fullmatch("[0-9a-f]{16}", found) is not None
-
-
 def _names(asked: Asked) -> set[tuple[str, int]] | None:
     """From ``"names": [["9f0c2d…", 17], …]``; ``None`` for ``"all": true``."""
     if asked.get("all") is True:
         return None
     names = asked.get("names")
     if not isinstance(names, list) or not all(
-        isinstance(name, list) and len(name) == 2 and _is_stream(name[0]) and _is_seq(name[1])
+        isinstance(name, list) and len(name) == 2 and is_stream(name[0]) and _is_seq(name[1])
         for name in names
     ):
         raise UsageError('"names" is a list of [stream, seq], or "all" is true')

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, get_args
 
 from telemetry_agent.fields import FIELDS, Field
-from telemetry_agent.model import Flag, Quality
+from telemetry_agent.model import Flag, Quality, is_stream
 
 BODY_MAX_BYTES = 8 << 20
 
@@ -98,10 +98,7 @@ _is_seq = _number(1, 2**63 - 1, whole=True)
 _ENVELOPE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "format": ('"native/1"', lambda v: v == "native/1"),
     "device": ("a text", lambda v: isinstance(v, str) and v != "" and v.isprintable()),
-    "stream": (
-        "16 hex digits",
-        lambda v: isinstance(v, str) and bool(re.fullmatch("[0-9a-f]{16}", v)),
-    ),
+    "stream": ("16 hex digits", is_stream),
     "fixes": (
         "a list of objects, each with a seq from 1",
         # The answer could not name a fix without a seq, so it fails the request.

@@ -9,13 +9,12 @@ A stream that is not finished may get more rows. So a device is complete until t
 streams that is in doubt; later rows prove nothing.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from telemetry_agent.errors import counted
-from telemetry_agent.model import StreamAccount
+from telemetry_agent.model import StreamAccount, is_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +48,7 @@ def account_of(said: object) -> StreamAccount | None:
         tuple(damaged_in) if isinstance(damaged_in, list) and len(damaged_in) == 2 else None,
         finished=said.get("finished") is True,
     )
-    if not isinstance(account.stream, str) or not re.fullmatch("[0-9a-f]{16}", account.stream):
-        return None
-    if not isinstance(account.not_coming, dict):
+    if not is_stream(account.stream) or not isinstance(account.not_coming, dict):
         return None
     counts = (account.through, account.recorded, *account.not_coming.values())
     counts += account.damaged_in or ()

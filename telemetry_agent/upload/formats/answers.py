@@ -15,6 +15,7 @@ from telemetry_agent.model import (
     Outcome,
     Refused,
     ResendRange,
+    is_stream,
 )
 from telemetry_agent.secrecy import masked_url
 from telemetry_agent.upload.interfaces import NOT_PASSED_ON
@@ -26,7 +27,6 @@ _REFUSED = {400, 422}
 _LATER = {408, 409, 423, 424, 425, 429}
 # A conflict may pass, as while an earlier request is stored, or be a fix that is there.
 _MAY_BE_A_FIX = {409, 500, *NOT_PASSED_ON}
-_STREAM = re.compile("[0-9a-f]{16}", re.ASCII)
 _SAYS_NO = re.compile(rb"(?:php )?(?:fatal |parse )?error", re.IGNORECASE)
 """The beginning of a text; PHP answers 200 to a request at which its script fails."""
 _BEGINS_WITH_NO = re.compile(
@@ -180,7 +180,7 @@ def _asked(items: object) -> tuple[ResendRange, ...]:
         asked = item if isinstance(item, dict) else {}
         stream, first, last = asked.get("stream"), asked.get("from"), asked.get("to")
         first, last = _whole(first) or 0, _whole(last) or 0
-        if isinstance(stream, str) and _STREAM.fullmatch(stream) and 0 < first <= last < 1 << 62:
+        if is_stream(stream) and 0 < first <= last < 1 << 62:
             found.append(ResendRange(stream, first, last))
     return tuple(found)
 
