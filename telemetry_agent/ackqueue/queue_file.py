@@ -11,7 +11,7 @@ from telemetry_agent.ackqueue.file.lock import QueueLock, lock_path
 from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, make_directories
 from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.recovery import set_aside_files
-from telemetry_agent.ackqueue.recovery.opening import open_queue, say_set_aside
+from telemetry_agent.ackqueue.recovery.opening import open_file, say_set_aside
 from telemetry_agent.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class QueueFile:
         self.lock = QueueLock(path)
         try:
             self._disk = path.parent.stat().st_dev
-            self.store, self.loaded = open_queue(path, connect, self.lock.last_summary)
+            self.store, self.loaded = open_file(path, connect, self.lock.last_summary)
         except BaseException:
             self.lock.release()
             raise

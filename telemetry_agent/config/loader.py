@@ -112,7 +112,7 @@ def load_texts(
         layer = parsed(file, text)
         origins |= dict.fromkeys(_leaves(layer), file)
         merge(layer, into=values)
-    layer, from_environment, notes = _overrides(environment)
+    layer, from_environment, notes = _environment_layer(environment)
     merge(layer, into=values)
     origins |= from_environment
     if not origins:
@@ -153,7 +153,7 @@ def _leaves(layer: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{table}.{key}" for key in value) if isinstance(value, dict) else (table,)
 
 
-def _overrides(
+def _environment_layer(
     environment: Mapping[str, str],
 ) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """The layer of the environment, the origins of its keys, and notes on unknown variables."""

@@ -11,7 +11,7 @@ HALF_TURN_E9 = 180_000_000_000
 _POSITIONS_PER_PIECE = 10_000
 _SHORTEST_GAP_S = 60.0
 _INTERVALS = 3
-_WALKING_MM_S = 1000
+_STANDING_MM_S = 1000
 _SAME_PLACE_M = 100.0
 
 
@@ -76,6 +76,6 @@ def escape(text: str) -> str:
 def _stands(start: Fix, end: Fix) -> bool:
     """Whether the device stayed in one place between two fixes, as far as they show."""
     return (
-        max(start.speed_mm_s or 0, end.speed_mm_s or 0) <= _WALKING_MM_S
+        max(start.speed_mm_s or 0, end.speed_mm_s or 0) <= _STANDING_MM_S
         and distance_m(place_of(start), place_of(end)) <= _SAME_PLACE_M
     )

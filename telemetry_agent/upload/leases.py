@@ -9,7 +9,7 @@ from telemetry_agent.upload.upload_status import StatusKeeper
 
 Name = tuple[str, int]
 
-_LOOK_AMONG = 4  # batches, when a single fix is chosen
+_BATCHES_AT_LEAST = 4  # that a single fix is chosen from
 _UNFIT_AT_ONCE = 1000  # fixes that become dead letters in one transaction
 _PUT_OFF_MAX = 256
 
@@ -91,7 +91,7 @@ class Leases:
         places: list[tuple[int, int]] = []
         newest = live_first and not backlog_only
         enough = _PUT_OFF_MAX if live_first else turn
-        while len(batches) < _LOOK_AMONG or len(places) <= enough:
+        while len(batches) < _BATCHES_AT_LEAST or len(places) <= enough:
             batch = self.take(limit, live_first=newest, backlog_only=backlog_only)
             if batch is None:
                 break

@@ -26,7 +26,7 @@ from telemetry_agent.fields import rfc3339
 log = logging.getLogger(__name__)
 
 
-def open_queue(path: Path, connect: Connect, summary: QueueSummary) -> tuple[Store, Loaded]:
+def open_file(path: Path, connect: Connect, summary: QueueSummary) -> tuple[Store, Loaded]:
     """Open the queue file, made if it is not there.
 
     Args:

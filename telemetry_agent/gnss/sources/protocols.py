@@ -33,7 +33,7 @@ _TAIP = re.compile(rb"(>R[A-Z]{2}[ -)+-;=?-~]*;\*)([0-9A-F]{2})<")
 
 def is_speed_right(received: bytes) -> bool | None:
     """Whether bytes were received at the right speed; ``None`` while that is not decided."""
-    if _is_text(received) or Framer().feed(received) or protocol(received):
+    if _is_much_text(received) or Framer().feed(received) or protocol(received):
         return True
     if len(received) < _ENOUGH_BYTES:
         return None
@@ -44,8 +44,8 @@ def is_speed_right(received: bytes) -> bool | None:
     return False if len(received) > _TOO_MANY_BYTES else None
 
 
-def _is_text(data: bytes) -> bool:
-    """Whether ``data`` is so much text, and nothing else, that its speed must be right."""
+def _is_much_text(data: bytes) -> bool:
+    """Whether ``data`` is text only, and so much that its speed must be right."""
     return len(data) >= _ENOUGH_TEXT and not data.translate(None, TEXT)
 
 
@@ -71,7 +71,7 @@ def unreadable(data: bytes) -> Literal["binary", "wrong-baud"] | Diagnosis:
         return diagnosis(reason)
     if _AIS.search(data):
         return diagnosis("ais")
-    return diagnosis("text") if _is_text(data) else "wrong-baud"
+    return diagnosis("text") if _is_much_text(data) else "wrong-baud"
 
 
 def nmea_sentence(body: str) -> bytes:
