@@ -239,8 +239,8 @@ class GpsdSource(TcpSource):
     followed.
     """
 
-    def __init__(self, host: str, port: int = PORT, *, clock: Clock | None = None) -> None:
-        super().__init__(host, port, clock=clock, name=f"gpsd://{host}:{port}")
+    def __init__(self, host: str, port: int = PORT) -> None:
+        super().__init__(host, port, name=f"gpsd://{host}:{port}")
         self.rejected: Counter[str] = Counter()
         self._reports = Reports(self.rejected)
         self._asked = False  # for the data of one receiver
