@@ -67,7 +67,7 @@ class RangeMap(Generic[V]):
         after = codes[end - 1] if end else _NO_VALUE
         changed: set[int] = set()
         if before and (code == before or rows[begin] != lo):
-            changed.add(rows[begin - 1])
+            changed.add(rows[begin - 1])  # that span grows, or loses its end
         if code:  # before what goes, so that no code in use is given up
             self._totals[code] += stop - lo
         start, old = lo, before

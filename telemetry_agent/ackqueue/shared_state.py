@@ -386,7 +386,7 @@ class SharedState:
     def _find_oldest(self) -> None:
         """Read the time of the oldest row, so that ``oldest_ms`` needs no disk."""
         with self.lock:
-            self.wake()
+            self.wake()  # a write may have made rows ready
             row = self.ledger.oldest_pending()
         if row is None:
             self._oldest = None

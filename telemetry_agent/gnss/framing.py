@@ -77,6 +77,7 @@ class Framer:
         is_text = _is_text(stream)
         if is_text and _LF not in pieces[-1] and _CR not in pieces[-1]:
             self.tail = b"$" + pieces.pop()[:MAX_SENTENCE]
+        # A `$` follows each piece, except the last of all, which may be in ``tail`` already.
         last = 0 if self.tail else len(pieces)
         known = self._known
         for number, piece in enumerate(pieces, 1):
