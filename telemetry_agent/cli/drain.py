@@ -23,10 +23,10 @@ def command(config_path: Path | None, *, as_json: bool) -> None:
         for answer in answers:
             click.echo(json.dumps(answer))
         return
-    delivered, total = 0, None
+    delivered = total = 0
     with progress_bar("sending", shown=sys.stderr.isatty()) as show:
         for answer in answers:
-            total = answer["pending"] if total is None else total
+            total = max(total, answer["pending"])
             delivered = answer["delivered"]
             show(total=total, completed=total - answer["pending"], description=answer["state"])
     click.echo(f"nothing is left: {delivered:,} delivered")

@@ -122,7 +122,7 @@ class Agent:
         )
         self._commands = queue_commands(self.queue, self._track_rules) | {
             "status": self._status,
-            "drain": self.delivery.drain,
+            "drain": self._drain,
             "tap": self.recording.tap,
         }
         self._control = self.supervisor.add(
@@ -286,6 +286,15 @@ class Agent:
 
     def _status(self, _asked: Mapping[str, Any], _bell: Bell) -> Answers:
         yield as_json(self.snapshot())
+
+    def _drain(self, asked: Mapping[str, Any], bell: Bell) -> Answers:
+        """Send what is in every queue, one after the other."""
+        before = delivered = 0
+        for part in (self.delivery, *self._leftovers):
+            for answer in part.drain(asked, bell):
+                delivered = before + answer["delivered"]
+                yield answer | {"delivered": delivered}
+            before = delivered
 
     def _track_rules(self) -> TrackRules:
         return TrackRules.of(self.settings.sampling)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polling
 import pytest
+from ackqueue import damage
 from misbehaving import Server
 from peers import program
 from processes import agent, run_agent
@@ -126,6 +127,23 @@ def test_a_disk_that_is_read_only_at_the_start_is_gone_back_to(tmp_path: Path, d
             wait_until(lambda: complete(server) and pending(config, env) == 0)
             assert daemon.end() == 0
     assert max(server.ledger.values()) == 1
+
+
+def test_drain_sends_what_an_earlier_agent_left_elsewhere(tmp_path: Path) -> None:
+    records = damage.fill(tmp_path / "queue.db.foreign-1", 30)
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with agent("run", "--config", str(config)) as daemon:
+        daemon.wait_for_line("also delivering 30 fixes in ")
+        told = run_agent("drain", "--config", str(config))
+        assert told.returncode == 69, told.stdout
+        assert "30 fixes wait: connection refused" in told.stderr
+        with Server() as server:
+            config.write_text(config.read_text().replace("http://127.0.0.1:9/", server.url))
+            daemon.send(signal.SIGHUP)
+            daemon.wait_for_line("reloaded: ")
+            told = run_agent("drain", "--config", str(config))
+            assert (told.returncode, told.stderr) == (0, "")
+            assert set(server.ledger) == {(one.stream, one.seq) for one in records}
 
 
 def test_a_disk_with_a_backlog_that_is_mounted_late_is_recorded_to_and_delivered(
