@@ -20,6 +20,7 @@ from telemetry_agent.doctor.permissions import HIDDEN, SERVICE_USER, SystemUser,
 from telemetry_agent.doctor.reception import Patience
 from telemetry_agent.doctor.unit import is_unit_of, starts_at_boot, switch_on, unit_file
 from telemetry_agent.errors import Advice, AgentError, QueueLockedError, counted, in_shell
+from telemetry_agent.secrecy import credential
 from telemetry_agent.snapshot import QueueView, Snapshot, read
 
 Ask = Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]
@@ -154,7 +155,7 @@ class AgentChecks:
             said += f", with the last good config: {config.last_error}"
             return failed(said, f"correct the config, then {RELOAD}")
         if storage is not None and storage.state != "forgets":
-            remedy = "see the checks of the state directory and of the file system"
+            remedy = "see the checks of the state directory, the file system and the disk space"
             return warned(f"{said}; {storage.last_error}", remedy)
         if version != __version__:
             said += f", but version {__version__} is installed"
@@ -171,7 +172,7 @@ class AgentChecks:
         """``delivery``: the state of its uploads."""
         if self.status is None:
             return skipped("needs agent" if self.is_mute else "no agent runs")
-        return delivery(self.status, self.again())
+        return delivery(self.status, self.again(read_again()))
 
     def again(self, command: str = RELOAD) -> str:
         """How it is reloaded or restarted: by this command if it is the service."""
@@ -225,7 +226,12 @@ def _waiting(queue: QueueView) -> str:
     return counted(queue.pending, "position waits", "positions wait")
 
 
-def delivery(state: Snapshot, again: str = RELOAD) -> Finding:
+def read_again() -> str:
+    """How the service reads what it sends: systemd passes credentials only at a start."""
+    return RESTART if any(map(credential, ("token", "password", "client_key"))) else RELOAD
+
+
+def delivery(state: Snapshot, again: str) -> Finding:
     """``delivery``: the state of its uploads. ``again``: how it reads a corrected config."""
     upload, waiting = state.upload, _waiting(state.queue)
     if upload.state == "held":

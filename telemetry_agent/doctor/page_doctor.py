@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry_agent.config.subprocess_loader import run_module
-from telemetry_agent.doctor.agent_checks import RELOAD, delivery, queue
+from telemetry_agent.doctor.agent_checks import RELOAD, delivery, queue, read_again
 from telemetry_agent.doctor.findings import Finding, failed
 from telemetry_agent.doctor.reception import antenna, reported
 from telemetry_agent.doctor.storage_checks import disk_space, file_system
@@ -50,7 +50,7 @@ class PageDoctor:
         if not is_elsewhere:  # there a power cut loses everything: that is reported already
             found.append(("file system", file_system(place, Path("/"))))
         found.append(("disk space", disk_space(place)))
-        found += [("queue", queue(state.queue)), ("delivery", delivery(state))]
+        found += [("queue", queue(state.queue)), ("delivery", delivery(state, read_again()))]
         return [
             asdict(replace(one, name=name))
             for name, one in found

@@ -24,8 +24,6 @@ from telemetry_agent.model import Record
 
 NAMES = ("state directory", "file system", "disk space", "queue")
 
-_FREE_SPACE = "free space: `sudo du -xh / | sort -h | tail` shows what takes it"
-
 _LITTLE_BYTES = 64 << 20
 _NOTHING_BYTES = 4 << 20
 _SLOW_WRITE_S = 0.5
@@ -160,6 +158,9 @@ class StorageChecks:
         return failed(said, remedy)
 
     def _write(self, folder: Path) -> Finding:
+        disk = os.statvfs(folder)
+        if disk.f_blocks and not disk.f_bavail:  # root would write into its reserve
+            return _refused(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         began_s = self._clock.monotonic_s()
         # A file without a name: nothing in the folder changes.
         fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -223,12 +224,19 @@ def disk_space(place: Path) -> Finding:
     free = disk.f_bavail * disk.f_frsize
     said = f"{size(free)} of {size(disk.f_blocks * disk.f_frsize)} free"
     if free < _NOTHING_BYTES:
-        return failed(f"{said}: recording stops when it is used up", _FREE_SPACE)
+        return failed(f"{said}: recording stops when it is used up", _make_room(place, "-xh"))
     if disk.f_files and not disk.f_favail:
-        return failed(f"{said}, but no file can be created (no free inodes)", _FREE_SPACE)
+        said += ", but no file can be created (no free inodes)"
+        return failed(said, _make_room(place, "-x --inodes"))
     if free < _LITTLE_BYTES:
-        return warned(f"{said}: the disk is almost full", _FREE_SPACE)
+        return warned(f"{said}: the disk is almost full", _make_room(place, "-xh"))
     return passed(said)
+
+
+def _make_room(place: Path, counts: str) -> str:
+    # The user's shell finds the disk: the service sees other mounts than the user.
+    du = f"`sudo du {counts} $(findmnt -no TARGET -T {in_shell(place)}) | sort -h | tail`"
+    return f"delete files: {du} shows what takes the room"
 
 
 def _existing(folder: Path) -> Path:

@@ -219,7 +219,9 @@ class EndpointTrial:
             said += f", or the proxy {self._proxy} does not let this device through to it"
         return failed(
             f"{status}: {said}",
-            f"{remedy} (doctor sees those of systemd only with sudo, while the service runs)",
+            f"{remedy} (those in /etc/credstore are read only at a start, "
+            "`sudo systemctl restart telemetry-agent`; doctor sees them only with sudo, while the "
+            "service runs)",
         )
 
     def _rejected(self, answer: Answer) -> str | None:

@@ -477,8 +477,10 @@ def a_card_that_turned_read_only(bench: Bench) -> None:
     bench.mounted("29 1 8:1 / / ro,relatime - ext4 /dev/root ro,errors=remount-ro")
 
 
-def mount_over_the_state(bench: Bench, options: str) -> None:
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(bench.state)]
+def mount_over_the_state(
+    bench: Bench, options: str, kind: str = "tmpfs", disk: str = "tmpfs"
+) -> None:
+    mount = ["mount", "-t", kind, "-o", options, disk, str(bench.state)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("nothing can be mounted here")
     bench.cleanup.callback(subprocess.run, ["umount", str(bench.state)], check=True)
@@ -489,11 +491,16 @@ def a_read_only_disk_for_the_user_who_asks(bench: Bench) -> None:
     mount_over_the_state(bench, "ro")
 
 
-@fault("disk space", "fail", "of 1.05 MB free: recording stops when it", "du -xh", ROOT_ONLY)
+@fault("disk space", "fail", "of 1.05 MB free: recording stops", "du -xh .* -T .*state", ROOT_ONLY)
 def a_full_disk(bench: Bench) -> None:
     mount_over_the_state(bench, "size=1m")
     with contextlib.suppress(OSError):
         (bench.state / "others").write_bytes(bytes(2 << 20))
+
+
+@fault("disk space", "fail", "no free inodes", "du -x --inodes .* -T .*state", ROOT_ONLY)
+def a_disk_without_inodes(bench: Bench) -> None:
+    mount_over_the_state(bench, "size=8m,nr_inodes=1")
 
 
 @fault("queue", "fail", "50 positions, of these 1 damaged", "replace it")
@@ -1068,6 +1075,34 @@ def test_a_credential_is_corrected_where_systemd_reads_it(
     told = bench.told()["credentials"]
     assert (told.verdict, "is empty" in told.said) == ("fail", True)
     assert re.search("in /etc/credstore, then `sudo systemctl restart", told.remedy)
+
+
+def test_a_corrected_credential_is_read_at_a_restart(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(bench.folder))
+    (bench.folder / "token").write_text("an-old-one")
+    bench.serve(then=answer(401, "unknown token"))
+    bench.user = pwd.getpwuid(os.geteuid()).pw_name
+    runs(bench, upload={"state": "held", "last_error": "401: unknown token"})
+    found = bench.told()
+    for name in ("authentication", "delivery"):
+        assert "`sudo systemctl restart telemetry-agent`" in found[name].remedy
+        assert "reload" not in found[name].remedy
+
+
+@ROOT_ONLY
+def test_a_full_disk_is_not_tried_with_the_rights_of_root(bench: Bench) -> None:
+    image = bench.folder / "image"
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "20", image], check=True)
+    mount_over_the_state(bench, "loop", "ext4", str(image))
+    with (bench.state / "others").open("wb") as file:
+        disk = os.fstatvfs(file.fileno())
+        os.posix_fallocate(file.fileno(), 0, disk.f_bavail * disk.f_frsize)
+    told = bench.told()["state directory"]
+    assert (told.verdict, told.said) == ("skip", "no space to test a write: see disk space")
 
 
 def test_every_remedy_is_there(bench: Bench) -> None:
