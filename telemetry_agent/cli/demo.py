@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -46,6 +47,7 @@ _PORT = 8077
 _BATCH = 8  # small, so that the backlog shrinks visibly
 _URL_EVERY_S = 15
 _ANSWER_S = 0.3
+_DISK = "/var/tmp"  # noqa: S108 - /tmp is often memory, of which the agent would warn
 
 
 @click.command()
@@ -83,7 +85,7 @@ def command(length_s: float | None, *, no_page: bool) -> int:
         click.echo(f"No page to watch it on: {missing}.")
     drive = Drive(_START_MS, tunnel=True)
     with (
-        tempfile.TemporaryDirectory(prefix="telemetry-agent-demo-") as folder,
+        tempfile.TemporaryDirectory(prefix="telemetry-agent-demo-", dir=_folder()) as folder,
         Endpoint(
             "127.0.0.1:0", Path(folder) / "received.db", [Fault("503", 0)], _slow_line
         ) as endpoint,
@@ -128,6 +130,11 @@ class _Log(logging.Handler):
         """See ``logging.Handler.emit``."""
         wrapped = textwrap.wrap(record.getMessage(), 72, break_on_hyphens=False)
         click.echo(textwrap.indent("\n".join(wrapped), " " * 7))
+
+
+def _folder() -> str | None:
+    """For its files: on a disk, as on a device; ``None``: where temporary files are."""
+    return None if os.environ.get("TMPDIR") or not os.access(_DISK, os.W_OK) else _DISK
 
 
 def _slow_line() -> float:

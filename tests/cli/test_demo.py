@@ -2,13 +2,14 @@
 
 import contextlib
 import http.client
+import os
 import re
 import signal
 import sys
 from pathlib import Path
 
 import pytest
-from processes import ROOT, agent, running
+from processes import AGENT, ROOT, agent, running
 
 from telemetry_agent.cli.demo import _CUT_S, _summary
 
@@ -36,6 +37,16 @@ def test_it_fits_80_columns_obeys_no_color_and_shows_the_backlog_shrink(
     after = waiting[waiting.index(max(waiting)) :]
     assert sum(count > 10 for count in after) >= 1, after  # not gone in one second
     assert "None was lost" in demo.out[-1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_it_is_not_about_a_tmp_in_memory() -> None:
+    """As on Debian 13."""
+    script = 'mount -t tmpfs tmpfs /tmp && exec "$@"'
+    argv = ("unshare", "--mount", "sh", "-euc", script, "sh", *AGENT, "demo", "--for", "3s")
+    with running(*argv, env={"TMPDIR": ""}) as demo:
+        assert demo.wait(120) == 0, demo.text()
+    assert "a power cut" not in demo.text()
 
 
 def test_the_cut_waits_for_the_first_viewer() -> None:
