@@ -5,6 +5,7 @@ line, and only such files are removed again.
 """
 
 import contextlib
+import grp
 import json
 import os
 import pwd
@@ -172,6 +173,8 @@ def _purge() -> None:
     with contextlib.suppress(KeyError):
         pwd.getpwnam(_NAME)
         _run("userdel", _NAME)
+        grp.getgrnam(_NAME)  # userdel keeps it for the users who joined it
+        _run("groupdel", _NAME)
 
 
 def _undelivered() -> str:

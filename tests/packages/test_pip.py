@@ -106,11 +106,13 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         machine.run(program, "service", "uninstall")
         done = machine.run(program, "service", "uninstall", check=False)
         assert (done.returncode, "the service is not installed" in done.stdout) == (1, True)
+        machine.run("usermod", "-aG", "telemetry-agent", "games")  # as remedies advise
         said = machine.said(program, "service", "uninstall", "--purge")
         assert "deleting /var/lib/telemetry-agent with " in said
         shutil.rmtree(machine.root / "opt/telemetry-agent")
         assert left_behind(machine) == before
         assert machine.run("getent", "passwd", "telemetry-agent", check=False).returncode == 2
+        assert machine.run("getent", "group", "telemetry-agent", check=False).returncode == 2
 
 
 @pytest.mark.parametrize("tool", ["pipx", "uv"])
