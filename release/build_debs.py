@@ -208,6 +208,8 @@ def _add_files(
     doc = f"usr/share/doc/{NAME}"
     _write_packed(root, f"{doc}/changelog.gz", _changelog(package, upstream, date_s))
     _write_packed(root, f"{doc}/NEWS.gz", (ROOT / "CHANGELOG.md").read_text("utf-8"))
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        _write_packed(root, f"{doc}/docs/{page.name}.gz", page.read_text("utf-8"))
     _write(root, f"{doc}/copyright", _copyright(metadata))
 
 

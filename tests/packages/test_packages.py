@@ -32,6 +32,7 @@ BROUGHT = (
     "/usr/share/zsh/vendor-completions/_telemetry-agent",
     "/usr/share/fish/vendor_completions.d/telemetry-agent.fish",
     "/usr/share/doc/telemetry-agent/examples/config.toml",
+    "/usr/share/doc/telemetry-agent/docs/servers.md.gz",
     "/usr/share/doc/telemetry-agent/copyright",
 )
 
