@@ -66,7 +66,7 @@ SERVERS = {
     "influxdb": ServerPreset("influx", "/write", 8086, {"db": "gps"}),
     "influxdb2": ServerPreset("influx", "/api/v2/write", 8086, needs=("org", "bucket")),
     "victoria-metrics": ServerPreset(
-        "influx", "/write", 8428, hint="start it with -dedup.minScrapeInterval=1ms"
+        "influx", "/write", 8428, hint="start VictoriaMetrics with -dedup.minScrapeInterval=1ms"
     ),
     "questdb": ServerPreset(
         "influx",
