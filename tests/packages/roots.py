@@ -21,9 +21,10 @@ _INSTALLED = {
     "trixie": [],
     "bookworm": ["python3-venv"],  # for an installation by pip
     "bookworm-to-trixie": [],
-    "bookworm-with-programs": [  # that the remedies name
-        *("gpsd", "gpsd-clients", "iproute2", "modemmanager", "openssl", "pipx", "psmisc"),
-        *("sudo", "systemd-timesyncd"),
+    # That the remedies name; gpsd-clients is gpsd-tools, and two hundred packages for its windows.
+    "bookworm-with-programs": [
+        *("gpsd", "gpsd-tools", "iproute2", "modemmanager", "openssl", "pipx", "procps"),
+        *("psmisc", "sudo", "systemd-timesyncd"),
     ],
 }
 _AGENT_NEEDS = {
