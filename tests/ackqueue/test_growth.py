@@ -1,5 +1,7 @@
 """What a call costs does not grow with what the queue holds. Counted, not timed."""
 
+import functools
+import tempfile
 import tracemalloc
 from collections.abc import Callable
 from itertools import islice
@@ -9,6 +11,7 @@ import pytest
 from ackqueue import damage
 from ackqueue.queue_parts import fix_at, lease, put
 from ackqueue.recorded_disk import Op, RecordedDisk
+from once import mostly_once
 
 from telemetry_agent.ackqueue.file.rows import encode
 from telemetry_agent.ackqueue.file.schema import connect
@@ -22,10 +25,18 @@ FEW, MANY = 1_000, 100_000
 
 
 def fill(path: Path, count: int, *, delivered: bool) -> None:
-    store = Store(path, connect)
-    rows = [encode(n, 1, n, "a", fix_at(n)) for n in range(1, count + 1)]
-    store.write(Changes(rows, {1: Span(1, count, ACKED)} if delivered else {}))
-    store.close()
+    path.write_bytes(_filled(count, delivered))
+
+
+@functools.cache  # to make one takes longer than most tests
+def _filled(count: int, delivered: bool) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "queue.db")
+        store = Store(path, connect)
+        rows = [encode(n, 1, n, "a", fix_at(n)) for n in range(1, count + 1)]
+        store.write(Changes(rows, {1: Span(1, count, ACKED)} if delivered else {}))
+        store.close()
+        return path.read_bytes()
 
 
 def disk_operations_of_a_cycle(path: Path) -> int:
@@ -85,19 +96,17 @@ def fill_alternating(path: Path, mark: Callable[[int], RowState | None], count: 
     store.close()
 
 
-ALTERNATING = {
+ALTERNATING: dict[str, Callable[[int], RowState | None]] = {
     "refused": lambda n: dead_letter(f"400: no position {n} on this map"),
     "ready": lambda _: None,
     "thinned": lambda _: THINNED,
 }
 
 
-@pytest.mark.parametrize("mark", ALTERNATING.values(), ids=ALTERNATING)
-def test_rows_that_alternate_take_little_memory(
-    tmp_path: Path, mark: Callable[[int], RowState | None]
-) -> None:
+@pytest.mark.parametrize("kind", mostly_once([*ALTERNATING], 1))
+def test_rows_that_alternate_take_little_memory(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "queue.db"
-    fill_alternating(path, mark)
+    fill_alternating(path, ALTERNATING[kind])
     tracemalloc.start()
     with AckQueue(path) as queue:
         for _ in range(10):
