@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 DRAWN = pytest.mark.once("Chromium draws the page, whose files are the same on every Python")
+SOURCE = pytest.mark.once("it reads files of this repository, which are the same on every Python")
 TEETH = pytest.mark.once("it shows that a proof can fail, and not what the agent does")
 FURTHER = pytest.mark.once("more cases of a proof whose first cases run on every Python")
 

@@ -1,11 +1,13 @@
 """Each foreign library has one place that imports it, so that one place knows its traps."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from once import SOURCE
 from processes import environment
 
 PACKAGE = Path(__file__).parent.parent / "telemetry_agent"
@@ -25,6 +27,7 @@ IMPORTERS = {
 }
 
 
+@functools.cache  # a second of the processor for the whole package
 def imported(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -35,6 +38,7 @@ def imported(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
+@SOURCE
 @pytest.mark.parametrize("library", IMPORTERS)
 def test_only_its_own_room_imports(library: str) -> None:
     importers = {

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from once import SOURCE
 
 PACKAGE = Path(__file__).parent.parent / "telemetry_agent"
 
@@ -43,6 +44,7 @@ def written(source: str) -> Iterator[str]:
                         yield f"{owner}.{part.attr}"
 
 
+@SOURCE
 def test_no_module_writes_into_another_object() -> None:
     found = {
         f"{path.relative_to(PACKAGE)}: {name}"

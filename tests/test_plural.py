@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from once import SOURCE
 
 import telemetry_agent
 from telemetry_agent.errors import counted
@@ -59,6 +60,7 @@ def test_the_search_finds_what_it_looks_for() -> None:
     assert not list(faults('f"{name} has its fixes"'))
 
 
+@SOURCE
 @pytest.mark.parametrize(
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from documents import LINKING, PAGES, anchors, blocks, blocks_of
+from once import SOURCE
 from processes import ROOT, environment
 
 from telemetry_agent.cli import PROGRAM
@@ -84,6 +85,7 @@ def test_every_command_that_a_page_names_is_there(page: Path) -> None:
     assert [(line, what) for line, what in faults if what] == []
 
 
+@SOURCE
 @pytest.mark.parametrize("page", LINKING, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_every_file_and_heading_that_a_page_links_to_is_there(page: Path) -> None:
     text = page.read_text()
@@ -105,6 +107,7 @@ BENCHMARKS = [
 ]
 
 
+@pytest.mark.once("who runs a benchmark has one Python; the tests run what it measures")
 @pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda path: path.stem)
 def test_each_benchmark_says_what_it_takes(benchmark: Path) -> None:
     done = subprocess.run(
@@ -118,6 +121,7 @@ def test_each_benchmark_says_what_it_takes(benchmark: Path) -> None:
     assert (done.returncode, done.stdout.partition(" ")[0]) == (0, "usage:"), done.stderr
 
 
+@SOURCE
 def test_the_reader_sees_a_running_device_within_60_lines() -> None:
     head = "\n".join((ROOT / "README.md").read_text().splitlines()[:60])
     assert "telemetry-agent init" in head
