@@ -1,6 +1,7 @@
 """nginx and Caddy in front of an endpoint: their limits, and the pages that they answer with."""
 
 import contextlib
+import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from once import mostly_once
 from peers import caddy, nginx, wait_until_answers
 from ports import free_port
 from processes import AGENT, Running, running
@@ -44,7 +46,7 @@ def settle(made: Uploading) -> None:
     raise AssertionError(made.uploader.status())
 
 
-@pytest.mark.parametrize("front", [strict_nginx, strict_caddy])
+@pytest.mark.parametrize("front", mostly_once([strict_nginx, strict_caddy], 1))
 def test_what_a_proxy_refuses_or_cannot_pass_on_arrives_later(front: Front, tmp_path: Path) -> None:
     port = free_port()
     with front(tmp_path, f"http://127.0.0.1:{port}/") as url:
@@ -58,6 +60,7 @@ def test_what_a_proxy_refuses_or_cannot_pass_on_arrives_later(front: Front, tmp_
             # nginx says 413 to what is larger, Caddy 502.
             assert made.uploader.status().failed_requests <= 6
             server.send(signal.SIGSTOP)
+            os.waitid(os.P_PID, server.process.pid, os.WSTOPPED)
             made.put(30)
             made.clock.advance(120)
             assert made.work() is not None
