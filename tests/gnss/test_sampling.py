@@ -5,6 +5,7 @@ from itertools import pairwise
 import corpus
 import pytest
 import tracks
+from once import FURTHER
 from road import ALWAYS_MOVING, at, feed, parked, poor, seconds, standing
 
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
@@ -122,7 +123,10 @@ def day(
     return sampler, kept
 
 
-@pytest.mark.parametrize(("seed", "speed"), [(1, True), (2, True), (1, False)])
+@pytest.mark.parametrize(
+    ("seed", "speed"),
+    [(1, True), pytest.param(2, True, marks=FURTHER), pytest.param(1, False, marks=FURTHER)],
+)
 def test_a_parked_day(seed: int, speed: bool) -> None:
     vehicle = tracks.parked()
     _, kept = day(vehicle, SamplingPolicy(), seed=seed, speed=speed)

@@ -17,6 +17,7 @@ from processes import ROOT
 LIBRARIES = {f"{name}{end}" for name in ("leaflet", "uPlot") for end in (".LICENSE", ".css", ".js")}
 LIBRARIES |= {"protomaps-leaflet.LICENSE", "protomaps-leaflet.js"}
 VENDOR = "telemetry_agent/page/static/vendor/"
+BUILT = pytest.mark.once("one Python builds what is published, for every other")
 
 
 def build(
@@ -61,6 +62,7 @@ def vendored(names: list[str]) -> set[str]:
     return {name.rpartition("/")[2] for name in names if VENDOR in name}
 
 
+@BUILT
 def test_wheel_and_sdist_hold_the_libraries_of_the_page(built: Path) -> None:
     wheel = zipfile.ZipFile(only(built, "*.whl"))
     assert vendored(wheel.namelist()) == LIBRARIES | {"versions.json"}
@@ -69,6 +71,7 @@ def test_wheel_and_sdist_hold_the_libraries_of_the_page(built: Path) -> None:
         assert vendored(sdist.getnames()) == LIBRARIES | {"versions.json"}
 
 
+@BUILT
 def test_the_sdist_builds_the_same_wheel_without_node_and_git(built: Path, tmp_path: Path) -> None:
     with tarfile.open(only(built, "*.tar.gz")) as sdist:
         sdist.extractall(tmp_path, filter="data")
@@ -81,6 +84,7 @@ def test_the_sdist_builds_the_same_wheel_without_node_and_git(built: Path, tmp_p
     )
 
 
+@BUILT
 def test_a_release_without_the_libraries_is_not_made_and_a_checkout_goes_on(tmp_path: Path) -> None:
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -109,6 +113,7 @@ def git(folder: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
+@BUILT
 def test_the_commit_that_changes_the_release_is_it_and_later_ones_carry_their_commit(
     tmp_path: Path,
 ) -> None:

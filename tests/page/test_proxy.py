@@ -13,6 +13,7 @@ import pytest
 from browsing import browsing, comes_true
 from certificates import Authority, Pair
 from documents import blocks
+from once import mostly_once
 from ports import free_port
 from processes import Running, running
 from rig import START_MS, started, write_config
@@ -101,7 +102,7 @@ def answers(proxy: Running, port: int) -> None:
     raise AssertionError(proxy.text())
 
 
-@pytest.mark.parametrize("proxy", [nginx, caddy])
+@pytest.mark.parametrize("proxy", mostly_once([nginx, caddy], 1))
 def test_the_printed_recipe_carries_login_actions_events_and_exports(
     tmp_path: Path, proxy: Callable[[Path, Pair, int], Iterator[int]]
 ) -> None:
