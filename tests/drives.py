@@ -5,13 +5,13 @@ import os
 import shutil
 import signal
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from gate import Gate
+from polling import wait_until
 from processes import run_agent
 from rig import started, stats, write_config
 
@@ -63,9 +63,7 @@ def drive_to(
         with started(config) as agent:
             done = run_agent("drain", "--config", str(config), timeout_s=200)
             assert done.returncode == 0, done.stderr
-            until_s = time.monotonic() + AUDIT_S
-            while not is_complete():
-                assert time.monotonic() < until_s, "the server's audit is not complete"
+            wait_until(is_complete, AUDIT_S)
             assert agent.end() == 0
             assert not any("Traceback" in line for line in agent.err)
     left = stats(folder)
