@@ -9,12 +9,17 @@ BIN = $(VENV)/bin
 # Hundreds of processes import the same modules, so their byte code is kept, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test all-tests check packaged foreign lint debian wheel deb release apt-repo clean
+.PHONY: demo test ready all-tests check packaged foreign lint debian wheel deb release apt-repo clean
 
 demo: $(VENV)/.installed
 	$(BIN)/telemetry-agent demo
 
 test: debian all-tests lint
+
+# What the tests need of Python, and their byte code, which each of six workers would make for
+# itself. What cannot be collected, the run reports.
+ready: node_modules/.installed-test $(VENV)/.installed-test
+	@$(BIN)/python -m pytest --collect-only -qq tests >/dev/null || true
 
 # Six at a time on two processors: most tests wait for a network, a disk or a receiver.
 PARALLEL = -n 6 --dist worksteal
