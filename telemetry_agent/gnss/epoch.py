@@ -3,8 +3,8 @@
 What a sentence does not carry is None.
 
 An epoch takes nothing from the one before. Inside it the last value of a field wins, from any
-sentence. Positions also have an order of trust: it decides if two sentences differ by more than
-their rounding, and keeps the digits of an RTK fix. A GGA's altitude is trusted more than a GNS's.
+sentence. Positions also have an order of trust: it decides if two sentences do not agree, and keeps
+the digits of an RTK fix. A GGA's altitude is trusted more than a GNS's.
 
 A talker that reports "no fix" vetoes all its sentences of the instant, because receivers continue
 to send the last position. GN vetoes those of all systems. So a receiver whose GLONASS part has no
@@ -22,7 +22,8 @@ _SAME_INSTANT_MS = 10
 _SAME_INSTANT_ZDA_MS = 50  # another part of the firmware writes it
 _OWN_CLOCK = frozenset({"GLL", "ZDA"})  # Yacht Devices; Signal K adds 20 ms to GLL
 _TRUST = ("GGA", "GNS", "RMC", "GLL")
-_ROUNDING_E9 = 1_700  # 0.2 m: a minute that was cut off at four decimals
+# 1.7 m: a minute was cut off at four decimals, or read a moment later (RMC of GoFree).
+_AGREE_E9 = 15_000
 _RTK = frozenset({"rtk", "float-rtk"})
 _WITHOUT_SATELLITES = frozenset({"estimated", "manual", "simulated"})
 _LEAST_SATS = 3
@@ -326,7 +327,7 @@ class Solution:
         few = self._counted is not None and self._counted < _LEAST_SATS
         if alone and few and trusted.quality not in _WITHOUT_SATELLITES:
             return None
-        # Within rounding the last sentence counts, as does the last value of any other field.
+        # Of two that agree the last one counts, as does the last value of any other field.
         return last if _agree(trusted, last) else trusted
 
     def fix(self, position_e9: Position, time_ms: int, flags: tuple[Flag, ...]) -> Fix:
@@ -366,8 +367,8 @@ class Solution:
 
 
 def _agree(trusted: Report, last: Report) -> bool:
-    """Whether two positions are equal within their rounding."""
+    """Whether two positions are equal within their rounding, or were read a moment apart."""
     if trusted.position_e9 is None or last.position_e9 is None or trusted.quality in _RTK:
         return False
     (lat_e9, lon_e9), (last_lat_e9, last_lon_e9) = trusted.position_e9, last.position_e9
-    return abs(lat_e9 - last_lat_e9) <= _ROUNDING_E9 and abs(lon_e9 - last_lon_e9) <= _ROUNDING_E9
+    return abs(lat_e9 - last_lat_e9) <= _AGREE_E9 and abs(lon_e9 - last_lon_e9) <= _AGREE_E9

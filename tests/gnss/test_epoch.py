@@ -15,6 +15,7 @@ NEAR = "4807.038,N,01131.000,E"
 FAR = "4807.138,N,01131.000,E"  # 185 m
 FINE = "4807.0380001,N,01131.0000001,E"
 ROUNDED = "4807.0381,N,01131.0001,E"
+A_MOMENT_LATER = "4807.0388,N,01131.0009,E"  # 1.9 m
 
 
 def message(body: str) -> Message:
@@ -83,9 +84,11 @@ def fix(epoch: Epoch) -> Fix:
         ([gga(), rmc(FAR)], "GNGGA"),
         ([rmc(FAR), gll(NEAR)], "GNRMC"),
         ([gll(FAR), "GNGNS,120000,4807.038,N,01131.000,E,AA,08,0.9,545.4,46.9,,"], "GNGNS"),
-        # Within rounding the last one counts, except for RTK's digits.
+        # Of two that agree the last one counts, except for RTK's digits.
         ([gga(FINE), rmc(ROUNDED)], "GNRMC"),
         ([rmc(ROUNDED), gga(FINE)], "GNGGA"),
+        ([gga(), rmc(A_MOMENT_LATER)], "GNRMC"),
+        ([gga(quality="4"), rmc(A_MOMENT_LATER)], "GNGGA"),
         ([gga(FINE, quality="4"), rmc(ROUNDED)], "GNGGA"),
         ([gga(FINE, quality="5"), gll(ROUNDED)], "GNGGA"),
     ],
