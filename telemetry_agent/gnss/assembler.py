@@ -188,9 +188,9 @@ class Assembler:
         # This sentence gives a waiting epoch its time, or shows that the waiting sentences were the
         # late end of the epoch before.
         waiting = epoch is not None and epoch.is_waiting
-        # After another time came, a tag that the judged epoch has already is not late: time has
-        # stepped back, and the same instant comes again.
-        stepped_back = epoch is not None and not waiting and tag in judged.seen
+        # After a position with another time, a tag that the judged epoch has already is not late:
+        # time has stepped back, and the same instant comes again.
+        stepped_back = epoch is not None and bool(epoch.reports) and tag in judged.seen
         of_judged = not stepped_back and judged.is_at(instant, message)
         if of_judged and not _has_regained(judged, message):
             self._end_of_judged(message)
@@ -222,9 +222,10 @@ class Assembler:
         epoch, judged, before = self._epoch, self._judged, self._before_judged
         behind = _is_of(before, instant, report)
         comes_again = instant == self._lagging or _has_fix_of(before, instant, report)
-        if epoch is not None:  # otherwise the judged epoch is the next instant
-            if all(each.instant is None for each in epoch.reports):
-                return False
+        if epoch is not None and epoch.instant is None:
+            return False
+        # Otherwise the judged epoch is the next instant: a ZDA may have a clock of its own.
+        if epoch is not None and any(each.instant is not None for each in epoch.reports):
             behind = behind or _is_of(judged, instant, report)
             comes_again = comes_again or _has_fix_of(judged, instant, report)
         # Of a second source with the same talker, whose time stands still for some seconds.
