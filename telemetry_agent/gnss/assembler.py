@@ -240,6 +240,8 @@ class Assembler:
         """Begin an epoch, or give the waiting one its time."""
         epoch = self._epoch = self._epoch or Epoch()
         epoch.take_time(instant)
+        if self._judged.instant is not None:
+            epoch.step_ms = abs(instant - self._judged.instant)
         self._order.join(epoch)
         self._cycle_repeats = False
         return epoch

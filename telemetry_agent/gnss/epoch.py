@@ -119,6 +119,8 @@ class Epoch:
     """The time of its sentences; None: none of them had a time yet."""
     other_times: frozenset[Instant] = frozenset()
     """Times in its sentences that differ from ``instant`` by some milliseconds."""
+    step_ms = 0
+    """How long after the instant before; 0: not known."""
     clear = True
     """No sentence vetoes others, or counts only beside others."""
 
@@ -154,8 +156,8 @@ class Epoch:
         most = _SAME_INSTANT_ZDA_MS if kind == "ZDA" else _SAME_INSTANT_MS
         whole, other = sorted((self.instant, instant))
         in_its_second = whole % 1000 == 0 and other - whole < 1000
-        # Half a second: the next instant of a receiver at 2 Hz, of which a sentence was lost.
-        has_own_clock = kind in _OWN_CLOCK and apart != 500
+        # The next instant of a receiver, 2 Hz if not known, of which a sentence was lost.
+        has_own_clock = kind in _OWN_CLOCK and apart not in {500, self.step_ms}
         return apart <= most or (in_its_second and (instant == whole or has_own_clock))
 
     def is_before(self, gst: Gst) -> bool:
@@ -175,8 +177,11 @@ class Epoch:
         return [each.day for each in dated if each.tag == tag]
 
     def take_time(self, instant: Instant) -> None:
-        """Note the time of its first sentence with one, or another time that it has too."""
-        if self.instant is None:
+        """Note the time of its first sentence with one, or another time that it has too.
+
+        A ZDA that came first may have a clock of its own: the time of a position replaces its time.
+        """
+        if self.instant is None or not self.reports:
             self.instant = instant
         else:
             self.other_times |= {instant}
