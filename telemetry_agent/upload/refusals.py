@@ -31,6 +31,7 @@ from telemetry_agent.upload.upload_status import StatusKeeper
 _CRASHES, _CRASHES_OF_A_KNOWN_KIND = 5, 2
 _REFUSALS = 5  # twice as many if the endpoint accepts what it refused
 _SAMPLE_REFUSALS = 2  # the same
+_IN_A_ROW = 4  # the last of them: as many as a proxy may have servers
 _SUSPECTS_MAX = 256
 _RUN_MIN = 20  # of fewer fixes each is tried alone
 _RUN_MAX = 5000
@@ -78,6 +79,7 @@ class Refusals:
         self._run: Run | None = None
         self._search: Bisection | None = None
         self._suspects_turn = False  # another fix was accepted since the last suspect was tried
+        self._again: Batch | None = None  # the fix that is tried several times in a row
         # By device and whether live: whether a single fix was accepted after a status that holds.
         self._held: dict[tuple[str, bool], bool] = {}
         self._in_a_row = 0  # refusals of a search since the last acceptance
@@ -122,6 +124,11 @@ class Refusals:
         return set(self._suspects) | (self._run.leases if self._run else set())
 
     # What to try
+
+    def again(self) -> Batch | None:
+        """What to try before any other fix."""
+        batch, self._again = self._again, None
+        return batch if batch is not None and batch.lease in self._suspects else None
 
     def next(self, limit: int) -> Batch | None:
         """What to try before the backlog continues; ``None``: nothing now."""
@@ -201,9 +208,13 @@ class Refusals:
             if acceptances == suspect.acceptances and not batch.live:
                 self._keeper.backlog_refused(batch.device, reason)  # nothing else says why it waits
             suspect.refused_again(reason, acceptances)
-            if suspect.refusals >= self._needed(_REFUSALS):
-                del self._suspects[batch.lease]
-                self._leases.make_dead_letter(batch, reason)
+            if suspect.refusals < self._needed(_REFUSALS):
+                return None
+            if suspect.in_a_row < _IN_A_ROW:
+                self._again = batch
+                return None
+            del self._suspects[batch.lease]
+            self._leases.make_dead_letter(batch, reason)
             return None
         if self._run is not None and batch.lease == self._run.trying:
             if self._run.refused(batch, reason, acceptances):

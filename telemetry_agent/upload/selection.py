@@ -149,6 +149,8 @@ class Selection:
         return self._others_in_s(now_s)
 
     def _next(self, now_s: float, attempted_s: float) -> Batch | AllRefused | float | None:
+        if (again := self.refusals.again()) is not None:
+            return again
         if self.probing or self._overtake_by:
             return self._single()
         backlog = self._queue.backlog()

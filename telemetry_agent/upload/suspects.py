@@ -5,8 +5,10 @@ is refused. The endpoint may refuse at random, and then the next try succeeds. S
 refused alone is a *suspect*: it stays leased, blocks nothing, and is tried again. A refusal counts
 only if another fix of the same device was accepted since the one before: that fix is its *witness*.
 The fifth that counts makes the suspect a dead letter (the tenth if the endpoint accepted what it
-had refused). A fix becomes a dead letter at once if the answer names it in ``rejected``, or if the
-format cannot carry it (``Leases.take``).
+had refused), if the next three tries are refused too, with no other request between. A proxy may
+pass requests on to its servers in turn while one of them is broken: without these tries suspects
+could always meet that one, and witnesses another. A fix becomes a dead letter at once if the answer
+names it in ``rejected``, or if the format cannot carry it (``Leases.take``).
 
 A *run* is a stretch of refused fixes, too long to try each of them, such as a backlog that is older
 than the endpoint keeps data. Its first fix, its last and a random one of each tenth must be refused
@@ -39,12 +41,15 @@ class Suspect:
     """It was refused by answers that name no cause, such as 500."""
     refusals: int = 1
     """Those that count."""
+    in_a_row: int = 1
+    """Refusals since another fix was accepted."""
 
     def refused_again(self, reason: str, acceptances: int) -> None:
         """Count a refusal if another fix was accepted since the last one."""
         self.reason = reason
-        if acceptances > self.acceptances:
-            self.refusals += 1
+        counts = acceptances > self.acceptances
+        self.refusals += counts
+        self.in_a_row = 1 if counts else self.in_a_row + 1
         self.acceptances = acceptances
 
 

@@ -70,6 +70,40 @@ def test_an_endpoint_that_refuses_all_until_the_first_single_request_buries_none
         assert journey.queue.stats().acked >= 600
 
 
+def in_turn(status: int, servers: int) -> Act:
+    """A proxy that passes requests on to its servers in turn, and only the last one works."""
+    count = 0
+
+    def run(line: Line, request: Request) -> None:
+        nonlocal count
+        count += 1
+        if count % servers:
+            line.reply(status)
+        else:
+            line.server.take(request)
+            line.reply(200)
+
+    return Act(run)
+
+
+@pytest.mark.parametrize(("exchange_s", "flush_s"), [(0.01, 10.0), (1.0, 1.0)])
+@pytest.mark.parametrize("servers", [2, 3, 4])
+@pytest.mark.parametrize("status", [400, 500])
+def test_behind_a_proxy_whose_servers_have_turns_a_broken_one_buries_no_good_fix(
+    tmp_path: Path, status: int, servers: int, exchange_s: float, flush_s: float
+) -> None:
+    """A suspect could always meet it, and its witnesses another one."""
+    with (
+        Server(then=in_turn(status, servers)) as server,
+        closing(Journey(server, tmp_path, backoff_max_s=2.0, flush_every_s=flush_s)) as journey,
+    ):
+        journey.exchange_s = exchange_s
+        journey.put_backlog([NOW_MS - DAY_MS + 1000 * n for n in range(200)])
+        journey.drive(600)
+        assert not journey.names(State.ACK_FAILED)
+        assert journey.queue.stats().acked > 100
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_reload_in_the_middle_of_anything_strands_nothing(tmp_path: Path, seed: int) -> None:
     """100 reloads at random steps of a search, a hold, a run, with bad fixes among good ones."""

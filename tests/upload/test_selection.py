@@ -192,7 +192,7 @@ def test_live_fixes_do_not_wait_for_a_search(tmp_path: Path) -> None:
         assert [seq for _, seq in b.server.requests[-1].names] == [65]
         b.work()
         assert b.dead_seqs == {1}
-        assert len(b.server.requests) <= 2 + 2 * 6 + 4
+        assert len(b.server.requests) <= 2 + 2 * 6 + 4 + 3
 
 
 @pytest.mark.parametrize("status", [400, 500])
