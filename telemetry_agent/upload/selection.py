@@ -186,20 +186,22 @@ class Selection:
         if not refusals.full:
             if backlog.ready > backlog.live or self._refused_until_s:
                 wait_s = min(wait_s, self._pace.backlog_in_s(now_s))
-            if wait_s == 0:
-                # While in doubt, one fix shows as much as a whole batch.
-                one = refusals.in_doubt or refusals.crashes.wants_another
-                # Among all, or only among those of devices that are not left out.
-                alone = one and not (self._policy.live_first and self._refused_until_s)
-                batch = self._single() if alone else self._backlog(limit)
-                if batch is not None:
-                    if self._setup_is_right.get(batch.device, not one):
-                        return batch
-                    # The first may begin a run of refused fixes, or be one that is blocked.
-                    if not (refusals.is_held(batch) or (one and not alone)):
-                        return self._leases.first(batch)
-                    return self._another(batch)
+            if wait_s == 0 and (batch := self._of_backlog(limit)) is not None:
+                return batch
         return self._suspect(wait_s, now_s, attempted_s)
+
+    def _of_backlog(self, limit: int) -> Batch | None:
+        """A batch of the backlog; while in doubt one fix, which shows as much."""
+        one = self.refusals.in_doubt or self.refusals.crashes.wants_another
+        # Among all, or only among those of devices that are not left out.
+        alone = one and not (self._policy.live_first and self._refused_until_s)
+        batch = self._single() if alone else self._backlog(limit)
+        if batch is None or self._setup_is_right.get(batch.device, not one):
+            return batch
+        # The first may begin a run of refused fixes, or be one that is blocked.
+        if self.refusals.is_held(batch) or (one and not alone):
+            return self._another(batch)
+        return self._leases.first(batch)
 
     def _suspect(
         self, wait_s: float, now_s: float, attempted_s: float
