@@ -180,7 +180,7 @@ class Assembler:
         if epoch is not None and epoch.is_at(instant, message):
             # The rest of the instant may have this time or the other one. ZDA's own is not trusted.
             if not isinstance(message, Moment):
-                epoch.take_time(instant)
+                epoch.take_time(instant, judged.instant)
             return epoch
         if isinstance(message, Report) and self._lags(instant, message):
             self.counts["late"] += 1  # no matter how long its own epoch was open
@@ -239,9 +239,7 @@ class Assembler:
     def _begin(self, instant: Instant) -> Epoch:
         """Begin an epoch, or give the waiting one its time."""
         epoch = self._epoch = self._epoch or Epoch()
-        epoch.take_time(instant)
-        if self._judged.instant is not None:
-            epoch.step_ms = abs(instant - self._judged.instant)
+        epoch.take_time(instant, self._judged.instant)
         self._order.join(epoch)
         self._cycle_repeats = False
         return epoch

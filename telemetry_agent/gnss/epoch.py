@@ -176,13 +176,15 @@ class Epoch:
         dated = (each for each in self.messages if isinstance(each, Report | Moment))
         return [each.day for each in dated if each.tag == tag]
 
-    def take_time(self, instant: Instant) -> None:
+    def take_time(self, instant: Instant, before: Instant | None = None) -> None:
         """Note the time of its first sentence with one, or another time that it has too.
 
         A ZDA that came first may have a clock of its own: the time of a position replaces its time.
+        ``before``: the time of the epoch before; ``None``: it is not known.
         """
         if self.instant is None or not self.reports:
             self.instant = instant
+            self.step_ms = 0 if before is None else abs(instant - before)
         else:
             self.other_times |= {instant}
 
