@@ -162,6 +162,7 @@ def command(
         raise UsageError(f"--start needs root, systemd and the config at {DEFAULT_PATHS[0]}")
     _may_write(path, asks=asks, force=force)
     agent = agent_status(_queue_path(path))
+    reads_it = agent is not None and (path == DEFAULT_PATHS[0] or path.exists())
     if source is None and agent is not None:
         source = agent.receiver.source
         click.echo(f"the running agent reads {source}: {agent.receiver.state}")
@@ -181,7 +182,7 @@ def command(
         service.start_service()
         click.echo("the service runs; waiting for the first position …")
         return 0 if shows_delivery(settings.queue.path, wait_s) else 1
-    click.echo(f"Next: {_next_step(path, runs=agent is not None)}")
+    click.echo(f"Next: {_next_step(path, runs=reads_it)}")
     return 0
 
 

@@ -63,6 +63,23 @@ def test_a_user_who_cannot_have_the_queue_of_the_service_gets_one_of_their_own(
     assert run_agent("config", "check", "--config", str(path)).returncode == 0
 
 
+def test_a_running_agent_that_does_not_read_this_config_need_not_be_restarted(
+    tmp_path: Path,
+) -> None:
+    """Such as the service, if another config is made for a second receiver."""
+    flags = ["--device", "van-08", "--source", "/dev/none", "--url", URL]
+    config = write_config(tmp_path, "/dev/none", URL)
+    with started(config) as daemon:
+        daemon.wait_for_line("records van-07")
+        with mock.patch("telemetry_agent.cli.init.QUEUE_PATH", tmp_path / "queue.db"):
+            other = tmp_path / "other.toml"
+            done = CliRunner().invoke(init.command, ["--config", str(other), *flags])
+            assert f"Next: telemetry-agent run --config {other}" in done.output
+            again = CliRunner().invoke(init.command, ["--config", str(config), "--force", *flags])
+            assert "Next: restart the running agent" in again.output
+        assert daemon.end() == 0
+
+
 def test_any_character_may_be_in_a_name(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     flags = ["--device", "Wägen 🚐", "--source", "auto", "--url", URL]
