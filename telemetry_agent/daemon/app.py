@@ -156,6 +156,8 @@ class Agent:
         for task in (self._committer, self._control, self.page):
             task.end(_TASK_S)
         waiting = self.queue.hand_over() if moves else []
+        if not moves:
+            within(_DISK_S, lambda: queue_place.keep_in_runtime(self.queue))
         if not (moves and self.is_covered):
             within(_DISK_S, self.queue.close)
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)

@@ -21,7 +21,7 @@ from telemetry_agent.ackqueue.recovery.damaged_file import sample
 from telemetry_agent.clock import Clock
 from telemetry_agent.config.settings import QueueSettings
 from telemetry_agent.disks import has_room, mount_of, trouble
-from telemetry_agent.errors import Advice, AgentError, StorageError
+from telemetry_agent.errors import Advice, AgentError, StorageError, counted
 from telemetry_agent.snapshot import StorageView
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,24 @@ def open_others(path: Path) -> Iterator[AckQueue]:
             yield AckQueue(file)
         except AgentError as error:
             log.warning("%s", error)
+
+
+def keep_in_runtime(queue: AckQueue) -> None:
+    """Put what its disk refuses into the runtime directory, where the next start finds it."""
+    elsewhere, refused = runtime_queue(), queue.refusal()
+    if elsewhere is None or elsewhere == queue.path or refused is None:
+        return
+    try:
+        with AckQueue(elsewhere, limits=Limits(max_size_bytes=RUNTIME_BYTES)) as kept:
+            rows = queue.hand_over()
+            kept.adopt(rows)
+    except AgentError as error:  # the queue at its end reports what is lost
+        log.warning("%s", error)
+        return
+    waiting = counted(len(rows), "fix is", "fixes are")
+    log.warning(
+        "%s; %s kept in %s, which the end of the system deletes", refused, waiting, elsewhere
+    )
 
 
 def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:

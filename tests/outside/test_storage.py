@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -369,6 +370,32 @@ def test_a_queue_that_found_no_room_at_the_start_is_used_once_there_is_some(
             wait_until(lambda: pending(config, env) > 20)
             assert daemon.end() == 0
     assert "\n".join(daemon.err).count("recording into") == 1
+
+
+def test_a_restart_on_a_full_disk_loses_nothing(tmp_path: Path, disk: Path) -> None:
+    with simulated(tmp_path, rate_hz=10) as simulator, Server() as server:
+        config, env = service(tmp_path, disk, "http://127.0.0.1:9/", str(simulator.device))
+        with started(config, env) as daemon:
+            wait_until(lambda: pending(config, env) > 10)
+
+            def waits_in_memory() -> bool:
+                fill(disk)  # again, as the agent frees its ballast
+                told = status(config, env)
+                return int(told["queue"]["uncommitted"]) > 20  # type: ignore[index]
+
+            wait_until(waits_in_memory)
+            simulator.hush()
+            assert daemon.end() == 0
+        said = r"cannot write .*; \d+ fixes are kept in .*/run/queue.db"
+        assert re.search(said, daemon.text())
+        config.write_text(config.read_text().replace("http://127.0.0.1:9/", server.url))
+        with agent("run", "--config", str(config), env=env) as daemon:
+            daemon.wait_for_line("also delivering .* in .*/run/queue.db")
+            # Those for which there was no room before: they are counted.
+            lost = sum(status(config, env)["queue"]["lost"].values())  # type: ignore[index]
+            wait_until(lambda: len(server.ledger) + lost >= simulator.sent)
+            assert daemon.end() == 0
+    assert len(server.ledger) + lost == simulator.sent
 
 
 def fill(disk: Path) -> None:
