@@ -42,8 +42,12 @@ def test_it_fits_80_columns_obeys_no_color_and_shows_the_backlog_shrink(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_it_is_not_about_a_tmp_in_memory() -> None:
     """As on Debian 13."""
-    script = 'mount -t tmpfs tmpfs /tmp && exec "$@"'
-    argv = ("unshare", "--mount", "sh", "-euc", script, "sh", *AGENT, "demo", "--for", "3s")
+    # The program may itself be somewhere in /tmp.
+    script = (
+        'mount --bind "$0" /mnt; mount -t tmpfs tmpfs /tmp; '
+        'mkdir -p "$0"; mount --bind /mnt "$0"; exec "$@"'
+    )
+    argv = ("unshare", "--mount", "sh", "-euc", script, ROOT, *AGENT, "demo", "--for", "3s")
     with running(*argv, env={"TMPDIR": ""}) as demo:
         assert demo.wait(120) == 0, demo.text()
     assert "a power cut" not in demo.text()

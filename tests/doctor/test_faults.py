@@ -115,7 +115,7 @@ def a_config_that_only_root_may_read(bench: Bench) -> None:
     bench.state.chmod(0o777)
     bench.folder.chmod(0o755)
     (bench.folder / "config.toml").touch(0o600)
-    services = mock.patch("telemetry_agent.doctor.checks._SERVICES", bench.folder)
+    services = mock.patch("telemetry_agent.doctor.checks._CONFIG_FOLDER", bench.folder)
     bench.cleanup.enter_context(services)
 
 
