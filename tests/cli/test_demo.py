@@ -47,7 +47,7 @@ def test_it_is_not_about_a_tmp_in_memory() -> None:
         'mount --bind "$0" /mnt; mount -t tmpfs tmpfs /tmp; '
         'mkdir -p "$0"; mount --bind /mnt "$0"; exec "$@"'
     )
-    argv = ("unshare", "--mount", "sh", "-euc", script, ROOT, *AGENT, "demo", "--for", "3s")
+    argv = ("unshare", "--mount", "sh", "-euc", script, str(ROOT), *AGENT, "demo", "--for", "3s")
     with running(*argv, env={"TMPDIR": ""}) as demo:
         assert demo.wait(120) == 0, demo.text()
     assert "a power cut" not in demo.text()
