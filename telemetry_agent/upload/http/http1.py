@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
+from http import HTTPStatus
 
 import h11
 
@@ -123,6 +124,9 @@ class Http1:
             return NetworkError(f"the answer broke off: {error}", error.no_answer.state)
         if self._http.trailing_data[1]:
             return NetworkError("the answer broke off: the connection closed")
+        if getattr(error, "error_status_hint", 0) == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+            size = _HEAD_MAX_BYTES >> 10
+            return NetworkError(f"the answer has headers, or a line, of more than {size} KiB")
         said = re.sub(r"bytearray\(b(.*)\)", r"\1", str(error))  # h11 quotes its buffer
         return NetworkError(f"what came back is not HTTP: {words(said)}", speaks="other")
 
