@@ -36,21 +36,26 @@ if len(_given) > 20 or ((mount := mount_of(Path(_given))) is not None and mount.
     os.environ["TMPDIR"] = tempfile.tempdir = "/var/tmp"
 
 
+def _waits_long(test_file: Path) -> bool:
+    return test_file.parent.name == "packages" or test_file.name == "test_slow_disk.py"
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let half of the workers of ``--dist worksteal`` begin with the packages, if these run too.
+    """Let half of the workers of ``--dist worksteal`` begin with the tests that wait long.
 
     A worker gets an equal part of the list, in order, and takes from the end of another's part when
-    it has done its own. The packages have the longest tests: one that began last would be awaited.
-    They also wait most, above all while root file systems are made: the other half need not.
+    it has done its own. The packages and the slow disk have the longest tests: one that began last
+    would be awaited. They wait most, above all while root file systems are made: the other half
+    need not.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
     beginning = max(workers // 2, 1)
-    packages = (item for item in items if item.path.parent.name == "packages")
-    for number, (_, file) in enumerate(itertools.groupby(packages, lambda item: item.path)):
+    long = [item for item in items if _waits_long(item.path)]
+    for number, (_, file) in enumerate(itertools.groupby(long, lambda item: item.path)):
         parts[number % beginning] += file
-    others = [item for item in items if item.path.parent.name != "packages"]
+    others = [item for item in items if not _waits_long(item.path)]
     left = len(items)
     for part, workers_left in zip(parts, range(workers, 0, -1), strict=True):
         size = max(left // workers_left - len(part), 0)
