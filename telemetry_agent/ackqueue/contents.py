@@ -111,7 +111,10 @@ class Contents:
             return shared.ledger.pending(last_row) + shared.writer.pending(last_row)
 
     def refusal(self, last_row: int = 0) -> StorageError | None:
-        """Why the disk refuses to write, if all pending fixes up to that place are in memory."""
+        """Why the disk refuses to write, if all pending fixes up to that place are in memory.
+
+        Without a place: in any case. ``None``: it does not refuse.
+        """
         shared = self.shared
         with shared.lock:
             return None if shared.ledger.pending(last_row) else shared.writer.refusal

@@ -133,7 +133,7 @@ class _Log(logging.Handler):
 
 
 def _folder() -> str | None:
-    """For its files: on a disk, as on a device; ``None``: where temporary files are."""
+    """Where the demo's files are: on a disk. ``None``: in the usual place of temporary files."""
     return None if os.environ.get("TMPDIR") or not os.access(_DISK, os.W_OK) else _DISK
 
 

@@ -49,10 +49,9 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(counts))
         return
-    oldest_ms = counts.pop("oldest_pending_ms", None)
-    if counts.get("disk_error") is None:
-        counts.pop("disk_error", None)
-    for name, value in counts.items():
+    known = {name: value for name, value in counts.items() if value is not None}
+    oldest_ms = known.pop("oldest_pending_ms", None)
+    for name, value in known.items():
         texts = [("no", "yes")[value] if isinstance(value, bool) else value]
         if isinstance(value, dict):
             texts = [f"{n}: {why}" for why, n in value.items()] or ["0"]

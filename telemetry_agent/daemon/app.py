@@ -155,9 +155,11 @@ class Agent:
         self.delivery.end()
         for task in (self._committer, self._control, self.page):
             task.end(_TASK_S)
-        waiting = self.queue.hand_over() if moves else []
-        if not moves:
-            within(_DISK_S, lambda: queue_place.keep_in_runtime(self.queue))
+        waiting: list[Row] = []
+        if moves:
+            waiting = self.queue.hand_over()
+        else:
+            within(_COPY_S, lambda: queue_place.keep_in_runtime(self.queue))
         if not (moves and self.is_covered):
             within(_DISK_S, self.queue.close)
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)

@@ -124,17 +124,18 @@ def keep_in_runtime(queue: AckQueue) -> None:
     elsewhere, refused = runtime_queue(), queue.refusal()
     if elsewhere is None or elsewhere == queue.path or refused is None:
         return
+    if not queue.stats().uncommitted:
+        return
     try:
         with AckQueue(elsewhere, limits=Limits(max_size_bytes=RUNTIME_BYTES)) as kept:
             rows = queue.hand_over()
             kept.adopt(rows)
-    except AgentError as error:  # the queue at its end reports what is lost
+    except AgentError as error:  # it says what is lost, or the end of the other queue does
         log.warning("%s", error)
         return
     waiting = counted(len(rows), "fix is", "fixes are")
-    log.warning(
-        "%s; %s kept in %s, which the end of the system deletes", refused, waiting, elsewhere
-    )
+    said = "%s; %s kept in %s, where a shutdown or a power cut loses them"
+    log.warning(said, refused, waiting, elsewhere)
 
 
 def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:

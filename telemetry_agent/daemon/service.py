@@ -173,8 +173,8 @@ class Service:
             log.warning("another disk was mounted over %s: it is used now", covered.path.parent)
         agent = self._start_agent(before.settings, before.config, waiting, covered)
         those = counted(len(waiting), "fix was", "fixes were")
-        with_them = f"; {those} taken along that had not reached the disk" if waiting else ""
-        log.warning("%s%s", agent, with_them)
+        taken = f"; {those} taken along that had not reached the disk" if waiting else ""
+        log.warning("%s%s", agent, taken)
 
     def _start_agent(
         self,

@@ -200,7 +200,7 @@ def queue(queue: QueueView) -> Finding:
         waiting = counted(queue.uncommitted, "fix waits", "fixes wait")
         return failed(
             f"{queue.disk_error}; {waiting} in memory, where a power cut loses them",
-            "free space on its disk; if it has space, replace the disk",
+            "free space on the disk of the queue; if it has space, replace that disk",
         )
     lost = ", ".join(
         f"{count} {reason}" for reason, count in queue.lost.items() if reason in _BY_THE_DISK

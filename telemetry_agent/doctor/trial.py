@@ -219,7 +219,7 @@ class EndpointTrial:
             said += f", or the proxy {self._proxy} does not let this device through to it"
         return failed(
             f"{status}: {said}",
-            f"{remedy} (those in /etc/credstore are read only at a start, "
+            f"{remedy} (a restart reads those in /etc/credstore: "
             "`sudo systemctl restart telemetry-agent`; doctor sees them only with sudo, while the "
             "service runs)",
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ackqueue import damage
-from ackqueue.queue_parts import lease, put
+from ackqueue.queue_parts import Disk, lease, put
 from fakes import FakeClock
 from rig import write_config
 
@@ -48,6 +48,23 @@ def test_of_an_empty_one_only_its_own_files_are_deleted(tmp_path: Path, runtime:
         (runtime / name).touch()
     with closing(start(tmp_path).queue):
         assert files(runtime) == {"queue.db.lock", *others}
+
+
+def test_only_fixes_that_wait_in_memory_are_kept_there(tmp_path: Path, runtime: Path) -> None:
+    disk = Disk()
+    queue = AckQueue(tmp_path / "queue.db", connect=disk.connect)
+    put(queue, 3)
+    batch = lease(queue)
+    disk.refuses = "full"
+    queue.ack(batch)  # only that waits now
+    queue_place.keep_in_runtime(queue)
+    assert files(runtime) == set()
+    put(queue, 2, start=3)
+    queue_place.keep_in_runtime(queue)
+    with AckQueue(runtime / "queue.db") as kept:
+        assert kept.stats().ready == 2
+    disk.refuses = "never"
+    queue.close()
 
 
 def test_a_disk_that_fails_when_the_queue_is_opened_is_left_until_the_next_start(

@@ -1101,8 +1101,8 @@ def test_a_full_disk_is_not_tried_with_the_rights_of_root(bench: Bench) -> None:
     with (bench.state / "others").open("wb") as file:
         disk = os.fstatvfs(file.fileno())
         os.posix_fallocate(file.fileno(), 0, disk.f_bavail * disk.f_frsize)
-    told = bench.told()["state directory"]
-    assert (told.verdict, told.said) == ("skip", "no space to test a write: see disk space")
+    written = bench.told()["state directory"]
+    assert (written.verdict, written.said) == ("skip", "no space to test a write: see disk space")
 
 
 def test_every_remedy_is_there(bench: Bench) -> None:

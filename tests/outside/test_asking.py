@@ -370,12 +370,12 @@ def test_a_disk_that_refuses_is_named_until_it_is_written_again(tmp_path: Path) 
             status, line = asked.refused("queue", "resend", "--since", "2h")
             assert status == 74
             assert "5 fixes resent in memory only: cannot write the queue" in line
-            told = asked.run("status").stdout
-            assert re.search(r"\nstorage:   cannot write the queue .*; new fixes wait in", told)
+            shown = asked.run("status").stdout
+            assert re.search(r"\nstorage:   cannot write the queue .*; new fixes wait in", shown)
             assert "cannot write the queue" in asked.run("queue", "stats").stdout
             found = json.loads(asked.run("doctor", "--json").stdout)["checks"]
             (queue,) = [one for one in found if one["name"] == "queue"]
-            assert (queue["verdict"], "free space on its disk" in queue["remedy"]) == ("fail", True)
+            assert (queue["verdict"], "free space on the disk" in queue["remedy"]) == ("fail", True)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, writable)
             daemon.wait_for_line("can be written again")
             assert "storage:" not in asked.run("status").stdout

@@ -135,15 +135,15 @@ def test_drain_sends_what_an_earlier_agent_left_elsewhere(tmp_path: Path) -> Non
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
     with agent("run", "--config", str(config)) as daemon:
         daemon.wait_for_line("also delivering 30 fixes in ")
-        told = run_agent("drain", "--config", str(config))
-        assert told.returncode == 69, told.stdout
-        assert "30 fixes wait: connection refused" in told.stderr
+        drained = run_agent("drain", "--config", str(config))
+        assert drained.returncode == 69, drained.stdout
+        assert "30 fixes wait: connection refused" in drained.stderr
         with Server() as server:
             config.write_text(config.read_text().replace("http://127.0.0.1:9/", server.url))
             daemon.send(signal.SIGHUP)
             daemon.wait_for_line("reloaded: ")
-            told = run_agent("drain", "--config", str(config))
-            assert (told.returncode, told.stderr) == (0, "")
+            drained = run_agent("drain", "--config", str(config))
+            assert (drained.returncode, drained.stderr) == (0, "")
             assert set(server.ledger) == {(one.stream, one.seq) for one in records}
 
 
@@ -380,8 +380,8 @@ def test_a_restart_on_a_full_disk_loses_nothing(tmp_path: Path, disk: Path) -> N
 
             def waits_in_memory() -> bool:
                 fill(disk)  # again, as the agent frees its ballast
-                told = status(config, env)
-                return int(told["queue"]["uncommitted"]) > 20  # type: ignore[index]
+                now = status(config, env)
+                return int(now["queue"]["uncommitted"]) > 20  # type: ignore[index]
 
             wait_until(waits_in_memory)
             simulator.hush()
