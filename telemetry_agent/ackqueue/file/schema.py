@@ -13,15 +13,14 @@ to acknowledge a batch is, as a rule, to move the end of one range: one page, wh
 """
 
 import errno
-import fcntl
 import os
 import sqlite3
-import struct
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
+from telemetry_agent.ackqueue.file import log_index
 from telemetry_agent.ackqueue.file.rows import (
     ALWAYS,
     FIRST,
@@ -35,10 +34,6 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.fields import FIELDS, Field, outside
 
 Connect = Callable[[Path], sqlite3.Connection]
-
-_SET_FLAGS = 0x4000_6602 | struct.calcsize("l") << 16  # FS_IOC_SETFLAGS of linux/fs.h
-_NO_COPY_ON_WRITE = 0x0080_0000
-_INDEX_BYTES = 1 << 15  # for a log of 4,062 pages
 
 FAILURES = (OSError, sqlite3.Error, UnicodeError)
 """What goes wrong with a file. (SQLite's messages quote it, and damaged text need not be UTF-8.)"""
@@ -181,37 +176,37 @@ def connect(path: Path | str, *, uri: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def open_database(path: Path, connect: Connect | None) -> sqlite3.Connection:
+def open_database(path: Path, connect: Connect | None) -> tuple[sqlite3.Connection, ExitStack]:
     """Open the queue file at ``path``; a missing one is made.
 
     Without ``connect`` it is only looked at: neither the file nor its log changes.
+
+    Returns:
+        A connection, and what closes it.
 
     Raises:
         UnusableError: The file is not a queue of ours, or is damaged.
         StorageError: It cannot be opened.
     """
     try:
-        if connect is None:
-            connection, prepare = _connect_read_only(path), _stand_in
-        else:
-            if not path.exists():
-                # Before SQLite opens it, so that at no moment every user can read it; SQLite gives
-                # its log and its index the same mode.
-                create_file(path)
-                # A log whose database is not on disk would be taken for that of a lost one.
-                sync_directory(path.parent)
-            _make_index(path)
-            connection, prepare = connect(path), _prepare
-        try:
+        with ExitStack() as stack:
+            if connect is None:
+                connection, prepare = _connect_read_only(path), _stand_in
+            else:
+                if not path.exists():
+                    # Before SQLite opens it, so that at no moment every user can read it; SQLite
+                    # gives its log and its index the same mode.
+                    create_file(path)
+                    # A log whose database is not on disk would be taken for that of a lost one.
+                    sync_directory(path.parent)
+                index = path.with_name(path.name + "-shm")
+                stack.callback(os.close, log_index.hold(index, ballast_of(path)))
+                connection, prepare = connect(path), _prepare
+            stack.callback(connection.close)
             prepare(connection, path)
-            if connect is not None:
-                _fill_index(path)
-        except BaseException:
-            connection.close()
-            raise
+            return connection, stack.pop_all()
     except FAILURES as error:
         raise refusal(f"cannot open the queue {path}", error, opening=True) from error
-    return connection
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
@@ -335,54 +330,3 @@ def ballast_of(path: Path) -> Path:
 def create_file(path: Path) -> None:
     """Make an empty file that not every user can read."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
-
-
-def _make_index(path: Path) -> None:
-    """Make the index of the log so that a full disk takes what is written to it.
-
-    SQLite maps it into memory, where a write that finds no room ends the process (SIGBUS). On btrfs
-    each write needs room, unless the file was made without copy-on-write.
-    """
-    file = path.with_name(path.name + "-shm")
-    if not _is_readable(file):  # SQLite would map it, and the first look at it ends the process
-        file.unlink(missing_ok=True)
-    index = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640)
-    try:
-        with suppress(OSError):  # its file system does not copy on write
-            fcntl.ioctl(index, _SET_FLAGS, struct.pack("i", _NO_COPY_ON_WRITE))
-        try:
-            os.posix_fallocate(index, 0, _INDEX_BYTES)
-        except OSError:
-            ballast_of(path).unlink(missing_ok=True)  # kept for this: a start on a full disk
-            os.posix_fallocate(index, 0, _INDEX_BYTES)
-    finally:
-        os.close(index)
-
-
-def _is_readable(file: Path) -> bool:
-    """Whether the disk gives back all of ``file``, whose length may be anything."""
-    try:
-        if not file.is_file():  # a pipe would wait for its writer
-            return True
-        with file.open("rb", buffering=0) as opened:
-            while opened.read(_INDEX_BYTES):
-                pass
-    except OSError:
-        return False
-    return True
-
-
-def _fill_index(path: Path) -> None:
-    """Make room in all of the index that SQLite has made.
-
-    It makes room for each page by its last byte: that is not all of it where blocks are smaller.
-    This uses SQLite's own descriptor, because to close another one would drop its locks.
-    """
-    ours: list[int] = []
-    with suppress(FileNotFoundError):  # another kind of file system, or no /proc
-        index = path.with_name(path.name + "-shm").stat()
-        for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - names, not paths
-            with suppress(OSError):  # that of the list itself
-                ours += [fd] * os.path.samestat(os.fstat(fd), index)
-    for fd in ours:
-        os.posix_fallocate(fd, 0, _INDEX_BYTES)

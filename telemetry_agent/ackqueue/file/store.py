@@ -111,7 +111,7 @@ class Store:
     def __init__(self, path: Path, connect: Connect | None) -> None:
         """Open or make the file. Without ``connect`` it is only read, and nothing changes."""
         self.path = path
-        self._connection = open_database(path, connect)
+        self._connection, self._opened = open_database(path, connect)
         self._failed_reads = 0
 
     def load(self) -> Loaded:
@@ -251,7 +251,7 @@ class Store:
     def close(self) -> None:
         """Copy the log back and close the file. If that is refused, the log stays."""
         with self._refusing("close"):
-            self._connection.close()
+            self._opened.close()
 
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:
