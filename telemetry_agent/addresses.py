@@ -18,7 +18,7 @@ from itertools import chain, zip_longest
 from typing import Any, Literal, NamedTuple
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import refusal
+from telemetry_agent.errors import limit_reached
 from telemetry_agent.tasks import Bell, started
 
 LOOK_UP_S = 5.0
@@ -73,7 +73,7 @@ def look_up_error(host: str, error: Exception) -> UnreachableError:
         return UnreachableError(f"name {host} does not resolve", "no-name")
     if number == socket.EAI_AGAIN:
         return UnreachableError(f"no name server answers for {host}", "no-name-server")
-    why: object = refusal(error) or getattr(error, "strerror", error)
+    why: object = limit_reached(error) or getattr(error, "strerror", error)
     return UnreachableError(f"cannot look up {host}: {why}")
 
 

@@ -29,7 +29,7 @@ from telemetry_agent.addresses import (
     look_up_error,
 )
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import refusal
+from telemetry_agent.errors import limit_reached
 
 CONNECT_S = 5.0
 """The limit for all addresses of a name together, counted from the first attempt."""
@@ -259,7 +259,7 @@ def _cause(number: int, *, at_once: bool) -> _Cause:
     if number == errno.ETIMEDOUT:
         return "silent", f"no connection to {{}} within {CONNECT_S:g} s"
     why = os.strerror(number)
-    return "other", f"no connection to {{}}: {refusal(why) or why}"
+    return "other", f"no connection to {{}}: {limit_reached(why) or why}"
 
 
 def _error(failed: Mapping[Address, _Cause]) -> UnreachableError:

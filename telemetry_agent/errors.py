@@ -102,7 +102,7 @@ _SHORT_OF_MEMORY = (
 )
 
 
-def refusal(error: BaseException | str) -> ResourceError | None:
+def limit_reached(error: BaseException | str) -> ResourceError | None:
     """What to report if ``error``, or a traceback as text, means that a limit was reached.
 
     It is the limit of memory, threads or file descriptors. An import without memory fails by what

@@ -72,7 +72,7 @@ class Contents:
                 shared.oldest_ms,
                 file_bytes,
                 full=self._bounds.full,
-                refusal=shared.writer.refusal,
+                disk_error=shared.writer.disk_error,
             )
 
     def takes_more(self, ring: Callable[[], None]) -> bool:
@@ -110,14 +110,14 @@ class Contents:
         with shared.lock:
             return shared.ledger.pending(last_row) + shared.writer.pending(last_row)
 
-    def refusal(self, last_row: int = 0) -> StorageError | None:
+    def disk_error(self, last_row: int = 0) -> StorageError | None:
         """Why the disk refuses to write, if all pending fixes up to that place are in memory.
 
         Without a place: in any case. ``None``: it does not refuse.
         """
         shared = self.shared
         with shared.lock:
-            return None if shared.ledger.pending(last_row) else shared.writer.refusal
+            return None if shared.ledger.pending(last_row) else shared.writer.disk_error
 
     def newest(self, limit: int) -> list[Record]:
         """The newest fixes on disk, whatever became of them, the newest first.

@@ -107,7 +107,7 @@ class AckQueue:
         contents = Contents(shared, bounds)
         # These are methods of the queue too: what only looks, what people do by hand, the upkeep.
         self.stats, self.pending, self.places = contents.stats, contents.pending, contents.places
-        self.refusal = contents.refusal
+        self.disk_error = contents.disk_error
         self.newest, self.newest_ms = contents.newest, contents.newest_ms
         self.last_row, self.after, self.stored = contents.last_row, contents.after, contents.stored
         self.takes_more, self.numbering = contents.takes_more, contents.numbering
@@ -178,9 +178,9 @@ class AckQueue:
             StorageError: The disk refused. Nothing is lost; it is tried again.
         """
         with self.shared.opened():
-            refusal = self.shared.write(at_once=True)
-        if refusal is not None:
-            raise refusal
+            disk_error = self.shared.write(at_once=True)
+        if disk_error is not None:
+            raise disk_error
 
     def lease(
         self,
@@ -404,12 +404,12 @@ def _close(shared: SharedState) -> None:
         with shared.lock:
             if not shared.end():
                 return
-        refusal = shared.write(at_once=True)
+        disk_error = shared.write(at_once=True)
         shared.close()
-    if refusal is not None:
+    if disk_error is not None:
         count = shared.writer.uncommitted
         lost = f"; {counted(count, 'fix is', 'fixes are')} lost, which waited in memory"
-        raise StorageError(f"{refusal}{lost * bool(count)}")
+        raise StorageError(f"{disk_error}{lost * bool(count)}")
 
 
 def _end(shared: SharedState) -> None:

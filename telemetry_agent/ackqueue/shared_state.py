@@ -264,21 +264,21 @@ class SharedState:
         While it refuses, one write a second is tried in all, except those that must be ``at_once``.
         """
         assert self.disk.locked()
-        if not at_once and (refused := self.writer.refusal_now()) is not None:
+        if not at_once and (refused := self.writer.disk_error_now()) is not None:
             self._find_oldest()
             return refused
-        refusal = self.file.damage or self.writer.write(self.store)
-        if isinstance(refusal, UnusableError):
-            refusal = self.replace(refusal)
+        disk_error = self.file.damage or self.writer.write(self.store)
+        if isinstance(disk_error, UnusableError):
+            disk_error = self.replace(disk_error)
         for _ in range(_RELIEFS):
-            if not isinstance(refusal, FullError) or not self._relieve():
+            if not isinstance(disk_error, FullError) or not self._relieve():
                 break
-            refusal = self.writer.write(self.store)
-        self.writer.report(refusal)
+            disk_error = self.writer.write(self.store)
+        self.writer.report(disk_error)
         self._find_oldest()
-        if refusal is None and self._waiting_for_room:
+        if disk_error is None and self._waiting_for_room:
             self.ring_for_room()
-        return refusal
+        return disk_error
 
     def read(self, *ranges: tuple[int, int], limit: int = ABOVE_ALL) -> list[Row]:
         """Read rows; see ``Store.read``. Raises as ``ask``."""
@@ -354,10 +354,10 @@ class SharedState:
                 self.ledger.streams.begin(row[0], row[STREAM], row[SEQ])
             self._draw_stream()
         self.ring()
-        refusal = self.writer.write(self.store)
-        if refusal is None:  # until then the old summary helps a start to count what is missing
+        disk_error = self.writer.write(self.store)
+        if disk_error is None:  # until then the old summary helps a start to count what is missing
             self.write_summary()
-        return refusal
+        return disk_error
 
     def write_summary(self, *, clean: bool = False) -> None:
         """Write beside the file what is in it, for the case that it is found empty."""

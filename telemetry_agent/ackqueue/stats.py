@@ -62,7 +62,7 @@ def count(
     file_bytes: int,
     *,
     full: bool,
-    refusal: StorageError | None = None,
+    disk_error: StorageError | None = None,
 ) -> QueueStats:
     """Sum up a ledger; the cost grows with the number of different marks only."""
     states: Counter[State] = Counter()
@@ -85,7 +85,7 @@ def count(
         file_bytes=file_bytes,
         full=full,
         carrying_over=ledger.away.any,
-        disk_error=None if refusal is None else str(refusal),
+        disk_error=None if disk_error is None else str(disk_error),
     )
 
 

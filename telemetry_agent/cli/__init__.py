@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from telemetry_agent.errors import AgentError, StorageError, refusal
+from telemetry_agent.errors import AgentError, StorageError, limit_reached
 
 if TYPE_CHECKING:
     from telemetry_agent.doctor.page_doctor import PageDoctor
@@ -28,7 +28,7 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
-        known = error if isinstance(error, AgentError) else refusal(error)
+        known = error if isinstance(error, AgentError) else limit_reached(error)
         if isinstance(error, UnicodeEncodeError):
             known = AgentError(
                 f"the locale (encoding {error.encoding}) has no such file name: {error.object!r}",

@@ -23,7 +23,7 @@ from telemetry_agent.errors import (
     ConfigError,
     ResourceError,
     UnreadableConfigError,
-    refusal,
+    limit_reached,
 )
 
 
@@ -60,7 +60,7 @@ def load(path: Path | None, *, fall_back: bool = False) -> LoadedConfig:
     try:
         done = run_module(__name__, *args, close_fds=False)  # the config may be a pipe of the shell
     except OSError as error:
-        raise refusal(error) or ResourceError(
+        raise limit_reached(error) or ResourceError(
             f"config: cannot start {sys.executable} to read it: {error.strerror}"
         ) from None
     if done.returncode:
@@ -69,7 +69,7 @@ def load(path: Path | None, *, fall_back: bool = False) -> LoadedConfig:
         end = f"ended with {done.returncode}{last and ': '}{last}"
         if done.returncode < 0:
             end = f"was killed: {signal.strsignal(-done.returncode)}"
-        raise refusal(said) or ResourceError(f"config: the process that reads it {end}")
+        raise limit_reached(said) or ResourceError(f"config: the process that reads it {end}")
     version, _, pickled = done.stdout.partition(b"\n")
     if version != __version__.encode():
         raise ResourceError(

@@ -185,7 +185,9 @@ class Agent:
         Or another disk was mounted over it, and accepts files. If it does not, that is reported.
         """
         # Away from a state directory that refuses files; back when it accepts them again.
-        refused = queue_place.refusal(self.settings.queue.path, needs_room=self._is_in_runtime())
+        refused = queue_place.why_unusable(
+            self.settings.queue.path, needs_room=self._is_in_runtime()
+        )
         if self.is_covered and self.queue.shared.file.is_covered:  # it can be mounted again by now
             if refused is not None and self._covered is None:
                 said = (

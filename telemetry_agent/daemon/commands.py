@@ -138,7 +138,7 @@ def _changed(
     def answer(queue: AckQueue, asked: Asked) -> Answers:
         count = change(queue, asked)
         yield {done: count}
-        if (refused := queue.refusal()) is not None:
+        if (refused := queue.disk_error()) is not None:
             raise StorageError(f"{counted(count, 'fix')} {done} in memory only: {refused}", _UNDONE)
 
     return answer

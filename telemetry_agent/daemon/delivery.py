@@ -175,7 +175,8 @@ class Delivery:
         bell.clear()
         self._uploader.task.hurry()
         while True:
-            refusal = self._queue.refusal(last_row)  # first: what is pending was in memory then
+            # First, because what is pending was in memory then.
+            disk_error = self._queue.disk_error(last_row)
             pending = self._queue.pending(last_row)
             now = self._keeper.status
             delivered = now.delivered - start.delivered
@@ -188,9 +189,9 @@ class Delivery:
             if not pending:
                 return
             waiting = counted(pending, "fix waits", "fixes wait")
-            if refusal is not None:
+            if disk_error is not None:
                 raise StorageError(
-                    f"{waiting} in memory: {refusal.message}",
+                    f"{waiting} in memory: {disk_error.message}",
                     "`sudo telemetry-agent doctor` shows why",
                 )
             if now.delivered != before.delivered:

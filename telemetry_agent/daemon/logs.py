@@ -33,7 +33,7 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Literal
 
-from telemetry_agent.errors import counted, refusal
+from telemetry_agent.errors import counted, limit_reached
 from telemetry_agent.fields import rfc3339
 from telemetry_agent.secrecy import masked
 from telemetry_agent.tasks import started
@@ -112,7 +112,7 @@ class _Text(logging.Formatter):
     def parts(self, record: logging.LogRecord) -> tuple[str, str]:
         """The message, and the traceback; that is empty if a limit was reached."""
         crash = record.exc_info and record.exc_info[1]
-        short = crash and refusal(crash)
+        short = crash and limit_reached(crash)
         message = record.getMessage() + (f": {short}" if short else "")
         trace = self.formatException(record.exc_info) if record.exc_info and not short else ""
         return masked(message, self._secrets), masked(trace, self._secrets)

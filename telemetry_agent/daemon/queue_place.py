@@ -60,7 +60,7 @@ def open_queue(queue: QueueSettings, clock: Clock) -> AckQueue:
     )
 
 
-def refusal(queue_path: Path, *, needs_room: bool = False) -> Advice | None:
+def why_unusable(queue_path: Path, *, needs_room: bool = False) -> Advice | None:
     """Why the queue cannot be used; ``None``: it can, or its disk is only full.
 
     ``needs_room``: a full disk is a reason too.
@@ -121,7 +121,7 @@ def open_others(path: Path) -> Iterator[AckQueue]:
 
 def keep_in_runtime(queue: AckQueue) -> None:
     """Put what its disk refuses into the runtime directory, where the next start finds it."""
-    elsewhere, refused = runtime_queue(), queue.refusal()
+    elsewhere, refused = runtime_queue(), queue.disk_error()
     if elsewhere is None or elsewhere == queue.path or refused is None:
         return
     if not queue.stats().uncommitted:
@@ -147,7 +147,7 @@ def place(queue: QueueSettings) -> tuple[QueueSettings, StorageView | None]:
     queue = replace(queue, path=place_of(queue.path))
     try:
         make_directories(queue.path)
-        refused = refusal(queue.path)
+        refused = why_unusable(queue.path)
     except StorageError as error:
         refused = Advice(error.message)
     if refused is not None:

@@ -31,7 +31,7 @@ from telemetry_agent.errors import (
     ResourceError,
     ask_for_memory,
     counted,
-    refusal,
+    limit_reached,
     refused_thread,
 )
 from telemetry_agent.page.agent_view import Doctor
@@ -247,7 +247,7 @@ class Service:
         try:
             done.result()
         except OSError as error:
-            raise refusal(error) or ResourceError(
+            raise limit_reached(error) or ResourceError(
                 f"the system refuses what the agent needs: {error.strerror}"
             ) from error
         return True

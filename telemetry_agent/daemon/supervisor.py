@@ -72,11 +72,11 @@ class Supervised(Generic[T]):
             self._has_run, self.is_refused = True, False
             return
         self._prepare()  # a thread that was refused cannot be started again
-        refusal = refused_thread(f"the {self.name}")
+        error = refused_thread(f"the {self.name}")
         if self._records and not self._has_run:
-            raise refusal
+            raise error
         if not self.is_refused:
-            log.error("%s; it is tried again: %s", refusal.message, refusal.remedy)
+            log.error("%s; it is tried again: %s", error.message, error.remedy)
         self.is_refused = True
 
     def restart(self, timeout_s: float) -> None:

@@ -86,7 +86,7 @@ class AccessPolicy:
         self._pass = "" if token is None else _pass(token)
         self._wrong = WrongTokens()
 
-    def refusal(
+    def denial(
         self, method: str, path: str, headers: Headers, peer: str = "", now_s: float = 0.0
     ) -> Response | None:
         """The answer to a request that is not admitted; ``None``: it is.
@@ -118,7 +118,7 @@ class AccessPolicy:
         return _login_page() if path == "/" else PlainTextResponse(needed, 401)
 
     def login(self, token: str, headers: Headers, peer: str = "", now_s: float = 0.0) -> Response:
-        """The answer to a viewer who typed this token: the page with a cookie, or a refusal."""
+        """The answer to a viewer who typed this token: the page with a cookie, or why not."""
         if refused := self._check(token, peer, now_s):
             return _login_page(refused)
         # Relative, because behind a proxy the page may have any path.
@@ -197,14 +197,14 @@ def guarded(app: ASGIApp, access: AccessPolicy, policy: str) -> ASGIApp:
             await send(message)
 
         headers = dict(MutableHeaders(scope=scope))
-        refusal: Response | None
+        denied: Response | None
         if {"content-length", "transfer-encoding"} <= headers.keys():
             # RFC 9112, 6.3: a part of what a proxy takes for the body may be a request here.
-            refusal = PlainTextResponse("One length is enough.", 400, {"Connection": "close"})
+            denied = PlainTextResponse("One length is enough.", 400, {"Connection": "close"})
         else:
-            refusal = access.refusal(scope["method"], scope["path"], headers, *peer_and_time(scope))
+            denied = access.denial(scope["method"], scope["path"], headers, *peer_and_time(scope))
         with suppress(asyncio.CancelledError):  # the page ends
-            await (refusal or app)(scope, receive, secured)
+            await (denied or app)(scope, receive, secured)
 
     return answered
 

@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from telemetry_agent.addresses import bracketed, is_loopback
-from telemetry_agent.errors import ConfigError, refusal
+from telemetry_agent.errors import ConfigError, limit_reached
 from telemetry_agent.page.agent_view import AgentView
 from telemetry_agent.page.libraries import server_missing
 from telemetry_agent.secrecy import or_credential, read_secret
@@ -90,7 +90,7 @@ class Page(Task):
 
             listener = bound(host, port)
         except (ConfigError, OSError) as error:
-            self._fault = str(refused := refusal(error) or error)
+            self._fault = str(refused := limit_reached(error) or error)
             if isinstance(refused, OSError):
                 self._fault = f"page.listen: {bracketed(host)}:{port}: {refused.strerror or error}"
             if isinstance(refused, PermissionError):

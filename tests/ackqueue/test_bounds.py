@@ -605,8 +605,8 @@ def test_a_folder_that_is_gone_is_an_error_of_the_disk(tmp_path: Path) -> None:
         assert queue.stats().uncommitted == 1
         disk.refuses = "never"
         with queue.shared.disk:
-            refusal = queue.shared.replace(UnusableError("as if damaged"))
-        assert "cannot read the folder" in str(refusal)
+            disk_error = queue.shared.replace(UnusableError("as if damaged"))
+        assert "cannot read the folder" in str(disk_error)
         gone.rename(path.parent)
 
 

@@ -84,12 +84,12 @@ def test_while_the_disk_refuses_what_is_on_it_can_still_be_delivered(
     queue.put(fix_at(1), "a")
     Committer(queue).step(clock.advance(2))
     last_row = queue.last_row()
-    assert (queue.pending(last_row), queue.refusal(last_row)) == (2, None)
+    assert (queue.pending(last_row), queue.disk_error(last_row)) == (2, None)
     batch = queue.lease(10, live_first=False)
     assert batch is not None
     queue.ack(batch)
     assert queue.pending(last_row) == 1
-    assert "disk I/O error" in str(queue.refusal(last_row))
+    assert "disk I/O error" in str(queue.disk_error(last_row))
 
 
 def test_a_backlog_that_is_too_old_is_given_up_soon_after_the_start(

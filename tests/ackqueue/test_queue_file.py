@@ -392,9 +392,9 @@ def test_of_a_disk_that_is_mounted_over_the_queue_nothing_is_touched(tmp_path: P
             queue.stay_in_place()
             carry_over(queue)
             with queue.shared.disk:
-                refusal = queue.shared.replace(UnusableError("damaged again"))
-            assert refusal is not None
-            assert "another disk is mounted over it" in str(refusal)
+                disk_error = queue.shared.replace(UnusableError("damaged again"))
+            assert disk_error is not None
+            assert "another disk is mounted over it" in str(disk_error)
             assert content == {file.name: file.read_bytes() for file in folder.iterdir()}
             assert damage.recover(path).delivered == theirs
         finally:

@@ -18,5 +18,5 @@ def refuse_or_hang(queue_path: Path, **_: bool) -> Advice:
     return Advice(f"{queue_path.parent}: read-only file system")
 
 
-queue_place.refusal = refuse_or_hang
+queue_place.why_unusable = refuse_or_hang
 main()

@@ -10,8 +10,8 @@ SAME = OURS | {"sec-fetch-site": "same-origin", "origin": "http://127.0.0.1:8077
 
 
 def status(policy: AccessPolicy, method: str, path: str, headers: dict[str, str]) -> int:
-    refusal = policy.refusal(method, path, headers)
-    return 200 if refusal is None else refusal.status_code
+    denied = policy.denial(method, path, headers)
+    return 200 if denied is None else denied.status_code
 
 
 def cookie_of(policy: AccessPolicy, token: str, headers: dict[str, str]) -> str | None:
@@ -184,7 +184,7 @@ def test_behind_a_proxy_the_names_of_the_config_are_its_own(
     headers = {"host": host, "origin": origin, "sec-fetch-site": "same-origin"}
     assert status(policy, "POST", "/login", headers) == expected
     if expected != 200:  # the proxy may be the user's own
-        refused = policy.refusal("POST", "/login", headers)
+        refused = policy.denial("POST", "/login", headers)
         assert refused is not None
         assert b"page.names" in bytes(refused.body)
 

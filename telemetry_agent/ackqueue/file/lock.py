@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from telemetry_agent.ackqueue.file.schema import place_of, refusal
+from telemetry_agent.ackqueue.file.schema import place_of, storage_error
 from telemetry_agent.ackqueue.row_states import StreamRun
 from telemetry_agent.disks import mount_of
 from telemetry_agent.errors import QueueLockedError
@@ -128,7 +128,7 @@ def _take(queue_path: Path) -> int:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise refusal(f"cannot open the lock file {path}", error) from error
+        raise storage_error(f"cannot open the lock file {path}", error) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -137,7 +137,7 @@ def _take(queue_path: Path) -> int:
         raise held from error
     except OSError as error:  # a network file system can be without locks
         os.close(fd)
-        raise refusal(f"cannot lock {path}", error) from error
+        raise storage_error(f"cannot lock {path}", error) from error
     return fd
 
 

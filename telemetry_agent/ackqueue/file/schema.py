@@ -206,7 +206,7 @@ def open_database(path: Path, connect: Connect | None) -> tuple[sqlite3.Connecti
             prepare(connection, path)
             return connection, stack.pop_all()
     except FAILURES as error:
-        raise refusal(f"cannot open the queue {path}", error, opening=True) from error
+        raise storage_error(f"cannot open the queue {path}", error, opening=True) from error
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
@@ -217,7 +217,7 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     return connect(f"{path.absolute().as_uri()}?mode=ro&{mode}", uri=True)
 
 
-def refusal(what: str, error: Exception, *, opening: bool = False) -> StorageError:
+def storage_error(what: str, error: Exception, *, opening: bool = False) -> StorageError:
     """What to raise when the system or SQLite refuses something: one of ``FAILURES``.
 
     Args:
@@ -276,7 +276,9 @@ def make_directories(path: Path) -> None:
             folder.mkdir(exist_ok=True)
             sync_directory(folder.parent)
     except OSError as error:
-        raise refusal(f"cannot make the folder {error.filename} for the queue", error) from error
+        raise storage_error(
+            f"cannot make the folder {error.filename} for the queue", error
+        ) from error
 
 
 def _check_kind(connection: sqlite3.Connection, path: Path) -> int:

@@ -34,7 +34,7 @@ from telemetry_agent.ackqueue.file.schema import (
     create_file,
     open_database,
     primary_code,
-    refusal,
+    storage_error,
 )
 from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span
 from telemetry_agent.ackqueue.row_states import (
@@ -142,7 +142,9 @@ class Store:
             newest = self._connection.execute(_SELECT_BEFORE, (ABOVE_ALL, 2)).fetchall()
         except FAILURES as error:
             self.close()
-            raise refusal(f"cannot open the queue {self.path}", error, opening=True) from error
+            raise storage_error(
+                f"cannot open the queue {self.path}", error, opening=True
+            ) from error
         if None in streams:
             damage = damage or "a record of its streams"
         if newest and not is_sound(newest[0]):  # nothing else proves its number
@@ -167,7 +169,7 @@ class Store:
                 self.path.parent, _LOG_GROWTH_BYTES
             ):
                 raise FullError(f"{what}: disk quota exceeded") from error
-            raise refusal(what, error) from error
+            raise storage_error(what, error) from error
 
     def read(self, ranges: Iterable[tuple[int, int]], limit: int = ABOVE_ALL) -> list[Row]:
         """The first rows with these numbers that are there, in order, damaged or not."""
@@ -258,13 +260,13 @@ class Store:
         try:
             yield
         except FAILURES as error:
-            raise refusal(f"cannot {what} the queue {self.path}", error) from error
+            raise storage_error(f"cannot {what} the queue {self.path}", error) from error
 
     def _select(self, sql: str, parameters: tuple[int, ...]) -> list[Row]:
         try:
             return self._connection.execute(sql, parameters).fetchall()
         except FAILURES as error:
-            refused = refusal(f"cannot read the queue {self.path}", error)
+            refused = storage_error(f"cannot read the queue {self.path}", error)
             # A sector that cannot be read any more must not keep all others from being sent. So
             # a read that succeeds in between does not reset the count.
             self._failed_reads += primary_code(error) == sqlite3.SQLITE_IOERR

@@ -39,8 +39,8 @@ class Writer:
     """Collects rows, and writes them together with the ledger's changes.
 
     ``write`` and ``report`` are for the holder of the disk lock. Any thread may ask for
-    ``refusal``, ``refused`` and ``refusal_now``, and the holder of the disk lock for ``placed``;
-    everything else is for the holder of ``lock``.
+    ``disk_error``, ``refused`` and ``disk_error_now``, and the holder of the disk lock for
+    ``placed``; everything else is for the holder of ``lock``.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Writer:
         self._moving = 0  # how many rows that are moved it holds
         self._trouble = Trouble(log, clock)
         self._lost_in_memory = 0  # since memory was full
-        self.refusal: StorageError | None = None
+        self.disk_error: StorageError | None = None
         """Why the disk refused the last write."""
         self._retry_at_s = 0.0
 
@@ -142,17 +142,17 @@ class Writer:
     @property
     def refused(self) -> bool:
         """Whether the disk refused the last write."""
-        return self.refusal is not None
+        return self.disk_error is not None
 
-    def refusal_now(self) -> StorageError | None:
+    def disk_error_now(self) -> StorageError | None:
         """Why the disk refused, until it is time to try again."""
-        if self.refusal is None or self._clock.monotonic_s() >= self._retry_at_s:
+        if self.disk_error is None or self._clock.monotonic_s() >= self._retry_at_s:
             return None
-        return self.refusal
+        return self.disk_error
 
     def due_s(self, commit_every_s: float) -> float | None:
         """When to write next, by the monotonic clock; ``None``: nothing waits."""
-        if self.refusal is not None:
+        if self.disk_error is not None:
             return self._retry_at_s
         return self._pending[0][0] + commit_every_s if self._pending else None
 
@@ -184,21 +184,21 @@ class Writer:
                 break
         return None
 
-    def report(self, refusal: StorageError | None) -> None:
+    def report(self, disk_error: StorageError | None) -> None:
         """Log and ring for the first refusal, and when the disk writes again.
 
         It does not ring for the others: a watcher may try at once, and cause the next.
         """
-        if not (refusal or self.refused or self._lost_in_memory):
+        if not (disk_error or self.refused or self._lost_in_memory):
             return
         with self._lock:
-            changes = self.refused is not (refusal is not None)
-            self.refusal = refusal
-            if refusal is not None:
+            changes = self.refused is not (disk_error is not None)
+            self.disk_error = disk_error
+            if disk_error is not None:
                 self._retry_at_s = self._clock.monotonic_s() + _RETRY_S
-        if refusal is not None:
+        if disk_error is not None:
             self._trouble.failed(
-                f"{refusal}. Fixes wait in memory; it is tried again each second",
+                f"{disk_error}. Fixes wait in memory; it is tried again each second",
                 kind="refused",
                 level=logging.ERROR,
                 fields={"STATE": "refused"},

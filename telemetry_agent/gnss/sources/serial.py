@@ -20,7 +20,7 @@ from pathlib import Path
 import serial
 
 from telemetry_agent.clock import Clock
-from telemetry_agent.errors import Advice, SourceError, in_shell, refusal
+from telemetry_agent.errors import Advice, SourceError, in_shell, limit_reached
 from telemetry_agent.gnss.sources import BusyError, ForbiddenError, Source
 from telemetry_agent.gnss.sources.machine import candidate, explain, holder, how_to_permit
 from telemetry_agent.gnss.sources.on_connect import OnConnect
@@ -277,7 +277,7 @@ class SerialSource(Source):
                     f"{self.name} is not a serial port",
                     "name the receiver's device, such as /dev/ttyACM0",
                 )
-        why = refusal(error) or SourceError(str(error))
+        why = limit_reached(error) or SourceError(str(error))
         return SourceError(f"{self.name} cannot be opened: {why.message}", why.remedy)
 
 
