@@ -294,8 +294,8 @@ def result_of(act: Callable[[], T], name: str) -> Future[T] | None:
     return result if started(run, name) else None
 
 
-def within(timeout_s: float, act: Callable[[], object]) -> None:
-    """Call ``act`` in a thread; return when it has ended, or after ``timeout_s``.
+def within(timeout_s: float | None, act: Callable[[], object]) -> None:
+    """Call ``act`` in a thread; return when it has ended, or after ``timeout_s`` if that is given.
 
     A StorageError is logged. If the system refuses the thread, ``act`` is called in this one: at a
     stop, late is better than never.

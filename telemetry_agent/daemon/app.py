@@ -36,7 +36,8 @@ from telemetry_agent.upload.reports import AgentReports
 log = logging.getLogger(__name__)
 
 # The limits at a stop, of a task and of work on the disk. Few of them are ever reached in one stop;
-# the service ends the process in time in any case (``service._STOP_S``).
+# the service ends the process in time in any case (``service._STOP_S``). So the last step has none:
+# a card may take seconds to sync while the machine shuts down.
 _TASK_S = 0.5
 _DISK_S = 1.0
 _COPY_S = 4.0
@@ -158,10 +159,11 @@ class Agent:
         waiting: list[Row] = []
         if moves:
             waiting = self.queue.hand_over()
+            if not self.is_covered:
+                within(_DISK_S, self.queue.close)
         else:
             within(_COPY_S, lambda: queue_place.keep_in_runtime(self.queue))
-        if not (moves and self.is_covered):
-            within(_DISK_S, self.queue.close)
+            within(None, self.queue.close)
         logging.getLogger("telemetry_agent").removeHandler(self._log_tail)
         return waiting
 

@@ -210,13 +210,18 @@ class Service:
             log.info("stopping on %s", self._end_signal.name)
         if agent is not None and started:
             started = self._run_in_worker("the stop", agent.stop)
+        lost = ""
         if agent is not None:
             stats = agent.queue.stats()
+            if stats.uncommitted:
+                lost = f"; at most {counted(stats.uncommitted, 'fix is', 'fixes are')} lost"
             waiting = counted(stats.ready + stats.unack, "fix waits", "fixes wait")
+            if not started or stats.disk_error is not None:  # it may hold other rows than memory
+                waiting = "what is on the disk waits"
             log.info("stopped: %s for the next start", waiting)
         status = _EX_SOFTWARE if gave_up else 0
         if not started:
-            log.error("a disk or a file system hangs: the process ends without it")
+            log.error("a disk or a file system hangs: the process ends without it%s", lost)
             logs.standard_error().end()
             os._exit(status)  # the interpreter would wait for the thread that hangs
         return status

@@ -15,7 +15,7 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
 from telemetry_agent.config import loader
 from telemetry_agent.config.settings import QueueSettings
-from telemetry_agent.daemon import queue_place
+from telemetry_agent.daemon import app, queue_place
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import StorageError
 
@@ -65,6 +65,23 @@ def test_only_fixes_that_wait_in_memory_are_kept_there(tmp_path: Path, runtime: 
         assert kept.stats().ready == 2
     disk.refuses = "never"
     queue.close()
+
+
+def test_the_end_of_a_stop_is_as_long_as_the_disk_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app, "_DISK_S", 0.0)
+    disk = Disk()
+
+    def open_queue(placed: QueueSettings, clock: Clock) -> AckQueue:
+        return AckQueue(placed.path, connect=disk.connect, clock=clock)
+
+    monkeypatch.setattr(queue_place, "open_queue", open_queue)
+    agent = start(tmp_path)
+    put(agent.queue, 3)
+    disk.refuses = "full"
+    agent.stop()
+    assert "3 fixes are lost, which waited in memory" in caplog.text
 
 
 def test_a_disk_that_fails_when_the_queue_is_opened_is_left_until_the_next_start(
