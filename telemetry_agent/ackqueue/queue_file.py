@@ -8,7 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import QueueLock, lock_path
-from telemetry_agent.ackqueue.file.schema import Connect, UnusableError, make_directories
+from telemetry_agent.ackqueue.file.schema import (
+    Connect,
+    UnusableError,
+    index_of,
+    log_of,
+    make_directories,
+)
 from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.opening import open_file, say_set_aside
@@ -113,7 +119,7 @@ class QueueFile:
         """Of the file, its log and its index, as far as they are there."""
         path = self._path
         inodes: dict[Path, int] = {}
-        for file in (set_aside_files.log_of(path), set_aside_files.index_of(path), path):
+        for file in (log_of(path), index_of(path), path):
             with suppress(OSError):
                 inodes[file] = file.stat().st_ino
         return inodes

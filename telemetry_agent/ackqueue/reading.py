@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from telemetry_agent.ackqueue.file.lock import lock_path
 from telemetry_agent.ackqueue.file.rows import TIME_MS, Row, decode, is_sound
+from telemetry_agent.ackqueue.file.schema import index_of, log_of
 from telemetry_agent.ackqueue.file.store import ROWS_PER_READ, Store
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -140,7 +141,7 @@ def _with_reasons(
 @contextmanager
 def readable(path: Path) -> Iterator[Path]:
     """The queue, or a private copy of it during the block; raises as ``copied``."""
-    log, index = set_aside_files.log_of(path), set_aside_files.index_of(path)
+    log, index = log_of(path), index_of(path)
     for file in (path, log, index):
         # The owner of the folder can put a pipe there, which would block this process.
         if file.exists() and not file.is_file():
@@ -161,7 +162,7 @@ def copied(path: Path) -> Iterator[Path]:
         StorageError: it cannot be read, or the disk has too little room for the copy.
     """
     databases = [path, *set_aside_files.waiting(path)]
-    files = [*databases, *map(set_aside_files.log_of, databases), lock_path(path)]
+    files = [*databases, *map(log_of, databases), lock_path(path)]
     with TemporaryDirectory(prefix="telemetry-agent-") as folder:
         for file in files:
             with suppress(FileNotFoundError):

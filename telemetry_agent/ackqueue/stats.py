@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from telemetry_agent.ackqueue.file.schema import log_of
 from telemetry_agent.ackqueue.ledger import Ledger
 from telemetry_agent.ackqueue.row_states import State
 from telemetry_agent.errors import StorageError
@@ -92,7 +93,7 @@ def count(
 def size_on_disk(path: Path) -> int:
     """The bytes of the queue file and its log. Opens neither."""
     size = 0
-    for file in (path, path.with_name(path.name + "-wal")):
+    for file in (path, log_of(path)):
         with suppress(OSError):
             size += file.stat().st_size
     return size

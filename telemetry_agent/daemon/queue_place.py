@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from telemetry_agent.ackqueue.file.schema import make_directories, place_of
+from telemetry_agent.ackqueue.file.lock import lock_path
+from telemetry_agent.ackqueue.file.schema import log_of, make_directories, place_of
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -77,7 +78,7 @@ def why_unusable(queue_path: Path, *, needs_room: bool = False) -> Advice | None
             return Advice(_said(error), remedy)
     try:
         # The files are not opened: closing one would drop the locks that SQLite has on it.
-        for file in (queue_path.with_name(queue_path.name + end) for end in ("", "-wal", ".lock")):
+        for file in (queue_path, log_of(queue_path), lock_path(queue_path)):
             if file.exists() and not file.is_file():
                 return Advice(f"{file}: not a regular file", f"move it away, or {_ELSEWHERE}")
             if file.exists() and not os.access(file, os.R_OK | os.W_OK, effective_ids=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
-from telemetry_agent.ackqueue.file.schema import place_of
+from telemetry_agent.ackqueue.file.schema import index_of, log_of, place_of
 from telemetry_agent.ackqueue.reading import readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
@@ -122,8 +122,7 @@ class StorageChecks:
         if os.statvfs(folder).f_flag & os.ST_RDONLY:
             return None  # no right would help: the test of a write reports it
         who, path = self._agent.account, self._path
-        logs = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
-        files = [path, *logs, lock_path(path)]
+        files = [path, log_of(path), index_of(path), lock_path(path)]
         for target in files:
             if _exists(target) and not target.is_file():
                 said = f"{target} is not a regular file"

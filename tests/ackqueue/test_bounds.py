@@ -17,12 +17,11 @@ from fakes import FakeClock
 
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.file.rows import encode
-from telemetry_agent.ackqueue.file.schema import UnusableError, connect
+from telemetry_agent.ackqueue.file.schema import UnusableError, connect, log_of
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.limits.bounds import Ballast, Limits, WhenFull
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import runs
-from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
 from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Fix
@@ -77,7 +76,7 @@ def test_the_size_is_kept_to_and_each_fix_is_there_or_counted(
     with AckQueue(path, limits=limits) as queue:
 
         def look() -> None:
-            files = [path, set_aside_files.log_of(path), path.with_name("queue.db.ballast")]
+            files = [path, log_of(path), path.with_name("queue.db.ballast")]
             assert sum(file.stat().st_size for file in files) <= 4 * MIB
 
         record(queue, range(newest), driven, look)

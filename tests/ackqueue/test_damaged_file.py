@@ -9,9 +9,9 @@ from ackqueue import damage
 from ackqueue.damage import files, kill, used
 from ackqueue.queue_parts import lease, put, seqs
 
+from telemetry_agent.ackqueue.file.schema import log_of
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
-from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 
 
 @pytest.mark.parametrize("kind", [damage.header, damage.first_page, damage.root_page])

@@ -21,11 +21,10 @@ from ackqueue.recorded_disk import Op, RecordedDisk, Refusal
 
 from telemetry_agent.ackqueue.file import schema
 from telemetry_agent.ackqueue.file.lock import lock_path
-from telemetry_agent.ackqueue.file.schema import UnusableError, connect
+from telemetry_agent.ackqueue.file.schema import UnusableError, connect, log_of
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
-from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.row_states import Loaded
 from telemetry_agent.errors import StorageError
 

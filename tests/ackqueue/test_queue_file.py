@@ -16,13 +16,12 @@ from fakes import FakeClock
 
 from telemetry_agent.ackqueue.committer import Committer
 from telemetry_agent.ackqueue.file.lock import QueueLock, check_at_rest, lock_path
-from telemetry_agent.ackqueue.file.schema import UnusableError, connect
+from telemetry_agent.ackqueue.file.schema import UnusableError, connect, log_of
 from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.queue_file import QueueFile
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
-from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.errors import QueueLockedError, StorageError
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from ackqueue.queue_parts import put
 
+from telemetry_agent.ackqueue.file.schema import log_of
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import wal
-from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.recovery.wal import Log, read_log
 
 FRAME = 24 + 512

@@ -199,8 +199,7 @@ def open_database(path: Path, connect: Connect | None) -> tuple[sqlite3.Connecti
                     create_file(path)
                     # A log whose database is not on disk would be taken for that of a lost one.
                     sync_directory(path.parent)
-                index = path.with_name(path.name + "-shm")
-                stack.callback(os.close, log_index.hold(index, ballast_of(path)))
+                stack.callback(os.close, log_index.hold(index_of(path), ballast_of(path)))
                 connection, prepare = connect(path), _prepare
             stack.callback(connection.close)
             prepare(connection, path)
@@ -212,8 +211,7 @@ def open_database(path: Path, connect: Connect | None) -> tuple[sqlite3.Connecti
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     # Without a log there is nothing to lock and no index to make. An existing index is not written:
     # where no process uses it, SQLite does not trust it, and makes its own in memory.
-    log, index = (path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
-    mode = f"readonly_shm={index:d}" if log else "immutable=1"
+    mode = f"readonly_shm={index_of(path).exists():d}" if log_of(path).exists() else "immutable=1"
     return connect(f"{path.absolute().as_uri()}?mode=ro&{mode}", uri=True)
 
 
@@ -327,6 +325,16 @@ def _stand_in(connection: sqlite3.Connection, path: Path) -> None:
 def ballast_of(path: Path) -> Path:
     """The file beside the queue that keeps room for a full disk; see ``bounds``."""
     return path.with_name(path.name + ".ballast")
+
+
+def log_of(path: Path) -> Path:
+    """The log (write-ahead log) that SQLite keeps beside a database."""
+    return path.with_name(path.name + "-wal")
+
+
+def index_of(path: Path) -> Path:
+    """The index of that log, which SQLite maps into memory."""
+    return path.with_name(path.name + "-shm")
 
 
 def create_file(path: Path) -> None:

@@ -22,11 +22,10 @@ from telemetry_agent.ackqueue.file.rows import (
     read_mark,
     read_stream,
 )
-from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, is_newer
+from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, is_newer, log_of
 from telemetry_agent.ackqueue.generations import border_before, border_up_to, next_border
 from telemetry_agent.ackqueue.ranges import RangeMap, Span, runs
 from telemetry_agent.ackqueue.recovery.pages import leaf_records
-from telemetry_agent.ackqueue.recovery.set_aside_files import log_of
 from telemetry_agent.ackqueue.recovery.wal import content_of, page_of, read_log
 from telemetry_agent.ackqueue.row_states import RowState, State, StreamRun, without_reason
 

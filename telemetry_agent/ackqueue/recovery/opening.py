@@ -11,7 +11,13 @@ from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import UNKNOWN, QueueSummary
 from telemetry_agent.ackqueue.file.rows import Row
-from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, Connect, UnusableError, is_of_the_disk
+from telemetry_agent.ackqueue.file.schema import (
+    PAGE_BYTES,
+    Connect,
+    UnusableError,
+    is_of_the_disk,
+    log_of,
+)
 from telemetry_agent.ackqueue.file.store import Changes, Store
 from telemetry_agent.ackqueue.generations import border_up_to, is_border, next_border, spare_below
 from telemetry_agent.ackqueue.ranges import Span
@@ -59,7 +65,7 @@ def open_file(path: Path, connect: Connect, summary: QueueSummary) -> tuple[Stor
 def _lacks_its_end(path: Path, found: Log, summary: QueueSummary) -> bool:
     """Whether the end of what was recorded is gone with the log, or a part of it."""
     is_empty = _is_empty(path)
-    if found.frames or (set_aside_files.log_of(path).exists() and not is_empty):
+    if found.frames or (log_of(path).exists() and not is_empty):
         return found.end_is_lost
     # A queue that was not closed has a file and a log, unless the last one was just set aside: its
     # summary is there then, with rows of its own.

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from telemetry_agent.ackqueue.file.schema import ballast_of, create_file
+from telemetry_agent.ackqueue.file.schema import ballast_of, create_file, index_of, log_of
 from telemetry_agent.disks import sync_directory
 from telemetry_agent.errors import StorageError
 
@@ -22,16 +22,6 @@ Kind = Literal["damaged", "kept", "foreign"]
 KINDS: tuple[Kind, ...] = ("damaged", "kept", "foreign")
 
 rename, unlink = Path.rename, Path.unlink  # by these names the power-loss proof records them
-
-
-def log_of(path: Path) -> Path:
-    """The log (write-ahead log) that SQLite keeps beside a database."""
-    return path.with_name(path.name + "-wal")
-
-
-def index_of(path: Path) -> Path:
-    """The index of that log, which SQLite maps into memory."""
-    return path.with_name(path.name + "-shm")
 
 
 def waiting(path: Path) -> list[Path]:
@@ -100,12 +90,12 @@ def retire(path: Path, file: Path, kind: Kind | None) -> None:
     number = file.name.rpartition("-")[2]
     with _renaming(path):
         index_of(file).unlink(missing_ok=True)
-        for suffix in ("-wal", ""):
-            old = file.with_name(file.name + suffix)
+        for old in (log_of(file), file):
             with suppress(FileNotFoundError):
                 if kind is None:
                     unlink(old)
                 else:
+                    suffix = old.name.removeprefix(file.name)
                     rename(old, path.with_name(f"{path.name}.{kind}-{number}{suffix}"))
 
 

@@ -26,8 +26,7 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from telemetry_agent.ackqueue.file.schema import PAGE_BYTES
-from telemetry_agent.ackqueue.recovery.set_aside_files import index_of, log_of
+from telemetry_agent.ackqueue.file.schema import PAGE_BYTES, index_of, log_of
 
 Pair = tuple[int, int]
 
