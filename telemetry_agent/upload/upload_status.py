@@ -146,7 +146,7 @@ class StatusKeeper:
             now_s,
             delivered=self.status.delivered + count,
             unknown_names=self.status.unknown_names + unknown_names,
-            last_delivery_s=now_s,
+            last_delivery_s=now_s if count else self.status.last_delivery_s,
             next_attempt_s=None,
         )
         self._trouble.over("delivering again", fields={"STATE": "ok"})

@@ -130,7 +130,8 @@ test("each station has its words and its tone", () => {
   assert.equal(network(state({ network: { word: "no-route" } })).value, "Network no-route");
   assert.equal(network(state({ network: { word: "unreachable" } })).value, "Network unreachable");
   assert.equal(plain(endpoint(state()).caption), "positions delivered · the last just now");
-  assert.equal(endpoint(state({ upload: { delivered: 0 } })).caption, "positions delivered"); // a report was
+  const nothing = { delivered: 0, last_delivery_s: undefined };
+  assert.equal(endpoint(state({ upload: nothing })).caption, "positions delivered");
   const complete = endpoint(state({ upload: { complete_until: "2026-11-23T12:35:19.000Z" } }));
   assert.match(complete.caption, /^positions delivered · complete until 2[34] Nov 2026, \d\d:\d\d · the last/);
   const today = endpoint(state({ upload: { complete_until: new Date().toISOString() } }));

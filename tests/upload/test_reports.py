@@ -173,7 +173,8 @@ def test_without_fixes_it_goes_alone_with_a_key_of_its_own(tmp_path: Path) -> No
         assert server.requests[0].json["stream"] == BATCH.stream
         keys = {request.headers["idempotency-key"] for request in server.requests}
         assert len(keys) == 2
-        assert made.uploader.status().delivered == 0
+        status = made.uploader.status()
+        assert (status.delivered, status.last_delivery_s) == (0, None)
         assert made.state == "ok"
         made.close()
 

@@ -105,7 +105,7 @@ export function endpoint(state) {
   const parts = [upload.delivered === 1 ? "position delivered" : "positions delivered"];
   if (upload.complete_until) parts.push(`complete until ${moment(Date.parse(upload.complete_until))}`);
   if (upload.state !== "ok") parts.push(`${upload.state} ${lasts(upload.state_s)}`);
-  else if (upload.delivered && upload.last_delivery_s !== undefined) parts.push(`the last ${ago(upload.last_delivery_s)}`);
+  else if (upload.last_delivery_s !== undefined) parts.push(`the last ${ago(upload.last_delivery_s)}`);
   const tone = { ok: "good", waiting: "stored", held: "bad" }[upload.state] ?? "away";
   return { tone, value: count(upload.delivered), caption: parts.join(" · ") };
 }
