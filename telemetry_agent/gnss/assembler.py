@@ -311,9 +311,6 @@ class Assembler:
         if epoch is None or not epoch.reports:
             self._order.began_within()  # the position came before the recording
             return  # without a position sentence, not even an instant without a fix
-        if self._eager:
-            last = epoch.messages[-1].tag
-            self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
         self._before_judged, self._judged = self._judged, epoch
         self._step_s = now_s - (self.judged_s or 0.0)
         self._closed_by, self.judged_s = by, now_s
@@ -321,6 +318,9 @@ class Assembler:
         self.used = [each for each in epoch.messages if isinstance(each, Gsa)] or self.used
         solution = Solution(epoch)
         trusted = solution.trusted
+        if self._eager and trusted is not None:  # without a fix some send fewer sentences
+            last = epoch.messages[-1].tag
+            self._cycle.ended(next(iter(epoch.seen)), last, epoch.seen[last])
         self.shared_talker.reported(trusted.position_e9 if trusted else None)
         self._judge(solution, now_s, fixes)
 

@@ -74,6 +74,24 @@ def test_the_last_sentence_of_the_cycle_is_learned_and_not_waited_for() -> None:
     assert decoder.due_s() is None
 
 
+def test_a_receiver_that_sends_fewer_sentences_without_a_fix_keeps_its_cycle() -> None:
+    decoder = live()
+    whole = [second(decoder, n, rmc(f"12350{n}"), gga(f"12350{n}")) for n in range(5)]
+    for n in range(10, 20):
+        assert second(decoder, n, rmc(f"1235{n}", status="V")) == []
+    whole += [second(decoder, n, rmc(f"1235{n}"), gga(f"1235{n}")) for n in range(20, 22)]
+    assert [fix.alt_mm for fixes in whole for fix in fixes] == [545_400] * 7
+    assert decoder.counts == {"no-fix": 10}
+
+
+def test_the_first_fix_does_not_end_where_a_cycle_without_a_fix_ended() -> None:
+    decoder = live()
+    for n in range(10, 20):
+        assert second(decoder, n, rmc(f"1235{n}", status="V"), VTG) == []
+    (fix,) = second(decoder, 20, gga("123520"), VTG, rmc("123520"))  # its date comes last
+    assert fix.alt_mm == 545_400
+
+
 def test_a_cycle_may_end_with_the_second_of_two_like_sentences() -> None:
     decoder = live()
     cycle = [second(decoder, n, rmc(f"12350{n}"), GSA, GSA) for n in range(6)]
