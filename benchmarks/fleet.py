@@ -133,6 +133,7 @@ class Wire:
         self._endpoint = region.endpoint
         self._clock = region.clock
         self.dialer = self.credentials = self  # as much of them, too
+        self.aborted = False
 
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:  # noqa: ARG002 - the interface's
         """Takes its time."""

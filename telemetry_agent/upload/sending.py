@@ -63,10 +63,9 @@ class Sender:
         reachability: Callable[[], Reachability],
         compression: CompressionSetting,
         sizing: Sizing,
-        route_changed: Callable[[], bool],
         clock: Clock,
     ) -> None:
-        """``route_changed``: whether the network has changed since the exchange began."""
+        """Nothing is sent yet."""
         self.expects_answers = True
         """Whether what got no answer before may get one now: the last exchange got one, or
         ``expect_answers`` was called since."""
@@ -77,7 +76,6 @@ class Sender:
         self._keeper = keeper
         self._reachability = reachability
         self._sizing = sizing
-        self._route_changed = route_changed
         self._clock = clock
         self._counted_bytes = transport.dialer.sent_bytes
 
@@ -203,7 +201,7 @@ class Sender:
         if answered:
             self._reachability().answered()
             return True
-        if not self._route_changed():
+        if not self._transport.dialer.aborted:
             self._reachability().doubt()
         return sent_bytes > 0
 
@@ -213,7 +211,7 @@ class Sender:
         return masked_outcome(outcome, self._transport.credentials.masked)
 
     def _lost(self, failure: NoAnswer, *, sent: bool) -> Outcome:
-        may_be_a_fix = sent and not self._route_changed()
+        may_be_a_fix = sent and not self._transport.dialer.aborted
         outcome = Deferred(
             failure.reason, failure.state, answered=False, sent=sent, may_be_a_fix=may_be_a_fix
         )

@@ -91,7 +91,6 @@ class Uploader(Task):
         self.max_step_s = 3 * policy.timeout_s + _STEP_SLACK_S
         self._queue = queue
         self._transport = transport
-        transport.dialer.rearm()  # the uploader before this one may have crashed and been closed
         self._policy = policy
         self._reachability = reachability
         self._missing = missing
@@ -104,7 +103,6 @@ class Uploader(Task):
         self._stepping = threading.Lock()
         self._closed = False
         self._returned_within_s: float | None = None
-        self._network_changed = False
         self._hurried = False
 
         self._leases = Leases(queue, wire_format.unfit, self._keeper)
@@ -123,7 +121,6 @@ class Uploader(Task):
             reachability=self._reachability,
             compression=policy.compression,
             sizing=self._sizing,
-            route_changed=lambda: self._network_changed,
             clock=self._clock,
         )
         self._outcomes = OutcomeHandler(self._leases, self._refusals, self._keeper, self._clock)
@@ -162,7 +159,6 @@ class Uploader(Task):
 
     def network_changed(self) -> None:
         """Drop the connection: there is another route, or none. Any thread may call."""
-        self._network_changed = True
         self._transport.dialer.abort()
 
     def hurry(self) -> None:
@@ -209,10 +205,9 @@ class Uploader(Task):
         """Take over what other threads have noted since the last step."""
         # Each note is cleared before it is acted on, and only if it was seen: so none that another
         # thread makes meanwhile is lost.
-        if self._network_changed:
-            self._network_changed = False
-            self._transport.drop_idle()
+        if self._transport.dialer.aborted:  # by ``network_changed``, or by an uploader that ended
             self._transport.dialer.rearm()
+            self._transport.drop_idle()
             self._sizing.path_changed()
         spread_s, hurried = self._returned_within_s, self._hurried
         if spread_s is None and not hurried:
@@ -317,7 +312,7 @@ class Uploader(Task):
         timeout_s = min(self._policy.timeout_s, _REPORT_TIMEOUT_S)
         outcome = self._sender.send_report(reports, timeout_s)
         lost = isinstance(outcome, Deferred) and not outcome.answered
-        if self._closed or (self._network_changed and lost):
+        if self._closed or (self._transport.dialer.aborted and lost):
             return 0  # the agent ended it, which shows nothing about the endpoint
         now_s = self._clock.monotonic_s()
         next_s = reports.ended(now_s, outcome)
@@ -361,7 +356,7 @@ class Uploader(Task):
         return wait_s
 
     def _later(self, deferred: Deferred, device: str, *, backlog: bool) -> float | None:
-        if not deferred.answered and self._network_changed:
+        if not deferred.answered and self._transport.dialer.aborted:
             # The old route ended it, which shows nothing about the new one.
             self._release()
             return 0

@@ -21,7 +21,7 @@ from misbehaving import (
     reset,
     says,
 )
-from upload.upload_parts import BACKOFF_MAX_S, FakeWay, bench
+from upload.upload_parts import BACKOFF_MAX_S, FakeWay, Journey, bench
 from uploading import FIX
 
 from telemetry_agent.ackqueue.queue import AckQueue
@@ -251,6 +251,38 @@ def test_a_changed_network_drops_the_kept_connection(tmp_path: Path) -> None:
         b.put_backlog(1)
         b.work()
         assert b.server.connections == 2
+
+
+def test_a_network_that_changes_at_the_beginning_of_a_step_stops_no_later_request(
+    tmp_path: Path,
+) -> None:
+    with bench(tmp_path) as b:
+        abort = b.transport.dialer.abort
+
+        def abort_after_a_step() -> None:
+            b.step()
+            abort()
+
+        with mock.patch.object(b.transport.dialer, "abort", abort_after_a_step):
+            b.uploader.network_changed()
+        b.put_backlog(1)
+        b.work()
+        assert b.counts == (0, 0, 1, 0)
+
+
+def test_a_network_that_changes_while_a_crashed_uploader_is_built_again_stops_no_request(
+    tmp_path: Path,
+) -> None:
+    with Server() as server:
+        journey = Journey(server, tmp_path)
+        crashed = journey.uploader
+        crashed.close()
+        journey.uploader = journey.start()
+        crashed.network_changed()  # the monitor still has that one
+        journey.drive(60)
+        journey.close()
+        assert server.ledger
+        assert journey.uploader.status().failed_requests == 0
 
 
 def test_a_changed_network_ends_the_request_that_hangs_in_the_old_one(tmp_path: Path) -> None:
