@@ -101,12 +101,12 @@ class Service:
         # Before any thread starts: all of them inherit the mask, so only this one receives signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, self._every_s, self._every_s)
-        started = self._run_in_worker("the start", self._start)
-        while started and self._end_signal is None:
+        in_time = self._run_in_worker("the start", self._start)
+        while in_time and self._end_signal is None:
             if self._reload or (self._must_look and self._look.changed()):
                 self._reload = False
                 notify(RELOADING=1)
-                self._run_in_worker("the reload", self._apply)
+                in_time = self._run_in_worker("the reload", self._apply)
                 self._notify_ready()
             else:
                 self._receive()
@@ -115,8 +115,8 @@ class Service:
                 # Here, and not in ``_check``: now the worker neither starts nor ends a task.
                 self._agent.supervisor.start_refused()
                 if self._agent.may_move():
-                    self._run_in_worker("the move of the queue", self._move)
-        return self._end(started=started)
+                    in_time = self._run_in_worker("the move of the queue", self._move)
+        return self._end(in_time=in_time)
 
     def _start(self) -> None:
         config = self._load(fall_back=True)
@@ -200,7 +200,8 @@ class Service:
         self._agent = agent
         return agent
 
-    def _end(self, *, started: bool) -> int:
+    def _end(self, *, in_time: bool) -> int:
+        """Stop the agent, unless what the worker does now is past its time (not ``in_time``)."""
         agent = self._agent
         gave_up = agent is not None and agent.supervisor.gave_up
         notify(STOPPING=1, STATUS="stopping")
@@ -208,19 +209,19 @@ class Service:
             log.critical("stopping: the service manager starts the agent again")
         elif self._end_signal is not None:
             log.info("stopping on %s", self._end_signal.name)
-        if agent is not None and started:
-            started = self._run_in_worker("the stop", agent.stop)
+        if agent is not None and in_time:
+            in_time = self._run_in_worker("the stop", agent.stop)
         lost = ""
         if agent is not None:
             stats = agent.queue.stats()
             if stats.uncommitted:
                 lost = f"; at most {counted(stats.uncommitted, 'fix is', 'fixes are')} lost"
             waiting = counted(stats.ready + stats.unack, "fix waits", "fixes wait")
-            if not started or stats.disk_error is not None:  # it may hold other rows than memory
+            if not in_time or stats.disk_error is not None:  # it may hold other rows than memory
                 waiting = "what is on the disk waits"
             log.info("stopped: %s for the next start", waiting)
         status = _EX_SOFTWARE if gave_up else 0
-        if not started:
+        if not in_time:
             log.error("a disk or a file system hangs: the process ends without it%s", lost)
             logs.standard_error().end()
             os._exit(status)  # the interpreter would wait for the thread that hangs

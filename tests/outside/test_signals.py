@@ -15,6 +15,7 @@ from rig import simulated, write_config
 from telemetry_agent.ackqueue.queue import AckQueue
 
 HANGING = Path(__file__).parent.parent / "daemon/hanging_disk.py"
+HANGING_MOVE = Path(__file__).parent.parent / "daemon/hanging_move.py"
 HANGING_STATE = Path(__file__).parent.parent / "daemon/hanging_state.py"
 SLOW_CARRIER = Path(__file__).parent.parent / "daemon/slow_carrier.py"
 NO_THREAD_LEFT = Path(__file__).parent.parent / "daemon/no_thread_left.py"
@@ -110,6 +111,15 @@ def test_a_state_directory_that_hangs_holds_up_neither_a_stop_nor_recording(tmp_
             ends_in_time(daemon)
     with AckQueue(runtime / "queue.db") as opened:
         assert opened.stats().ready > 0
+
+
+def test_a_queue_that_hangs_while_it_moves_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    with running(sys.executable, str(HANGING_MOVE), "run", "--config", str(config)) as daemon:
+        daemon.wait_for_line("^hangs$")
+        daemon.send(signal.SIGTERM)
+        ends_in_time(daemon)
+        assert daemon.err[-1].endswith("the process ends without it"), daemon.text()
 
 
 def test_a_stop_and_a_reload_need_no_thread_of_the_system(tmp_path: Path) -> None:
