@@ -70,7 +70,13 @@ def configure(
         handler = logging.StreamHandler()
         handler.setFormatter(_Json(device, secrets) if format == "json" else _Readable(secrets))
     raw.write_dropped_by(lambda count: handler.format(_dropped(count)) + "\n")
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    root = logging.getLogger()
+    before = root.handlers[:]
+    root.addHandler(handler)  # first: another thread may log meanwhile
+    for old in before:
+        root.removeHandler(old)
+        old.close()
+    root.setLevel(logging.WARNING)
     logging.getLogger("telemetry_agent").setLevel(level.upper())
     sys.excepthook = _log_crash
     threading.excepthook = lambda crash: _log_crash(*crash[:3])

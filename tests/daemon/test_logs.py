@@ -277,6 +277,18 @@ def test_configured_again_each_record_comes_once_and_in_the_new_form() -> None:
     assert json.loads(said)["message"] == "yes"
 
 
+def test_what_is_logged_while_the_log_is_configured_again_is_not_lost() -> None:
+    said = run(
+        "logs.configure('info', 'auto', 'van-07')\n"
+        "class Old(logging.Handler):\n"
+        "    def close(self):\n"
+        "        logging.getLogger('telemetry_agent').error('meanwhile')\n"
+        "logging.getLogger().addHandler(Old())\n"
+        "logs.configure('info', 'json', 'van-07')"
+    )
+    assert json.loads(said)["message"] == "meanwhile"
+
+
 def test_without_memory_for_a_thread_a_line_is_written_at_once_and_without_a_traceback() -> None:
     said = run(
         "import sys\n"
