@@ -202,7 +202,8 @@ class AckQueue:
             limit: The most fixes that the batch may hold.
             live_first: If there are live fixes, the newest of them; else strictly the oldest.
             timeout_s: How long to wait for a ready fix; ``None``: without limit. ``close`` ends the
-                wait with the ValueError of a closed queue.
+                wait with the ValueError of a closed queue. With ``backlog_only`` or ``besides`` it
+                does not wait.
             backlog_only: No live fixes, if those do not go first.
             besides: Devices whose fixes are left out, with all that was recorded before them. Only
                 if strictly the oldest are handed out.
@@ -224,7 +225,7 @@ class AckQueue:
                 batch = self._lease(
                     limit, besides, live_first=live_first, backlog_only=backlog_only
                 )
-            if batch is not None or timeout_s == 0:
+            if batch is not None or timeout_s == 0 or backlog_only or besides:
                 return batch
             with shared.lock:
                 if not shared.wait_until_ready(until_s):

@@ -169,6 +169,11 @@ def test_whatever_makes_a_fix_ready_wakes_who_waits(path: Path) -> None:
 def test_a_wait_ends_with_its_time_or_with_the_queue(path: Path) -> None:
     queue = AckQueue(path)
     assert queue.lease(1, timeout_s=0.01) is None
+    put(queue, 1)
+    queue.commit()
+    assert queue.lease(1, timeout_s=None, backlog_only=True) is None  # it is live
+    assert queue.lease(1, timeout_s=None, live_first=False, besides={"a"}) is None
+    assert queue.lease(1) is not None
     waiters = [Waiter(queue, lambda: queue.lease(1, timeout_s=None)) for _ in range(3)]
     queue.close()
     for waiter in waiters:
