@@ -148,6 +148,7 @@ class SharedState:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Hold the disk lock of an open queue; see ``check_open``."""
+        self.check_open()  # a forked process has no thread that would release the lock
         with self.disk:
             self.check_open()
             yield

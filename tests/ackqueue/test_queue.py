@@ -468,15 +468,16 @@ def test_a_queue_that_was_full_when_it_was_killed_is_not_taken_for_an_older_copy
 def test_a_child_that_was_forked_changes_nothing(path: Path) -> None:
     with AckQueue(str(path), commit_every_s=0) as queue:
         put(queue, 3)
-        child = os.fork()
-        if child == 0:
-            with pytest.raises(ValueError, match="is open in the parent of this process"):
-                put(queue, 1)
-            with pytest.raises(ValueError, match="is open in the parent of this process"):
-                queue.lease(1)
-            queue.close()
-            os._exit(7)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        with queue.shared.disk:  # a write is under way, and its thread is not in the child
+            child = os.fork()
+            if child == 0:
+                with pytest.raises(ValueError, match="is open in the parent of this process"):
+                    put(queue, 1)
+                with pytest.raises(ValueError, match="is open in the parent of this process"):
+                    queue.lease(1)
+                queue.close()
+                os._exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         put(queue, 1)
         assert seqs(lease(queue)) == [1, 2, 3, 4]
         assert [stored.record.seq for stored in queue.stored(1)] == [1, 2, 3, 4]  # type: ignore[arg-type]
