@@ -481,6 +481,23 @@ with AckQueue(point / "queue.db", commit_every_s=0) as queue:
     put(queue, 3)
     print(queue.stats().ready > 3, queue.stats().uncommitted)
 """
+WITHOUT_ROOM_FOR_THE_LOG = """
+limits = Limits(max_size_bytes=8 << 20, when_full="drop-oldest")
+with AckQueue(point / "queue.db", limits=limits) as queue:
+    put(queue, 320)
+with AckQueue(point / "queue.db", limits=limits) as queue:
+    fill(point)
+    for _ in range(12):
+        put(queue, 1)
+        with suppress(StorageError):
+            queue.commit()
+    refused = queue.stats().uncommitted > 1
+    (point / "other").unlink()
+    put(queue, 1)
+    queue.commit()
+    stats = queue.stats()
+    print(refused, stats.uncommitted, stats.ready, stats.lost["dropped"])
+"""
 BTRFS, EXT4 = ["mkfs.btrfs"], ["mkfs.ext4", "-b", "1024", "-m", "0"]
 TOLD_AT_ITS_QUOTA = "True 2500 False\n0 7500\nTrue\n"
 
@@ -491,15 +508,17 @@ TOLD_AT_ITS_QUOTA = "True 2500 False\n0 7500\nTrue\n"
         (BTRFS, ON_FULL_BTRFS, "4\nclosed\n"),
         (BTRFS, AT_ITS_QUOTA, TOLD_AT_ITS_QUOTA),
         (EXT4, WITH_SMALL_BLOCKS, "True 0\n"),
+        (EXT4, WITHOUT_ROOM_FOR_THE_LOG, "True 0 312 21\n"),
     ],
-    ids=["btrfs", "quota", "small blocks"],
+    ids=["btrfs", "quota", "small blocks", "log"],
 )
-def test_a_full_disk_does_not_end_the_process(
+def test_a_full_disk_ends_no_process_and_no_backlog(
     tmp_path: Path, make: list[str], script: str, told: str
 ) -> None:
     """SQLite maps the index of its log into memory: to write there without room is SIGBUS.
 
-    A quota that is used up is a full disk too.
+    A quota that is used up is a full disk too. To give up fixes makes room only if that can be
+    written.
     """
     make_file_system = peers.program(make[0])
     kind = make[0].removeprefix("mkfs.")

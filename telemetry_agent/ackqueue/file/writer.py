@@ -156,9 +156,9 @@ class Writer:
             return self._retry_at_s
         return self._pending[0][0] + commit_every_s if self._pending else None
 
-    def write(self, store: Store) -> StorageError | None:
-        """Write all that is there now. Returns why the disk refused."""
-        left = len(self._pending)
+    def write(self, store: Store, *, with_new: bool = True) -> StorageError | None:
+        """Write all that is there now, or all but the new rows. Returns why the disk refused."""
+        left = len(self._pending) if with_new else 0
         while (changes := self._take(left)) is not None:
             left -= len(changes.rows)
             written = False

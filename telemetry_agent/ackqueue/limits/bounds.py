@@ -296,11 +296,16 @@ class Bounds:
             if not has_room(self._shared.path.parent, _LOG_BYTES // 16):
                 self._forbidden += room.disk_free
                 room = self._look()
-            dropped = room.disk_free < self._reserve and self._ballast.drop()
             self._begin_full()
+            if room.disk_free < self._reserve and self._ballast.drop():
+                self._look()
+                return True
             # A file at its own limit gains nothing from the room that other files give up.
-            needed = max(self._limits.min_free_bytes, self._reserve)
-            return self._give_up(disk_is_short=room.disk_free < needed) or dropped
+            is_short = room.disk_free < max(self._limits.min_free_bytes, self._reserve)
+            # To delete rows is a write too: while it is refused, more of them make no room either.
+            if self._shared.writer.write(self._shared.store, with_new=False) is not None:
+                return is_short and set_aside_files.delete_kept(self._shared.path)
+            return self._give_up(disk_is_short=is_short)
         except StorageError:
             return False
 
