@@ -360,8 +360,11 @@ class SharedState:
             self.write_summary()
         return disk_error
 
-    def write_summary(self, *, clean: bool = False) -> None:
-        """Write beside the file what is in it, for the case that it is found empty."""
+    def write_summary(self, *, clean: bool = False) -> bool:
+        """Write beside the file what is in it, for the case that it is found empty.
+
+        Returns whether the disk accepted it.
+        """
         with self.lock:
             away = self.ledger.away.any
             oldest = self.ledger.oldest_pending(border_up_to(self.last) if away else 0)
@@ -369,14 +372,17 @@ class SharedState:
             last = min(self.committed, self.writer.written)
             run, lost = self.ledger.streams.last, self.ledger.lost_or_refused()
         # Not under the memory lock: a disk that hangs does not delay a put.
-        self.file.lock.write_summary(QueueSummary(clean, oldest or last + 1, last, away, run, lost))
+        summary = QueueSummary(clean, oldest or last + 1, last, away, run, lost)
+        return self.file.lock.write_summary(summary)
 
     def close(self) -> None:
         """Close the file, and let the next process in."""
         # Before the log goes: a queue without a log that was not closed has lost its end.
-        self.write_summary(clean=True)
+        is_written = self.write_summary(clean=True)
         try:
             self.store.close()
+            if not is_written:  # the disk is full, and the index leaves room
+                self.write_summary(clean=True)
         finally:
             self.file.lock.release()
 

@@ -443,6 +443,18 @@ with suppress(StorageError):
     queue.close()
 print("closed")
 """
+CLOSED_ON_FULL_BTRFS = """
+with AckQueue(point / "queue.db") as queue:
+    put(queue, 3)
+queue = AckQueue(point / "queue.db")
+fill(point)
+put(queue, 3)
+with suppress(StorageError):
+    queue.close()
+(point / "other").unlink()
+with AckQueue(point / "queue.db") as queue:
+    print(queue.stats().ready, dict(queue.stats().lost))
+"""
 AT_ITS_QUOTA = """
 user = point / "user"
 for command in (
@@ -506,11 +518,12 @@ TOLD_AT_ITS_QUOTA = "True 2500 False\n0 7500\nTrue\n"
     ("make", "script", "told"),
     [
         (BTRFS, ON_FULL_BTRFS, "4\nclosed\n"),
+        ([*BTRFS, "--mixed"], CLOSED_ON_FULL_BTRFS, "3 {}\n"),
         (BTRFS, AT_ITS_QUOTA, TOLD_AT_ITS_QUOTA),
         (EXT4, WITH_SMALL_BLOCKS, "True 0\n"),
         (EXT4, WITHOUT_ROOM_FOR_THE_LOG, "True 0 312 21\n"),
     ],
-    ids=["btrfs", "quota", "small blocks", "log"],
+    ids=["btrfs", "closed", "quota", "small blocks", "log"],
 )
 def test_a_full_disk_ends_no_process_and_no_backlog(
     tmp_path: Path, make: list[str], script: str, told: str

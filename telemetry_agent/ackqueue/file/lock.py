@@ -56,8 +56,11 @@ class QueueLock:
         """Of the last holder."""
         self.write_summary(self.last_summary)
 
-    def write_summary(self, summary: QueueSummary) -> None:
-        """Write it below the pid. A power cut may undo that, unless it is ``clean``."""
+    def write_summary(self, summary: QueueSummary) -> bool:
+        """Write it below the pid. A power cut may undo that, unless it is ``clean``.
+
+        Returns whether the disk accepted it.
+        """
         text = f"{os.getpid()}\n"
         if summary is not UNKNOWN:
             line = json.dumps(summary)
@@ -68,7 +71,8 @@ class QueueLock:
                 os.ftruncate(self._fd, len(text))
                 if summary.clean:
                     os.fsync(self._fd)
-                return
+                return True
+        return False
 
     def retake(self) -> bool:
         """Take it again if the file was deleted, moved or replaced. Returns whether it was.
