@@ -352,6 +352,16 @@ def test_a_start_on_a_full_disk_records_there_by_way_of_the_ballast(
             fill(disk)
 
 
+def test_a_command_for_which_the_disk_has_no_room_says_so(tmp_path: Path, disk: Path) -> None:
+    AckQueue(disk / "queue.db").close()
+    config, _ = service(tmp_path, disk, "http://127.0.0.1:9/", "/dev/none")
+    fill(disk)
+    for command in (["run"], ["drain"], ["queue", "retry", "--all"]):
+        ran = run_agent(*command, "--config", str(config))
+        assert ran.returncode == 74
+        assert "queue.db: No space left on device: free 1 MiB there\n" in ran.stderr
+
+
 def test_a_queue_that_found_no_room_at_the_start_is_used_once_there_is_some(
     tmp_path: Path, disk: Path
 ) -> None:

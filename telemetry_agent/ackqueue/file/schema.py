@@ -223,9 +223,10 @@ def storage_error(what: str, error: Exception, *, opening: bool = False) -> Stor
         error: Why.
         opening: Whether a file without our tables counts as damaged: at the start.
     """
+    make_room = "free 1 MiB there" if opening else ""
     if isinstance(error, OSError):
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return FullError(f"{what}: {error.strerror}")
+            return FullError(f"{what}: {error.strerror}", make_room)
         remedy = ""
         if isinstance(error, PermissionError):
             remedy = "; run it as a user who may write there, or name another queue.path"
@@ -237,7 +238,7 @@ def storage_error(what: str, error: Exception, *, opening: bool = False) -> Stor
         case sqlite3.SQLITE_ERROR if opening:
             return UnusableError(text)
         case sqlite3.SQLITE_FULL:
-            return FullError(text)
+            return FullError(text, make_room)
     return StorageError(text)
 
 
