@@ -213,12 +213,13 @@ class Service:
             in_time = self._run_in_worker("the stop", agent.stop)
         lost = ""
         if agent is not None:
-            stats = agent.queue.stats()
-            if stats.uncommitted:
-                lost = f"; at most {counted(stats.uncommitted, 'fix is', 'fixes are')} lost"
-            waiting = counted(stats.ready + stats.unack, "fix waits", "fixes wait")
-            if not in_time or stats.disk_error is not None:  # it may hold other rows than memory
-                waiting = "what is on the disk waits"
+            queue, waiting = agent.queue, "what is on the disk waits"
+            with queue.shared.lock:  # without a look at its files: their mount may be dead
+                uncommitted = queue.shared.writer.uncommitted
+            if uncommitted:
+                lost = f"; at most {counted(uncommitted, 'fix is', 'fixes are')} lost"
+            if in_time and queue.disk_error() is None:  # else it may hold other rows than memory
+                waiting = counted(queue.pending(queue.last_row()), "fix waits", "fixes wait")
             log.info("stopped: %s for the next start", waiting)
         status = _EX_SOFTWARE if gave_up else 0
         if not in_time:

@@ -83,6 +83,18 @@ def test_a_reload_keeps_the_config_and_a_stop_is_obeyed(tmp_path: Path, share: P
             assert daemon.end() == 0
 
 
+def test_a_queue_whose_mount_dies_does_not_hold_up_a_stop(tmp_path: Path, share: Path) -> None:
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/")
+    queue = {"TELEMETRY_AGENT_QUEUE__PATH": str(share / "queue.db")}
+    with agent("run", "--config", str(config), env=queue) as daemon:
+        daemon.wait_for_line("telemetry-agent .* records ")
+        with dead_mount(share) as mount:
+            assert mount.asked.wait(60)  # whether the files are in their place
+            daemon.send(signal.SIGTERM)
+            daemon.wait_for_line("a file system hangs: the process ends without it$")
+        assert daemon.wait(60) == 0, daemon.text()
+
+
 @pytest.mark.parametrize(
     "command", ["status", "queue stats", "queue list", "export --format csv", "drain", "doctor"]
 )
