@@ -102,7 +102,10 @@ class Supervised(Generic[T]):
         self.is_refused = False
         self._stop.set()
         for stop_step, limit_s in ((self.task.wake, timeout_s), (self.task.close, _ABORT_S)):
-            stop_step()
+            try:
+                stop_step()
+            except Exception:  # the others are to be ended too
+                log.exception("%s failed at its end", self.name)
             if self.thread.is_alive():
                 self.thread.join(limit_s)
 

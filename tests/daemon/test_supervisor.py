@@ -295,3 +295,21 @@ def test_a_restarted_task_is_built_anew_and_runs() -> None:
     work.end(60)
     assert tasks[1].closed
     assert not work.thread.is_alive()
+
+
+def test_a_task_that_fails_at_its_end_is_logged_and_another_takes_its_place(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Fails(Work):
+        def close(self) -> None:
+            raise RuntimeError("no rest")
+
+    idle = threading.Event()
+    built = [Fails([], threading.Event()), Work([], idle)]
+    work = Supervisor(Clock()).add("work", lambda: built.pop(0))
+    work.start()
+    with caplog.at_level(logging.ERROR):
+        work.restart(60)
+    assert idle.wait(60)
+    work.end(60)
+    assert [record.getMessage() for record in caplog.records] == ["work failed at its end"]
