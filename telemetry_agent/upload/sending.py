@@ -65,7 +65,6 @@ class Sender:
         sizing: Sizing,
         clock: Clock,
     ) -> None:
-        """Nothing is sent yet."""
         self.expects_answers = True
         """Whether what got no answer before may get one now: the last exchange got one, or
         ``expect_answers`` was called since."""
