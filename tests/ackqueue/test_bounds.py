@@ -508,7 +508,8 @@ with AckQueue(point / "queue.db", limits=limits) as queue:
     put(queue, 1)
     queue.commit()
     stats = queue.stats()
-    print(refused, stats.uncommitted, stats.ready, stats.lost["dropped"])
+    dropped = stats.lost["dropped"]  # at most one step went in vain, a sixteenth
+    print(refused, stats.uncommitted, stats.ready + dropped, dropped <= 333 / 16 + 1)
 """
 BTRFS, EXT4 = ["mkfs.btrfs"], ["mkfs.ext4", "-b", "1024", "-m", "0"]
 TOLD_AT_ITS_QUOTA = "True 2500 False\n0 7500\nTrue\n"
@@ -521,7 +522,7 @@ TOLD_AT_ITS_QUOTA = "True 2500 False\n0 7500\nTrue\n"
         ([*BTRFS, "--mixed"], CLOSED_ON_FULL_BTRFS, "3 {}\n"),
         (BTRFS, AT_ITS_QUOTA, TOLD_AT_ITS_QUOTA),
         (EXT4, WITH_SMALL_BLOCKS, "True 0\n"),
-        (EXT4, WITHOUT_ROOM_FOR_THE_LOG, "True 0 312 21\n"),
+        (EXT4, WITHOUT_ROOM_FOR_THE_LOG, "True 0 333 True\n"),
     ],
     ids=["btrfs", "closed", "quota", "small blocks", "log"],
 )
