@@ -213,11 +213,13 @@ class Delivery:
         Raises:
             ResourceError: the system refuses a thread for the uploader.
         """
-        self._uploader.start()
-        if self._uploader.is_refused:
-            raise refused_thread("the uploader")
+        answers = self.drain({}, Bell())
         try:
-            yield from self.drain({}, Bell())
+            yield next(answers)  # first, so that everything the uploader delivers is counted
+            self._uploader.start()
+            if self._uploader.is_refused:
+                raise refused_thread("the uploader")
+            yield from answers
         finally:
             self._uploader.end(_REQUEST_S)
             self._monitor.task.close()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from polling import wait_until
 
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.clock import Clock
@@ -14,11 +15,13 @@ from telemetry_agent.config.settings import (
     UploadSettings,
 )
 from telemetry_agent.daemon.delivery import _policy_of, drain_at_rest
+from telemetry_agent.daemon.supervisor import Supervised
 from telemetry_agent.errors import AgentError
 from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.model import Fix
 from telemetry_agent.upload.formats import native
 from telemetry_agent.upload.interfaces import UploadPolicy
+from telemetry_agent.upload.uploader import Uploader
 
 
 def recorded(folder: Path, url: str, **upload: object) -> Settings:
@@ -41,6 +44,22 @@ def test_a_drain_needs_neither_page_nor_receiver(tmp_path: Path) -> None:
         *_, last = drain_at_rest(recorded(tmp_path, endpoint.url), Clock())
         assert (last["pending"], last["delivered"]) == (0, 20)
         assert endpoint.count() == 20
+
+
+def test_a_drain_counts_what_is_delivered_before_it_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Supervised.start
+
+    def start(uploader: Supervised[Uploader]) -> None:
+        begin(uploader)
+        wait_until(lambda: uploader.task.status().delivered == 20)
+
+    monkeypatch.setattr(Supervised, "start", start)
+    with Endpoint("127.0.0.1:0", tmp_path / "received.db") as endpoint:
+        first, *_, last = drain_at_rest(recorded(tmp_path, endpoint.url), Clock())
+    assert (first["pending"], first["delivered"]) == (20, 0)
+    assert (last["pending"], last["delivered"]) == (0, 20)
 
 
 def test_a_secret_that_is_missing_holds_the_drain_and_names_the_file(tmp_path: Path) -> None:

@@ -129,10 +129,12 @@ def running(site: Site) -> Iterator[None]:
     page = site.agent.page.task
     step = threading.Thread(target=page.step, args=(0,))
     step.start()
-    wait_until_answers(site.port)
-    yield
-    page.close()
-    step.join(60)
+    try:
+        wait_until_answers(site.port)
+        yield
+    finally:
+        page.close()
+        step.join(60)
     assert not step.is_alive()
 
 

@@ -1,11 +1,13 @@
 """The index of the queue's log (``PATH-shm``) has room in all of it before SQLite uses it.
 
-SQLite maps it into memory, where a write that finds no room ends the process (SIGBUS). It makes
-room for itself, but only by the last byte of each page: where blocks are smaller, that is a part.
-On btrfs each write needs room, unless the file was made without copy-on-write.
+SQLite maps it into memory, where a write that finds no room ends the process (SIGBUS). SQLite makes
+room by writing the last byte of each page. If the blocks of the disk are smaller than a page, the
+rest of the page has none. On btrfs each write needs room, unless the file was made without
+copy-on-write.
 
-And SQLite cuts an index that no process uses, whereupon the room is anybody's. So it is held here
-as if another process used it, by the lock that SQLite's ``os_unix.c`` calls the dead man's switch.
+SQLite also cuts an index that no process uses, and then another program can take its room. So the
+index is held here as if another process used it: by the lock that SQLite's ``os_unix.c`` calls the
+dead man's switch.
 """
 
 import fcntl
@@ -25,14 +27,14 @@ def hold(index: Path, ballast: Path) -> int:
 
     Args:
         index: Its path.
-        ballast: A file that is deleted where there is no room.
+        ballast: A file to delete if the disk is full.
 
     Returns:
-        A descriptor that holds it. It must be open for as long as SQLite uses the index, because
-        to close it also drops the locks of SQLite on the file.
+        A descriptor that holds it. Close it after SQLite has closed the index: to close it earlier
+        would drop the locks of SQLite on the file.
 
     Raises:
-        OSError: There is no room, or the disk refuses.
+        OSError: The disk is full, or it refuses.
     """
     if not _is_readable(index):  # SQLite would map it, and the first look at it ends the process
         index.unlink(missing_ok=True)
@@ -40,21 +42,21 @@ def hold(index: Path, ballast: Path) -> int:
     try:
         with suppress(OSError):  # its file system does not copy on write
             fcntl.ioctl(fd, _SET_FLAGS, struct.pack("i", _NO_COPY_ON_WRITE))
-        if _locks(fd, fcntl.F_WRLCK):  # no other process uses it, so it is out of date
+        if _take_lock(fd, fcntl.F_WRLCK):  # no other process uses it, so it is out of date
             os.ftruncate(fd, 0)
         try:
             os.posix_fallocate(fd, 0, _BYTES)
         except OSError:
             ballast.unlink(missing_ok=True)  # kept for this: a start on a full disk
             os.posix_fallocate(fd, 0, _BYTES)
-        _locks(fd, fcntl.F_RDLCK)
+        _take_lock(fd, fcntl.F_RDLCK)
     except BaseException:
         os.close(fd)
         raise
     return fd
 
 
-def _locks(fd: int, kind: int) -> bool:
+def _take_lock(fd: int, kind: int) -> bool:
     """Lock it, unless another process uses it or its file system has no such locks.
 
     The lock is one of the open file: SQLite does not see those of its own process.
