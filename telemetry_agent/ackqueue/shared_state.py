@@ -381,7 +381,7 @@ class SharedState:
         is_written = self.write_summary(clean=True)
         try:
             self.store.close()
-            if not is_written:  # the disk is full, and the index leaves room
+            if not is_written:  # the disk was full, and the index, now deleted, has made room
                 self.write_summary(clean=True)
         finally:
             self.file.lock.release()
