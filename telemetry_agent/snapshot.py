@@ -105,7 +105,9 @@ class UploadView:
 class QueueView:
     """The queue."""
 
-    pending: Annotated[int, "fixes to be delivered"] = 0
+    pending: Annotated[
+        int, "fixes to be delivered, also of other queues that the agent delivers"
+    ] = 0
     in_flight: Annotated[int, "pending fixes that a request carries now"] = 0
     uncommitted: Annotated[int, "pending fixes that are not on disk yet"] = 0
     delivered: Annotated[int, "delivered fixes that are still kept"] = 0

@@ -98,7 +98,7 @@ def test_every_field_is_described() -> None:
         meanings["receiver.satellites[].snr_db"]
         == "C/N0 of its best signal in dB-Hz; absent: not tracked"
     )
-    assert meanings["queue.pending"] == "fixes to be delivered"
+    assert meanings["queue.in_flight"] == "pending fixes that a request carries now"
     assert all(meanings.values())
 
 

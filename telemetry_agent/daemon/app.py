@@ -231,12 +231,20 @@ class Agent:
             receiver=self.recording.view(),
             upload=self.delivery.view(self._completeness.until_ms),
             queue=queue_view(
-                self.queue.stats(), self.queue.path.parent, self.recording.newest_ms()
+                self.queue.stats(),
+                self.queue.path.parent,
+                self.recording.newest_ms(),
+                [leftover.queue.stats() for leftover in self._leftovers],
             ),
             page=self.page.task.status(),
             config=self.config,
             storage=(self._covered if self.is_covered else None) or self.storage,
         )
+
+    def pending(self) -> int:
+        """The number of fixes that wait to be delivered, in every queue. Looks at no file."""
+        queues = self.queue, *(leftover.queue for leftover in self._leftovers)
+        return sum(queue.pending(queue.last_row()) for queue in queues)
 
     def state_words(self) -> tuple[str, ...]:
         """The states whose change is reported to the endpoint at once."""

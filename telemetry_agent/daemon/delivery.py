@@ -84,7 +84,7 @@ class Delivery:
     ) -> None:
         self._held = held
         self._settings = settings
-        self._queue = queue
+        self.queue = queue
         self._clock = clock
         self._secrets = secrets
         self._reports = reports
@@ -170,18 +170,18 @@ class Delivery:
             self._draining.remove(bell)
 
     def _drain(self, bell: Bell) -> Answers:
-        last_row = self._queue.last_row()
+        last_row = self.queue.last_row()
         start = before = self._keeper.status
         bell.clear()
         self._uploader.task.hurry()
         while True:
             # First, because what is pending was in memory then.
-            disk_error = self._queue.disk_error(last_row)
-            pending = self._queue.pending(last_row)
+            disk_error = self.queue.disk_error(last_row)
+            pending = self.queue.pending(last_row)
             now = self._keeper.status
             delivered = now.delivered - start.delivered
             yield {"pending": pending, "delivered": delivered, "state": now.state}
-            if not pending and self._queue.stats().carrying_over:
+            if not pending and self.queue.stats().carrying_over:
                 raise AgentError(
                     "the queue is sent, but fixes are still being carried over from a damaged file",
                     "drain again later",
@@ -236,7 +236,7 @@ class Delivery:
             within(_LAST_UPLOAD_S, lambda: last_upload(_LAST_EXCHANGE_S))
         self._carrier.end(_TASK_S)
         if not last:
-            within(_TASK_S, self._queue.close)
+            within(_TASK_S, self.queue.close)
 
     def _build_transport(self) -> Transport:
         upload = self._settings.upload
@@ -257,7 +257,7 @@ class Delivery:
         wire_format = choose(upload.format, upload.url, upload.username)
         encode = wire_format.encode_report
         return Uploader(
-            self._queue,
+            self.queue,
             wire_format,
             self._transport,
             _policy_of(upload, wire_format),
@@ -265,7 +265,7 @@ class Delivery:
             reachability=lambda: self._monitor.task,
             missing=self._missing,
             reports=None if encode is None or self._reports is None else self._reports(encode),
-            resend=self._queue.resend_names if upload.allow_resend else None,
+            resend=self.queue.resend_names if upload.allow_resend else None,
             urgent=lambda: bool(self._draining),
             on_step=self._stepped,
             clock=self._clock,

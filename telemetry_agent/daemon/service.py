@@ -219,7 +219,7 @@ class Service:
             if uncommitted:
                 lost = f"; at most {counted(uncommitted, 'fix is', 'fixes are')} lost"
             if in_time and queue.disk_error() is None:  # else it may hold other rows than memory
-                waiting = counted(queue.pending(queue.last_row()), "fix waits", "fixes wait")
+                waiting = counted(agent.pending(), "fix waits", "fixes wait")
             log.info("stopped: %s for the next start", waiting)
         status = _EX_SOFTWARE if gave_up else 0
         if not in_time:

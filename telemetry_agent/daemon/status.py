@@ -6,6 +6,7 @@ running.
 """
 
 from collections import deque
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -114,24 +115,34 @@ def account_json(account: StreamAccount) -> dict[str, object]:
     return {name: value for name, value in entry.items() if value is not None}
 
 
-def queue_view(stats: QueueStats, folder: Path, newest_ms: int | None = None) -> QueueView:
-    """The queue in a snapshot, with or without an agent; ``newest_ms``: of the newest fix."""
-    count = pending(stats)
+def queue_view(
+    stats: QueueStats,
+    folder: Path,
+    newest_ms: int | None = None,
+    others: Collection[QueueStats] = (),
+) -> QueueView:
+    """The queue in a snapshot, with or without an agent.
+
+    ``newest_ms``: of the newest fix. ``others``: the queues that are delivered as well. Of them
+    only what waits is counted.
+    """
+    every = (stats, *others)
+    waiting_ms = [one.oldest_pending_ms for one in every if pending(one)]
+    oldest_ms = min((ms for ms in waiting_ms if ms is not None), default=None)
     free = 0  # if the folder is gone: nothing can be written there
     with suppress(StorageError):
         free = free_bytes(folder)
-    oldest_ms = stats.oldest_pending_ms if count else None
     return QueueView(
-        pending=count,
-        in_flight=stats.in_flight,
-        uncommitted=stats.uncommitted,
+        pending=sum(map(pending, every)),
+        in_flight=sum(one.in_flight for one in every),
+        uncommitted=sum(one.uncommitted for one in every),
         delivered=stats.acked,
         dead_letters=dict(stats.dead_letters),
         lost=dict(stats.lost),
         file_bytes=stats.file_bytes,
         disk_free_bytes=free,
         full=stats.full,
-        carrying_over=stats.carrying_over,
+        carrying_over=any(one.carrying_over for one in every),
         disk_error=stats.disk_error,
         oldest_pending=None if oldest_ms is None else rfc3339(oldest_ms),
         oldest_pending_s=None

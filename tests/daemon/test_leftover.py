@@ -18,6 +18,7 @@ from telemetry_agent.config.settings import QueueSettings
 from telemetry_agent.daemon import app, queue_place
 from telemetry_agent.daemon.app import Agent
 from telemetry_agent.errors import StorageError
+from telemetry_agent.fields import rfc3339
 
 
 @pytest.fixture
@@ -122,10 +123,26 @@ def test_a_queue_that_was_put_in_the_place_of_this_one_is_delivered(
     with closing(agent.queue):
         assert f"also delivering 30 fixes in {foreign}" in caplog.text
         (leftover,) = agent._leftovers
-        with closing(leftover._queue) as queue:
+        with closing(leftover.queue) as queue:
             assert lease(queue, 100, live_first=False).records == tuple(records)
     assert text.read_text() == "no queue"
     assert not list(tmp_path.glob("*damaged*"))
+
+
+def test_what_waits_there_is_counted_by_status_and_at_the_stop(
+    tmp_path: Path, runtime: Path
+) -> None:
+    (oldest, *_) = damage.fill(runtime / "queue.db", 30)
+    agent = start(tmp_path)
+    put(agent.queue, 2)
+    view = agent.snapshot().queue
+    assert (view.pending, view.uncommitted) == (32, 2)
+    assert view.oldest_pending == rfc3339(oldest.fix.time_ms)
+    with closing(agent.queue):
+        (leftover,) = agent._leftovers
+        leftover.end(last=False)
+        assert agent.snapshot().queue.pending == 32
+    assert agent.pending() == 32
 
 
 def test_one_that_is_damaged_is_carried_over(
@@ -141,7 +158,7 @@ def test_one_that_is_damaged_is_carried_over(
         carrier = leftover._carrier.task
         while carrier.step(0) == 0:
             pass
-        with closing(leftover._queue) as queue:
+        with closing(leftover.queue) as queue:
             assert [stored.record for stored in queue.stored()] == records
 
 
