@@ -105,12 +105,29 @@ def has_room(folder: Path, size: int) -> bool:
     try:
         fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(fd, 0, size)
+            allocate(fd, size)
         finally:
             os.close(fd)
     except OSError as error:
         return error.errno not in {errno.ENOSPC, errno.EDQUOT}
     return True
+
+
+def allocate(fd: int, size: int) -> None:
+    """Take room on the disk for the first ``size`` bytes of a file, and make it as long.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        # musl leaves it at that where the file system cannot do it; glibc writes instead.
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        place = os.fstat(fd).st_size
+        while place < size:
+            place += os.pwrite(fd, bytes(min(size - place, 1 << 20)), place)
 
 
 def size(count: float) -> str:

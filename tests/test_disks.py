@@ -1,10 +1,12 @@
 """Mounts as the kernel lists them."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from telemetry_agent.disks import Mount, free_bytes, mount_of, trouble
+from telemetry_agent.disks import Mount, allocate, free_bytes, mount_of, trouble
 from telemetry_agent.errors import StorageError
 
 MOUNTS = r"""21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -71,3 +73,21 @@ def test_the_free_bytes_of_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     assert free_bytes(tmp_path) > 0
     with pytest.raises(StorageError, match="No such file"):
         free_bytes(tmp_path / "none")
+
+
+def test_room_where_the_c_library_cannot_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As musl on ext2."""
+
+    def refuse(_fd: int, _start: int, _count: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    file = tmp_path / "file"
+    file.write_bytes(b"before")
+    for size in (4, 5_000_000):
+        with file.open("r+b") as opened:
+            allocate(opened.fileno(), size)
+    assert file.stat().st_blocks * 512 >= 5_000_000
+    assert file.read_bytes() == b"before".ljust(5_000_000, b"\0")

@@ -16,6 +16,8 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
+from telemetry_agent.disks import allocate
+
 _BYTES = 1 << 15  # for a log of 4,062 pages
 _SET_FLAGS = 0x4000_6602 | struct.calcsize("l") << 16  # FS_IOC_SETFLAGS of linux/fs.h
 _NO_COPY_ON_WRITE = 0x0080_0000
@@ -45,10 +47,10 @@ def hold(index: Path, ballast: Path) -> int:
         if _take_lock(fd, fcntl.F_WRLCK):  # no other process uses it, so it is out of date
             os.ftruncate(fd, 0)
         try:
-            os.posix_fallocate(fd, 0, _BYTES)
+            allocate(fd, _BYTES)
         except OSError:
             ballast.unlink(missing_ok=True)  # kept for this: a start on a full disk
-            os.posix_fallocate(fd, 0, _BYTES)
+            allocate(fd, _BYTES)
         _take_lock(fd, fcntl.F_RDLCK)
     except BaseException:
         os.close(fd)

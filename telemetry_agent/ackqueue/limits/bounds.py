@@ -27,7 +27,7 @@ from telemetry_agent.ackqueue.limits.thinning import Thinner
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.row_states import DROPPED, EXPIRED, PURGED, REFUSED, RowState, State
 from telemetry_agent.ackqueue.shared_state import SharedState
-from telemetry_agent.disks import free_bytes, has_room
+from telemetry_agent.disks import allocate, free_bytes, has_room
 from telemetry_agent.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Ballast:
         with suppress(OSError):
             fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640)
             try:
-                os.posix_fallocate(fd, 0, self._size)
+                allocate(fd, self._size)
             except OSError:
                 self._path.unlink()
             finally:
