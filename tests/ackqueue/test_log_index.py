@@ -5,12 +5,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
+from ackqueue.apsw_connection import ApswConnection
 from ackqueue.queue_parts import put
 
 from telemetry_agent.ackqueue.file import log_index
-from telemetry_agent.ackqueue.file.schema import connect
+from telemetry_agent.ackqueue.file.schema import connect, log_of
 from telemetry_agent.ackqueue.file.store import Store
 from telemetry_agent.ackqueue.queue import AckQueue
 
@@ -60,6 +62,18 @@ def test_sqlite_does_not_cut_it(path: Path, index: Path) -> None:
     with closing(Store(path, connecting)) as store:
         assert store.integrity() == "ok"
         assert index.read_bytes()[UNUSED] == b"unharmed"
+    assert not index.exists()
+
+
+def test_sqlite_takes_nobody_else_for_a_user_when_it_closes_it(path: Path, index: Path) -> None:
+    """SQLite 3.51 and newer, which apsw has, look for one."""
+
+    def connecting(path: Path) -> sqlite3.Connection:
+        return cast("sqlite3.Connection", ApswConnection(path, "unix"))
+
+    with closing(Store(path, connecting)):
+        assert log_of(path).stat().st_size
+    assert not log_of(path).exists()
     assert not index.exists()
 
 

@@ -32,8 +32,8 @@ def hold(index: Path, ballast: Path) -> int:
         ballast: A file to delete if the disk is full.
 
     Returns:
-        A descriptor that holds it. Close it after SQLite has closed the index: to close it earlier
-        would drop the locks of SQLite on the file.
+        A descriptor that holds it. ``let_go`` before SQLite closes the index, and close it
+        afterwards: to close it earlier would drop the locks of SQLite on the file.
 
     Raises:
         OSError: The disk is full, or it refuses.
@@ -58,8 +58,13 @@ def hold(index: Path, ballast: Path) -> int:
     return fd
 
 
+def let_go(fd: int) -> None:
+    """Give back the lock. SQLite 3.51 would leave the log beside the file: somebody uses it."""
+    _take_lock(fd, fcntl.F_UNLCK)
+
+
 def _take_lock(fd: int, kind: int) -> bool:
-    """Lock it, unless another process uses it or its file system has no such locks.
+    """Change the lock, unless another process uses it or its file system has no such locks.
 
     The lock is one of the open file: SQLite does not see those of its own process.
     """

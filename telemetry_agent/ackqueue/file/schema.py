@@ -188,6 +188,7 @@ def open_database(path: Path, connect: Connect | None) -> tuple[sqlite3.Connecti
         UnusableError: The file is not a queue of ours, or is damaged.
         StorageError: It cannot be opened.
     """
+    held = None
     try:
         with ExitStack() as stack:
             if connect is None:
@@ -199,9 +200,12 @@ def open_database(path: Path, connect: Connect | None) -> tuple[sqlite3.Connecti
                     create_file(path)
                     # A log whose database is not on disk would be taken for that of a lost one.
                     sync_directory(path.parent)
-                stack.callback(os.close, log_index.hold(index_of(path), ballast_of(path)))
+                held = log_index.hold(index_of(path), ballast_of(path))
+                stack.callback(os.close, held)
                 connection, prepare = connect(path), _prepare
             stack.callback(connection.close)
+            if held is not None:
+                stack.callback(log_index.let_go, held)
             prepare(connection, path)
             return connection, stack.pop_all()
     except FAILURES as error:
