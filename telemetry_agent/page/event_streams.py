@@ -122,12 +122,14 @@ class EventStreams:
 
 
 class StreamedAnswer(StreamingResponse):
-    """An answer of unknown length. It ends as soon as the viewer leaves.
+    """An answer in pieces. It ends as soon as the viewer leaves.
 
     ``broken_off`` reports an answer that was not sent whole.
     """
 
-    def __init__(self, content: AsyncIterator[str], broken_off: Trouble, **response: Any) -> None:
+    def __init__(
+        self, content: AsyncIterator[str | bytes], broken_off: Trouble, **response: Any
+    ) -> None:
         super().__init__(content, **response)
         self._broken_off = broken_off
 

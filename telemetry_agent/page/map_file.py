@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from telemetry_agent.errors import ConfigError
+from telemetry_agent.errors import ConfigError, StorageError
 from telemetry_agent.small_files import answered
 
 _HEADER_BYTES = 127
@@ -40,8 +40,18 @@ class MapFile(NamedTuple):
     """The highest zoom level of its tiles."""
 
     def read(self, begin: int, end: int) -> bytes:
-        """The bytes from ``begin`` to before ``end``. Any thread may read."""
-        return os.pread(self.descriptor, min(end, self.size) - begin, begin)
+        """The bytes from ``begin`` to before ``end``. Any thread may read.
+
+        Raises:
+            StorageError: the disk refuses, or the file has become shorter.
+        """
+        try:
+            data = os.pread(self.descriptor, end - begin, begin)
+        except OSError as error:
+            raise StorageError(f"cannot read the map: {error.strerror}") from error
+        if len(data) < end - begin:
+            raise StorageError("cannot read the map: it has become shorter")
+        return data
 
     def close(self) -> None:
         """Close the file."""

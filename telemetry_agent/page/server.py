@@ -28,6 +28,7 @@ _BACKLOG = 32
 _IDLE_S = 10  # from the connection, or the last answer, to the next request
 _LARGEST_HEAD_BYTES = 16 * 1024
 _UNREAD_MS = 20_000  # a viewer that does not read what was sent, or whose machine is gone
+_UNREAD_BYTES = 64 * 1024
 _END_S = 0.2
 _CANCELLED_S = 2.0  # of a machine that is too busy to give the loop its turns
 _ACCEPT_AGAIN_S = 1.0
@@ -163,8 +164,10 @@ def bound(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # The connections inherit it.
+        # The connections inherit both.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
+        # The kernel's own choice is up to 4 MiB each, and counts as memory of the service.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD_BYTES)
         listener.bind(address)
         listener.listen(_BACKLOG)
     except BaseException:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _DEAD_LETTERS = 200
 _AT_ONCE = 4  # requests that wait for the disk
 _EXPORTS = 2
+_PIECE_BYTES = 64 * 1024
 _MONTH_H = 720
 _LONGEST_BODY_BYTES = 64 * 1024
 _BODY_S = 10.0
@@ -124,16 +125,24 @@ class Site:
             headers = {"Content-Range": f"bytes */{found.size}"}
             raise HTTPException(416, "Ask for a range of up to 8 MiB.", headers)
         begin, end = part
-        try:
-            data = await self._from_disk(lambda: found.read(begin, end))
-        except OSError as error:
-            raise HTTPException(503, f"The map cannot be read: {error.strerror}") from error
         headers = {
+            "Content-Length": str(end - begin),
             "Content-Range": f"bytes {begin}-{end - 1}/{found.size}",
             "ETag": found.tag,
             "Cache-Control": "private, max-age=3600",
         }
-        return Response(data, 206, headers, "application/octet-stream")
+        return StreamedAnswer(
+            self._map_pieces(found, begin, end),
+            self._broken_off,
+            status_code=206,
+            headers=headers,
+            media_type="application/octet-stream",
+        )
+
+    async def _map_pieces(self, found: MapFile, begin: int, end: int) -> AsyncIterator[bytes]:
+        """A range in pieces: of what a viewer does not read, only one piece is in memory."""
+        for at in range(begin, end, _PIECE_BYTES):
+            yield await self._from_disk(partial(found.read, at, min(end, at + _PIECE_BYTES)))
 
     async def _events(self, request: Request) -> Response:
         events = self.streams.follow(request.query_params.get("browser", ""))

@@ -1,16 +1,21 @@
-"""Viewers of the page who use up what file descriptors there are."""
+"""Viewers of the page who use up what file descriptors or memory there are."""
 
 import contextlib
+import os
+import re
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from area_map import write as write_map
 from ports import free_port
 from processes import AGENT, running
-from rig import simulated, write_config
+from rig import simulated, started, write_config
 
 from telemetry_agent.lab.endpoint import Endpoint
+from telemetry_agent.page.map_file import LARGEST_RANGE_BYTES
+from telemetry_agent.page.server import bound
 
 DESCRIPTORS = 64  # the agent without viewers has 30
 RATE_HZ = 20
@@ -28,6 +33,22 @@ def crowd(port: int, count: int) -> Iterator[list[socket.socket]]:
             with contextlib.suppress(OSError):
                 line.sendall(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         yield lines
+
+
+def idle_viewer(port: int) -> socket.socket:
+    """A connection of a viewer who reads very little."""
+    viewer = socket.socket()
+    viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    viewer.settimeout(60)
+    viewer.connect(("127.0.0.1", port))
+    return viewer
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process ever had."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) * 1024
 
 
 def answers(port: int) -> bool:
@@ -72,3 +93,36 @@ def test_recording_and_delivery_go_on_and_the_log_stays_short(tmp_path: Path) ->
             receiver.hush()
             assert endpoint.wait_for(receiver.sent, 60), daemon.text()
             assert daemon.end() == 0
+
+
+def test_viewers_who_do_not_read_the_map_take_little_memory(tmp_path: Path) -> None:
+    """With the memory limit of the service, they would end it."""
+    port = free_port()
+    area = write_map(tmp_path / "area.pmtiles")
+    os.truncate(area, 2 * LARGEST_RANGE_BYTES)
+    page = {"listen": f"127.0.0.1:{port}", "map": str(area)}
+    config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", page=page)
+    with started(config) as daemon, contextlib.ExitStack() as stack:
+        daemon.wait_for_line("the page is at")
+        before = peak_bytes(daemon.process.pid)
+        for _ in range(32):
+            viewer = stack.enter_context(idle_viewer(port))
+            part = f"Range: bytes=0-{LARGEST_RANGE_BYTES - 1}"
+            viewer.sendall(
+                f"GET /map.pmtiles HTTP/1.1\r\nHost: 127.0.0.1\r\n{part}\r\n\r\n".encode()
+            )
+            assert viewer.recv(12) == b"HTTP/1.1 206"
+        assert peak_bytes(daemon.process.pid) < before + 8 * LARGEST_RANGE_BYTES
+        assert daemon.end() == 0
+
+
+def test_the_kernel_keeps_little_of_what_a_viewer_does_not_read() -> None:
+    with bound("127.0.0.1", 0) as listener, idle_viewer(listener.getsockname()[1]):
+        connection, _ = listener.accept()
+        with connection:
+            connection.setblocking(False)
+            kept = 0
+            with contextlib.suppress(BlockingIOError):
+                while kept < 1 << 20:
+                    kept += connection.send(bytes(1 << 16))
+    assert kept < 1 << 20

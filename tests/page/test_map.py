@@ -1,5 +1,6 @@
 """The ground under the track: tiles of a server, or a map on the device."""
 
+import http.client
 import json
 import struct
 import threading
@@ -128,6 +129,8 @@ def test_a_map_is_served_in_ranges_by_one_descriptor(tmp_path: Path) -> None:
         other.replace(file)
         answer, body = site.ask("/map.pmtiles", Range="bytes=0-6")
         assert body == b"another"
+        with pytest.raises(http.client.IncompleteRead):  # the file is shorter now
+            site.ask("/map.pmtiles", Range="bytes=0-126")
         for asked in (
             "",
             "bytes=5-",
@@ -140,6 +143,17 @@ def test_a_map_is_served_in_ranges_by_one_descriptor(tmp_path: Path) -> None:
     assert asked_range("bytes=0-99999999", 1 << 40) is None
     with served(tmp_path) as site:
         assert site.ask("/map.pmtiles", Range="bytes=0-6")[0].status == 404
+
+
+def test_a_large_range_of_the_map_is_whole(tmp_path: Path) -> None:
+    file = write(tmp_path / "area.pmtiles")
+    with file.open("ab") as end:
+        end.write(bytes(range(251)) * 1000)
+    data = file.read_bytes()
+    with served(tmp_path, map=file) as site:
+        answer, body = site.ask("/map.pmtiles", Range=f"bytes=5-{len(data) - 2}")
+    assert answer.headers["Content-Length"] == str(len(data) - 6)
+    assert body == data[5:-1]
 
 
 @pytest.mark.parametrize(
