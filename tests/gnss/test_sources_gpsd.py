@@ -406,6 +406,13 @@ def test_a_pulse_is_no_receiver() -> None:
     assert reports.devices == []
 
 
+@pytest.mark.parametrize("path", ["/dev/x\x1b]0;owned\x07", "/dev/x\nerror: y", "/dev/\u202ex"])
+def test_a_path_that_would_change_the_log_or_the_terminal_is_no_receiver(path: str) -> None:
+    reports = Reports()
+    reports.feed(wire({"class": "DEVICES", "devices": [{"path": path}, {"path": "/dev/ttyAMA0"}]}))
+    assert (reports.devices, reports.followed) == (["/dev/ttyAMA0"], "/dev/ttyAMA0")
+
+
 @pytest.mark.parametrize("devices", [None, "x", [None], [{}], [{"path": None}], [{"path": 3}]])
 def test_devices_that_are_none_are_counted(devices: object) -> None:
     reports = Reports()

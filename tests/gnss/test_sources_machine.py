@@ -228,6 +228,13 @@ def test_a_login_that_cannot_be_seen_is_known_by_its_unit(busy: Machine) -> None
     assert holder(Path("/dev/ttyUSB2"), busy.root) is None
 
 
+def test_no_name_changes_the_terminal_on_which_it_is_shown(busy: Machine) -> None:
+    busy.process(77, "x\x1b[2Jy", has=str(PORT))
+    assert holder(PORT, busy.root) == Holder(77, "x[2Jy")
+    busy.usb("067b:2303", "Evil\x1b]0;owned\x07|USB\nserial", "ttyUSB7")
+    assert ("/dev/ttyUSB7", "unknown", "Evil]0;owned USBserial") in busy.found()
+
+
 @pytest.mark.parametrize(
     ("program", "says"),
     [

@@ -129,10 +129,15 @@ def _usb_ports(root: Path) -> Iterator[Candidate]:
             ids = int(_text_of(usb / "idVendor"), 16), int(_text_of(usb / "idProduct"), 16)
         except ValueError:  # it is being unplugged
             continue
-        described = f"{_text_of(usb / 'manufacturer')} {_text_of(usb / 'product')}".strip()
+        described = f"{_name_in(usb / 'manufacturer')} {_name_in(usb / 'product')}".strip()
         if judged := _judge(ids, number, described):
             device = Path("/dev") / tty.name
             yield Candidate(names.get(tty.name, device), device, *judged)
+
+
+def _name_in(path: Path) -> str:
+    """A name that a device or a program gave itself, fit for a terminal and a log line."""
+    return "".join(filter(str.isprintable, _text_of(path)))
 
 
 def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, str] | None:
@@ -215,7 +220,7 @@ def holder(device: Path, root: Path = Path("/"), agent: int | None = None) -> Ho
         # A process of another user is not seen with its files: a login is, and opening a port that
         # another program has locked fails.
         if _has_open(proc, pid, device) or _is_getty_on(proc, pid, device):
-            return Holder(pid, _text_of(proc / str(pid) / "comm") or "a program")
+            return Holder(pid, _name_in(proc / str(pid) / "comm") or "a program")
     units = root / "sys/fs/cgroup/system.slice"
     for unit in units.glob(f"*getty.slice/serial-getty@{device.name}.service/cgroup.procs"):
         for process in _text_of(unit).split():
