@@ -15,6 +15,7 @@ import select
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,29 @@ def queue_path(path: Path | None) -> Path:
 
 def _files(path: Path | None) -> Iterator[Path]:
     """The config file and those that override it; ``None`` looks at ``DEFAULT_PATHS``."""
-    path = path or next(filter(_exists, DEFAULT_PATHS), None)
+    if path is None and (path := next(filter(_exists, DEFAULT_PATHS), None)) == DEFAULT_PATHS[1]:
+        _check_owners(path)
     if path is not None:
         yield path
         yield from _overrides(path.parent / "config.d")
+
+
+def _check_owners(path: Path) -> None:
+    """Check that sudo uses no config of a third user that was not named.
+
+    Whoever owns the current folder could have root send any secret, as ``token_file``, anywhere.
+    """
+    if (user := os.environ.get("SUDO_UID")) is None:
+        return
+    trusted = {"0", str(os.geteuid()), user}
+    for place in (path.parent, path, path.parent / "config.d"):
+        with suppress(OSError):  # reading it reports the error
+            if (owner := str(place.lstat().st_uid)) not in trusted:
+                raise UnreadableConfigError(
+                    f"{place.absolute()} belongs to another user ({owner}), so sudo does not "
+                    "use the config there",
+                    f"`--config {in_shell(path)}` uses it",
+                )
 
 
 def _exists(path: Path) -> bool:

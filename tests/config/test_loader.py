@@ -377,6 +377,31 @@ def test_the_first_default_path_that_exists_is_taken(
     assert [*loader.load().texts] == [str(second)]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("whose", [".", "config.toml", "config.d"])
+def test_sudo_uses_no_config_of_a_third_user_that_was_not_named(
+    whose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "config.toml", MINIMAL)
+    write(tmp_path / "config.d/10-fleet.toml", "[upload]\ntimeout = 2\n")
+    monkeypatch.chdir(tmp_path)
+    missing = tmp_path / "a.toml"
+    monkeypatch.setattr(
+        "telemetry_agent.config.files.DEFAULT_PATHS", (missing, Path("config.toml"))
+    )
+    os.chown(whose, 1234, -1)
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    assert loader.load().settings.upload.timeout_s == 2
+    monkeypatch.setenv("SUDO_UID", "1234")
+    assert loader.load().settings.upload.timeout_s == 2
+    monkeypatch.setenv("SUDO_UID", "1000")
+    with pytest.raises(
+        ConfigError, match=r"belongs to another user \(1234\).*`--config config\.toml`"
+    ):
+        loader.load()
+    assert loader.load(Path("config.toml")).settings.upload.timeout_s == 2
+
+
 def test_layers_and_where_each_value_came_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
