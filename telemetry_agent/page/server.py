@@ -6,6 +6,7 @@ at a time, and log a traceback for each that the system refuses.
 """
 
 import asyncio
+import logging
 import resource
 import socket
 from collections.abc import Callable
@@ -145,7 +146,13 @@ def _uvicorn_config(app: Any) -> Config:
         h11_max_incomplete_event_size=_LARGEST_HEAD_BYTES,
     )
     config.load()
+    logging.getLogger("uvicorn.error").addFilter(_is_not_reported)
     return config
+
+
+def _is_not_reported(record: logging.LogRecord) -> bool:
+    """False for an answer that was broken off: ``StreamedAnswer`` has reported that, once."""
+    return "without completing" not in record.getMessage()
 
 
 def _connections_max() -> int:
