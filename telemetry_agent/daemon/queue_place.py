@@ -14,7 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from telemetry_agent.ackqueue.file.lock import lock_path
-from telemetry_agent.ackqueue.file.schema import log_of, make_directories, place_of
+from telemetry_agent.ackqueue.file.schema import (
+    index_of,
+    journal_of,
+    log_of,
+    make_directories,
+    place_of,
+)
 from telemetry_agent.ackqueue.limits.bounds import Limits
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.recovery import set_aside_files
@@ -78,9 +84,12 @@ def why_unusable(queue_path: Path, *, needs_room: bool = False) -> Advice | None
             return Advice(_said(error), remedy)
     try:
         # The files are not opened: closing one would drop the locks that SQLite has on it.
-        for file in (queue_path, log_of(queue_path), lock_path(queue_path)):
-            if file.exists() and not file.is_file():
+        files = (queue_path, log_of(queue_path), lock_path(queue_path))
+        for file in (*files, index_of(queue_path), journal_of(queue_path)):
+            # Through a symlink the agent would cut and write whatever file that leads to.
+            if file.is_symlink() or (file.exists() and not file.is_file()):
                 return Advice(f"{file}: not a regular file", f"move it away, or {_ELSEWHERE}")
+        for file in files:
             if file.exists() and not os.access(file, os.R_OK | os.W_OK, effective_ids=True):
                 return Advice(f"{file}: permission denied", _AS_OWNER)
         needs_room = needs_room or not queue_path.exists()

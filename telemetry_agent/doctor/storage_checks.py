@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from telemetry_agent.ackqueue.file.lock import check_at_rest, lock_path
-from telemetry_agent.ackqueue.file.schema import index_of, log_of, place_of
+from telemetry_agent.ackqueue.file.schema import index_of, journal_of, log_of, place_of
 from telemetry_agent.ackqueue.reading import readable
 from telemetry_agent.ackqueue.recovery import set_aside_files
 from telemetry_agent.ackqueue.recovery.verify import verify_at_rest
@@ -123,8 +123,8 @@ class StorageChecks:
             return None  # no right would help: the test of a write reports it
         who, path = self._agent.account, self._path
         files = [path, log_of(path), index_of(path), lock_path(path)]
-        for target in files:
-            if _exists(target) and not target.is_file():
+        for target in (*files, journal_of(path)):
+            if target.is_symlink() or (_exists(target) and not target.is_file()):
                 said = f"{target} is not a regular file"
                 if target == path:  # it may be a folder of the user's, or a disk
                     return failed(said, f"set queue.path to a file, such as {QUEUE_PATH}")

@@ -423,6 +423,11 @@ def a_lock_that_is_no_file(bench: Bench) -> None:
     (bench.state / "queue.db.lock").mkdir()
 
 
+@fault("state directory", "fail", "queue.db-shm is not a regular file", "rm -r /.*queue.db-shm")
+def an_index_that_leads_elsewhere(bench: Bench) -> None:
+    (bench.state / "queue.db-shm").symlink_to(bench.state / "precious")
+
+
 @fault(
     "state directory",
     "fail",

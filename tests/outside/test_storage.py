@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -257,12 +258,26 @@ def folder(place: Path) -> None:
     place.mkdir()
 
 
-@pytest.mark.parametrize("make", [folder, os.mkfifo], ids=["folder", "pipe"])
-@pytest.mark.parametrize("name", ["queue.db", "queue.db-wal", "queue.db.lock"])
+def link(place: Path) -> None:
+    place.symlink_to(place.parent.parent / "precious")
+
+
+_MAKERS: list[Callable[[Path], None]] = [folder, os.mkfifo, link]
+_BESIDE = ("-wal", ".lock", "-shm", "-journal")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        *itertools.product(["queue.db"], _MAKERS[:2]),
+        *itertools.product([f"queue.db{end}" for end in _BESIDE], _MAKERS),
+    ],
+)
 def test_what_lies_in_the_place_of_a_file_of_the_queue_stops_nothing(
     tmp_path: Path, name: str, make: Callable[[Path], None]
 ) -> None:
-    state = tmp_path / "state"
+    precious, state = tmp_path / "precious", tmp_path / "state"
+    precious.write_text("of another program")
     state.mkdir()
     make(state / name)
     with simulated(tmp_path, rate_hz=10) as simulator:
@@ -279,6 +294,7 @@ def test_what_lies_in_the_place_of_a_file_of_the_queue_stops_nothing(
                 (state / name).unlink()
             daemon.wait_for_line(f"records van-07 from .* into {state}", 60)
             assert daemon.end() == 0
+    assert precious.read_text() == "of another program"
 
 
 def test_a_state_directory_that_leads_nowhere_is_left_once(tmp_path: Path) -> None:

@@ -342,6 +342,11 @@ def index_of(path: Path) -> Path:
     return path.with_name(path.name + "-shm")
 
 
+def journal_of(path: Path) -> Path:
+    """What SQLite takes for changes of the database that it must undo; a queue has none."""
+    return path.with_name(path.name + "-journal")
+
+
 def create_file(path: Path) -> None:
     """Make an empty file that not every user can read."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
