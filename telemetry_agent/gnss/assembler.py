@@ -152,8 +152,11 @@ class Assembler:
             else:
                 self._cycle_repeats, self._run_tag = True, ""
         if self._cycle_repeats:
-            self._again.join(message)
-            return None
+            if epoch is None or not self._begins_again(message, epoch):
+                self._again.join(message)
+                return None
+            self.close("time", now_s, fixes)
+            epoch, self._cycle_repeats = None, False
         # After the end of the learned cycle only its first tag begins the next one, or, if that is
         # lost, what comes after a gap: above 4 Hz, half of the time between two ends.
         ended = epoch is None and self._closed_by == "cycle" and tag != self._cycle.first
@@ -165,10 +168,21 @@ class Assembler:
             self._run_tag = ""
             self._order.early.append(message)
             return None
-        if isinstance(message, (Vtg, Gsa)):
-            self._run_tag = tag
+        self._run_tag = tag if isinstance(message, (Vtg, Gsa)) else ""
         self._epoch = epoch
         return epoch
+
+    def _begins_again(self, message: Message, epoch: Epoch) -> bool:
+        """Whether a sentence without a time begins the cycle after those that repeat or have none.
+
+        What came early began the one before; what came since was not of a second device.
+        """
+        early = self._order.early
+        if any(each.tag == message.tag for each in early):
+            self._late(*early)
+            early.clear()
+            return True
+        return isinstance(message, Gst) and epoch.is_before(message)
 
     def _epoch_of_timed(
         self, instant: Instant, message: Message, now_s: float, fixes: list[Fix]

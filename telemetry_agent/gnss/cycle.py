@@ -93,7 +93,7 @@ class Order:
             leads = self._leads_by_value(message, epoch, value, other)
             if leads is not None:
                 return leads
-        if self._leads[kind] > 0 and epoch.instant is not None:
+        if self._leads[kind] > 0 and not epoch.is_waiting:
             return True
         return self._begins is not None and self._leads_as_begun(kind, epoch, self._begins)
 
@@ -117,7 +117,8 @@ class Order:
             begins.add(kind)
             return False
         value_of = _REPEATED[kind][0]
-        if any(value_of(report) is not None for report in epoch.reports):
+        has_value = self._before[kind] is not None
+        if has_value and any(value_of(report) is not None for report in epoch.reports):
             begins.discard(kind)  # from now on the values show it
         return kind in begins
 

@@ -161,9 +161,13 @@ class Epoch:
         return apart <= most or (in_its_second and (instant == whole or has_own_clock))
 
     def is_before(self, gst: Gst) -> bool:
-        """Whether a GST has a later time than this epoch."""
+        """Whether a GST has a later time than this epoch, or a time where this has none."""
         about, instant = gst.about, self.instant
-        if about == instant or about is None or instant is None or self.is_at(about, gst):
+        if about is None:
+            return False
+        if instant is None:
+            return bool(self.reports)
+        if about == instant or self.is_at(about, gst):
             return False
         return (time_of_day_ms(about) - time_of_day_ms(instant)) % DAY_MS < DAY_MS // 2
 
@@ -266,7 +270,7 @@ class Solution:
             elif isinstance(message, Gst) and (
                 message.about is None or epoch.is_at(message.about, message)
             ):
-                self._err_h_mm, self._err_v_mm = message.err_h_mm, message.err_v_mm
+                self._take_errors(message)
         self.trusted = self._trusted()
         """The most trusted position; None: no fix."""
 
@@ -308,6 +312,12 @@ class Solution:
             self._speed_mm_s = speed_mm_s
         if course_mdeg is not None:
             self._course_mdeg = course_mdeg
+
+    def _take_errors(self, gst: Gst) -> None:
+        if gst.err_h_mm is not None:
+            self._err_h_mm = gst.err_h_mm
+        if gst.err_v_mm is not None:
+            self._err_v_mm = gst.err_v_mm
 
     def _take_gsa(self, gsa: Gsa) -> None:
         _, mode, satellites, pdop, hdop, vdop, _ = gsa
