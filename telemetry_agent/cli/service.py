@@ -35,6 +35,7 @@ _FILES = {
 }
 _LINK = Path("/usr/local/bin", _NAME)
 _CONFIG = DEFAULT_PATHS[0].parent
+_RUNTIME_DIRECTORY = Path("/run/telemetry-agent")
 _CREDENTIALS = ("token", "password", "client_key", "page_token")
 SERVICE_LOG = f"`sudo journalctl -u {UNIT}`"
 
@@ -163,7 +164,8 @@ def has_systemd() -> bool:
 
 def _purge() -> None:
     click.echo(f"deleting {STATE_DIRECTORY} with {_undelivered()}, and {_CONFIG}")
-    for folder in (STATE_DIRECTORY, _CONFIG, Path(f"/etc/systemd/system/{UNIT}.d")):
+    drop_ins = Path(f"/etc/systemd/system/{UNIT}.d")
+    for folder in (STATE_DIRECTORY, _RUNTIME_DIRECTORY, _CONFIG, drop_ins):
         if folder.is_symlink():
             folder.unlink()
         else:
@@ -179,14 +181,15 @@ def _purge() -> None:
 
 def _undelivered() -> str:
     """How many fixes wait; a process of its own looks, as it becomes the queue's owner for good."""
-    if not QUEUE_PATH.exists():
-        return counted(0, "undelivered fix")
-    os.environ["TELEMETRY_AGENT_QUEUE__PATH"] = str(QUEUE_PATH)
-    done = run_module("telemetry_agent", "queue", "stats", "--json")
-    if done.returncode:
-        return "an unknown number of undelivered fixes"
-    stats = json.loads(done.stdout)
-    return counted(stats["ready"] + stats["unack"], "undelivered fix")
+    waiting = 0
+    for queue in filter(Path.exists, (QUEUE_PATH, _RUNTIME_DIRECTORY / QUEUE_PATH.name)):
+        os.environ["TELEMETRY_AGENT_QUEUE__PATH"] = str(queue)
+        done = run_module("telemetry_agent", "queue", "stats", "--json")
+        if done.returncode:
+            return "an unknown number of undelivered fixes"
+        stats = json.loads(done.stdout)
+        waiting += stats["ready"] + stats["unack"]
+    return counted(waiting, "undelivered fix")
 
 
 def _remove_link() -> None:

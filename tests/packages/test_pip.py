@@ -12,10 +12,12 @@ from packages.built import Built
 from packages.containers import Container, container
 from packages.device import (
     INIT,
+    QUEUE,
     UNIT,
     costs,
     left_behind,
     reboot_and_upgrade,
+    rows,
     start_endpoint,
     start_receiver,
 )
@@ -106,9 +108,14 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         machine.run(program, "service", "uninstall")
         done = machine.run(program, "service", "uninstall", check=False)
         assert (done.returncode, "the service is not installed" in done.stdout) == (1, True)
+        machine.run(program, "queue", "resend", "--since=2000-01-01")
+        # As after a start on a read-only disk.
+        machine.run("cp", "--preserve", f"/{QUEUE}", "/run/telemetry-agent")
+        waiting = rows(machine.root / QUEUE, "SELECT stream, seq FROM fixes WHERE state IN (1, 2)")
         machine.run("usermod", "-aG", "telemetry-agent", "games")  # as remedies advise
         said = machine.said(program, "service", "uninstall", "--purge")
-        assert "deleting /var/lib/telemetry-agent with " in said
+        assert f"with {2 * len(waiting)} undelivered fixes" in said
+        assert waiting
         shutil.rmtree(machine.root / "opt/telemetry-agent")
         assert left_behind(machine) == before
         assert machine.run("getent", "passwd", "telemetry-agent", check=False).returncode == 2
