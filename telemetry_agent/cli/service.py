@@ -60,9 +60,9 @@ def install() -> None:
 def uninstall(*, purge: bool) -> None:
     """Stop the service and remove its unit. The queue and the config stay, without --purge."""
     _need_root_and_systemd("uninstall")
-    if _OF_A_PACKAGE.exists():
+    unit, has_package = _FILES[UNIT], _OF_A_PACKAGE.exists()
+    if has_package and (purge or not _is_ours(unit)):
         raise AgentError(f"the Debian package provides {UNIT}: `apt remove` or `apt purge` it")
-    unit = _FILES[UNIT]
     if unit.exists():
         if not _is_ours(unit):
             raise AgentError(f"{unit} was not written by `service install`: nothing was removed")
@@ -71,6 +71,10 @@ def uninstall(*, purge: bool) -> None:
         for path in filter(_is_ours, _FILES.values()):
             path.unlink()
         _run("systemctl", "daemon-reload")
+        if has_package:
+            _run("systemctl", "enable", "--now", UNIT)
+            click.echo(f"{unit} was removed: the service of the Debian package is in effect")
+            return
     elif not purge:
         raise AgentError("the service is not installed: --purge deletes what it left behind")
     if purge:

@@ -15,6 +15,7 @@ from packages.device import (
     QUEUE,
     UNIT,
     costs,
+    install,
     left_behind,
     reboot_and_upgrade,
     rows,
@@ -120,6 +121,36 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         assert left_behind(machine) == before
         assert machine.run("getent", "passwd", "telemetry-agent", check=False).returncode == 2
         assert machine.run("getent", "group", "telemetry-agent", check=False).returncode == 2
+
+
+def test_the_package_takes_the_place_of_a_service_that_pip_brought(built: Built) -> None:
+    with container(root("bookworm")) as machine:
+        machine.boot()
+        before = left_behind(machine)
+        bring_wheels(machine, built.wheel)
+        typed(machine, blocks("install.md", "sh")[-1])
+        start_receiver(machine)
+        machine.run(*INIT, "--wait=1s", check=False)
+
+        said = install(machine, built.debs["amd64"])
+        assert "sudo /usr/bin/telemetry-agent service uninstall" in said
+        assert "/opt/telemetry-agent/bin/telemetry-agent run" in machine.show(UNIT, "ExecStart")
+        package = "/usr/bin/telemetry-agent"
+        done = machine.run(package, "service", "uninstall", "--purge", check=False)
+        assert (done.returncode, "`apt purge` it" in done.stdout) == (1, True)
+
+        said = machine.said(package, "service", "uninstall")
+        assert "the service of the Debian package is in effect" in said
+        assert f"path={package} ;" in machine.show(UNIT, "ExecStart")
+        assert machine.said("systemctl", "is-enabled", UNIT) == "enabled"
+        assert machine.show(UNIT, "ActiveState") == "active"
+        done = machine.run(package, "service", "uninstall", check=False)
+        assert (done.returncode, "the Debian package provides " in done.stdout) == (1, True)
+        assert "service uninstall" not in install(machine, built.debs["amd64"], "--reinstall")
+
+        machine.run("apt-get", "purge", "--yes", "telemetry-agent")
+        shutil.rmtree(machine.root / "opt/telemetry-agent")
+        assert left_behind(machine) == before
 
 
 @pytest.mark.parametrize("tool", ["pipx", "uv"])
