@@ -172,7 +172,7 @@ class Sender:
                     self._compression.accepted()
             case Refused(fitting=int() as fitting):
                 self._sizing.answered_at_length(fitting, now_s)
-            case Refused(too_large=True):
+            case Refused(too_large=True) if not with_report:
                 self._sizing.too_large(count, size, now_s)
             case Deferred(answered=False):
                 # A deadline that passed before anything was sent shows nothing about the size.

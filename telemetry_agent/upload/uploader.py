@@ -286,8 +286,9 @@ class Uploader(Task):
             outcome = self._sender.send(batch, timeout_s, reports)
             stop = self._outcomes.apply(batch, outcome, probing=probing)
             self._resending.asked(outcome, self._clock.monotonic_s())
-            if isinstance(outcome, Held) and self._refusals.searching and len(batch.records) > 1:
-                # A firewall may block what is large.
+            names_no_fix = stop is None and isinstance(outcome, Held | Deferred)
+            if names_no_fix and self._refusals.searching and len(batch.records) > 1:
+                # A firewall may block what is large, and a server may close the connection at it.
                 self._sizing.timed_out(len(batch.records), self._clock.monotonic_s())
         delivered = self._outcomes.deliveries > deliveries
         # One fix that is refused while the search goes on shows nothing about the others.

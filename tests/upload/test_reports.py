@@ -164,6 +164,25 @@ def test_a_time_out_with_a_report_shows_nothing_about_the_size(tmp_path: Path) -
         assert sent[3:] == [(32, False), (64, False), (128, False), (28, False)]
 
 
+def test_a_413_to_a_batch_with_a_report_shows_nothing_about_the_size(tmp_path: Path) -> None:
+    with Server() as server:
+        made, _ = report_bench(server, tmp_path, max_batch=10)
+
+        def run(line: Line, request: Request) -> None:
+            if "agent" in request.json:
+                line.reply(413)
+            else:
+                line.server.take(request)
+                line.reply()
+
+        server.then = Act(run)
+        made.put_backlog(40)
+        made.work()
+        sent = [fixes_and_report(r) for r in server.requests]
+        assert sent == [(10, False), (10, True), (10, False), (10, False), (10, False)]
+        made.close()
+
+
 def test_without_fixes_it_goes_alone_with_a_key_of_its_own(tmp_path: Path) -> None:
     with Server() as server:
         made, _ = report_bench(server, tmp_path)

@@ -710,6 +710,28 @@ def test_what_a_firewall_says_to_large_batches_makes_them_smaller(
         assert sum(len(request.names) > 30 for request in b.server.requests) < 20
 
 
+@pytest.mark.parametrize("status", [0, 500])
+@pytest.mark.parametrize("live_first", [True, False])
+def test_what_a_server_closes_at_large_batches_makes_them_smaller(
+    tmp_path: Path, status: int, *, live_first: bool
+) -> None:
+    """uWSGI closes without an answer at a body above ``limit-post``; PHP out of memory says 500."""
+
+    def run(line: Line, request: Request) -> bool:
+        if len(request.names) <= 30:
+            line.server.take(request)
+            line.reply(200)
+        elif status:
+            line.reply(status)
+        return len(request.names) <= 30
+
+    with bench(tmp_path, then=Act(run), live_first=live_first, compression="none") as b:
+        b.put_backlog(2000)
+        b.work_among_live(60)
+        assert b.counts == (0, 0, 2060, 0)
+        assert sum(len(request.names) > 30 for request in b.server.requests) <= 40
+
+
 @pytest.mark.parametrize("fault", [answer(302), answer(404), answer(500), answer(503)])
 def test_after_a_fault_the_next_try_may_reach_another_server(tmp_path: Path, fault: Act) -> None:
     """Behind a load balancer all requests of a connection reach the same one."""
