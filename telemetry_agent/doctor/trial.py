@@ -53,7 +53,12 @@ _CREDENTIALS = {
 }
 _CLICKHOUSE_CREDENTIALS = {192, 193, 194, 195, 497, 516}
 _CLICKHOUSE_UNKNOWN_SETTING = 115
-_WANTS_TLS = (b"HTTPS port", b"HTTP request to an HTTPS server")  # nginx, Go
+_WANTS_TLS = (
+    b"HTTPS port",  # nginx
+    b"HTTP request to an HTTPS server",  # Go
+    b"SSL-enabled server port",  # Apache
+    b"host and port requires TLS",  # Tomcat
+)
 
 _CREDENTIALS_REMEDIES = {
     "overland": "put Dawarich's API key into upload.token_file",

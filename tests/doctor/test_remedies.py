@@ -312,6 +312,18 @@ def http_to_the_https_port_of_nginx(bench: Bench, real: Real) -> None:
     bench.url = real.nginx("tls-own").replace("https", "http") + "/v1/fixes"
 
 
+@mistake("answer", "400: the endpoint expects https", "write https:// in upload.url")
+def http_to_the_https_port_of_apache(bench: Bench, real: Real) -> None:
+    said = "Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />"
+    bench.url = bench.serve(then=answer(400, f"<html><h1>Bad Request</h1>{said}</html>"))
+
+
+@mistake("answer", "400: the endpoint expects https", "write https:// in upload.url")
+def http_to_the_https_port_of_tomcat(bench: Bench, real: Real) -> None:
+    said = "Bad Request\r\nThis combination of host and port requires TLS.\r\n"
+    bench.url = bench.serve(then=answer(400, said))
+
+
 @mistake("answer", "this port speaks TLS", "write https:// in upload.url")
 def http_to_a_port_that_only_speaks_tls(bench: Bench, real: Real) -> None:
     bench.url = bench.serve(tls=tls_server_context()).replace("https", "http")
