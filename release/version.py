@@ -2,7 +2,8 @@
 
 The commit that changes RELEASE is that release. A build of a later commit is
 ``1.0.0.post12+g0a1b2c3``: 12 commits after it, and which. Uncommitted changes add ``.dirty``. An
-sdist has no history: its PKG-INFO says what it was built as.
+sdist has no history: its PKG-INFO says what it was built as. Neither has a shallow clone: its build
+is ``1.0.0+g0a1b2c3``. Where git is missing or refuses, it is ``1.0.0+unknown``.
 """
 
 import re
@@ -23,9 +24,16 @@ def current(root: Path = ROOT) -> str:
     if found is None:
         raise ValueError(f'{_SOURCE} has no line RELEASE = "…"')
     release = found[1]
-    if not (root / ".git").exists():
+    try:
+        return _of_commit(root, release) if (root / ".git").exists() else f"{release}+unknown"
+    except (OSError, subprocess.CalledProcessError):
         return f"{release}+unknown"
+
+
+def _of_commit(root: Path, release: str) -> str:
     commit = _git(root, "rev-parse", "--short=10", "HEAD")
+    if _git(root, "rev-parse", "--is-shallow-repository") == "true":
+        return f"{release}+g{commit}"
     released = _git(root, "log", "-1", "--format=%H", "-G", "^RELEASE = ", "--", _SOURCE)
     later = int(_git(root, "rev-list", "--count", f"{released}..HEAD")) if released else 0
     dirty = _git(root, "status", "--porcelain", "--untracked-files=no") != ""

@@ -97,7 +97,7 @@ def _check_owners(path: Path) -> None:
                 raise UnreadableConfigError(
                     f"{place.absolute()} belongs to another user ({owner}), so sudo does not "
                     "use the config there",
-                    f"`--config {in_shell(path)}` uses it",
+                    "name it with --config",
                 )
 
 

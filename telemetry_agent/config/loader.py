@@ -217,12 +217,15 @@ def _layer(key: str, origins: Mapping[str, str]) -> str:
 
 
 def _not_a_key(key: str) -> str:
-    known, name = known_keys(), key.rpartition(".")[2]
+    known, (table, _, name) = known_keys(), key.rpartition(".")
     close = [one for one in known if one.endswith(f".{name}")]  # the right key in another table
     if not close and name == key:
         near = difflib.get_close_matches(key.lower(), _MODEL.model_fields, n=1)
         close = [one if one in known else f"[{one}]" for one in near]
-    close = close or difflib.get_close_matches(key, known, n=1)
+    for keys, cutoff in ([one for one in known if one.startswith(f"{table}.")], 0.6), (known, 0.8):
+        names = {one.rpartition(".")[2]: one for one in keys}
+        near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=cutoff)
+        close = close or [names[one] for one in near]
     suggestion = f"; did you mean {' or '.join(close)}?" if close else ""
     return f" is not a key of the config{suggestion}"
 

@@ -29,7 +29,7 @@ from telemetry_agent.fields import rfc3339
 from telemetry_agent.model import Record
 from telemetry_agent.secrecy import SERVICE_CREDENTIALS
 from telemetry_agent.tasks import Bell
-from telemetry_agent.upload.http.connection import Connection
+from telemetry_agent.upload.http.connection import WRONG_TIME, Connection
 from telemetry_agent.upload.http.credentials import Credentials
 from telemetry_agent.upload.http.dialer import Dialer, NetworkError
 
@@ -45,7 +45,6 @@ _TLS_S = 4.0
 _RENEW_DAYS = 14
 
 # Of OpenSSL's X509_V_ERR_…
-_NOT_YET, _EXPIRED = 9, 10
 _OTHER_NAME = {62, 64}
 
 _SECRET_KEYS = ("token_file", "password_file", "client_key", "proxy_password_file")
@@ -205,9 +204,9 @@ class EndpointChecks:
     def _not_trusted(self, error: ssl.SSLCertVerificationError) -> Finding:
         words, code = error.verify_message.rstrip("."), error.verify_code
         said, remedy = f"certificate not trusted: {words}", _TRUST
-        if code in {_NOT_YET, _EXPIRED}:
+        if code in WRONG_TIME:
             today = _day(self._agent.machine.clock.wall_ms() // 1000)
-            said = f"{words}; this machine's clock says {today}"
+            said = f"{WRONG_TIME[code]}; this machine's clock says {today}"
             remedy = (
                 "set the clock if that is wrong (`sudo timedatectl set-ntp true`); else renew the "
                 "server's certificate"

@@ -83,6 +83,9 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ("[quue]\nmax_size = 1", "quue is not a key of the config; did you mean [queue]?"),
         ('timeout = "soon"', "upload.timeout = 'soon': must be a duration such as"),
         (f'timeout = "{"9" * 309}d"', "must be a duration such as"),
+        ('intervall = "1s"', "upload.intervall is not a key of the config; did you mean sampling."),
+        ("[queue]\ntoken = 'x'", "queue.token is not a key of the config ["),
+        ('URL = "http://e/"', "upload.URL is not a key of the config; did you mean upload.url?"),
         ('interval = "1s"', "upload.interval is not a key of the config; did you mean sampling.i"),
         ("[Queue]\nmax_size = 1", "Queue is not a key of the config; did you mean [queue]?"),
         ("[UPLOAD]\ntimeout = 3", "UPLOAD is not a key of the config; did you mean [upload]?"),
@@ -396,7 +399,7 @@ def test_sudo_uses_no_config_of_a_third_user_that_was_not_named(
     assert loader.load().settings.upload.timeout_s == 2
     monkeypatch.setenv("SUDO_UID", "1000")
     with pytest.raises(
-        ConfigError, match=r"belongs to another user \(1234\).*`--config config\.toml`"
+        ConfigError, match=r"belongs to another user \(1234\).*name it with --config"
     ):
         loader.load()
     assert loader.load(Path("config.toml")).settings.upload.timeout_s == 2

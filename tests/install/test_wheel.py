@@ -136,6 +136,27 @@ def test_the_commit_that_changes_the_release_is_it_and_later_ones_carry_their_co
     assert commit('RELEASE = "1.0.0"\n') == "1.0.0"
 
 
+@BUILT
+def test_a_checkout_whose_history_is_not_all_there_or_cannot_be_read_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, shallow = tmp_path / "whole", tmp_path / "shallow"
+    source = whole / "telemetry_agent/__init__.py"
+    source.parent.mkdir(parents=True)
+    git(whole, "init", "-q")
+    for text in ("", "# more\n"):
+        source.write_text(f'RELEASE = "0.9.0"\n{text}')
+        git(whole, "add", ".")
+        git(whole, "commit", "-q", "-m", "x")
+    short = git(whole, "rev-parse", "--short=10", "HEAD")
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{whole}", str(shallow))
+    assert version.current(shallow) == f"0.9.0+g{short}"
+    (whole / ".git/HEAD").write_text("damaged")
+    assert version.current(whole) == "0.9.0+unknown"
+    monkeypatch.setenv("PATH", "")
+    assert version.current(shallow) == "0.9.0+unknown"
+
+
 def test_the_built_program_says_its_version_and_a_checkout_that_it_is_one(
     built: Path, tmp_path: Path
 ) -> None:

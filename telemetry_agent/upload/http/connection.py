@@ -19,7 +19,8 @@ from telemetry_agent.addresses import Address
 from telemetry_agent.upload.http.dialer import BrokenError, Dialer, NetworkError
 from telemetry_agent.upload.quoting import quoted
 
-_WRONG_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+WRONG_TIME = {9: "certificate is not yet valid", 10: "certificate has expired"}
+"""By OpenSSL's X509_V_ERR_…. Its own words suspect the clock, also where that is right."""
 _RECV_BYTES = 65536
 _RST_AT_CLOSE = struct.pack("ii", 1, 0)  # linger: on, for 0 s
 
@@ -102,11 +103,10 @@ class Connection:
         try:
             self._through_tls(tls.do_handshake, f"no TLS handshake with {self._peer}")
         except ssl.SSLCertVerificationError as error:
-            wrong_time = error.verify_code in _WRONG_TIME
-            doubt = self._dialer.doubt_of_the_clock() if wrong_time else ""
-            raise NetworkError(
-                f"certificate not trusted: {error.verify_message.rstrip('.')}{doubt}"
-            ) from error
+            said = error.verify_message.rstrip(".")
+            if error.verify_code in WRONG_TIME:
+                said = WRONG_TIME[error.verify_code] + self._dialer.doubt_of_the_clock()
+            raise NetworkError(f"certificate not trusted: {said}") from error
         except ssl.SSLError as error:
             if self._heard and not is_tls(self._heard):
                 # "<": Python's http.server answers with a page alone to what is not HTTP.
