@@ -319,12 +319,29 @@ const stories = {
     await page.locator("#trips li li button").last().click();
     const some = () => until(page, () => window.page.track.size > 10 && window.page.track.size < 700);
     await some();
+    const time = await page.innerText("#strip-time");
+    const playing = await open({}, "", null, page.context());
+    await until(playing, () => window.page?.map && window.page.track.size > 10);
+    await playing.evaluate(() => {
+      const { map } = window.page;
+      const { play } = map;
+      window.places = [];
+      map.play = (index) => {
+        play.call(map, index);
+        if (index !== null) window.places.push(map.ghost.getLatLng().lat);
+      };
+      document.querySelector("#replay").click();
+      document.querySelector("#play").click();
+    });
+    await until(playing, () => window.places.length > 3);
     tell("chosen");
-    await until(page, () => document.querySelector("#contact").dataset.state === "lost");
+    for (const one of [page, playing]) await until(one, () => document.querySelector("#contact").dataset.state === "lost");
     tell("lost");
-    await live(page);
+    for (const one of [page, playing]) await live(one);
     await page.waitForTimeout(1500); // an event or two
     await some();
+    await comes(() => page.innerText("#strip-time"), (text) => text === time);
+    assert.deepEqual(await playing.evaluate(() => window.places.filter((lat) => lat < 40)), []); // it never was at 0, 0
     assert.ok(page.faults.every((fault) => LOST.test(fault)), page.faults.join("\n"));
   },
 
@@ -606,6 +623,16 @@ const stories = {
     ]);
     const lines = (await readFile(await file.path(), "utf8")).trim().split("\n");
     assert.ok(Math.abs(lines.length - (last - first)) <= 2, `${lines.length} ${last - first}`);
+    // Another trip is chosen while this one plays: only the other one is shown.
+    await page.click("#play");
+    await trips.first().click();
+    await until(page, (last) => window.page.track.size > 10 && window.page.track.time[0] > last, last);
+    const strip = () => page.evaluate(async () => {
+      const [{ local }, { track, map }] = [await import("./static/times.js"), window.page];
+      const [time, play] = ["#strip-time", "#play"].map((one) => document.querySelector(one));
+      return [time.innerText === local(track.time[track.size - 1] * 1000), play.ariaPressed, map.map.hasLayer(map.ghost)];
+    });
+    await comes(strip, (seen) => String(seen) === "true,false,false");
     await page.fill("#since", "2026-11-23T21:00");
     await page.fill("#until", "2026-11-23T20:00");
     await page.getByRole("button", { name: "Show", exact: true }).click();

@@ -27,6 +27,10 @@ export class Playback {
 
   /** @param {{label: string, facts?: string}} range */
   open(range) {
+    this.#pause();
+    this.moved(null);
+    const slider = $("slider");
+    slider.max = slider.min; // it begins at the end of the new time
     $("strip").hidden = false;
     $("strip-label").textContent = range.label;
     $("strip-facts").textContent = range.facts ?? "";
@@ -50,11 +54,10 @@ export class Playback {
       return;
     }
     const [first, last] = [time[0], time[size - 1]];
-    if (slider.min === String(first) && slider.max === String(last)) return;
     const atEnd = slider.value === slider.max;
     slider.min = String(first);
-    slider.max = String(last);
-    if (atEnd || Number(slider.value) < first) slider.value = String(atEnd ? last : first);
+    slider.max = String(last); // the browser moves the value between them
+    if (atEnd) slider.value = String(last);
     if (!this.timer) this.#words(Number(slider.value));
   }
 
@@ -81,7 +84,7 @@ export class Playback {
 
   #to(second) {
     this.#words(second);
-    this.moved(this.track.atTime(second));
+    this.moved(this.track.size ? this.track.atTime(second) : null); // it is fetched again after a restart
   }
 
   #words(second) {
