@@ -598,6 +598,11 @@ const stories = {
     await until(page, (whole) => window.page.track.size > 10 && window.page.track.size < whole, whole);
     const [first, last] = await page.evaluate(() => [window.page.track.time[0], window.page.track.time[window.page.track.size - 1]]);
     assert.ok(last - first < 700, `${last - first}`);
+    const chosen = () => page.locator("#trips [aria-pressed=true]").allInnerTexts();
+    assert.deepEqual(await chosen(), [await trips.last().innerText()]);
+    await page.locator("#trips .day").click(); // it begins as its first trip does
+    assert.deepEqual(await chosen(), [await page.locator("#trips .day").innerText()]);
+    await trips.last().click();
     await axe(page, "with a trip");
     await tabTo(page, "#slider");
     await page.keyboard.press("Home");

@@ -71,6 +71,7 @@ export class TripList {
     const range = { since: first.start_ms / 1000, until: last.open ? undefined : last.end_ms / 1000, label: name };
     const head = this.#button(range, name, `${many(trips.length, "trip")}, ${distance(way)}`);
     head.classList.add("day");
+    head.dataset.range += " day"; // its first trip begins at the same time
     return make("li", {}, head, make("ul", {}, ...trips.map((trip) => this.#trip(trip)).reverse()));
   }
 
