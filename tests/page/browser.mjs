@@ -224,6 +224,8 @@ const stories = {
     }
     await comes(() => entries.first().innerText(), (text) => /lat out of range/.test(text));
     await axe(page, "with dead letters");
+    const sky = page.locator("[aria-labelledby=sky-title]");
+    const { width } = await sky.boundingBox();
     // While it works, it says so, and the buttons do nothing.
     let answer;
     await page.route("**/retry", async (route) => {
@@ -249,6 +251,7 @@ const stories = {
     await page.getByRole("button", { name: "Retry all" }).click();
     await until(page, () => document.querySelector("#dead-card").hidden);
     await until(page, () => document.activeElement.id === "story"); // not lost with the button
+    assert.equal((await sky.boundingBox()).width, width); // the satellites did not have to give room
     await says(page, "Everything is delivered");
     assert.deepEqual(page.faults, []);
   },
