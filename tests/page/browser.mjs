@@ -580,6 +580,19 @@ const stories = {
     }
     // The track was read once. A new position each moment does not undo that.
     assert.deepEqual((await page.evaluate(() => window.notes)).filter((note) => /Reading/.test(note)), []);
+    // A processor below zero is in the chart.
+    await page.route("**/history?*", async (route) => {
+      const known = await (await route.fetch()).json();
+      await route.fulfill({ json: { ...known, temperature: known.time.map(() => -12) } });
+    });
+    await page.selectOption("#chart-what", "temperature");
+    await page.locator("#chart").scrollIntoViewIfNeeded();
+    await until(page, () => /now -12 °C/.test(document.querySelector("#chart").ariaLabel));
+    await page.locator("#chart .u-over").hover();
+    await comes(
+      () => Promise.all([".u-over", ".u-cursor-pt"].map((one) => page.locator(`#chart ${one}`).boundingBox())),
+      ([chart, point]) => point && point.y > chart.y && point.y + point.height < chart.y + chart.height,
+    );
     const plain = await open({ javaScriptEnabled: false });
     const note = await plain.locator(".noscript").boundingBox();
     assert.ok(note.y < 200, `the note is at ${note.y}`);

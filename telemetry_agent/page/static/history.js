@@ -151,7 +151,7 @@ function gaps(known) {
   return found;
 }
 
-/** From zero to a little above the highest. */
-const above = (_plot, _low, high) => [0, Math.max(1, (high ?? 0) * 1.12)];
+/** From zero, or a little below the lowest temperature, to a little above the highest value. */
+const above = (_plot, low, high) => [Math.min(0, (low ?? 0) * 1.12), Math.max(1, (high ?? 0) * 1.12)];
 
 const faint = (colour) => colour.replace(/^rgb\((.*)\)$/, "rgba($1, 0.16)");
