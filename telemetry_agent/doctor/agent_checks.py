@@ -33,8 +33,8 @@ _REFUSED = (
     "nothing is lost, the agent tries again by itself; make the server accept these positions, for "
     "example add the earlier name of a device that was renamed"
 )
-_BY_THE_DISK = {"damaged", "memory"}
-"""The reasons for a loss by a fault of the disk, not by a setting or a command."""
+_BY_THE_DISK = {"damaged": "damaged on the disk", "memory": "while the disk refused them"}
+"""The reasons for a loss by a fault of the disk, not by a setting or a command; in words."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,9 @@ def queue(queue: QueueView) -> Finding:
             "free space on the disk of the queue; if it has space, replace that disk",
         )
     lost = ", ".join(
-        f"{count} {reason}" for reason, count in queue.lost.items() if reason in _BY_THE_DISK
+        f"{queue.lost[reason]:,} {words}"
+        for reason, words in _BY_THE_DISK.items()
+        if reason in queue.lost
     )
     if lost:
         return warned(f"{said}; lost: {lost}", "the disk loses or refuses data: replace it")
@@ -215,7 +217,7 @@ def queue(queue: QueueView) -> Finding:
         )
     if dead := sum(queue.dead_letters.values()):
         return warned(
-            f"{said}; the endpoint refused {dead}",
+            f"{said}; the endpoint refused {dead:,}",
             "`sudo telemetry-agent queue list --state ack_failed` shows the reasons; "
             "`sudo telemetry-agent queue retry --all` sends them again",
         )

@@ -970,9 +970,9 @@ def a_backlog_that_is_refused_while_new_positions_are_accepted(bench: Bench) -> 
     runs(bench, upload={"state": "ok", "last_delivery_s": 4.0, "backlog_error": "device a: 404"})
 
 
-@fault("queue", "warn", "the endpoint refused 2", "queue list --state ack_failed")
+@fault("queue", "warn", "the endpoint refused 2,000", "queue list --state ack_failed")
 def dead_letters(bench: Bench) -> None:
-    runs(bench, queue=STATUS["queue"] | {"dead_letters": {"400: bad": 2}})  # type: ignore[operator]
+    runs(bench, queue=STATUS["queue"] | {"dead_letters": {"400: bad": 2000}})  # type: ignore[operator]
 
 
 @fault("queue", "warn", "full", "larger queue.max_size")
@@ -980,9 +980,15 @@ def a_full_queue(bench: Bench) -> None:
     runs(bench, queue=STATUS["queue"] | {"full": True})  # type: ignore[operator]
 
 
-@fault("queue", "warn", "lost: 7 damaged", "replace it")
+@fault(
+    "queue",
+    "warn",
+    "lost: 7 damaged on the disk, 3,000 while the disk refused them$",
+    "replace it",
+)
 def a_disk_that_loses_data(bench: Bench) -> None:
-    runs(bench, queue=STATUS["queue"] | {"lost": {"damaged": 7, "discarded": 2}})  # type: ignore[operator]
+    lost = {"damaged": 7, "discarded": 2, "memory": 3000}
+    runs(bench, queue=STATUS["queue"] | {"lost": lost})  # type: ignore[operator]
 
 
 @fault("agent", "fail", "with the last good config: not TOML", "reload telemetry-agent")

@@ -326,12 +326,12 @@ const stories = {
     const playing = await open({}, "", null, page.context());
     await until(playing, () => window.page?.map && window.page.track.size > 10);
     await playing.evaluate(() => {
-      const { map } = window.page;
+      const { map, track } = window.page;
       const { play } = map;
       window.places = [];
       map.play = (index) => {
         play.call(map, index);
-        if (index !== null) window.places.push(map.ghost.getLatLng().lat);
+        if (index !== null && !track.glitch[index]) window.places.push(map.ghost.getLatLng().lat);
       };
       document.querySelector("#replay").click();
       document.querySelector("#play").click();
