@@ -107,6 +107,12 @@ test("it is read out anew when it says something else, not when a number grows",
   assert.notEqual(away(5, 1), headline(state()).kind);
 });
 
+test("what the disk refuses does not wait safely on the disk", () => {
+  const full = state({ queue: { pending: 266, uncommitted: 245, disk_error: "full" }, network: { word: "unreachable", since_s: 26 } });
+  assert.equal(plain(headline(full).rest), "Uploads unreachable for 26 s; 266 positions wait, 245 of them in memory.");
+  assert.match(plain(disk(full).caption), /^positions wait, 245 of them in memory ·/);
+});
+
 test("what is refused or lost is confessed", () => {
   const more = (queue) => headline(state({ queue })).more;
   assert.equal(

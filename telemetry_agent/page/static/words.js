@@ -69,7 +69,8 @@ function pace(hz) {
 }
 
 /** The word "safely", unless a power cut loses what is recorded. */
-function safely({ findings = [] }) {
+function safely({ findings = [], queue }) {
+  if (queue.disk_error) return `, ${count(queue.uncommitted)} of them in memory`;
   return findings.some(({ name }) => name === "state directory" || name === "file system") ? "" : " safely";
 }
 
@@ -136,7 +137,8 @@ export function headline(state) {
   let title = pending ? `${count(pending)} waiting` : "all delivered";
   if (held) {
     tone = upload.state === "held" ? "bad" : "stored";
-    rest = pending ? `${held}; ${waits(pending)}${safely(state)} on the disk.` : `${held}; nothing waits.`;
+    const where = state.queue.disk_error ? "" : " on the disk";
+    rest = pending ? `${held}; ${waits(pending)}${safely(state)}${where}.` : `${held}; nothing waits.`;
     title = `${away(state)}, ${title}`;
   } else if (!pending) {
     rest = upload.delivered ? `${everything} is delivered.` : "Nothing is delivered yet.";
