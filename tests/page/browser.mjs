@@ -466,7 +466,18 @@ const stories = {
     // Who leaves in one tab has left in all of this browser.
     const other = await open({}, "", null, page.context());
     await live(other);
-    await page.getByRole("button", { name: "Log out" }).click();
+    // What did not work is said, and the cause of the state stays beside it.
+    await page.route("**/logout", (route) => route.fulfill({ status: 503, body: "busy" }));
+    const out = page.getByRole("button", { name: "Log out" });
+    await out.click();
+    const fault = page.getByText("That did not work: busy");
+    await fault.waitFor();
+    await page.waitForTimeout(2500); // an event or two
+    assert.ok(await fault.isVisible());
+    assert.ok(!/did not work/.test(await page.textContent("#more")));
+    await axe(page, "when the logout failed");
+    await page.unroute("**/logout");
+    await out.click();
     for (const left of [page, other]) await left.waitForSelector("#token");
     assert.deepEqual(await page.context().cookies(), []);
     await page.fill("#token", token);

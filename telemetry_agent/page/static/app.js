@@ -219,13 +219,14 @@ function logoutButton(login) {
   addEventListener("storage", ({ key }) => key === "logout" && location.reload());
 }
 
-/** If it fails, the headline says why. */
+/** If it fails, it says why below the headline, until it is tried again. */
 async function tried(action) {
+  $("story-fault").hidden = true;
   try {
     await action();
   } catch (error) {
-    put($("more"), `That did not work: ${error.message}`);
-    $("more").hidden = false;
+    put($("story-fault"), `That did not work: ${error.message}`);
+    $("story-fault").hidden = false;
   }
 }
 
