@@ -577,6 +577,13 @@ const stories = {
       return matchMedia("(forced-colors: active)").matches && [".bar.used i", ".contact i"].every((one) => colour(one) !== colour("body"));
     });
     await axe(page, "with forced colours");
+    // So are the two lines of a chart.
+    await page.locator("#chart").scrollIntoViewIfNeeded();
+    await page.selectOption("#chart-what", "satellites");
+    await comes(
+      () => page.locator("#chart .u-marker").evaluateAll((markers) => markers.map((one) => getComputedStyle(one).borderColor)),
+      ([, one, other]) => one && other && one !== other, // the first is that of the time
+    );
     await page.emulateMedia({ forcedColors: "none" });
     await page.setViewportSize({ width: 320, height: 844 });
     await tabTo(page, ".leaflet-control-zoom-in");

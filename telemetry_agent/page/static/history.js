@@ -104,13 +104,14 @@ export class History {
   #options() {
     const { units, lines } = CHARTS[this.what.value];
     const style = getComputedStyle(this.box);
-    const probe = (name) => {
-      this.box.style.color = `var(--${name})`;
+    const probe = (name, forcedColorAdjust = "") => {
+      Object.assign(this.box.style, { color: `var(--${name})`, forcedColorAdjust });
       const colour = getComputedStyle(this.box).color;
-      this.box.style.color = "";
+      Object.assign(this.box.style, { color: "", forcedColorAdjust: "" });
       return colour;
     };
     const [text, line] = [probe("muted"), probe("hairline")];
+    const own = (name) => probe(name, "none"); // also with forced colours, which would make all lines alike
     const font = `12px ${style.fontFamily}`;
     const axis = { stroke: text, font, labelFont: font, labelSize: 18, grid: { stroke: line, width: 1 }, ticks: { show: false } };
     const words = (_, values) => values.map((value) => NUMBER.format(value));
@@ -130,8 +131,8 @@ export class History {
       series: [
         { label: "Time", value: (_, second) => (second ? moment(second * 1000) : "–") },
         ...lines.map(([, label, colour], i) => ({
-          label, scale: scale(i), stroke: probe(colour), width: 2, points: { show: false }, value: shown(i),
-          ...(i ? {} : { fill: faint(probe(colour)) }),
+          label, scale: scale(i), stroke: own(colour), width: 2, points: { show: false }, value: shown(i),
+          ...(i ? {} : { fill: faint(own(colour)) }),
         })),
       ],
     };
