@@ -606,9 +606,11 @@ const stories = {
     await page.selectOption("#chart-what", "temperature");
     await page.locator("#chart").scrollIntoViewIfNeeded();
     await until(page, () => /now -12 °C/.test(document.querySelector("#chart").ariaLabel));
-    await page.locator("#chart .u-over").hover();
     await comes(
-      () => Promise.all([".u-over", ".u-cursor-pt"].map((one) => page.locator(`#chart ${one}`).boundingBox())),
+      async () => {
+        await page.locator("#chart .u-over").hover(); // each time: a new value draws the chart again
+        return Promise.all([".u-over", ".u-cursor-pt"].map((one) => page.locator(`#chart ${one}`).boundingBox()));
+      },
       ([chart, point]) => point && point.y > chart.y && point.y + point.height < chart.y + chart.height,
     );
     const plain = await open({ javaScriptEnabled: false });
