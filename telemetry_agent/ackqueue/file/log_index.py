@@ -59,7 +59,7 @@ def hold(index: Path, ballast: Path) -> int:
 
 
 def let_go(fd: int) -> None:
-    """Give back the lock. SQLite 3.51 would leave the log beside the file: somebody uses it."""
+    """Give back the lock: SQLite 3.51 and newer leave the log where another process has it."""
     _take_lock(fd, fcntl.F_UNLCK)
 
 

@@ -188,11 +188,11 @@ def open_database(path: Path, connect: Connect | None) -> tuple[sqlite3.Connecti
         UnusableError: The file is not a queue of ours, or is damaged.
         StorageError: It cannot be opened.
     """
-    held = None
     try:
         with ExitStack() as stack:
             if connect is None:
                 connection, prepare = _connect_read_only(path), _stand_in
+                stack.callback(connection.close)
             else:
                 if not path.exists():
                     # Before SQLite opens it, so that at no moment every user can read it; SQLite
@@ -203,8 +203,7 @@ def open_database(path: Path, connect: Connect | None) -> tuple[sqlite3.Connecti
                 held = log_index.hold(index_of(path), ballast_of(path))
                 stack.callback(os.close, held)
                 connection, prepare = connect(path), _prepare
-            stack.callback(connection.close)
-            if held is not None:
+                stack.callback(connection.close)
                 stack.callback(log_index.let_go, held)
             prepare(connection, path)
             return connection, stack.pop_all()

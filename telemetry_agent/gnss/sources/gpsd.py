@@ -137,8 +137,8 @@ class Reports:
 
     def _note_devices(self, report: "_Report") -> None:
         paths = (device.typed("path", str) for device in report.objects("devices"))
-        # gpsd lists the pulse of a receiver as a device too; it never has a position. What is not
-        # printable is no device, and would change the terminal on which it is shown.
+        # gpsd lists the pulse of a receiver as a device too; it never has a position. A path with
+        # control characters is left out: it could change the terminal on which it is shown.
         self.devices = [
             path for path in paths if path and path.isprintable() and not path.startswith(_PULSE)
         ]
