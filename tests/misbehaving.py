@@ -150,29 +150,35 @@ def answer(
 
 
 def refusing(bad: Collection[int], status: int = 400, otherwise: int = 200) -> Act:
-    """Refuse each request that holds one of these seqs, whole."""
+    """Refuse each request that holds one of these seqs, whole; status 0: close at it."""
 
-    def run(line: Line, request: Request) -> None:
+    def run(line: Line, request: Request) -> bool:
         if any(seq in bad for _, seq in request.names):
-            line.reply(status, "bad fix")
-        else:
-            line.server.take(request)
-            line.reply(otherwise)
+            return refuse(line, status, "bad fix")
+        line.server.take(request)
+        line.reply(otherwise)
+        return True
 
     return Act(run)
 
 
 def at_most(fixes: int, status: int = 413) -> Act:
-    """413 for more fixes than that."""
+    """Refuse more fixes than that; status 0: close at them."""
 
-    def run(line: Line, request: Request) -> None:
+    def run(line: Line, request: Request) -> bool:
         if len(request.names) > fixes:
-            line.reply(status)
-        else:
-            line.server.take(request)
-            line.reply(200)
+            return refuse(line, status)
+        line.server.take(request)
+        line.reply(200)
+        return True
 
     return Act(run)
+
+
+def refuse(line: Line, status: int, body: str = "") -> bool:
+    if status:
+        line.reply(status, body)
+    return bool(status)
 
 
 def no_gzip(status: int = 400, body: str = "") -> Act:

@@ -58,8 +58,6 @@ class Refusals:
         keeper: StatusKeeper,
         more: Callable[[], Batch | None],
         rng: random.Random,
-        *,
-        order_counts: bool,
     ) -> None:
         """``more`` leases the next of the backlog, if there is any."""
         self.live_refused = False
@@ -74,7 +72,6 @@ class Refusals:
         self._keeper = keeper
         self._more = more
         self._rng = rng
-        self._order_counts = order_counts
         self._suspects: dict[int, Suspect] = {}  # by lease
         self._run: Run | None = None
         self._search: Bisection | None = None
@@ -252,10 +249,10 @@ class Refusals:
         """Whether an outcome that names no fix is a refusal of this batch.
 
         ``keep``: as for ``refused``. A 500, a 502, or no answer, is one if it is the fifth of the
-        same batch while others are accepted. If the order counts, so that others wait for it, and
-        another fix got no answers before, the second is enough. A status that holds uploads, such
-        as 403, is one if single fixes of this kind were accepted since the last, and no batch: a
-        firewall may block what is too large for it, or what one fix holds.
+        same batch while others are accepted. If another fix was put off before, and no dead letter
+        can come of it, the second is enough. A status that holds uploads, such as 403, is one if
+        single fixes of this kind were accepted since the last, and no batch: a firewall may block
+        what is too large for it, or what one fix holds.
         """
         if isinstance(said, Deferred) and not said.may_be_a_fix:
             return False
@@ -270,7 +267,7 @@ class Refusals:
             is_one = self._held.get(kind, False) and self._run is None
             self._held[kind] = False
         else:
-            is_known = self._order_counts and self._leases.has_put_off and not answered
+            is_known = self._leases.has_put_off and keep
             enough = _CRASHES_OF_A_KNOWN_KIND if is_known else _CRASHES
             is_one = self.crashes.crashed(batch, enough, answered=answered)
         if is_one:

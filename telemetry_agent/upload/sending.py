@@ -44,10 +44,11 @@ from telemetry_agent.upload.upload_status import StatusKeeper
 _log = logging.getLogger(__name__)
 
 _NO_GZIP_THERE = {400, 415, 422, 500}
-_PROOF_WAITS = 5
+_DOUBT_WAITS = 5  # in a row: the request itself may be the reason
 _GZIP_AGAIN_AFTER_S = 3600.0
 _SEARCH_S = 60.0
 
+_GATEWAY_TIMEOUT = 504
 _NOTHING_BEHIND = {*NOT_PASSED_ON, 503}
 
 
@@ -98,7 +99,7 @@ class Sender:
                 return outcome
         payload = self._format.encode(batch, compression)
         outcome = self._send_fixes(batch, payload, timeout_s)
-        proven = self._compression.proven and self._keeper.waits_in_a_row < _PROOF_WAITS
+        proven = self._compression.proven and self._keeper.waits_in_a_row < _DOUBT_WAITS
         if isinstance(outcome, Delivered):
             self._losses = 0
         if isinstance(outcome, Delivered) or not payload.compressed or proven:
@@ -117,6 +118,7 @@ class Sender:
         again = self._send_fixes(batch, self._format.encode(batch, "none"), timeout_s)
         if isinstance(again, Delivered | Refused):
             self._compression.refused(now_s, outcome.status or "no answer", plain=again)
+            self._sizing.forget_failures()  # it was not the size
         return again
 
     def send_each(self, batch: Batch, timeout_s: float) -> list[Outcome]:
@@ -147,7 +149,7 @@ class Sender:
                 outcomes.clear()
             outcomes += [self._lost(failure, sent=sent)] * unanswered
             if now_s - began_s >= timeout_s:
-                self._sizing.timed_out(len(outcomes), now_s)
+                self._sizing.failed(len(outcomes), now_s)
         elif outcomes and isinstance(outcomes[-1], Delivered):
             self._sizing.took(len(outcomes), 0, now_s - began_s, now_s)  # no limit in bytes here
         return outcomes
@@ -161,7 +163,7 @@ class Sender:
         self, batch: Batch, payload: Payload, timeout_s: float, *, with_report: bool = False
     ) -> Outcome:
         """Exchange, and learn how large the next batch may be."""
-        began_s, sent_before = self._clock.monotonic_s(), self._transport.dialer.sent_bytes
+        began_s = self._clock.monotonic_s()
         outcome = self._exchange(batch, payload, timeout_s)
         now_s = self._clock.monotonic_s()
         count, size, elapsed_s = len(batch.records), len(payload.body), now_s - began_s
@@ -174,14 +176,11 @@ class Sender:
                 self._sizing.answered_at_length(fitting, now_s)
             case Refused(too_large=True) if not with_report:
                 self._sizing.too_large(count, size, now_s)
-            case Deferred(answered=False):
-                # A deadline that passed before anything was sent shows nothing about the size.
-                if elapsed_s >= timeout_s and self._transport.dialer.sent_bytes > sent_before:
-                    self._sizing.timed_out(count, now_s)
-            case _ if with_report:
-                pass  # it may be too large with the report only
-            case _ if outcome.status in NOT_PASSED_ON:
-                self._sizing.timed_out(count, now_s)
+            case Deferred(may_be_a_fix=True):
+                # Once may be a restart, and some endpoints recognise only the whole batch again.
+                timed_out = elapsed_s >= timeout_s or outcome.status == _GATEWAY_TIMEOUT
+                if timed_out or self._keeper.waits_in_a_row >= _DOUBT_WAITS - 1:
+                    self._sizing.failed(count, now_s)
         return outcome
 
     def _exchange(self, batch: Batch, payload: Payload, timeout_s: float) -> Outcome:

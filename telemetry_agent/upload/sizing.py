@@ -25,6 +25,10 @@ between, is a limit. It belongs to the path: a change of the network removes it.
 network does not: on a slow path that large batches fill, the network seems to come and go. A dead
 radio sets no limit, because nothing is answered between.
 
+A server that closes the connection, or a 500, counts like a time-out after five waits in a row:
+some servers do so at a large body. But one fix may be the reason. When the search finds it, what
+its batches have set is forgotten.
+
 Endpoints are reconfigured. So once an hour twice of what was too large is tried again, which costs
 one refused request if the limit is still there.
 """
@@ -47,7 +51,7 @@ class Sizing:
         self._max_bytes: int | None = None
         self._max_count: int | None = None  # by the size of answers
         self._try_larger_s = 0.0
-        self._timed_out: int | None = None  # the smallest count that did
+        self._failed: int | None = None  # the smallest count
         self._smaller_answered = False  # since then
         self._path_max: int | None = None
         self._measured = 0, 0  # the fixes and the bytes of the last body
@@ -64,10 +68,10 @@ class Sizing:
         """Note that a batch of ``count`` fixes was answered after ``elapsed_s``."""
         self._measured = count, body_bytes
         full = count >= self.limit()  # a smaller one does not show that a larger one would fit
-        if self._timed_out is not None:
-            self._smaller_answered = self._smaller_answered or count < self._timed_out
-            if count >= self._timed_out:
-                self._timed_out = self._path_max = None
+        if self._failed is not None:
+            self._smaller_answered = self._smaller_answered or count < self._failed
+            if count >= self._failed:
+                self._failed = self._path_max = None
         # A batch of twice the size takes twice the time. Only the deadline forbids that to a small
         # one; to others also what fresh fixes may wait.
         is_small = self._count < self._least_when_slow
@@ -82,21 +86,21 @@ class Sizing:
             self._path_max = self._path_max and 2 * self._path_max
             self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
 
-    def timed_out(self, count: int, now_s: float) -> None:
-        """Note that a deadline, ours or a proxy's, passed for a batch of ``count`` fixes."""
-        again = self._timed_out is not None and not self._smaller_answered
+    def failed(self, count: int, now_s: float) -> None:
+        """Note that a batch of ``count`` fixes was not accepted, perhaps because of its size."""
+        again = self._failed is not None and not self._smaller_answered
         self._count = min(self._count, max(1, count // 4) if again else count)
         # The second time, with an answer to a smaller batch between: it is the size.
-        if self._timed_out is not None and count >= self._timed_out and self._smaller_answered:
+        if self._failed is not None and count >= self._failed and self._smaller_answered:
             self._path_max = max(1, count // 2)
             if not (self._max_bytes or self._max_count):  # paths may change more than once an hour
                 self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
-        self._timed_out = min(count, self._timed_out or count)
+        self._failed = min(count, self._failed or count)
         self._smaller_answered = False
 
-    def path_changed(self) -> None:
-        """Forget what timed out: there is another path."""
-        self._timed_out = self._path_max = None
+    def forget_failures(self) -> None:
+        """Forget that: there is another path, or the size was not the reason."""
+        self._failed = self._path_max = None
         self._count = max(self._count, min(self._max_batch, _FIRST))
 
     def answered_at_length(self, fitting: int, now_s: float) -> None:

@@ -208,7 +208,7 @@ class Uploader(Task):
         if self._transport.dialer.aborted:  # by ``network_changed``, or by an uploader that ended
             self._transport.dialer.rearm()
             self._transport.drop_idle()
-            self._sizing.path_changed()
+            self._sizing.forget_failures()
         spread_s, hurried = self._returned_within_s, self._hurried
         if spread_s is None and not hurried:
             return
@@ -287,9 +287,12 @@ class Uploader(Task):
             stop = self._outcomes.apply(batch, outcome, probing=probing)
             self._resending.asked(outcome, self._clock.monotonic_s())
             names_no_fix = stop is None and isinstance(outcome, Held | Deferred)
-            if names_no_fix and self._refusals.searching and len(batch.records) > 1:
-                # A firewall may block what is large, and a server may close the connection at it.
-                self._sizing.timed_out(len(batch.records), self._clock.monotonic_s())
+            if names_no_fix and self._refusals.searching:
+                if len(batch.records) > 1:
+                    # A firewall may block what is large, and a server may close at it.
+                    self._sizing.failed(len(batch.records), self._clock.monotonic_s())
+                else:
+                    self._sizing.forget_failures()  # it was this fix, not the size
         delivered = self._outcomes.deliveries > deliveries
         # One fix that is refused while the search goes on shows nothing about the others.
         if batch.live and (delivered or stop is not None):

@@ -51,7 +51,7 @@ def test_a_short_batch_proves_nothing_about_longer_ones() -> None:
 def test_time_outs_shrink_batches_down_to_one_and_they_grow_while_time_is_left() -> None:
     sizing = grown()
     for _ in range(12):
-        sizing.timed_out(sizing.limit(), 0)
+        sizing.failed(sizing.limit(), 0)
     assert sizing.limit() == 1
     for _ in range(2):
         sizing.took(sizing.limit(), 1000, 14, 0)
@@ -109,11 +109,11 @@ def test_paths_that_lose_large_packets_do_not_put_off_what_the_endpoint_may_take
     sizing = grown()
     sizing.too_large(800, 80_000, 0)
     for now_s in (900, 1800, 2700):
-        sizing.path_changed()
-        sizing.timed_out(400, now_s)
+        sizing.forget_failures()
+        sizing.failed(400, now_s)
         sizing.took(40, 4_000, 0.1, now_s)
-        sizing.timed_out(400, now_s)
-    sizing.path_changed()
+        sizing.failed(400, now_s)
+    sizing.forget_failures()
     for _ in range(10):
         sizing.took(sizing.limit(), 100 * sizing.limit(), 0.1, 3600)
     assert sizing.limit() == 800
@@ -132,7 +132,7 @@ def test_one_giant_does_not_shrink_the_batches_of_the_others() -> None:
     st.floats(0, 100),
     st.lists(
         st.tuples(
-            st.sampled_from(["took", "timed_out", "too_large"]),
+            st.sampled_from(["took", "failed", "too_large"]),
             st.integers(1, 5000),
             st.integers(1, 10**7),
             st.floats(0, 10_000),
@@ -149,8 +149,8 @@ def test_the_limit_is_always_possible(
         count = min(leased, sizing.limit())
         if kind == "took":
             sizing.took(count, size, elapsed_s, now_s)
-        elif kind == "timed_out":
-            sizing.timed_out(count, 0)
+        elif kind == "failed":
+            sizing.failed(count, 0)
         else:
             sizing.too_large(count, size, now_s)
         assert 1 <= sizing.limit() <= max_batch
@@ -167,7 +167,7 @@ def hours_over_a_way_that_carries(
         if count > at_most:
             now_s += 30
             time_outs.append(now_s)
-            sizing.timed_out(count, now_s)
+            sizing.failed(count, now_s)
         else:
             now_s += 0.1
             sizing.took(count, 100 * count, 0.1, now_s)
@@ -190,20 +190,20 @@ def test_a_size_that_times_out_twice_is_tried_again_once_an_hour(at_most: int) -
 def test_the_first_time_out_of_a_size_only_ends_its_growth() -> None:
     sizing = grown()
     assert sizing.limit() == 1000
-    sizing.timed_out(100, 0)  # nothing larger was pending
+    sizing.failed(100, 0)  # nothing larger was pending
     assert sizing.limit() == 100
-    sizing.timed_out(100, 30)
+    sizing.failed(100, 30)
     assert sizing.limit() == 25
     sizing.took(25, 2500, 0.1, 60)
-    sizing.timed_out(100, 90)
+    sizing.failed(100, 90)
     assert sizing.limit() == 50
 
 
 def test_a_dead_radio_teaches_nothing_that_outlasts_it() -> None:
     sizing = Sizing(1000, 10, 30)
     for now_s in (30, 60):
-        sizing.timed_out(sizing.limit(), now_s)
-    sizing.path_changed()
+        sizing.failed(sizing.limit(), now_s)
+    sizing.forget_failures()
     assert sizing.limit() == 16
     sizing.took(16, 1600, 0.1, 100)
     sizing.took(32, 3200, 0.1, 101)

@@ -710,26 +710,34 @@ def test_what_a_firewall_says_to_large_batches_makes_them_smaller(
         assert sum(len(request.names) > 30 for request in b.server.requests) < 20
 
 
-@pytest.mark.parametrize("status", [0, 500])
+@pytest.mark.parametrize("status", [0, 500, 502, 504])
+@pytest.mark.parametrize("live", [0, 60])
 @pytest.mark.parametrize("live_first", [True, False])
 def test_what_a_server_closes_at_large_batches_makes_them_smaller(
-    tmp_path: Path, status: int, *, live_first: bool
+    tmp_path: Path, status: int, live: int, *, live_first: bool
 ) -> None:
     """uWSGI closes without an answer at a body above ``limit-post``; PHP out of memory says 500."""
-
-    def run(line: Line, request: Request) -> bool:
-        if len(request.names) <= 30:
-            line.server.take(request)
-            line.reply(200)
-        elif status:
-            line.reply(status)
-        return len(request.names) <= 30
-
-    with bench(tmp_path, then=Act(run), live_first=live_first, compression="none") as b:
+    then = at_most(30, status)
+    with bench(tmp_path, then=then, live_first=live_first, compression="none") as b:
         b.put_backlog(2000)
-        b.work_among_live(60)
-        assert b.counts == (0, 0, 2060, 0)
+        b.work_among_live(live)
+        b.work_for(0 if live else 300)
+        assert b.counts == (0, 0, 2000 + live, 0)
         assert sum(len(request.names) > 30 for request in b.server.requests) <= 40
+
+
+@pytest.mark.parametrize("status", [0, 502])
+@pytest.mark.parametrize("live_first", [True, False])
+@pytest.mark.parametrize("bad", [range(100, 2000, 300), range(500, 510)])
+def test_fixes_that_crash_the_server_leave_batches_large_where_no_live_fix_comes(
+    tmp_path: Path, status: int, bad: range, *, live_first: bool
+) -> None:
+    then = refusing(bad, status)
+    with bench(tmp_path, then=then, live_first=live_first, compression="none") as b:
+        b.put_backlog(3000)
+        b.work_for(7200)
+        assert b.counts == (0, len(bad), 3000 - len(bad), 0)
+        assert len(b.server.requests) < 40 * len(bad)
 
 
 @pytest.mark.parametrize("fault", [answer(302), answer(404), answer(500), answer(503)])
