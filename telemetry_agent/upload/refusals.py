@@ -58,6 +58,8 @@ class Refusals:
         keeper: StatusKeeper,
         more: Callable[[], Batch | None],
         rng: random.Random,
+        *,
+        order_counts: bool,
     ) -> None:
         """``more`` leases the next of the backlog, if there is any."""
         self.live_refused = False
@@ -72,6 +74,7 @@ class Refusals:
         self._keeper = keeper
         self._more = more
         self._rng = rng
+        self._order_counts = order_counts
         self._suspects: dict[int, Suspect] = {}  # by lease
         self._run: Run | None = None
         self._search: Bisection | None = None
@@ -250,9 +253,10 @@ class Refusals:
 
         ``keep``: as for ``refused``. A 500, a 502, or no answer, is one if it is the fifth of the
         same batch while others are accepted. If another fix was put off before, and no dead letter
-        can come of it, the second is enough. A status that holds uploads, such as 403, is one if
-        single fixes of this kind were accepted since the last, and no batch: a firewall may block
-        what is too large for it, or what one fix holds.
+        can come of it, the second is enough; of no answers only if the order counts, because
+        others wait for it, and a bad network would look the same. A status that holds uploads,
+        such as 403, is one if single fixes of this kind were accepted since the last, and no batch:
+        a firewall may block what is too large for it, or what one fix holds.
         """
         if isinstance(said, Deferred) and not said.may_be_a_fix:
             return False
@@ -267,7 +271,7 @@ class Refusals:
             is_one = self._held.get(kind, False) and self._run is None
             self._held[kind] = False
         else:
-            is_known = self._leases.has_put_off and keep
+            is_known = self._leases.has_put_off and keep and (answered or self._order_counts)
             enough = _CRASHES_OF_A_KNOWN_KIND if is_known else _CRASHES
             is_one = self.crashes.crashed(batch, enough, answered=answered)
         if is_one:

@@ -57,6 +57,7 @@ class Selection:
             keeper,
             lambda: self._backlog(policy.max_batch),
             rng,
+            order_counts=not policy.live_first,
         )
         self.probing = False
         """Whether everything is held: each attempt sends one fix."""
