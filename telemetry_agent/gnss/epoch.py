@@ -11,7 +11,7 @@ to send the last position. GN vetoes those of all systems. So a receiver whose G
 fix keeps its GPS position.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from telemetry_agent.gnss.field_values import DAY_MS, NO_GEOMETRY, Instant, time_of_day_ms
 from telemetry_agent.gnss.geodesy import PoorFix
@@ -243,34 +243,26 @@ class Solution:
     day: int | None = None
     """The date of an RMC that counts only beside a GGA."""
     _last: Report | None = None
-    _alt_mm: int | None = None
-    _alt_by = ""
-    _geoid_sep_mm: int | None = None
-    _geoid_sep_by = ""
     _gsa_mode: int | None = None
     _counted: int | None = None
-    _speed_mm_s: int | None = None
-    _course_mdeg: int | None = None
-    _hdop_e2: int | None = None
-    _vdop_e2: int | None = None
-    _pdop_e2: int | None = None
-    _err_h_mm: int | None = None
-    _err_v_mm: int | None = None
 
     def __init__(self, epoch: Epoch) -> None:
         self._reports: dict[str, Report] = {}  # of each type the last one with a position
         self._listed: set[tuple[str, str]] = set()  # satellites in GSA: system and number
+        self._values: dict[str, int] = {}  # the last ones, by their field of a fix
+        self._heights_of_gns: dict[str, int] = {}  # for what no GGA has
         for message in epoch.valid_messages():
             if isinstance(message, Report):
                 self._take_report(message)
             elif isinstance(message, Gsa):
                 self._take_gsa(message)
             elif isinstance(message, Vtg):
-                self._take_motion(message.speed_mm_s, message.course_mdeg)
+                _, speed, course, _ = message
+                _put(self._values, speed_mm_s=speed, course_mdeg=course)
             elif isinstance(message, Gst) and (
                 message.about is None or epoch.is_at(message.about, message)
             ):
-                self._take_errors(message)
+                _put(self._values, err_h_mm=message.err_h_mm, err_v_mm=message.err_v_mm)
         self.trusted = self._trusted()
         """The most trusted position; None: no fix."""
 
@@ -291,33 +283,19 @@ class Solution:
         else:
             self._reports[kind] = self._last = report
         if kind == "RMC":
-            self._take_motion(speed, course)
+            _put(self._values, speed_mm_s=speed, course_mdeg=course)
         elif kind != "GLL":
             # One talker may count its own system only, and a GGA to 12 beside a GNS.
             if sats is not None and sats > (self._counted or -1):
                 self._counted = sats
-            if alt is not None and (kind == "GGA" or self._alt_by != "GGA"):
-                self._alt_mm, self._alt_by = alt, kind
-            if geoid_sep is not None and (kind == "GGA" or self._geoid_sep_by != "GGA"):
-                self._geoid_sep_mm, self._geoid_sep_by = geoid_sep, kind
+            heights = self._values if kind == "GGA" else self._heights_of_gns
+            _put(heights, alt_mm=alt, geoid_sep_mm=geoid_sep)
             self._take_hdop(hdop)
 
     def _take_hdop(self, hdop_e2: int | None) -> None:
         # One sentence may have 99.99 where another has a number.
-        if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or self._hdop_e2 is None):
-            self._hdop_e2 = hdop_e2
-
-    def _take_motion(self, speed_mm_s: int | None, course_mdeg: int | None) -> None:
-        if speed_mm_s is not None:
-            self._speed_mm_s = speed_mm_s
-        if course_mdeg is not None:
-            self._course_mdeg = course_mdeg
-
-    def _take_errors(self, gst: Gst) -> None:
-        if gst.err_h_mm is not None:
-            self._err_h_mm = gst.err_h_mm
-        if gst.err_v_mm is not None:
-            self._err_v_mm = gst.err_v_mm
+        if hdop_e2 != NO_GEOMETRY or "hdop_e2" not in self._values:
+            _put(self._values, hdop_e2=hdop_e2)
 
     def _take_gsa(self, gsa: Gsa) -> None:
         _, mode, satellites, pdop, hdop, vdop, _ = gsa
@@ -326,10 +304,7 @@ class Solution:
             self._gsa_mode = mode
         self._listed.update(satellites)
         self._take_hdop(hdop)
-        if pdop is not None:
-            self._pdop_e2 = pdop
-        if vdop is not None:
-            self._vdop_e2 = vdop
+        _put(self._values, pdop_e2=pdop, vdop_e2=vdop)
 
     def _trusted(self) -> Report | None:
         last = self._last
@@ -352,35 +327,28 @@ class Solution:
         # On many receivers GGA counts to 12 only, and on others GSA has GPS only.
         listed = len(self._listed) or None
         sats = listed if self._counted is None else max(listed or 0, self._counted)
+        values: dict[str, Any] = self._heights_of_gns | self._values
         if self._gsa_mode is not None:
             solid = self._gsa_mode == 3
         else:  # an altitude needs four satellites
-            solid = self._alt_mm is not None and (sats or 0) >= _LEAST_SATS_3D
-        poor = self._hdop_e2 == NO_GEOMETRY
-        return (PoorFix if poor else Fix)(
-            time_ms,
-            *position_e9,
-            self._alt_mm,
-            self._geoid_sep_mm,
-            self._speed_mm_s,
-            self._course_mdeg,
-            3 if solid else 2,
-            self._quality(),
-            None if poor else self._hdop_e2,
-            self._vdop_e2,
-            self._pdop_e2,
-            sats,
-            self._err_h_mm,
-            self._err_v_mm,
-            None,
-            flags,
-        )
+            solid = "alt_mm" in values and (sats or 0) >= _LEAST_SATS_3D
+        kind = Fix
+        if values.get("hdop_e2") == NO_GEOMETRY:
+            kind = PoorFix
+            del values["hdop_e2"]
+        fix = kind(time_ms, *position_e9, mode=3 if solid else 2, quality=self._quality())
+        return fix._replace(**values, sats=sats, flags=flags)
 
     def _quality(self) -> Quality:
         for kind in _TRUST:
             if kind in self._reports and (quality := self._reports[kind].quality):
                 return quality
         return "gps"
+
+
+def _put(values: dict[str, int], **new: int | None) -> None:
+    """What a sentence does not carry leaves the value of another one."""
+    values.update({name: value for name, value in new.items() if value is not None})
 
 
 def _agree(trusted: Report, last: Report) -> bool:
