@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 from machines import Machine
 
-from telemetry_agent.gnss.sources.machine import Holder, explain, find_receivers, holder
+from telemetry_agent.gnss.sources.machine import (
+    Holder,
+    candidate,
+    explain,
+    find_receivers,
+    holder,
+)
 
 PORT = Path("/dev/ttyUSB0")
 PI_4 = "Raspberry Pi 4 Model B Rev 1.4"
@@ -123,8 +129,20 @@ def test_a_u_blox_modem_is_no_receiver(machine: Machine) -> None:
 
 def test_the_receiver_comes_before_the_modem(machine: Machine) -> None:
     machine.usb("2c7c:0125", "Quectel|EG25-G", *QUECTEL)
+    machine.usb("067b:aaa0", "Prolific|", "ttyUSB4")
     machine.usb("1546:01a8", "u-blox AG|u-blox 8", "ttyACM0")
-    assert [c.label for c in machine.safe()] == ["u-blox 8", "Quectel EC25/EG25 modem"]
+    assert [str(c.path) for c in machine.safe()] == [
+        f"/dev/tty{n}" for n in ("ACM0", "USB4", "USB1")
+    ]
+
+
+def test_a_port_is_known_by_any_of_its_names(machine: Machine) -> None:
+    machine.usb("0403:6001", "FTDI|FT232R", "ttyUSB0")
+    machine.usb("067b:aaa0", "Prolific|", "ttyUSB4")
+    name = machine.root / "my-receiver"
+    name.symlink_to("/dev/ttyUSB4")
+    assert candidate(name, machine.root) == machine.safe()[0]
+    assert candidate(Path("/dev/ttyUSB9"), machine.root) is None
 
 
 def test_the_header_of_a_pi(machine: Machine) -> None:
@@ -147,6 +165,12 @@ def test_the_header_of_a_pi_5_is_not_its_debug_connector(machine: Machine) -> No
 
 def test_a_pi_whose_header_port_is_off(machine: Machine) -> None:
     machine.uart("ttyAMA1", PI_4)
+    assert machine.found() == []
+
+
+def test_the_header_of_another_computer_may_be_anything(machine: Machine) -> None:
+    machine.uart("ttyS0", "Banana Pi BPI-M1")
+    machine.link("serial0", "ttyS0")
     assert machine.found() == []
 
 
@@ -202,6 +226,12 @@ def test_who_has_it_open(busy: Machine) -> None:
     assert holder(PORT, busy.root) == Holder(77, "gpsd")
 
 
+def test_a_process_that_ends_or_hides_its_files_is_no_holder_and_hides_none(busy: Machine) -> None:
+    (busy.root / "proc/5").mkdir()
+    busy.process(77, "", has=str(PORT))
+    assert holder(PORT, busy.root) == Holder(77, "a program")
+
+
 def test_we_ourselves_do_not_count(busy: Machine) -> None:
     busy.process(os.getpid(), "telemetry-agent", has=str(PORT))
     assert holder(PORT, busy.root) is None
@@ -215,7 +245,10 @@ def test_the_program_that_made_a_pty_does_not_count(busy: Machine) -> None:
 def test_a_login_of_another_user_is_seen_by_its_command_line(busy: Machine) -> None:
     busy.process(612, "agetty", "-o", "-p -- \\u", "9600", "ttyUSB0", "vt220")
     busy.process(613, "agetty", "tty1", "linux")
+    busy.process(600, "less", "/dev/ttyUSB0")
     assert holder(PORT, busy.root) == Holder(612, "agetty")
+    busy.process(611, "getty", "9600", "/dev/ttyUSB0")
+    assert holder(PORT, busy.root) == Holder(611, "getty")
 
 
 def test_a_login_that_cannot_be_seen_is_known_by_its_unit(busy: Machine) -> None:
@@ -240,8 +273,11 @@ def test_no_name_changes_the_terminal_on_which_it_is_shown(busy: Machine) -> Non
     [
         ("gpsd", 'gpsd (pid 9) has /dev/ttyUSB0: set gps.source = "gpsd://localhost:2947", or `s'),
         ("ModemManager", "ModemManager (pid 9) has /dev/ttyUSB0: `sudo systemctl disable --now Mo"),
-        ("agetty", "`sudo systemctl disable --now serial-getty@ttyUSB0`"),
+        ("agetty", "`sudo systemctl disable --now serial-getty@ttyUSB0`, then reboot"),
+        ("getty", "`sudo systemctl disable --now serial-getty@ttyUSB0`"),
+        ("login", "`sudo systemctl disable --now serial-getty@ttyUSB0`"),
         ("hciattach", "Bluetooth has /dev/ttyUSB0 (hciattach (pid 9)): use the header's other po"),
+        ("btattach", "Bluetooth has /dev/ttyUSB0 (btattach (pid 9)): use the header's other po"),
         ("telemetry-agent", "another telemetry-agent (pid 9) has /dev/ttyUSB0: stop it"),
         ("minicom", "minicom (pid 9) has /dev/ttyUSB0: stop that program (`sudo kill 9`)"),
     ],

@@ -20,7 +20,7 @@ EPOCH = rmc("120000")
 
 def test_checksums_are_added() -> None:
     assert RATE == b"$PMTK220,200*2C\r\n"
-    assert command_bytes("$PMTK220,200*2c") == RATE
+    assert command_bytes(" $PMTK220,200*2c\n") == RATE
     assert bytes.fromhex("B562 0608 0600 C800 0100 0100 DE6A") == RATE_UBX
     assert command_bytes("ubx:06080600C80001000100") == RATE_UBX
 
@@ -34,6 +34,8 @@ def test_checksums_are_added() -> None:
         ("$PMTK220,200*00", "wrong checksum: leave it out"),
         ("ubx:", "must hold class, id, length"),
         ("ubx:06 0", "must be bytes in hex"),
+        ("ubx:06 08 06 00", "its length says 6 bytes of payload, 0 follow"),
+        ("ubx:06 08 06", "its length says 6 bytes of payload, 0 follow"),
         ("ubx:06 08 06 00 C8", "its length says 6 bytes of payload, 1 follow"),
         ("ubx:B5 62 06 08 00 00 0E 30", "leave out the sync bytes"),
     ],
@@ -62,6 +64,25 @@ def test_a_start_is_noticed_once_however_it_is_cut(said: bytes) -> None:
             sent += commands.heard(data[i : i + size])
             clock.advance(60)
         assert sent == [RATE]
+
+
+def test_a_command_that_restarts_the_receiver_is_not_sent_again_at_once() -> None:
+    clock = FakeClock()
+    commands = OnConnect("gps", [RATE], clock)
+    commands.opened()
+    sent: list[bytes] = []
+    for _ in range(24):
+        clock.advance(1)
+        sent += commands.heard(STARTS[2])
+    assert sent == [RATE, RATE]
+
+
+def test_a_start_is_not_logged_where_nothing_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert not OnConnect("gps", [], FakeClock()).heard(STARTS[2])
+    assert not caplog.messages
+    assert OnConnect("gps", [RATE], FakeClock()).heard(STARTS[2])
+    assert caplog.messages == ["gps has restarted: sending gps.on_connect again"]
 
 
 def test_other_sentences_are_no_start() -> None:

@@ -19,13 +19,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from telemetry_agent.errors import Advice
 from telemetry_agent.small_files import text_of as _text_of
 
 Kind = Literal["receiver", "header", "modem", "unknown"]
-_PREFERENCE: tuple[Kind, ...] = ("receiver", "header", "modem", "unknown")
+_PREFERENCE = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +89,9 @@ _MODEMS = {
     (0x1E2D, 0x0061): ("Cinterion", 4),
     (0x1E2D, 0x0069): ("Cinterion", 4),
 }
-_MODEM_VENDORS = {0x05C6, 0x2C7C, 0x1E0E, 0x1BC7, 0x1199, 0x1E2D, 0x12D1, 0x19D2}
+_MODEM_VENDORS = {0x12D1, 0x19D2, *(vendor for vendor, _ in _MODEMS)}
 _CONSOLES = {"agetty", "getty", "login"}
-_BLUETOOTH = {"hciattach", "btattach", "btuart"}
+_BLUETOOTH = {"hciattach", "btattach"}
 _BLUETOOTH_REMEDY = (
     'use the header\'s other port (gps.source = "/dev/serial0"), or add '
     "dtoverlay=disable-bt to /boot/firmware/config.txt, "
@@ -119,13 +119,12 @@ def candidate(path: Path, root: Path = Path("/")) -> Candidate | None:
 
 def _usb_ports(root: Path) -> Iterator[Candidate]:
     names = _stable_names(root)
-    for tty in sorted((root / "sys/class/tty").glob("tty*")):
+    for tty in (root / "sys/class/tty").glob("tty*"):
         interface = _above(tty / "device", "bInterfaceNumber")
-        usb = interface and _above(interface, "idVendor")
-        if not interface or not usb:
+        if not interface or not (usb := _above(interface, "idVendor")):
             continue
         try:
-            number = int(_text_of(interface / "bInterfaceNumber") or "0", 16)
+            number = int(_text_of(interface / "bInterfaceNumber"), 16)
             ids = int(_text_of(usb / "idVendor"), 16), int(_text_of(usb / "idProduct"), 16)
         except ValueError:  # it is being unplugged
             continue
@@ -156,9 +155,8 @@ def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, 
 def _stable_names(root: Path) -> dict[str, Path]:
     """Port, such as ttyUSB0 -> its name below /dev/serial/by-id."""
     folder = Path("/dev/serial/by-id")
-    links = sorted((root / folder.relative_to("/")).glob("*"))
-    ports = {folder / link.name: _target(root, folder / link.name) for link in links}
-    return {port: name for name, port in ports.items() if port is not None}
+    names = [folder / link.name for link in (root / folder.relative_to("/")).glob("*")]
+    return {port: name for name in names if (port := _target(root, name))}
 
 
 def _above(path: Path, attribute: str) -> Path | None:
@@ -175,8 +173,8 @@ def _header(root: Path) -> Iterator[Candidate]:
         return
     path = Path("/dev/serial0")
     tty = _target(root, path)
-    if "Raspberry Pi 5" in model and tty != "ttyAMA0":
-        # On a Pi 5 serial0 is the debug connector, unless the header's port is switched on.
+    if "Raspberry Pi 5" in model:
+        # There serial0 is the debug connector, unless the header's port is switched on.
         path, tty = Path("/dev/ttyAMA0"), "ttyAMA0"
     if not tty or not (root / "sys/class/tty" / tty).exists():
         return
@@ -294,7 +292,7 @@ def getty_remedy(tty: str, root: Path = Path("/")) -> str:
 def _is_console(tty: str, root: Path = Path("/")) -> bool:
     """Whether this tty is a console of the kernel; systemd then starts a login there."""
     arguments = _text_of(root / "proc/cmdline").split()
-    return any(a.removeprefix("console=").split(",")[0] == tty for a in arguments if "=" in a)
+    return f"console={tty}" in {argument.partition(",")[0] for argument in arguments}
 
 
 def _pi_model(root: Path) -> str:
