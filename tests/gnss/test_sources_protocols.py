@@ -79,6 +79,7 @@ def test_beginnings_without_an_end_take_no_time(begin: bytes) -> None:
         (b'{"lat":48.1173,"lon":11.5167,"speed":11.5}\r\n', diagnosis("text")),
         (b"\r\n+CGPSINFO: ,,,,,,,,\r\n", "wrong-baud"),  # too little
         (b"\x80\xf3\x0f" * 30, "wrong-baud"),
+        (b"$@" + bytes(100), "wrong-baud"),  # the checksum of nothing is 0
         (b"", "wrong-baud"),
     ],
 )

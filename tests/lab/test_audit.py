@@ -72,6 +72,8 @@ def test_it_misses_what_was_taken_and_nothing_else(
         {"stream": "", "through": 1, "recorded": 1},
         {"stream": "\udcff" * 16, "through": 1, "recorded": 1},
         {"stream": STREAM, "through": 1, "recorded": 10**30},
+        {"stream": STREAM, "through": 10**30, "recorded": 1},
+        {"stream": STREAM, "through": 1, "recorded": 1, "not_coming": {"thinned": -1}},
         {"stream": STREAM, "through": 1, "recorded": 2},
         {"stream": STREAM, "through": 1, "recorded": 1, "not_coming": {"thinned": 2}},
         {"stream": STREAM, "through": 1, "recorded": 1, "not_coming": {"\x1b[2J": 1}},
@@ -79,6 +81,13 @@ def test_it_misses_what_was_taken_and_nothing_else(
 )
 def test_what_is_not_an_account_is_ignored(said: object) -> None:
     assert account_of(said) is None
+
+
+@pytest.mark.parametrize("said", [[1], [1, 2, 3], "12"])
+def test_a_range_that_has_no_two_ends_is_ignored(said: object) -> None:
+    account = account_of({"stream": STREAM, "through": 1, "recorded": 1, "damaged_in": said})
+    assert account is not None
+    assert account.damaged_in is None
 
 
 def test_the_endpoint_names_what_was_deleted_from_it(tmp_path: Path) -> None:
@@ -141,6 +150,13 @@ def received() -> Iterator[Received]:
     received = Received()
     yield received
     received.database.close()
+
+
+def test_more_rows_than_expected_are_not_less_than_none_missing(received: Received) -> None:
+    received.fixes("a", 1, 2)
+    received.report(account("a", 2, 2, not_coming={"refused": 1}))
+    (audit,) = received.database.audits()
+    assert (audit["complete"], audit["streams"][0]["missing"]) == (True, 0)
 
 
 def test_what_a_stream_still_has_to_deliver_bounds_the_time_of_all(received: Received) -> None:

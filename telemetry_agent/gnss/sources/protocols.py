@@ -90,7 +90,7 @@ def ubx_checksum(body: bytes) -> bytes:
 
 def _is_ubx(frame: bytes) -> bool:
     end = 6 + int.from_bytes(frame[4:6], "little")
-    return len(frame) >= end + 2 and frame[end : end + 2] == ubx_checksum(frame[2:end])
+    return frame[end : end + 2] == ubx_checksum(frame[2:end])
 
 
 def _is_sirf(frame: bytes) -> bool:
@@ -109,7 +109,7 @@ def _is_casic(frame: bytes) -> bool:
     words = [int.from_bytes(frame[at : at + 4], "little") for at in range(6, end, 4)]
     # Length, class and id are two words of 16 bits that count as one of 32.
     checksum = sum(words) + int.from_bytes(frame[2:6], "little") & 0xFFFFFFFF
-    return len(frame) >= end + 4 and frame[end : end + 4] == checksum.to_bytes(4, "little")
+    return frame[end : end + 4] == checksum.to_bytes(4, "little")
 
 
 def _is_sbf(frame: bytes) -> bool:
@@ -121,7 +121,7 @@ def _is_log(frame: bytes) -> bool:
     unicore = frame[2:3] == b"\xb5"
     header, length_at = (24, 6) if unicore else (int.from_bytes(frame[3:4], "big"), 8)
     end = header + int.from_bytes(frame[length_at : length_at + 2], "little")
-    return len(frame) >= end + 4 and _crc(frame[:end]).to_bytes(4, "little") == frame[end : end + 4]
+    return frame[end : end + 4] == _crc(frame[:end]).to_bytes(4, "little")
 
 
 def _crc(data: bytes) -> int:
@@ -129,13 +129,12 @@ def _crc(data: bytes) -> int:
 
 
 def _is_rtcm(frame: bytes) -> bool:
-    end = 6 + frame[2] if len(frame) > 2 else 6
     remainder = 0  # CRC-24Q; over the message and its checksum it is 0
-    for byte in frame[:end]:
+    for byte in frame[: 6 + int.from_bytes(frame[2:3])]:
         remainder ^= byte << 16
         for _ in range(8):
             remainder = remainder << 1 ^ (0x1864CFB if remainder & 0x800000 else 0)
-    return len(frame) >= end and remainder == 0
+    return remainder == 0
 
 
 _PROTOCOLS: dict[str, tuple[bytes, Callable[[bytes], bool]]] = {
