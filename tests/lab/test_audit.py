@@ -171,6 +171,8 @@ def test_what_a_stream_still_has_to_deliver_bounds_the_time_of_all(received: Rec
     assert received.said() == (True, time_of(105))
     received.report(account("c", 0, 0))  # started again, nothing delivered
     assert received.said() == (True, time_of(105))
+    received.report(account("a", 21, 21, finished=True))  # and its last fix was lost here
+    assert received.said() == (False, time_of(20))
 
 
 def test_nothing_is_complete_before_the_first_fix_of_the_oldest_stream(received: Received) -> None:

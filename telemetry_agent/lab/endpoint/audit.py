@@ -114,11 +114,11 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
 
 def _complete_until(verdicts: Iterable[StreamVerdict]) -> str | None:
     """The time up to which nothing is missing or still to come."""
-    before: str | None = None  # the newest time of the earlier streams
-    doubts: list[str | None] = []
+    before = ""  # the newest time of the earlier streams
+    doubts: list[str] = []
     for verdict in verdicts:
-        until = verdict.complete_until
+        until = verdict.complete_until or ""
         if verdict.missing > 0 or not verdict.account.finished:
             doubts.append(until or before)
-        before = max(before or "", until or "") or None
-    return min((time or "" for time in doubts), default=before) or None
+        before = max(before, until)
+    return min(doubts, default=before) or None
