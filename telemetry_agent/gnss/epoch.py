@@ -121,8 +121,6 @@ class Epoch:
     """Times in its sentences that differ from ``instant`` by some milliseconds."""
     step_ms = 0
     """How long after the instant before; 0: not known."""
-    clear = True
-    """No sentence vetoes others, or counts only beside others."""
 
     def __init__(self) -> None:
         self.seen: dict[str, int] = {}
@@ -150,7 +148,7 @@ class Epoch:
             apart = abs(DAY_MS - apart)  # over midnight
         if apart == 0 or instant in self.other_times:
             return True
-        if apart >= 1000 or (message.tag in self.seen and not isinstance(message, Gst)):
+        if message.tag in self.seen and not isinstance(message, Gst):
             return False
         kind = message.tag[2:]
         most = _SAME_INSTANT_ZDA_MS if kind == "ZDA" else _SAME_INSTANT_MS
@@ -167,7 +165,7 @@ class Epoch:
             return False
         if instant is None:
             return bool(self.reports)
-        if about == instant or self.is_at(about, gst):
+        if self.is_at(about, gst):
             return False
         return (time_of_day_ms(about) - time_of_day_ms(instant)) % DAY_MS < DAY_MS // 2
 
@@ -186,9 +184,9 @@ class Epoch:
         A ZDA that came first may have a clock of its own: the time of a position replaces its time.
         ``before``: the time of the epoch before; ``None``: it is not known.
         """
-        if self.instant is None or not self.reports:
+        if not self.reports:
             self.instant = instant
-            self.step_ms = 0 if before is None else abs(instant - before)
+            self.step_ms = 0 if before is None else instant - before
         else:
             self.other_times |= {instant}
 
@@ -204,12 +202,10 @@ class Epoch:
         self.messages.append(message)
         if isinstance(message, Report):
             self.reports.append(message)
-            if message.veto or message.unsure:
-                self.clear = False
 
     def valid_messages(self) -> list[Message]:
         """Its sentences without those that are vetoed, or that nothing confirms."""
-        if self.clear:
+        if not any(report.veto or report.unsure for report in self.reports):
             return self.messages
         # A veto without a time is of any instant, and may be of a second receiver.
         vetoes = {
@@ -219,17 +215,15 @@ class Epoch:
         }
         if _ALL_SYSTEMS in vetoes:
             return []
-        sure = any(
+        valid = [each for each in self.messages if each.tag[:2] not in vetoes]
+        reports = [each for each in valid if isinstance(each, Report)]
+        if any(
             report.tag[2:] in {"GGA", "GNS"} and report.position_e9 and report.instant is not None
-            for report in self.reports
-            if report.tag[:2] not in vetoes
-        )
-        return [
-            each
-            for each in self.messages
-            if each.tag[:2] not in vetoes
-            and (sure or not (isinstance(each, Report) and each.unsure))
-        ]
+            for report in reports
+        ):
+            return valid
+        unsure = [report for report in reports if report.unsure]
+        return [each for each in valid if each not in unsure]
 
 
 class Solution:
@@ -282,15 +276,13 @@ class Solution:
             self.untimed = True  # it never replaces a position, but its speed may be used
         else:
             self._reports[kind] = self._last = report
-        if kind == "RMC":
-            _put(self._values, speed_mm_s=speed, course_mdeg=course)
-        elif kind != "GLL":
-            # One talker may count its own system only, and a GGA to 12 beside a GNS.
-            if sats is not None and sats > (self._counted or -1):
-                self._counted = sats
-            heights = self._values if kind == "GGA" else self._heights_of_gns
-            _put(heights, alt_mm=alt, geoid_sep_mm=geoid_sep)
-            self._take_hdop(hdop)
+        # One talker may count its own system only, and a GGA to 12 beside a GNS.
+        if sats is not None and sats > (self._counted or -1):
+            self._counted = sats
+        heights = self._values if kind == "GGA" else self._heights_of_gns
+        _put(heights, alt_mm=alt, geoid_sep_mm=geoid_sep)
+        _put(self._values, speed_mm_s=speed, course_mdeg=course)
+        self._take_hdop(hdop)
 
     def _take_hdop(self, hdop_e2: int | None) -> None:
         # One sentence may have 99.99 where another has a number.
@@ -336,8 +328,15 @@ class Solution:
         if values.get("hdop_e2") == NO_GEOMETRY:
             kind = PoorFix
             del values["hdop_e2"]
-        fix = kind(time_ms, *position_e9, mode=3 if solid else 2, quality=self._quality())
-        return fix._replace(**values, sats=sats, flags=flags)
+        return kind(
+            time_ms,
+            *position_e9,
+            mode=3 if solid else 2,
+            quality=self._quality(),
+            sats=sats,
+            flags=flags,
+            **values,
+        )
 
     def _quality(self) -> Quality:
         for kind in _TRUST:

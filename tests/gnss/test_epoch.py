@@ -116,11 +116,22 @@ def test_which_position_counts(bodies: list[str], trusted: str) -> None:
         ([rmc(status="D", mode="")], None),
         ([rmc(status="D", mode=""), gga()], "GNGGA"),
         ([rmc(status="D", mode=""), gga(quality="0")], None),
+        ([rmc(status="D", mode=""), gga().replace("120000", "")], None),
+        ([rmc(status="D", mode=""), gga(talker="GP"), gll(status="V", talker="GP")], None),
+        ([rmc(status="D", mode=""), gll(talker="GP")], "GPGLL"),
+        ([rmc(talker="GP"), gll(status="V", talker="GL")], "GPRMC"),
     ],
 )
 def test_whether_there_is_a_fix(bodies: list[str], trusted: str | None) -> None:
     assert tag(of(*bodies)) == trusted
     assert (tag(of(*bodies[::-1])) is None) == (trusted is None)
+
+
+def test_a_receiver_without_a_time_vetoes_its_position_without_one() -> None:
+    epoch = Epoch()
+    for body in (rmc(status="V"), gga()):
+        epoch.join(message(body.replace("120000", "")))
+    assert not Solution(epoch).untimed
 
 
 @pytest.mark.parametrize(
@@ -210,6 +221,19 @@ def test_what_is_at_the_same_instant(body: str, same: bool) -> None:
     other = message(body)
     assert other.instant is not None
     assert of(rmc()).is_at(other.instant, other) == same
+
+
+def test_the_last_instant_of_a_day_is_not_the_first_of_the_next() -> None:
+    epoch = Epoch()
+    epoch.take_time(at("000000"))
+    assert [
+        epoch.is_at(at(time), message(rmc())) for time in ("235959.500", "235959.989", "235959.990")
+    ] == [False, False, True]
+
+
+def test_an_instant_keeps_50_sentences_with_one_tag() -> None:
+    epoch = of(*[rmc()] * 60, *[gsa()] * 60)
+    assert (len(epoch.messages), len(epoch.reports)) == (100, 50)
 
 
 @pytest.mark.parametrize(
