@@ -245,6 +245,7 @@ def test_an_empty_field_or_one_of_a_void_sentence_is_no_fault(body: str) -> None
         ("GNVTG,84.4,T,81.3,M,22.4,N,41.5,K", 11_524, 84_400),
         ("GNVTG,84.4,T,,M,,N,36.0,K,A", 10_000, 84_400),
         ("GNVTG,84.4,81.3,22.4,41.5", 11_524, 84_400),
+        ("GNVTG,84.4,T,81.3,M,22.4,N,41.5", 11_524, 84_400),  # cut short
         ("GNVTG,,T,,M,0.0,N,0.0,K,A", 0, None),
         ("GNVTG,,,,,,,,,A", None, None),
         ("GNVTG,84.4,T,81.3,M,22.4,N,41.5,K,N", None, None),
@@ -275,6 +276,9 @@ def test_gst_zda_gbs_and_dtm() -> None:
         ("GPGSA,A,3,01,02" + "," * 23 + "1.9,0.9,1.7", "1", 2, (190, 90, 170)),
         ("GPGSA,A,1,,,,,,,,,,,,,99.99,99.99,99.99", "1", 0, (None, 9999, None)),
         ("GPGSA,A,3,01,02,,,,,,,,,,,,,", "1", 2, (None, None, None)),
+        ("GNGSA,A,1,,,,,,,,,,,,,,,,3", "3", 0, (None, None, None)),
+        ("GPGSA,A,3" + ",07" * 20 + ",1.9,0.9,1.7", "1", 20, (190, 90, 170)),
+        ("GPGSA,A,3" + ",07" * 20 + ",,,", "1", 20, (None, None, None)),
     ],
 )
 def test_gsa(

@@ -1,4 +1,5 @@
 import logging
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ class Bench:
         self.found: list[Candidate] = []
         self.served: list[str] = []
         self.gpsd = Port("gpsd://localhost:2947", b"$")
+        self.gpsd.rejected = Counter({"gpsd-json": 1})
         self.source = AutoSource(
             self.ports.__getitem__,
             find=lambda: self.found,
@@ -109,6 +111,7 @@ def test_a_gpsd_that_has_a_receiver_comes_first(
     port = bench.add("receiver", "ublox")
     bench.served = ["/dev/ublox"]
     bench.source.open()
+    assert bench.source.rejected == {"gpsd-json": 1}
     assert bench.source.name == "gpsd://localhost:2947"
     assert (port.done, bench.gpsd.done) == ([], ["open"])
     assert caplog.messages == [
@@ -116,13 +119,27 @@ def test_a_gpsd_that_has_a_receiver_comes_first(
     ]
 
 
-def test_a_gpsd_that_says_nothing_gives_way_and_keeps_its_ports(
+def test_a_gpsd_that_cannot_be_reached_is_named(
     bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.gpsd.error = SourceError("gpsd cannot be reached")
+    bench.served = ["/dev/ublox"]
+    with pytest.raises(SourceError, match="no usable receiver: gpsd cannot be reached"):
+        bench.source.open()
+    bench.add("modem", "lte")
+    bench.source.open()
+    assert caplog.messages == ["using a lte: /dev/lte; gpsd cannot be reached"]
+
+
+def test_a_gpsd_that_says_nothing_gives_way_and_keeps_its_ports(
+    bench: Bench, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     ais = bench.add("receiver", "ais")
     bench.add("receiver", "ublox")
     bench.gpsd.says = b""
-    bench.served = ["/dev/ais"]
+    name = tmp_path / "gps0"  # of the same port
+    name.symlink_to("/dev/ais")
+    bench.served = [str(name)]
     names = []
     for _ in range(3):
         bench.source.open()
@@ -187,6 +204,17 @@ def test_one_that_says_nothing_goes_to_the_end_of_the_row(bench: Bench) -> None:
         used.append(bench.source.name)
         bench.source.close()
     assert used[4:] == ["/dev/ublox", "/dev/lte", "/dev/lte"]
+
+
+def test_one_that_has_sent_data_again_has_its_old_place(bench: Bench) -> None:
+    port = bench.add("receiver", "ublox", says=b"")
+    for port.says in (b"", b"$"):
+        bench.source.open()
+        bench.source.read(1)
+        bench.source.close()
+    bench.add("modem", "lte")
+    bench.source.open()
+    assert bench.source.name == "/dev/ublox"
 
 
 def test_the_rest_goes_to_the_port_in_use(bench: Bench) -> None:

@@ -219,6 +219,7 @@ def test_the_satellites_of_a_report_are_in_view() -> None:
         {"PRN": 437, "gnssid": 3, "svid": 37, "el": -5, "az": 1, "used": False},
         {"PRN": 193, "gnssid": 5, "svid": 1, "used": False},
         {"PRN": 72, "gnssid": 6, "svid": 8, "el": 7, "az": 8, "ss": 9, "used": True},
+        {"PRN": 173, "gnssid": 4, "svid": 1, "used": False},  # of a beacon, which is no satellite
     ]
     expected = (
         Satellite("BeiDou", 37, None, 1, None, used=False),
