@@ -183,6 +183,8 @@ def test_a_gap_shows_what_begins_the_cycle_also_if_its_first_sentence_was_lost()
         second(decoder, n, gga(f"12350{n}"), GSA, rmc(f"12350{n}"))
     (fix,) = second(decoder, 6, GSA, rmc("123506"))
     assert (fix.mode, fix.hdop_e2) == (3, 90)
+    decoder.feed(GSA, 6.3)
+    assert len(decoder.feed(rmc("123507"), 6.3)) == 1
     assert decoder.counts["late"] == 0
 
 
@@ -220,6 +222,23 @@ def test_a_late_sentence_opens_nothing_and_makes_the_quiet_gap_grow() -> None:
     assert decoder.counts["late"] == 1
     decoder.feed(rmc("123520"), 11.0)
     assert decoder.due_s() == pytest.approx(11.375)
+
+
+def test_a_cycle_that_repeats_after_its_fix_leaves_the_quiet_gap() -> None:
+    decoder = live()
+    for n in range(3):
+        fixes = second(decoder, n, rmc("123510"), gga("123510"), VTG)
+        assert len(fixes) == (n == 0)
+    decoder.feed(rmc("123520"), 10.0)
+    assert decoder.due_s() == pytest.approx(10.25)
+
+
+def test_what_waits_for_a_time_beside_a_late_sentence_is_late_too() -> None:
+    decoder = live()
+    place = "4807.038,N,01131.000,E"
+    second(decoder, 0, rmc("123500"))
+    (fix,) = second(decoder, 1, VTG, line(f"GPGLL,{place},123500,A,A"), gga("123501"))
+    assert fix.speed_mm_s is None
 
 
 def test_a_sentence_one_instant_behind_delays_nothing() -> None:

@@ -3,7 +3,7 @@ from geographiclib.geodesic import Geodesic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry_agent.gnss.geodesy import Place, distance_m, noise_m, offset_e9
+from telemetry_agent.gnss.geodesy import Place, PoorFix, distance_m, noise_m, offset_e9
 from telemetry_agent.model import Fix
 
 
@@ -42,4 +42,5 @@ def test_noise_is_what_the_fix_says() -> None:
     fix = Fix(0, 0, 0)
     assert noise_m(fix) == 0
     assert noise_m(fix._replace(hdop_e2=150)) == 12
+    assert noise_m(PoorFix(*fix)) == noise_m(fix._replace(hdop_e2=8000)) == 100
     assert noise_m(fix._replace(hdop_e2=150, err_h_mm=5000)) == 15

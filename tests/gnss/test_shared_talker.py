@@ -37,6 +37,16 @@ def _of_two_systems(n: int) -> bytes:
     return _at(7, f"1200{n:02}") + line(f"GN{other}")
 
 
+def test_two_receivers_whose_sentences_of_one_time_come_apart_are_noticed() -> None:
+    decoder = Decoder(fix_rollover=True)
+    for n in range(15):
+        decoder.feed(_at(7, f"1200{n:02}"), float(n))
+        decoder.tick(n + 0.3)
+        decoder.feed(_at(8, f"1200{n:02}"), n + 0.5)
+    (notice,) = decoder.notices
+    assert "two receivers seem to share the line" in notice
+
+
 @pytest.mark.parametrize(
     "second_of",
     [
