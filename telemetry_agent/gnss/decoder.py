@@ -58,13 +58,13 @@ class Decoder:
         self._parser = Parser(self.counts)
         # Called at the first sentence of each device; only the first device can begin the line.
         self.line = SharedLine(
-            lambda other_known_ms, may_follow: Assembler(
+            lambda may_follow: Assembler(
                 Dates(
                     wall_clock=wall_clock,
                     fix_rollover=fix_rollover,
                     prove_rollover=prove_rollover,
                     day=day,
-                    other_known_ms=other_known_ms,
+                    other_known_ms=self.line.known_ms,
                 ),
                 may_follow,
                 eager=eager,

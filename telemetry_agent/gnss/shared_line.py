@@ -40,13 +40,12 @@ class SharedLine:
     ``other-talker`` (sentences of the others).
 
     Args:
-        new_assembler: makes the one of an owner; takes the last known instant of another owner, and
-            whether this one may be followed (see ``Dates`` and ``Assembler``).
+        new_assembler: makes the one of an owner; takes its ``may_follow``.
     """
 
     def __init__(
         self,
-        new_assembler: Callable[[Callable[[], int | None], MayFollow], Assembler],
+        new_assembler: Callable[[MayFollow], Assembler],
         counts: Counter[str],
     ) -> None:
         self.counts = counts
@@ -80,9 +79,7 @@ class SharedLine:
             needed = {GNSS, self.followed}  # damaged tags never push out the receiver
             gone = next(name for name in self.assemblers if name not in needed)
             del self.assemblers[gone], self.adders[gone], self._overtaken_ms[gone]
-        assembler = self.assemblers[owner] = self._new_assembler(
-            partial(self._other_known_ms, owner), partial(self._may_follow, owner)
-        )
+        assembler = self.assemblers[owner] = self._new_assembler(partial(self._may_follow, owner))
         self._overtaken_ms[owner] = {}
         if self.followed is None:
             assembler.count_in(self.counts)
@@ -103,9 +100,10 @@ class SharedLine:
         for assembler in self.assemblers.values():
             assembler.close("end", now_s, fixes)
 
-    def _other_known_ms(self, owner: str) -> int | None:
-        others = (each.dates.known_ms for name, each in self.assemblers.items() if name != owner)
-        return next((known_ms for known_ms in others if known_ms is not None), None)
+    def known_ms(self) -> int | None:
+        """The last instant whose day is known to any owner, in milliseconds since 1970."""
+        known = (each.dates.known_ms for each in self.assemblers.values())
+        return next((known_ms for known_ms in known if known_ms is not None), None)
 
     def _add_among_others(
         self, owner: str, message: Message, now_s: float, fixes: list[Fix]

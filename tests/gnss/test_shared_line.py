@@ -42,14 +42,18 @@ def test_a_device_that_speaks_late_does_not_keep_the_followed_one_waiting() -> N
     assert decoder.line.followed == "GN"
 
 
-def test_many_talkers_cost_no_memory() -> None:
+def test_many_talkers_cost_no_memory_and_no_date() -> None:
     decoder = live()
+    fixes = decoder.feed(rmc("123518"), 0.0)  # the only date of the receiver
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     for n, talker in enumerate(f"{a}{b}" for a in letters.replace("P", "") for b in letters):
-        decoder.feed(rmc("123519", talker=talker) + rmc(f"1236{n % 60:02}"), float(n))
+        data = rmc("123519", talker=talker) + gga(f"1236{n % 60:02}")
+        fixes += decoder.feed(data, float(n))
     assert decoder.line.followed == "GN"
     assert decoder.counts["other-talker"] > 600
     assert len(decoder.line.assemblers) <= 8
+    assert len(fixes) > 640
+    assert {fix.flags for fix in fixes} == {()}
 
 
 def test_a_bus_that_steps_its_time_by_10_s_takes_over_only_when_the_receiver_is_silent() -> None:

@@ -311,6 +311,7 @@ def test_half_a_report_is_passed_over(missing: str) -> None:
         (3, "rtk"),
         (4, "float-rtk"),
         (5, "estimated"),
+        (6, "estimated"),
         (7, "manual"),
         (8, "simulated"),
         (9, "pps"),
