@@ -95,7 +95,6 @@ class Motion:
             self._believed_s += min(elapsed_s or 0.0, _OUTAGE_S)
             self._plausible, self._doubtful, self._doubted_s = fix, None, None
             self._reach_m = self._since_s = 0.0
-            self._fitting = 0
         self._speed_m_s = self._speed_of(fix)
         return Step(fix, place, elapsed_s, jump, moved, self._speed_m_s)
 

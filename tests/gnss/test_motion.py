@@ -25,6 +25,14 @@ def test_a_jump_is_flagged_and_the_way_back_is_none() -> None:
     assert kept[-1].odo_m == pytest.approx(190, abs=1)
 
 
+def test_two_fixes_of_one_time_are_no_jump() -> None:
+    """Second 60 has the time of the second after it."""
+    motion = Motion(None)
+    for elapsed_s in (None, 0.0, 1.0, 0.0):
+        step = motion.judge(at(0), elapsed_s)
+        assert (step.jump, step.speed_m_s or 0.0) == (False, 0.0)
+
+
 def test_a_jump_asks_for_nothing() -> None:
     policy = SamplingPolicy(interval_s=60, distance_m=100, turn_deg=15, parked_radius_m=0)
     aside = at(3, 400, speed_m_s=5, course_deg=200)
