@@ -161,6 +161,9 @@ def test_the_header_of_a_pi_5_is_not_its_debug_connector(machine: Machine) -> No
     assert machine.found() == []
     machine.uart("ttyAMA0")
     assert [path for path, _, _ in machine.found()] == ["/dev/ttyAMA0"]
+    (machine.root / "dev/serial0").unlink()
+    machine.link("serial0", "ttyAMA0")  # switched on
+    assert [path for path, _, _ in machine.found()] == ["/dev/serial0"]
 
 
 def test_a_pi_whose_header_port_is_off(machine: Machine) -> None:

@@ -173,8 +173,8 @@ def _header(root: Path) -> Iterator[Candidate]:
         return
     path = Path("/dev/serial0")
     tty = _target(root, path)
-    if "Raspberry Pi 5" in model:
-        # There serial0 is the debug connector, unless the header's port is switched on.
+    if "Raspberry Pi 5" in model and tty != "ttyAMA0":
+        # On a Pi 5 serial0 is the debug connector, unless the header's port is switched on.
         path, tty = Path("/dev/ttyAMA0"), "ttyAMA0"
     if not tty or not (root / "sys/class/tty" / tty).exists():
         return
