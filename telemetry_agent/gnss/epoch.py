@@ -347,7 +347,9 @@ class Solution:
 
 def _put(values: dict[str, int], **new: int | None) -> None:
     """What a sentence does not carry leaves the value of another one."""
-    values.update({name: value for name, value in new.items() if value is not None})
+    for name, value in new.items():
+        if value is not None:
+            values[name] = value  # noqa: PERF403 - a dict of the new ones takes longer
 
 
 def _agree(trusted: Report, last: Report) -> bool:
