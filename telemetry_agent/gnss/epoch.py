@@ -276,18 +276,20 @@ class Solution:
             self.untimed = True  # it never replaces a position, but its speed may be used
         else:
             self._reports[kind] = self._last = report
-        # One talker may count its own system only, and a GGA to 12 beside a GNS.
-        if sats is not None and sats > (self._counted or -1):
-            self._counted = sats
-        heights = self._values if kind == "GGA" else self._heights_of_gns
-        _put(heights, alt_mm=alt, geoid_sep_mm=geoid_sep)
-        _put(self._values, speed_mm_s=speed, course_mdeg=course)
-        self._take_hdop(hdop)
+        if kind == "RMC":
+            _put(self._values, speed_mm_s=speed, course_mdeg=course)
+        elif kind != "GLL":
+            # One talker may count its own system only, and a GGA to 12 beside a GNS.
+            if sats is not None and sats > (self._counted or -1):
+                self._counted = sats
+            heights = self._values if kind == "GGA" else self._heights_of_gns
+            _put(heights, alt_mm=alt, geoid_sep_mm=geoid_sep)
+            self._take_hdop(hdop)
 
     def _take_hdop(self, hdop_e2: int | None) -> None:
         # One sentence may have 99.99 where another has a number.
-        if hdop_e2 != NO_GEOMETRY or "hdop_e2" not in self._values:
-            _put(self._values, hdop_e2=hdop_e2)
+        if hdop_e2 is not None and (hdop_e2 != NO_GEOMETRY or "hdop_e2" not in self._values):
+            self._values["hdop_e2"] = hdop_e2
 
     def _take_gsa(self, gsa: Gsa) -> None:
         _, mode, satellites, pdop, hdop, vdop, _ = gsa
