@@ -1,5 +1,6 @@
 """What the queue may take of the disk, and what goes when that is not enough."""
 
+import errno
 import json
 import logging
 import os
@@ -191,13 +192,14 @@ def test_what_an_endpoint_never_answers_goes_as_all_others(
         assert account.recorded - sum(account.not_coming.values()) == len(kept)
 
 
+@pytest.mark.parametrize("limits", [Limits(min_free_bytes=1), Limits(max_size_bytes=8 * MIB)])
 def test_a_limit_of_the_process_is_a_limit_of_the_queue(
-    path: Path, caplog: pytest.LogCaptureFixture
+    path: Path, limits: Limits, caplog: pytest.LogCaptureFixture
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, hard))
     try:
-        with AckQueue(path, limits=Limits(min_free_bytes=1)) as queue:
+        with AckQueue(path, limits=limits) as queue:
             record(queue, range(2 * CAPACITY))
             stats = queue.stats()
     finally:
@@ -573,6 +575,27 @@ def test_a_ballast_is_made_where_the_disk_can_spare_it_twice(path: Path) -> None
     assert not ballast.is_there
     ballast.keep(2 * MIB)
     assert ballast.is_there
+
+
+def test_a_ballast_that_is_there_is_not_written_again(path: Path) -> None:
+    file = path.with_name("queue.db.ballast")
+    file.write_bytes(b"x" * MIB)
+    Ballast(path, MIB).keep(2 * MIB)
+    assert file.read_bytes() == b"x" * MIB
+
+
+@pytest.mark.parametrize("part", [0, MIB // 2])
+def test_a_ballast_that_the_disk_refuses_takes_no_room(
+    path: Path, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(fd: int, size: int) -> None:
+        os.write(fd, bytes(part))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("telemetry_agent.ackqueue.limits.bounds.allocate", allocate)
+    Ballast(path, MIB).keep(2 * MIB)
+    assert not path.with_name("queue.db.ballast").exists()
+    Ballast(path.parent / "gone" / "queue.db", MIB).keep(2 * MIB)
 
 
 def test_a_file_that_was_kept_stays_when_only_the_queue_has_reached_its_limit(path: Path) -> None:

@@ -1,16 +1,21 @@
 """What stays of a track that is thinned."""
 
 import math
+import sqlite3
+from contextlib import closing
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ackqueue.queue_parts import START_MS
+from ackqueue.queue_parts import START_MS, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telemetry_agent.ackqueue.file.rows import LAT_E9, LON_E9, TIME_MS, Row, encode
-from telemetry_agent.ackqueue.limits.thinning import COARSEST, thin
+from telemetry_agent.ackqueue.file.schema import UnusableError
+from telemetry_agent.ackqueue.limits.thinning import COARSEST, Thinner, thin
+from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.model import Fix
 
 M_PER_DEGREE = 40_008_000 / 360
@@ -91,6 +96,50 @@ def test_the_date_line_is_no_jump() -> None:
 def test_a_few_rows_stay_as_they_are() -> None:
     rows = track([(0, 0, 0), (1, 1, 1)])
     assert [thin(rows[:count], 3) for count in range(3)] == [[], rows[:1], rows]
+
+
+def test_a_damaged_row_does_not_count_as_thinned(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 400)
+    change(path, "UPDATE fix SET lat_e9 = lat_e9 + 1 WHERE seq = 150")
+    with AckQueue(path) as queue:
+        with queue.shared.disk:
+            assert Thinner(queue.shared).step()
+        queue.commit()
+        assert queue.stats().lost == {"damaged": 1}
+
+
+def test_a_missing_row_does_not_count_as_thinned(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 400)
+    change(path, "DELETE FROM fix WHERE seq = 150")
+    with AckQueue(path) as queue:
+        with queue.shared.disk, pytest.raises(UnusableError, match="1 row is missing"):
+            Thinner(queue.shared).step()
+        assert queue.stats().carrying_over
+
+
+@pytest.mark.parametrize(("count", "devices"), [(99, "a"), (200, "ab")])
+def test_few_rows_and_those_that_are_a_stretch_each_stay(
+    path: Path, count: int, devices: str
+) -> None:
+    with AckQueue(path) as queue:
+        for second in range(count):
+            put(queue, 1, start=second, device=devices[second % len(devices)])
+        queue.commit()
+        with queue.shared.disk:
+            thinner = Thinner(queue.shared)
+            while thinner.step():
+                pass
+            assert not thinner.step()
+        queue.commit()
+        assert queue.stats().lost == {}
+
+
+def change(path: Path, sql: str) -> None:
+    with closing(sqlite3.connect(path)) as file:
+        file.execute(sql)
+        file.commit()
 
 
 STEPS = st.lists(

@@ -105,14 +105,14 @@ class Ballast:
         if spare_bytes < 2 * self._size or self.is_there:
             return
         self.drop()  # of other limits, or a kill came before it had its size
-        with suppress(OSError):
+        try:
             fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640)
             try:
                 allocate(fd, self._size)
-            except OSError:
-                self._path.unlink()
             finally:
                 os.close(fd)
+        except OSError:
+            self.drop()
 
     def drop(self) -> bool:
         """Give its room to the queue. Returns whether there was any."""
