@@ -297,11 +297,7 @@ class Streams:
 
     def _insert(self, run: StreamRun) -> None:
         self._prefixes.clear()
-        at = self._at(run.lo)
-        if at >= 0 and self.runs[at].lo == run.lo:
-            self.runs[at] = run
-        else:
-            self.runs.insert(at + 1, run)
+        self.runs.insert(self._at(run.lo) + 1, run)
         self._changed.add(run.lo)
 
     def _at(self, row: int) -> int:
