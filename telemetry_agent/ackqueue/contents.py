@@ -148,22 +148,14 @@ class Contents:
         """Where the fixes from that row on are. Never waits for the disk.
 
         An endpoint can refuse every other fix, so there can be as many runs as fixes. The queue may
-        be used meanwhile: each part is as it was when it was looked at.
+        be used meanwhile: each part is as it was when it was looked at, and what lies across the
+        end of a part comes as two runs.
         """
-        waiting: Span[Place] | None = None
         while first < ABOVE_ALL:
             with self.shared.lock:
                 seen, last = _look(self.shared.ledger, first)
-            for span in seen:
-                if waiting is not None and (waiting.hi + 1, waiting.value) == (span.lo, span.value):
-                    waiting = waiting._replace(hi=span.hi)
-                    continue
-                if waiting is not None:
-                    yield waiting
-                waiting = span
+            yield from seen
             first = last + 1
-        if waiting is not None:
-            yield waiting
 
     def after(self, row: int) -> tuple[int, list[tuple[int, Record]]]:
         """The next fixes on disk after that row, at most 1,000, with their rows.
