@@ -377,7 +377,8 @@ class AckQueue:
         if len(rows) < plan.size:
             shared.miss(plan.size - len(rows))
         step = -1 if newest else 1
-        taken = _first_run(rows[::step])[::step]
+        _, run = next(groupby(rows[::step], itemgetter(1, 2)))  # of one device and one stream
+        taken = list(run)[::step]
         found = [decode(row) for row in taken]
         records = tuple([record for record in found if record is not None])
         if len(records) < len(found):
@@ -391,11 +392,6 @@ class AckQueue:
                 self._live_since_s = waiting[0] if waiting is not None else None
         first = records[0]
         return Batch(lease, first.stream, first.device, records, plan.live)
-
-
-def _first_run(rows: list[Row]) -> list[Row]:
-    """The rows up to where device or stream changes."""
-    return next((list(run) for _, run in groupby(rows, itemgetter(1, 2))), [])
 
 
 def _close(shared: SharedState) -> None:

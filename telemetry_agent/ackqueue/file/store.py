@@ -291,10 +291,8 @@ class Store:
                     execute("DELETE FROM stream WHERE lo = ?", (lo,))
                 else:
                     execute(_SET_STREAM, with_checksum(*run))
-            if changes.moved:
-                self._connection.executemany(_REPLACE, changes.moved)
-            if changes.arrived:
-                self._connection.executemany(_INSERT, changes.arrived)
+            self._connection.executemany(_REPLACE, changes.moved)
+            self._connection.executemany(_INSERT, changes.arrived)
             if changes.rows:
                 self._connection.executemany(_INSERT, changes.rows)
                 self._check_stored(changes.rows)

@@ -216,7 +216,7 @@ class Bounds:
         shared = self._shared
         with shared.opened():
             delivered = self._first(State.ACKED)
-            if shared.latest_ms is None or not delivered or shared.writer.refused:
+            if shared.latest_ms is None or shared.writer.refused:
                 return False
             old = []
             for lo, hi in delivered:
