@@ -199,7 +199,32 @@ def test_the_log_of_a_file_that_is_gone_is_carried_over(path: Path, how: str) ->
     left.write_bytes(b"") if how == "emptied" else left.unlink()
     outcome = damage.recover(left)
     assert [record.seq for record in outcome.delivered] == list(range(1, 31))
-    assert outcome.lost == 0
+    with AckQueue(left) as queue:
+        assert queue.stats().lost == {}
+
+
+@pytest.mark.parametrize("how", ["emptied", "deleted"])
+def test_a_file_that_is_gone_with_its_log_is_not_set_aside(path: Path, how: str) -> None:
+    queue = AckQueue(path, commit_every_s=0)
+    put(queue, 30)
+    left = kill(queue, path)
+    for file in (left, log_of(left)):
+        file.write_bytes(b"") if how == "emptied" else file.unlink()
+    with AckQueue(left) as queue:
+        assert files(left) == []
+        carry_over(queue)
+        assert queue.stats().lost == {"uncounted": 1}
+
+
+def test_a_kill_before_the_first_commit_is_no_loss(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage.fill(path, 3)
+    left = kill(AckQueue(path), path)
+    assert log_of(left).exists()
+    with AckQueue(left) as queue:
+        assert seqs(lease(queue)) == [1, 2, 3]
+    assert caplog.text == ""
 
 
 def test_a_missing_log_is_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
