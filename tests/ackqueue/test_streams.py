@@ -20,11 +20,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from judge import audit
 
 from telemetry_agent.ackqueue.file import store
+from telemetry_agent.ackqueue.file.schema import UnusableError
 from telemetry_agent.ackqueue.limits import thinning
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.ackqueue.ranges import ABOVE_ALL, RangeMap, Span
 from telemetry_agent.ackqueue.recovery.carry_over import carry_over
-from telemetry_agent.ackqueue.row_states import RowState, StreamRun
+from telemetry_agent.ackqueue.row_states import (
+    UNCOUNTED,
+    UNUSED,
+    RowState,
+    State,
+    StreamRun,
+    dead_letter,
+)
 from telemetry_agent.ackqueue.streams import STREAMS_MAX, Streams
 from telemetry_agent.errors import StorageError
 from telemetry_agent.lab.endpoint.audit import lines
@@ -571,6 +579,57 @@ def test_a_run_that_the_rows_of_another_contradict_is_forgotten() -> None:
         streams.learn_from_row(*row)
     assert streams.take_changes() == {20: None}
     assert streams.bounds(20) == (1, ABOVE_ALL)
+
+
+def test_a_run_begins_once_and_in_the_place_of_one_without_rows() -> None:
+    streams = Streams([StreamRun(1, 7, 1), StreamRun(5, 8, 1)], RangeMap())
+    streams.begin(5, 9, 1)  # a full disk had taken the record of stream 8, but no row of it
+    streams.begin(6, 9, 2)
+    assert streams.runs == [StreamRun(1, 7, 1), StreamRun(5, 9, 1)]
+    assert streams.take_changes() == {5: StreamRun(5, 9, 1)}
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "opened"), [(12, 13, {11}), (2, 6, {5}), (10, 21, {5, 11, 21})]
+)
+def test_only_the_runs_of_rows_that_changed_are_reported_again(
+    lo: int, hi: int, opened: set[int]
+) -> None:
+    streams = Streams([StreamRun(row, row, 1, reported=1) for row in (5, 11, 21)], RangeMap())
+    streams.reopen(lo, hi)
+    assert streams.take_changes() == {row: StreamRun(row, row, 1) for row in opened}
+
+
+def test_what_nothing_counts_is_of_the_run_that_continues_behind_it() -> None:
+    marks: RangeMap[RowState] = RangeMap()
+    acked = RowState(State.ACKED)
+    for row, mark in enumerate([acked, UNUSED, UNCOUNTED, acked, dead_letter("no")], start=1):
+        marks.paint(row, row, mark)
+    accounts = Streams([StreamRun(1, 7, 1)], marks).accounts(5, 7, {})
+    assert isinstance(accounts, list)
+    assert [(told.through, told.recorded, told.not_coming) for told in accounts] == [
+        (5, 4, {"uncounted": 1, "refused": 1})
+    ]
+
+
+def test_a_write_that_is_refused_and_a_new_file_forget_no_stream(tmp_path: Path) -> None:
+    disk, path = Disk(), tmp_path / "queue.db"
+    with AckQueue(path, connect=disk.connect, clock=FakeClock()) as queue:
+        disk.refuses = "before"
+        put(queue, 3)
+        with pytest.raises(StorageError):
+            queue.commit()
+        disk.refuses = "never"
+        queue.commit()
+        assert runs_in(path) == [1]
+        with queue.shared.disk:
+            queue.shared.replace(UnusableError("as if damaged"))
+        assert runs_in(path) == [1]
+
+
+def runs_in(path: Path) -> list[int]:
+    with closing(sqlite3.connect(path)) as file:
+        return [lo for (lo,) in file.execute("SELECT lo FROM stream ORDER BY lo")]
 
 
 def test_a_stream_of_which_no_row_is_left_is_still_accounted_for_after_damage(
