@@ -22,6 +22,7 @@ from telemetry_agent.ackqueue.recovery.carry_over import Carrier, carry_over
 from telemetry_agent.ackqueue.recovery.damaged_file import FoundRows
 from telemetry_agent.ackqueue.recovery.set_aside_files import move_away
 from telemetry_agent.ackqueue.row_states import PURGED, State
+from telemetry_agent.errors import StorageError
 
 if TYPE_CHECKING:
     from telemetry_agent.model import Record
@@ -68,6 +69,37 @@ def test_a_page_that_cannot_be_read_for_a_while_is_not_lost(
         assert queue.stats().lost.get("damaged", 0) == lost
         assert queue.stats().ready == len(records) - lost
     assert files(path) == ([".foreign-1"] if lost else [])
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error", "a file"), StorageError("a file: refused")]
+)
+def test_what_cannot_be_carried_over_now_waits_and_is_reported_once(
+    path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(_: FoundRows) -> bool:
+        raise error
+
+    records = damage.fill(path, 30)
+    damage.damage(path, damage.header)
+    disk = Disk()
+    with AckQueue(path, connect=disk.connect) as queue:
+        carrier = Carrier(queue)
+        with monkeypatch.context() as patch:
+            patch.setattr(FoundRows, "look", refused)
+            assert [carrier.step(0), carrier.step(0)] == [60, 60]
+        assert caplog.text.count("cannot be carried over yet: a file: ") == 1
+        disk.refuses = "before"
+        put(queue, 1)
+        with pytest.raises(StorageError):
+            queue.commit()
+        assert carrier.step(0) == 1
+        assert not queue.stats().ready
+        disk.refuses = "never"
+        queue.commit()
+        while carrier.step(0) == 0:
+            pass
+        assert queue.stats().ready == len(records) + 1
 
 
 @pytest.mark.parametrize("left", ["-wal", "-shm"])
