@@ -1,3 +1,4 @@
+import errno
 import gc
 import os
 import shutil
@@ -377,6 +378,29 @@ def test_a_kill_between_the_last_steps_of_a_close_is_no_loss(
         queue.close()
     with AckQueue(killed / path.name) as queue:
         assert (queue.stats().ready, queue.stats().lost) == (3, {})
+
+
+def test_one_refusal_of_the_last_summary_is_no_loss(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals = [OSError(errno.EIO, "Input/output error")]
+    pwrite = os.pwrite
+
+    def refused_once(fd: int, text: bytes, place: int) -> int:
+        if refusals:
+            raise refusals.pop()
+        return pwrite(fd, text, place)
+
+    queue = AckQueue(path)
+    put(queue, 3)
+    queue.commit()
+    with monkeypatch.context() as patch:
+        patch.setattr("telemetry_agent.ackqueue.file.lock.os.pwrite", refused_once)
+        queue.close()
+    assert not refusals
+    with AckQueue(path) as queue:
+        assert queue.stats().lost == {}
+    assert caplog.text == ""
 
 
 # Programs that do not close it

@@ -65,13 +65,12 @@ class QueueLock:
         if summary is not UNKNOWN:
             line = json.dumps(summary)
             text += f"{crc32(line.encode())} {line}\n"
-        for _ in range(2):  # without the last one, the next start takes the end of the log for lost
-            with suppress(OSError):  # a full disk does not keep the agent from starting
-                os.pwrite(self._fd, text.encode(), 0)
-                os.ftruncate(self._fd, len(text))
-                if summary.clean:
-                    os.fsync(self._fd)
-                return True
+        with suppress(OSError):  # a full disk does not keep the agent from starting
+            os.pwrite(self._fd, text.encode(), 0)
+            os.ftruncate(self._fd, len(text))
+            if summary.clean:
+                os.fsync(self._fd)
+            return True
         return False
 
     def retake(self) -> bool:
