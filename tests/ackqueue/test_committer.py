@@ -119,10 +119,12 @@ def test_who_can_wait_does_until_there_is_room(tmp_path: Path, clock: FakeClock)
 
         def fill() -> None:
             while queue.takes_more(reader.ring):
+                committer.bell.clear()
                 queue.put(fix_at(), "a")
 
         committer.step(clock.monotonic_s())
         fill()
+        assert committer.bell.clear()  # rung although the last put was not the first
         assert queue.stats().uncommitted == 5
         assert not reader.clear()
         disk.refuses = "before"

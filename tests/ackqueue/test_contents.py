@@ -1,5 +1,7 @@
 """Where the rows are, told in runs."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,7 @@ def test_after_gives_what_is_on_the_disk_and_how_far_it_looked(queue: AckQueue) 
     last, found = queue.after(last)
     assert (last, found[-1][0]) == (1500, 1500)
     assert queue.after(last) == (1500, [])
+    assert queue.after(2000) == (2000, [])
     queue.close()
 
 
@@ -93,6 +96,32 @@ def test_after_skips_what_is_gone(queue: AckQueue) -> None:
     assert last == 5
     assert [row for row, _ in found] == [4, 5]
     queue.close()
+
+
+@pytest.mark.parametrize("reason", [None, "no"])
+def test_a_damaged_row_is_neither_shown_nor_sent_again(tmp_path: Path, reason: str | None) -> None:
+    """A delivered fix is not lost because its row is damaged later."""
+    path = tmp_path / "queue.db"
+    with AckQueue(path) as queue:
+        put(queue, 3)
+        queue.commit()
+        batch = queue.lease(3)
+        assert batch
+        queue.ack(batch, rejected=dict.fromkeys(range(1, 4), reason) if reason else {})
+        stream = queue.stream
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("UPDATE fix SET lat_e9 = lat_e9 + 1 WHERE seq = 2")
+        file.commit()
+    with AckQueue(path) as queue:
+        assert [row for row, _ in queue.after(0)[1]] == [1, 3]
+        if reason:
+            assert queue.retry(()) == 0
+            assert queue.retry({(stream, 1), (stream, 2)}) == 1
+            assert queue.discard({(stream, 2), (stream, 3)}) == 1
+        else:
+            assert queue.resend_names(stream, 1, 2) == 1
+            assert queue.resend(START_MS, START_MS + 9000) == 1
+        assert "damaged" not in queue.stats().lost
 
 
 @pytest.fixture
