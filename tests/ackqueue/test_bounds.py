@@ -365,10 +365,11 @@ def test_an_opening_that_a_limit_ends_can_be_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr("telemetry_agent.ackqueue.limits.bounds.free_bytes", refused)
-        with pytest.raises(StorageError, match="cannot look at the disk"):
+        with pytest.raises(StorageError, match="cannot look at the disk") as kept:
             AckQueue(path, limits=Limits(max_size_bytes=MIB))
     with AckQueue(path, limits=Limits(max_size_bytes=MIB)) as queue:
         assert not queue.stats().lost
+    assert kept.tb  # it was there all the time, with what it refers to
 
 
 def test_a_limit_that_cannot_be_set_is_an_error_of_the_queue(path: Path) -> None:

@@ -203,8 +203,18 @@ def test_the_log_of_a_file_that_is_gone_is_carried_over(path: Path, how: str) ->
         assert queue.stats().lost == {}
 
 
-@pytest.mark.parametrize("how", ["emptied", "deleted"])
-def test_a_file_that_is_gone_with_its_log_is_not_set_aside(path: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("before", "how", "lost"),
+    [
+        (0, "emptied", {"uncounted": 1}),
+        (0, "deleted", {"uncounted": 1}),
+        (3, "deleted", {"uncounted": 1, "damaged": 3}),
+    ],
+)
+def test_a_file_that_is_gone_with_its_log_is_not_set_aside(
+    path: Path, before: int, how: str, lost: dict[str, int]
+) -> None:
+    damage.fill(path, before)
     queue = AckQueue(path, commit_every_s=0)
     put(queue, 30)
     left = kill(queue, path)
@@ -213,7 +223,7 @@ def test_a_file_that_is_gone_with_its_log_is_not_set_aside(path: Path, how: str)
     with AckQueue(left) as queue:
         assert files(left) == []
         carry_over(queue)
-        assert queue.stats().lost == {"uncounted": 1}
+        assert queue.stats().lost == lost
 
 
 def test_a_kill_before_the_first_commit_is_no_loss(
@@ -225,6 +235,26 @@ def test_a_kill_before_the_first_commit_is_no_loss(
     with AckQueue(left) as queue:
         assert seqs(lease(queue)) == [1, 2, 3]
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("before", "is_left"), [(3, True), (0, False)])
+def test_a_log_that_is_gone_while_another_file_waits_is_counted(
+    path: Path, before: int, is_left: bool
+) -> None:
+    damage.fill(path, 30)
+    damage.damage(path, damage.header)
+    with AckQueue(path) as queue:
+        put(queue, before)
+    with AckQueue(path, commit_every_s=0) as queue:
+        put(queue, 3)
+        killed = shutil.copytree(path.parent, path.parent / "killed") / path.name
+    log_of(killed).unlink()
+    if not is_left:
+        killed.unlink()
+    with AckQueue(killed) as queue:
+        carry_over(queue)
+        assert queue.stats().lost == {"uncounted": 1}
+        assert queue.stats().ready == 30 + before
 
 
 def test_a_missing_log_is_told(path: Path, caplog: pytest.LogCaptureFixture) -> None:
