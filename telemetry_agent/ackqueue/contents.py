@@ -236,7 +236,7 @@ class Contents:
         """
         found = None
         while found is None:
-            with self.shared.disk:
+            with self.shared.opened():
                 found = self._accounts()
         return found
 
@@ -319,7 +319,6 @@ class Contents:
     def _accounts(self) -> tuple[list[StreamAccount], int | None] | None:
         """See ``accounts``; ``None``: there is more to count than one hold of the lock allows."""
         shared, ledger = self.shared, self.shared.ledger
-        shared.check_open()
         if shared.writer.placed:
             shared.write()
             if shared.writer.placed:  # refused: on disk these rows are in other places

@@ -92,6 +92,7 @@ def test_a_closed_queue_says_so(path: Path) -> None:
         lambda: queue.lease(1),
         lambda: queue.ack(batch),
         queue.resume_unack,
+        queue.accounts,
         queue.purge_delivered,
         lambda: list(queue.stored()),
     ):
