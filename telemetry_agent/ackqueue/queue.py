@@ -168,8 +168,6 @@ class AckQueue:
             for row in rows:
                 shared.writer.add(now_s, shared.adopt(row))
                 self._live_since_s = now_s
-        if rows:
-            shared.ring()
 
     def commit(self) -> None:
         """Bring everything to disk.
