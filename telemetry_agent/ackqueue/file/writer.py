@@ -189,8 +189,6 @@ class Writer:
 
         It does not ring for the others: a watcher may try at once, and cause the next.
         """
-        if not (disk_error or self.refused or self._lost_in_memory):
-            return
         with self._lock:
             changes = self.refused is not (disk_error is not None)
             self.disk_error = disk_error
