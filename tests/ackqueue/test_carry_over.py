@@ -102,6 +102,32 @@ def test_what_cannot_be_carried_over_now_waits_and_is_reported_once(
         assert queue.stats().ready == len(records) + 1
 
 
+def test_rows_whose_write_was_refused_are_carried_over_by_the_next(path: Path) -> None:
+    damage.fill(path, 30)
+    damage.damage(path, damage.header)
+    disk = Disk()
+    with AckQueue(path, connect=disk.connect) as queue:
+        carrier = Carrier(queue)
+        while carrier.step(0) == 0:
+            disk.refuses = "before"
+        assert not queue.stats().ready
+        disk.refuses = "never"
+        queue.commit()
+        assert queue.stats().ready == 30
+
+
+def test_dead_letters_that_are_away_are_ready_once_they_were_retried(path: Path) -> None:
+    with AckQueue(path) as queue:
+        put(queue, 3)
+        queue.fail(lease(queue), "no")
+        with queue.shared.disk:
+            queue.shared.replace(UnusableError("as if damaged"))
+        assert queue.retry() == 3
+        assert not queue.stats().ready
+        carry_over(queue)
+        assert (queue.stats().ready, queue.stats().ack_failed) == (3, 0)
+
+
 @pytest.mark.parametrize("left", ["-wal", "-shm"])
 def test_a_file_that_somebody_deleted_does_not_keep_what_is_left_waiting(
     path: Path, left: str

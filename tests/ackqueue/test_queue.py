@@ -107,6 +107,11 @@ def test_the_oldest_besides_those_of_a_device(path: Path, restarted: bool) -> No
         assert lease(queue, 1, live_first=False).device == "a"
 
 
+def test_a_batch_without_a_fix_is_not_asked_for(path: Path) -> None:
+    with AckQueue(path) as queue, pytest.raises(ValueError, match="at least one fix, not 0"):
+        queue.lease(0)
+
+
 def test_only_the_backlog(path: Path) -> None:
     with AckQueue(path) as queue:
         put(queue, 3, device="a")

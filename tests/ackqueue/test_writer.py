@@ -30,6 +30,19 @@ def test_a_text_that_is_not_utf_8_is_damage_of_its_row_alone(path: Path) -> None
     assert set_aside_files.left_at_rest(path) == []
 
 
+def test_the_end_of_a_batch_that_was_refused_is_written_by_the_next_commit(path: Path) -> None:
+    disk = Disk()
+    with AckQueue(path, connect=disk.connect, clock=FakeClock()) as queue:
+        put(queue, 3)
+        batch = lease(queue, 2)
+        disk.refuses = "before"
+        queue.ack(batch)
+        disk.refuses = "never"
+        queue.commit()
+    with AckQueue(path) as queue:
+        assert (queue.stats().acked, queue.stats().ready) == (2, 1)
+
+
 def test_a_transaction_holds_at_most_a_thousand_fixes(path: Path) -> None:
     disk = Disk()
     with AckQueue(path, commit_every_s=3600, connect=disk.connect) as queue:
