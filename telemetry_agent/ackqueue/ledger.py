@@ -353,8 +353,8 @@ class Ledger:
         # A row of a batch that is out can be admitted again: it was away and arrived now, or its
         # write was repeated. It stays in its batch.
         for first, last in self.leased():
-            if max(lo, first) <= min(hi, last):
-                self.ready_rows.free.paint(max(lo, first), min(hi, last), None)
+            if first <= hi and lo <= last:
+                self.ready_rows.free.paint(first, last, None)
 
     def _free(self, lo: int, hi: int, batch: int = NO_BATCH) -> None:
         """Let these be handed out, except those that are away: they cannot be read yet."""

@@ -98,6 +98,17 @@ def test_after_skips_what_is_gone(queue: AckQueue) -> None:
     queue.close()
 
 
+def test_what_is_out_is_pending_up_to_a_row(queue: AckQueue) -> None:
+    put(queue, 5)
+    queue.commit()
+    batch = queue.lease(2, live_first=False)
+    assert batch
+    queue.ack(batch)
+    assert queue.lease(3)
+    assert [queue.pending(row) for row in (1, 4, 9)] == [0, 2, 3]
+    queue.close()
+
+
 @pytest.mark.parametrize("reason", [None, "no"])
 def test_a_damaged_row_is_neither_shown_nor_sent_again(tmp_path: Path, reason: str | None) -> None:
     """A delivered fix is not lost because its row is damaged later."""
