@@ -102,6 +102,29 @@ def test_what_cannot_be_carried_over_now_waits_and_is_reported_once(
         assert queue.stats().ready == len(records) + 1
 
 
+def test_a_file_whose_pages_were_refused_is_read_again_after_a_minute(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pread = os.pread
+
+    def refused(file: int, size: int, offset: int) -> bytes:
+        if size == damage.PAGE_BYTES:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(file, size, offset)
+
+    damage.fill(path, 30)
+    damage.damage(path, damage.header)
+    with AckQueue(path) as queue:
+        carrier = Carrier(queue)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pread", refused)
+            while (wait_s := carrier.step(100)) == 0:
+                pass
+        assert (wait_s, carrier.step(101)) == (60, 59)
+        assert "carried over yet: the disk refused to read " in caplog.text
+        assert carrier.step(160) == 0
+
+
 def test_rows_whose_write_was_refused_are_carried_over_by_the_next(path: Path) -> None:
     damage.fill(path, 30)
     damage.damage(path, damage.header)
