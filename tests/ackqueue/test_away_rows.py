@@ -56,6 +56,27 @@ def arrive(
     return list(rows._marks)
 
 
+def test_what_is_here_or_gone_or_of_this_file_does_not_arrive() -> None:
+    rows = away(LAST)
+    rows._marks.paint(5, 5, PURGED)
+    found = [3, 4, 5, 6, BORDER + 7]
+    arrival = Arrival(BORDER + 9, found, [], lambda _: 3, lambda _: None)
+    assert rows.take(arrival, [4], []) == {3, 6}
+    assert rows.first == BORDER
+
+
+def test_a_file_that_is_set_aside_without_rows_of_its_own_leaves_its_border() -> None:
+    rows = away(LAST, oldest_pending=7)
+    rows.begin(BORDER, BORDER)
+    assert list(rows._marks) == [
+        Span(LAST + 1, BORDER, RowState(State.AWAY, oldest_pending=7)),
+    ]
+    rows.begin(BORDER + 5, 2 * BORDER)
+    assert list(rows._marks)[1:] == [
+        Span(BORDER + 6, 2 * BORDER, RowState(State.AWAY, oldest_pending=1)),
+    ]
+
+
 # The border below which all was delivered
 
 
