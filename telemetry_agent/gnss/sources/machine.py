@@ -155,7 +155,7 @@ def _judge(ids: tuple[int, int], interface: int, described: str) -> tuple[Kind, 
 def _stable_names(root: Path) -> dict[str, Path]:
     """Port, such as ttyUSB0 -> its name below /dev/serial/by-id."""
     folder = Path("/dev/serial/by-id")
-    names = [folder / link.name for link in (root / folder.relative_to("/")).glob("*")]
+    names = [folder / link.name for link in sorted((root / folder.relative_to("/")).glob("*"))]
     return {port: name for name in names if (port := _target(root, name))}
 
 
