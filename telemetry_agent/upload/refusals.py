@@ -207,7 +207,7 @@ class Refusals:
         if suspect is not None:
             if acceptances == suspect.acceptances and not batch.live:
                 self._keeper.backlog_refused(batch.device, reason)  # nothing else says why it waits
-            suspect.refused_again(reason, acceptances)
+            suspect.refused_again(acceptances)
             if suspect.refusals < self._needed(_REFUSALS):
                 return None
             if suspect.in_a_row < _IN_A_ROW:
@@ -217,13 +217,13 @@ class Refusals:
             self._leases.make_dead_letter(batch, reason)
             return None
         if self._run is not None and batch.lease == self._run.trying:
-            if self._run.refused(batch, reason, acceptances):
+            if self._run.refused(batch, acceptances):
                 self._end_run(self._run)
             # A run has a limit of its own: its refusals count only if nothing was ever accepted.
             self._in_a_row += not acceptances
         else:
             self._in_a_row += 1
-            self._refused_in_search(batch, reason, too_large=too_large, keep=keep)
+            self._refused_in_search(batch, too_large=too_large, keep=keep)
         # From the whole batch down to a single fix there are 1 + ceil(log2 size) refusals. If two
         # more follow without an acceptance, it may be the setup.
         size = self._search.size if self._search else 1
@@ -232,7 +232,7 @@ class Refusals:
         crash = self._search is not None and self._search.is_crash
         return Deferred(reason) if crash else self.all_refused()
 
-    def _refused_in_search(self, batch: Batch, reason: str, *, too_large: bool, keep: bool) -> None:
+    def _refused_in_search(self, batch: Batch, *, too_large: bool, keep: bool) -> None:
         search = self._begin_search(batch)
         if len(batch.records) > 1:
             search.refused(batch, too_large=too_large)
@@ -240,7 +240,7 @@ class Refusals:
             self._leases.put_off(batch)
         else:
             acceptances = self._acceptances[batch.device]
-            self._suspects[batch.lease] = Suspect(batch, reason, acceptances, search.is_crash)
+            self._suspects[batch.lease] = Suspect(batch, acceptances, search.is_crash)
             search.refused_alone(batch)
 
     def all_refused(self) -> AllRefused:
@@ -345,7 +345,7 @@ class Refusals:
         self._run = None
         suspects, others = run.dissolve()
         for batch in (*(suspect.batch for suspect in suspects), *others):
-            self._leases.make_dead_letter(batch, f"refused as part of a run: {run.reason}")
+            self._leases.make_dead_letter(batch, f"refused as part of a run: {self.reason}")
 
 
 def _length_behind(last: Record, batch: Batch) -> int:

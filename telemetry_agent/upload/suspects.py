@@ -34,7 +34,6 @@ class Suspect:
     """A leased fix that was refused alone."""
 
     batch: Batch
-    reason: str
     acceptances: int
     """Of other fixes of its device, when it was last refused."""
     crash: bool = False
@@ -44,9 +43,8 @@ class Suspect:
     in_a_row: int = 1
     """Refusals since another fix was accepted."""
 
-    def refused_again(self, reason: str, acceptances: int) -> None:
+    def refused_again(self, acceptances: int) -> None:
         """Count a refusal if another fix was accepted since the last one."""
-        self.reason = reason
         counts = acceptances > self.acceptances
         self.refusals += counts
         self.in_a_row = 1 if counts else self.in_a_row + 1
@@ -66,7 +64,6 @@ class Run:
     ) -> None:
         """``refusals``: how often each sample must be refused."""
         self.device = first.batch.device
-        self.reason = first.reason
         self._leases = leases
         self._refusals = refusals
         self._rng = rng
@@ -111,13 +108,12 @@ class Run:
         """Its first fix, which was refused, to try whether that has changed."""
         return self._single(0)
 
-    def refused(self, batch: Batch, reason: str, acceptances: int) -> bool:
+    def refused(self, batch: Batch, acceptances: int) -> bool:
         """Count the refusal of the fix that was tried. Returns whether the whole run is refused."""
-        self.reason = reason
         if self._trying_at in self._tried:
-            self._tried[self._trying_at].refused_again(reason, acceptances)
+            self._tried[self._trying_at].refused_again(acceptances)
         else:
-            self._tried[self._trying_at] = Suspect(batch, reason, acceptances)
+            self._tried[self._trying_at] = Suspect(batch, acceptances)
         if not self._samples:
             self._last_refused = self._trying_at
             return False
