@@ -177,6 +177,16 @@ def test_it_counts_the_endpoint_as_up_until_it_knows_better() -> None:
     assert world.monitor.state.error == "connection refused by 10.0.0.9:80"
 
 
+def test_news_before_an_address_is_known_start_the_look_up_again() -> None:
+    """The network may have come only now."""
+    world = World()
+    world.probe.takes_s = 5.0
+    world.news()
+    world.run(1)
+    assert world.probe.starts == [1000.0, 1000.0 + SETTLED_S]
+    assert world.word == "up"
+
+
 def test_up_waits_for_news_alone(world: World) -> None:
     world.run(1e6)
     assert len(world.probe.starts) == 1
@@ -310,6 +320,7 @@ def test_a_doubt_that_the_probe_shares_is_away_until_a_probe_succeeds(world: Wor
     world.run(100)
     assert world.word == "unreachable"
     assert world.probe.starts == [1000.0, 1000.0, 1030.0, 1060.0, 1090.0]
+    assert world.monitor.state.since_s == 1000.0
     world.answers = True
     world.run(PROBE_EVERY_S + SPREAD_S)
     assert world.word == "up"
@@ -367,6 +378,7 @@ def test_the_last_word_of_an_exchange_counts(world: World) -> None:
     world.answered()
     world.run(1)
     assert len(world.probe.starts) == 1
+    assert world.returns == []  # it was not away
 
 
 def test_a_network_that_goes_during_the_random_wait_does_not_return(world: World) -> None:
