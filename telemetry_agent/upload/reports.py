@@ -91,6 +91,6 @@ class AgentReports:
             self._not_before_s = now_s + wait_s
         return self._not_before_s
 
-    def network_returned(self, now_s: float) -> None:
+    def network_returned(self) -> None:
         """Send what is due at once."""
-        self._not_before_s = min(self._not_before_s, now_s)
+        self._not_before_s = 0.0

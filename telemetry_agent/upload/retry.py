@@ -93,7 +93,7 @@ class Pace:
 
     def _level_of(self, ceiling_s: float) -> float:
         """After how many failures in a row the wait is drawn from up to ``ceiling_s``."""
-        return max(0.0, 1 + math.log2(ceiling_s / self._initial_s)) if ceiling_s else 0.0
+        return 1 + math.log2(ceiling_s / self._initial_s) if ceiling_s else 0.0
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -216,7 +216,7 @@ class Uploader(Task):
             self._returned_within_s = None
             self._pace.network_returned(spread_s)
             if self._reports is not None:
-                self._reports.network_returned(now_s)
+                self._reports.network_returned()
         if hurried:
             self._hurried = False
             self._pace.hurry()

@@ -68,6 +68,14 @@ def test_a_change_rides_at_once_and_goes_alone_once_a_minute_at_most() -> None:
     assert not schedule.due(12.0)
 
 
+def test_a_change_does_not_put_off_the_heartbeat() -> None:
+    said = Said()
+    schedule = reports(said, heartbeat_s=30.0)
+    tell(schedule, 10.0)
+    said.words = ("no-fix", "ok", "OPEN")
+    assert schedule.alone_in_s(11.0) == 29.0
+
+
 def test_what_is_told_are_the_words_of_the_report_that_went() -> None:
     said = Said()
     schedule = reports(said)
@@ -102,12 +110,14 @@ def test_after_failures_the_wait_grows_up_to_the_heartbeat() -> None:
     for _ in range(2000):  # three weeks without the network
         next_s = tell(schedule, now_s, taken=False)
     assert next_s == now_s + 900
+    tell(schedule, now_s)
+    assert tell(schedule, now_s, taken=False) == now_s + 60
 
 
 def test_the_return_of_the_network_ends_a_wait() -> None:
     schedule = reports(Said())
     tell(schedule, 10.0, taken=False)
-    schedule.network_returned(20.0)
+    schedule.network_returned()
     assert schedule.alone_in_s(20.0) == 0.0
 
 

@@ -63,6 +63,7 @@ def test_a_fleet_at_the_cap_spreads_evenly() -> None:
         ({"retry-after": "Mon, 23 Nov 2026 12:02:00 GMT"}, None),
         ({"retry-after": "Mon, 23 Nov 2026 12:02:00 GMT", "date": "today"}, None),
         ({"retry-after": "Mon, 99 Nov 2026 12:02:00 GMT", "date": DATE}, None),
+        ({"retry-after": "Mon, 23 Nov 2026 12:02:00 +99999999999999999", "date": DATE}, None),
         ({"retry-after": "60, 120"}, 120),
         ({"retry-after": "120, soon"}, 120),
         ({"retry-after": "60, Mon, 23 Nov 2026 12:02:00 GMT", "date": DATE}, 120),
@@ -141,6 +142,7 @@ def test_a_fresh_fix_says_nothing_of_the_backlogs_turn() -> None:
 def test_who_returned_together_spreads_the_backlog_as_far() -> None:
     waiting = pace()
     waiting.network_returned(15)
+    waiting.network_returned(1)  # once more, after a short outage
     waits = waits_between_batches(waiting, 25)
     assert waits[0] == 16
     assert waits == sorted(waits, reverse=True)

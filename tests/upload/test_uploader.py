@@ -455,6 +455,18 @@ def test_a_backlog_that_is_not_permitted_delays_no_live_fix(tmp_path: Path, stat
         assert b.uploader.status().backlog_error is None
 
 
+def test_haste_ends_the_pause_of_a_backlog(tmp_path: Path) -> None:
+    with bench(tmp_path, then=refusing({1}, 401), compression="none") as b:
+        b.put_backlog(1)
+        b.work_among_live(1)
+        requests = len(b.server.requests)
+        b.work()
+        assert len(b.server.requests) == requests
+        b.uploader.hurry()
+        b.work()
+        assert len(b.server.requests) == requests + 1
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 @pytest.mark.parametrize("old", [1, 200])
 def test_a_backlog_under_a_new_name_waits_for_none_under_the_old_name(
