@@ -164,6 +164,13 @@ def test_what_is_not_http_is_no_answer(garbage: bytes, said: str, then_hang: boo
         assert "bytearray" not in why
 
 
+def test_the_limit_of_an_answer_is_not_that_of_a_connection() -> None:
+    long = answer(200, "{}" + " " * 900_000)
+    with Server(long, long, long) as server, transport_to(server.url) as transport:
+        assert [answered(transport.exchange(PAYLOAD, 60)).status for _ in range(3)] == [200] * 3
+        assert server.connections == 1
+
+
 @pytest.mark.parametrize("status", [401, 413, 503])
 def test_a_refusal_is_clear_even_if_its_body_breaks_off(status: int) -> None:
     head = f"HTTP/1.1 {status} No\r\nContent-Length: 99\r\n\r\nno".encode()
