@@ -44,7 +44,6 @@ class Sizing:
     def __init__(self, max_batch: int, hold_up_s: float, timeout_s: float) -> None:
         """``hold_up_s``: the longest that an exchange should take; ``timeout_s``: that it may."""
         self._max_batch = max_batch
-        self._least_when_slow = min(max_batch, _LEAST_WHEN_SLOW)
         self._hold_up_s = max(hold_up_s, 1.0)
         self._timeout_s = timeout_s
         self._count = min(max_batch, _FIRST)
@@ -60,7 +59,7 @@ class Sizing:
         """The most fixes that the next batch should hold, 1 or more."""
         count = min(self._count, self._max_count or self._count, self._path_max or self._count)
         fixes, body_bytes = self._measured
-        if self._max_bytes is None or not body_bytes:
+        if self._max_bytes is None:
             return count
         return min(count, max(1, self._max_bytes * fixes // body_bytes))
 
@@ -69,17 +68,17 @@ class Sizing:
         self._measured = count, body_bytes
         full = count >= self.limit()  # a smaller one does not show that a larger one would fit
         if self._failed is not None:
-            self._smaller_answered = self._smaller_answered or count < self._failed
-            if count >= self._failed:
+            self._smaller_answered = count < self._failed
+            if not self._smaller_answered:
                 self._failed = self._path_max = None
         # A batch of twice the size takes twice the time. Only the deadline forbids that to a small
         # one; to others also what fresh fixes may wait.
-        is_small = self._count < self._least_when_slow
+        is_small = self._count < _LEAST_WHEN_SLOW
         if full and elapsed_s < (self._timeout_s if is_small else self._hold_up_s) / 2:
             self._count = min(self._max_batch, 2 * self._count)
         elif not is_small and elapsed_s > self._hold_up_s:
             fitting = int(count * self._hold_up_s / elapsed_s)
-            self._count = max(self._least_when_slow, min(self._count, fitting))
+            self._count = max(_LEAST_WHEN_SLOW, min(self._count, fitting))
         if now_s >= self._try_larger_s:
             self._max_bytes = self._max_bytes and 2 * self._max_bytes
             self._max_count = self._max_count and 2 * self._max_count
@@ -92,7 +91,7 @@ class Sizing:
         self._count = min(self._count, max(1, count // 4) if again else count)
         # The second time, with an answer to a smaller batch between: it is the size.
         if self._failed is not None and count >= self._failed and self._smaller_answered:
-            self._path_max = max(1, count // 2)
+            self._path_max = count // 2
             if not (self._max_bytes or self._max_count):  # paths may change more than once an hour
                 self._try_larger_s = now_s + _TRY_AGAIN_AFTER_S
         self._failed = min(count, self._failed or count)

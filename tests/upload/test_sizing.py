@@ -23,6 +23,13 @@ def test_the_first_batch_is_small_and_quick_answers_double_it() -> None:
     assert Sizing(7, 10, 30).limit() == 7
 
 
+def test_fresh_fixes_that_do_not_wait_leave_time_for_large_batches() -> None:
+    sizing = Sizing(1000, 0, 30)
+    for _ in range(7):
+        sizing.took(sizing.limit(), 1000, 0.4, 0)
+    assert sizing.limit() == 1000
+
+
 def test_a_slow_answer_shrinks_the_next_batch_in_proportion() -> None:
     sizing = grown()
     sizing.took(1000, 1000, 25, 0)
@@ -195,8 +202,23 @@ def test_the_first_time_out_of_a_size_only_ends_its_growth() -> None:
     sizing.failed(100, 30)
     assert sizing.limit() == 25
     sizing.took(25, 2500, 0.1, 60)
+    sizing.took(50, 5000, 0.1, 61)
+    assert sizing.limit() == 100  # nothing was answered between the two
     sizing.failed(100, 90)
     assert sizing.limit() == 50
+    sizing.took(50, 5000, 0.1, 91)
+    assert sizing.limit() == 50
+
+
+def test_a_time_out_of_a_smaller_size_is_its_first() -> None:
+    sizing = grown()
+    sizing.failed(100, 0)
+    sizing.took(20, 2000, 0.1, 1)
+    sizing.failed(50, 2)
+    assert sizing.limit() == 50
+    sizing.took(20, 2000, 0.1, 3)
+    sizing.failed(50, 4)
+    assert sizing.limit() == 25
 
 
 def test_a_dead_radio_teaches_nothing_that_outlasts_it() -> None:
