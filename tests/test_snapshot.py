@@ -55,17 +55,23 @@ def test_what_another_version_says_is_read_as_far_as_it_is_understood() -> None:
     said["shoe_size"] = 43
     said["receiver"]["state"] = "asleep"  # a word of later
     said["receiver"]["fixes"] = "twelve"
+    said["receiver"]["hdop"] = float("nan")
+    said["receiver"]["rate_hz"] = float("inf")
+    said["receiver"]["antenna"] = 1
     said["receiver"]["satellites"] = {"GPS": 7}
     said["upload"] = ["held"]
+    said["queue"]["pending"] = True
+    said["queue"]["dead_letters"] = 3
     del said["queue"]["full"]
     said["queue"]["lost"] = {"thinned": 4, "eaten": "some"}
     snapshot = read(Snapshot, said)
     assert snapshot.protocol == PROTOCOL + 7
     assert (snapshot.receiver.state, snapshot.receiver.fixes) == ("absent", 0)
-    assert snapshot.receiver.satellites == ()
+    assert (snapshot.receiver.hdop, snapshot.receiver.rate_hz) == (None, 0.0)
+    assert (snapshot.receiver.antenna, snapshot.receiver.satellites) == (None, ())
     assert snapshot.upload == UploadView()
     assert snapshot.queue.lost == {"thinned": 4}
-    assert snapshot.queue.pending == 3
+    assert (snapshot.queue.pending, snapshot.queue.dead_letters) == (0, {})
     assert read(Snapshot, None) == Snapshot()
 
 

@@ -138,15 +138,21 @@ def supply(root: Path, name: str, **facts: str) -> None:
 
 
 def test_battery_and_power(tmp_path: Path) -> None:
+    supply(tmp_path, "0-hidpp", type="Battery", scope="Device", capacity="99")
     supply(tmp_path, "AC", type="Mains", online="0")
+    supply(tmp_path, "AC-without-state", type="Mains")
+    supply(tmp_path, "BAT-empty-slot", type="Battery")
     supply(tmp_path, "BAT0", type="Battery", capacity="81", status="Discharging")
     supply(tmp_path, "BAT1", type="Battery", capacity="5", status="Full")
-    supply(tmp_path, "hidpp", type="Battery", scope="Device", capacity="99")
+    supply(tmp_path, "ups", type="UPS", online="1")
     assert Extras(ExtraSettings(power=True), tmp_path).json() == (
         '{"battery":81,"battery_state":"discharging","mains":0}'
     )
     (tmp_path / "sys/class/power_supply/AC/online").write_text("1\n")
     assert power_values(tmp_path / "sys/class/power_supply")["mains"] == 1
+    assert Extras(ExtraSettings(), tmp_path).json() is None
+    supply(tmp_path / "no-battery", "BAT-empty-slot", type="Battery")
+    assert power_values(tmp_path / "no-battery/sys/class/power_supply") == {}
     assert power_values(tmp_path / "nowhere") == {}
 
 
