@@ -44,6 +44,11 @@ def test_a_2xx_with_nothing_against_it_delivers(status: int, body: str, kind: st
     assert read(answer(status, body, content_type=kind), BATCH) == Delivered(status=status)
 
 
+@pytest.mark.parametrize(("body", "coding"), [("", "gzip"), ("{}", "identity")])
+def test_a_body_that_is_not_compressed_delivers_whatever_the_coding(body: str, coding: str) -> None:
+    assert read(answer(200, body, content_encoding=coding), BATCH) == Delivered(status=200)
+
+
 @pytest.mark.parametrize("body", ["ok", "1", '"<"', "[fixes stored]"])
 def test_a_text_delivers(body: str) -> None:
     assert read(answer(200, body, content_type="text/html"), BATCH) == Delivered(status=200)
@@ -64,6 +69,9 @@ def test_a_text_delivers(body: str) -> None:
         ('{"received":"3"}', True),
         ('{"received":"0"}', False),
         ('{"received":"all","success":false}', False),
+        ('{"received":NaN}', True),
+        ('{"received":"²"}', True),
+        ('{"received":"%s"}' % ("9" * 5000), True),
     ],
 )
 def test_what_was_received_counts(body: str, delivers: bool) -> None:

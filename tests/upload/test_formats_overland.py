@@ -35,6 +35,9 @@ def test_overland() -> None:
     [
         (200, b'{"result":"ok"}', Delivered),
         (201, b'{"result":"ok", "saved": 2}', Delivered),
+        (200, b'{"received":1}', Delivered),
+        (200, b'{"saved": 2}', Deferred),
+        (200, b"[" * 100_000, Deferred),
         (200, b"", Deferred),
         (204, b"", Deferred),
         (200, b'{"result":"error"}', Deferred),

@@ -6,7 +6,7 @@ import pytest
 from upload.upload_parts import FULL, encoded, outcome
 from uploading import FIX
 
-from telemetry_agent.model import Deferred, Delivered
+from telemetry_agent.model import Deferred, Delivered, Held
 
 
 def test_owntracks_is_one_object_of_integers() -> None:
@@ -56,3 +56,4 @@ def test_owntracks_topics(url: str, username: str, device: str, topic: str) -> N
 )
 def test_owntracks_servers_say_json_or_nothing(body: bytes, kind: type) -> None:
     assert isinstance(outcome("owntracks", 200, body), kind)
+    assert isinstance(outcome("owntracks", 401, body), Held)
