@@ -6,7 +6,7 @@ from threading import Event, Thread
 import pytest
 
 from telemetry_agent.model import Answer
-from telemetry_agent.secrecy import MASK, masked
+from telemetry_agent.secrecy import MASK, masked, masked_url, secret_values, secrets_in_url
 from telemetry_agent.upload.quoting import reason_of
 
 
@@ -59,6 +59,15 @@ def test_a_secret_across_the_end_of_what_is_quoted_is_masked() -> None:
     for spaces in range(980, 1001):
         body = b" " * spaces + token.encode() + b"."
         assert "a-tö" not in masked(reason_of(Answer(401, {}, body, False)), {token})
+
+
+def test_only_what_is_secret_is_masked() -> None:
+    headers = {"Authorization": "Bearer abc", "X-Room": "kitchen 4"}
+    assert secret_values(headers) == {"Bearer abc", "abc"}
+    url = "https://example.com/?user=jane&key=a%2Fb&token=&p=x"
+    assert secrets_in_url(url) == {"a%2Fb", "a/b", "x"}
+    assert masked_url(url) == "https://example.com/?user=jane&key=***&token=***&p=***"
+    assert masked("a cat", {"a", "cat"}) == "a cat"  # it would hide the text, not the secret
 
 
 def test_a_compressed_reason_is_not_quoted() -> None:
