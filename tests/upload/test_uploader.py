@@ -455,6 +455,17 @@ def test_a_backlog_that_is_not_permitted_delays_no_live_fix(tmp_path: Path, stat
         assert b.uploader.status().backlog_error is None
 
 
+def test_haste_tries_although_the_monitor_sees_no_way(tmp_path: Path) -> None:
+    way = FakeWay()
+    way.why = "unreachable", "no way"
+    with bench(tmp_path, way=way) as b:
+        b.work_among_live(2)
+        assert len(b.server.requests) == 1
+        b.uploader.hurry()
+        b.work()
+        assert len(b.server.requests) == 2
+
+
 def test_haste_ends_the_pause_of_a_backlog(tmp_path: Path) -> None:
     with bench(tmp_path, then=refusing({1}, 401), compression="none") as b:
         b.put_backlog(1)
