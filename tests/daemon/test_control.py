@@ -58,8 +58,14 @@ class Commands:
         raise RuntimeError("a bug")
         yield {}
 
+    def crash_at_the_end(self, asked: Mapping[str, Any], bell: Bell) -> Answers:
+        try:
+            yield from self.wait(asked, bell)
+        except control.GoneError:
+            raise RuntimeError("the queue is closed") from None
+
     def all(self) -> dict[str, Command]:
-        names = ("echo", "wait", "flood", "unavailable", "crash")
+        names = ("echo", "wait", "flood", "unavailable", "crash", "crash_at_the_end")
         return {name: getattr(self, name) for name in names}
 
 
@@ -273,11 +279,18 @@ def test_a_fault_of_a_command_is_logged_and_told(
     assert any(record.exc_info for record in caplog.records)
 
 
-def test_the_end_of_the_daemon_ends_every_conversation(queue: Path, commands: Commands) -> None:
+@pytest.mark.parametrize("command", ["wait", "crash_at_the_end"])
+def test_the_end_of_the_daemon_ends_every_conversation(
+    command: str, queue: Path, commands: Commands, caplog: pytest.LogCaptureFixture
+) -> None:
     with listening(queue, commands):
-        waiting = ask(queue, {"ask": "wait"})
+        waiting = ask(queue, {"ask": command})
         next(waiting)
         assert commands.waiting.acquire(timeout=LIMIT_S)
+    for thread in threading.enumerate():
+        if thread.name == "control client":
+            thread.join(LIMIT_S)
+    assert caplog.records == []
     with pytest.raises(AgentError, match="ended before the end of its answer"):
         next(waiting)
     assert not socket_path(queue).exists()
