@@ -138,8 +138,7 @@ class AgentChecks:
         except client.NoAgentError:
             return self._absent()
         except AgentError as error:
-            is_forbidden = isinstance(error.__cause__, PermissionError)
-            if is_forbidden:
+            if isinstance(error.__cause__, PermissionError):
                 return warned(error.message, "use sudo")
             return failed(error.message, error.remedy or self.again(RESTART))
         return self._running(self.status)
@@ -184,11 +183,10 @@ class AgentChecks:
         except QueueLockedError as error:
             return failed(f"{error.message}, and does not answer", self.again(RESTART))
         root = self.machine.root
-        remedy = f"{switch_on(root)}; `sudo journalctl -u telemetry-agent` shows why it stopped"
-        is_own = self._config_path not in {None, DEFAULT_PATHS[0]}  # not the one of the service
-        if is_own or not self.is_service or unit_file(root) is None:  # it is not installed
-            config = f" --config {in_shell(self._config_path)}" if self._config_path else ""
-            remedy = f"`telemetry-agent run{config}` starts it"
+        config = f" --config {in_shell(self._config_path)}" if self._config_path else ""
+        remedy = f"`telemetry-agent run{config}` starts it"
+        if self._config_path in {None, DEFAULT_PATHS[0]} and unit_file(root) is not None:
+            remedy = f"{switch_on(root)}; `sudo journalctl -u telemetry-agent` shows why it stopped"
         return warned("does not run: nothing is recorded now", remedy)
 
 

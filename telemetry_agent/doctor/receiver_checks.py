@@ -119,9 +119,7 @@ class ReceiverChecks:
     def _named(self, path: Path) -> Finding:
         try:
             mode = path.stat().st_mode
-        except PermissionError:
-            raise
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             remedy = "plug the receiver in; then `ls /dev/serial/by-id` shows it"
             for other in machine.find_receivers(self._root)[:1]:
                 remedy = f'plug it in, or set gps.source = "{other.path}" ({other.label} is there)'

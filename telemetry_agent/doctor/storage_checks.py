@@ -119,8 +119,6 @@ class StorageChecks:
 
     def _forbidden(self, folder: Path) -> Finding | None:
         """The fault if the agent may not write the folder or one of the queue's files."""
-        if os.statvfs(folder).f_flag & os.ST_RDONLY:
-            return None  # no right would help: the test of a write reports it
         who, path = self._agent.account, self._path
         files = [path, log_of(path), index_of(path), lock_path(path)]
         for target in (*files, journal_of(path)):

@@ -41,6 +41,8 @@ from telemetry_agent.ackqueue.file.lock import QueueLock
 from telemetry_agent.ackqueue.recovery.set_aside_files import move_away
 from telemetry_agent.addresses import Address, Resolve
 from telemetry_agent.daemon import client
+from telemetry_agent.doctor import agent_checks
+from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.checks import NAMES
 from telemetry_agent.doctor.findings import Finding
 from telemetry_agent.errors import AgentError
@@ -720,7 +722,9 @@ def a_page_token_in_a_home(bench: Bench) -> None:
 
 @fault("files", "warn", "does not see page.map", "sudo install.*set page.map", ROOT_ONLY)
 def a_map_in_a_home(bench: Bench) -> None:
-    bench.more = {"page": {"map": str(in_a_home(bench, "area.pmtiles"))}}
+    link = bench.folder / "area.pmtiles"
+    link.symlink_to(in_a_home(bench, "area.pmtiles"))
+    bench.more = {"page": {"map": str(link)}}
 
 
 @fault("files", "warn", "page.map: .* is not a PMTiles file", "correct page.map")
@@ -859,6 +863,13 @@ def an_agent_that_does_not_answer(bench: Bench) -> None:
     bench.ask = answers(status=[AgentError("the agent at x does not answer")])
 
 
+@fault("agent", "warn", "cannot ask the agent", "^use sudo$")
+def an_agent_that_this_user_may_not_ask(bench: Bench) -> None:
+    refused = AgentError("cannot ask the agent at x: Permission denied", "use sudo, or join")
+    refused.__cause__ = PermissionError()
+    bench.ask = answers(status=[refused])
+
+
 @fault("agent", "warn", "does not run: nothing is recorded", "systemctl enable --now")
 def an_agent_that_does_not_run(bench: Bench) -> None:
     services = (bench.folder / "config.toml",)
@@ -916,6 +927,11 @@ def an_agent_from_before_the_upgrade(bench: Bench) -> None:
 @fault("agent", "warn", "the device page is held: Address already in use", r"correct \[page\]")
 def a_page_that_cannot_listen(bench: Bench) -> None:
     runs(bench, page={"state": "held", "last_error": "Address already in use"})
+
+
+@fault("agent", "warn", "device page is held: use sudo to see the reason", r"correct \[page\]")
+def a_page_that_is_held_for_what_others_may_not_see(bench: Bench) -> None:
+    runs(bench, page={"state": "held"})
 
 
 @fault("antenna", "fail", "sees no antenna", "plug the antenna in")
@@ -1065,6 +1081,19 @@ def test_a_seeded_fault_is_named_with_its_remedy(bench: Bench, seeded: Fault) ->
     assert re.search(seeded.remedy, told.remedy), told
     assert "\n" not in told.said + told.remedy
     assert failing(found) <= {seeded.name}, found
+
+
+def test_the_agent_of_the_default_config_is_the_service(bench: Bench) -> None:
+    machine_file(bench, "usr/lib/systemd/system/telemetry-agent.service", "[Service]")
+    stopped = answers(status=[client.NoAgentError("no agent")])
+    agent = AgentChecks(bench.queue, agent_checks.Machine(root=bench.root, ask=stopped))
+    assert agent.examine().remedy.startswith("`sudo systemctl enable --now telemetry-agent`")
+
+
+def test_what_an_agent_that_does_not_answer_would_know_is_skipped(bench: Bench) -> None:
+    an_agent_that_does_not_answer(bench)
+    found = bench.told()
+    assert {found[name].said for name in ("device", "delivery")} == {"needs agent"}
 
 
 def test_no_secret_is_told(bench: Bench) -> None:
