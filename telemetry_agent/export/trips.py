@@ -109,22 +109,20 @@ class Trips:
 
 
 def _longer(trip: Trip, last: Fix, row: int, fix: Fix, elapsed_s: float) -> Trip:
-    """The trip with one more fix."""
+    """The trip with one more fix; where time steps back, ``breaks`` has ended it before."""
     way_m = distance_m(place_of(last), place_of(fix))
     if last.odo_m is not None and fix.odo_m is not None and fix.odo_m >= last.odo_m:
         way_m = float(fix.odo_m - last.odo_m)
-    moves = elapsed_s > 0 and way_m / elapsed_s >= _STANDING_M_S
-    if fix.speed_mm_s is not None:
-        speed_m_s = fix.speed_mm_s / 1000
-    else:
-        speed_m_s = way_m / elapsed_s if elapsed_s > 0 else 0.0
+    way_m_s = way_m / elapsed_s if elapsed_s else 0.0
+    moves = way_m_s >= _STANDING_M_S
+    speed_m_s = way_m_s if fix.speed_mm_s is None else fix.speed_mm_s / 1000
     return replace(
         trip,
         last_row=row,
-        end_ms=max(trip.end_ms, fix.time_ms),
+        end_ms=fix.time_ms,
         distance_m=trip.distance_m + way_m,
-        moving_s=trip.moving_s + (max(0.0, elapsed_s) if moves else 0.0),
-        standing_s=trip.standing_s + (0.0 if moves else max(0.0, elapsed_s)),
+        moving_s=trip.moving_s + elapsed_s * moves,
+        standing_s=trip.standing_s + elapsed_s * (not moves),
         highest_m_s=max(trip.highest_m_s, speed_m_s if speed_m_s < _FASTEST_M_S else 0.0),
     )
 

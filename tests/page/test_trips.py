@@ -67,8 +67,11 @@ class Drive:
         )
 
 
-def trips_of(fixes: list[Fix]) -> Trips:
-    trips = Trips(Gaps().between, ParkingRule(25, 180))
+USUAL = Gaps()
+
+
+def trips_of(fixes: list[Fix], gaps: Gaps = USUAL) -> Trips:
+    trips = Trips(gaps.between, ParkingRule(25, 180))
     for row, fix in enumerate(fixes, 1):
         trips.feed(row, Record("9f0c2d6e11a7b354", row, "van-07", fix))
     return trips
@@ -90,21 +93,49 @@ def test_a_trip_ends_by_parking(odometer: bool) -> None:
 
 def test_a_stop_is_no_parking() -> None:
     found = trips_of(
-        Drive().wait(5).go(100, 10).wait(90).go(100, 10).wait(30).go(50, 10).wait(200).fixes
+        Drive().wait(5).go(100, 10).wait(90).go(100, 12).wait(30).go(50, 10).wait(200).fixes
     )
     (trip,) = found.done
+    assert trip.highest_m_s == 12
     assert trip.stops == 1
     assert trip.standing_s == pytest.approx(120, abs=3)
     assert trip.moving_s == pytest.approx(250, abs=3)
 
 
 def test_switched_off_ends_a_trip_and_a_tunnel_does_not() -> None:
-    assert len(trips_of(Drive().go(100, 10).off(3600).go(100, 10).wait(200).fixes).done) == 2
+    found = trips_of(Drive().go(100, 10).off(3600).go(100, 10).wait(200).fixes)
+    assert len(found.done) == 2
+    found.forget_before(101)
+    assert len(found.done) == 1
     assert len(trips_of(Drive().go(100, 10).off(100).go(100, 10).wait(200).fixes).done) == 1
 
 
-def test_drift_and_glitches_are_no_trip() -> None:
-    drive = Drive().wait(2000)
+def test_a_device_that_was_carried_away_while_it_was_off_makes_no_trip() -> None:
+    found = trips_of(Drive().go(100, 10).wait(100).off(3600).go(1, 5000).wait(100).fixes)
+    (trip,) = found.done
+    assert trip.standing_s == pytest.approx(100, abs=2)
+    assert found.current is None
+
+
+def test_a_fix_each_ten_minutes_is_enough_for_a_trip() -> None:
+    fixes = Drive().go(3000, 10).wait(1300).fixes[::600]
+    (trip,) = trips_of(fixes, Gaps.of_sampling(interval_s=600, heartbeat_s=900)).done
+    assert trip.distance_m == pytest.approx(29_990, abs=10)
+
+
+def test_the_odometer_begins_again_when_the_agent_starts_on_the_way() -> None:
+    """It counts the curves between two fixes: here half as much again as the straight way."""
+    fixes = Drive().go(200, 10).wait(200).fixes
+    begins_at = [0] * 100 + [1000] * 300
+    for i, (fix, odo_m) in enumerate(zip(fixes, begins_at, strict=True)):
+        fixes[i] = fix._replace(odo_m=3 * ((fix.odo_m or 0) - odo_m) // 2)
+    (trip,) = trips_of(fixes).done
+    assert trip.distance_m == pytest.approx(3000, abs=70)
+
+
+@pytest.mark.parametrize("odometer", [True, False])
+def test_drift_and_glitches_are_no_trip(odometer: bool) -> None:
+    drive = Drive(odometer).wait(2000)
     fixes = [
         fix._replace(lat_e9=fix.lat_e9 + round(9 * M_E9 * math.sin(i)))
         for i, fix in enumerate(drive.fixes)
@@ -113,6 +144,7 @@ def test_drift_and_glitches_are_no_trip() -> None:
     fixes[900] = fixes[900]._replace(lat_e9=50_000_000_000, flags=("jump",))
     found = trips_of(fixes)
     assert (found.done, found.current) == ([], None)
+    assert trips_of(Drive().wait(10).go(4, 10).wait(200).fixes).done == []
 
 
 def line(count: int, step: int = 100) -> list[Point]:
