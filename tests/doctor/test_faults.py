@@ -1,6 +1,7 @@
 """The table of seeded faults: each is named with its remedy, and nothing else is blamed."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import pwd
@@ -45,6 +46,7 @@ from telemetry_agent.doctor import agent_checks
 from telemetry_agent.doctor.agent_checks import AgentChecks
 from telemetry_agent.doctor.checks import NAMES
 from telemetry_agent.doctor.findings import Finding
+from telemetry_agent.doctor.storage_checks import disk_space
 from telemetry_agent.errors import AgentError
 from telemetry_agent.gnss.sources.on_connect import command_bytes
 from telemetry_agent.lab.drive import Drive
@@ -192,6 +194,20 @@ def a_port_with_a_login(bench: Bench) -> None:
     bench.source = "/dev/tty"
 
 
+@fault("device", "warn", "/dev/tty .u-blox 7. may have another name when", "source = .*/by-id/")
+def a_port_whose_name_may_change(bench: Bench) -> None:
+    machine(bench).usb("1546:01a7", "u-blox AG|u-blox 7", "tty", by_id="u-blox_AG")
+    (bench.root / "dev/tty").symlink_to("/dev/tty")
+    bench.source = "/dev/tty"
+    runs(bench, receiver={"source": "/dev/tty", "state": "3d"})
+
+
+@fault("device", "pass", "^tcp://192.0.2.7:4001: read from the network", "")
+def a_receiver_in_the_network(bench: Bench) -> None:
+    bench.source = "tcp://192.0.2.7:4001"
+    runs(bench)
+
+
 @fault("permissions", "fail", "a login console has", "serial-getty@tty-.*`, then reboot", ROOT_ONLY)
 def a_port_whose_mode_the_login_has_changed(bench: Bench) -> None:
     a_port_that_the_agent_may_not_read(bench)
@@ -262,6 +278,21 @@ def a_cut_antenna(bench: Bench) -> None:
 @fault("antenna", "fail", "short circuit", "look for water")
 def a_shorted_antenna(bench: Bench) -> None:
     bench.plug_in(*driving(line("GNTXT,01,01,01,ANTSTATUS=SHORT")))
+
+
+@fault("antenna", "pass", "^the receiver reports OK$", "")
+def an_antenna_that_is_well(bench: Bench) -> None:
+    bench.plug_in(*driving(line("GNTXT,01,01,01,ANTSTATUS=OK")))
+
+
+@fault("line load", "warn", "its buffer overflows", "raise the receiver's baud rate")
+def a_receiver_that_is_short_of_room(bench: Bench) -> None:
+    bench.plug_in(*driving(line("GNTXT,01,01,00,txbuf alloc")))
+
+
+@fault("fix", "warn", "3D, .* in the datum W72: it may be off", "^set the receiver to WGS 84")
+def a_receiver_with_another_datum(bench: Bench) -> None:
+    bench.plug_in(*driving(line("GPDTM,W72,,0.00,N,0.01,E,-2.8,W84")))
 
 
 def blind(*snrs: int) -> bytes:
@@ -395,6 +426,37 @@ def a_state_directory_that_cannot_be_made(bench: Bench) -> None:
     bench.state /= "deep"
 
 
+@fault("state directory", "pass", "does not exist yet; root may create it", "", ROOT_ONLY)
+def a_folder_that_the_agent_will_make(bench: Bench) -> None:
+    bench.user = "root"
+    bench.state.rmdir()
+
+
+@fault("state directory", "pass", "is created when the service starts", "")
+def a_service_that_has_never_run(bench: Bench) -> None:
+    bench.state.rmdir()
+    services = mock.patch("telemetry_agent.doctor.storage_checks.STATE_DIRECTORY", bench.state)
+    bench.cleanup.enter_context(services)
+
+
+@fault("state directory", "warn", "a write reaches the disk after .* ms", "worn out or busy")
+def a_slow_disk(bench: Bench) -> None:
+    patience = mock.patch("telemetry_agent.doctor.storage_checks._SLOW_WRITE_S", 0)
+    bench.cleanup.enter_context(patience)
+
+
+@fault(
+    "state directory",
+    "fail",
+    "nobody may not write .*queue.db",
+    r"`sudo chown nobody: \S+/queue.db \S+/queue.db.lock`",
+    ROOT_ONLY,
+)
+def a_queue_of_root_among_other_things(bench: Bench) -> None:
+    a_queue_of_root(bench)
+    (bench.state / "others").touch()
+
+
 @fault(
     "state directory",
     "fail",
@@ -477,6 +539,21 @@ def a_fat_stick(bench: Bench) -> None:
 @fault("file system", "fail", "is on nfs4 .*over a network", "ext4")
 def a_network_file_system(bench: Bench) -> None:
     bench.mounted(f"30 29 0:9 / {bench.folder} rw - nfs4 server:/x rw")
+
+
+@fault("file system", "warn", "is on ubifs2 .*which may not survive power cuts", "ext4")
+def a_file_system_that_nobody_has_cut_the_power_of(bench: Bench) -> None:
+    bench.mounted(f"30 29 0:9 / {bench.folder} rw - ubifs2 ubi0 rw")
+
+
+@fault("file system", "skip", "/proc does not show which", "")
+def a_machine_without_proc(bench: Bench) -> None:
+    bench.mounted("")
+
+
+@fault("disk space", "warn", "of 33.6 MB free: the disk is almost full", "du -xh", ROOT_ONLY)
+def a_disk_that_is_almost_full(bench: Bench) -> None:
+    mount_over_the_state(bench, "size=32m")
 
 
 @fault("file system", "fail", "read-only", "remount,rw .*-T /.*replace the card")
@@ -1143,6 +1220,29 @@ def test_a_full_disk_is_not_tried_with_the_rights_of_root(bench: Bench) -> None:
         os.posix_fallocate(file.fileno(), 0, disk.f_bavail * disk.f_frsize)
     written = bench.told()["state directory"]
     assert (written.verdict, written.said) == ("skip", "no space to test a write: see disk space")
+
+
+@pytest.mark.parametrize(
+    ("refused", "verdict", "remedy"),
+    [
+        (errno.EDQUOT, "fail", "quota"),
+        (errno.EOPNOTSUPP, "pass", ""),
+        (errno.EISDIR, "pass", ""),
+        (errno.EROFS, "fail", "^see the check of the file system"),
+        (errno.EIO, "fail", "dmesg"),
+    ],
+)
+def test_why_the_disk_refuses_a_write_decides_the_remedy(
+    refused: int, verdict: str, remedy: str, bench: Bench
+) -> None:
+    with mock.patch("os.fsync", side_effect=OSError(refused, os.strerror(refused))):
+        written = bench.told()["state directory"]
+    assert written.verdict == verdict
+    assert re.search(remedy, written.remedy)
+
+
+def test_a_folder_that_is_gone_has_no_space(tmp_path: Path) -> None:
+    assert disk_space(tmp_path / "gone").verdict == "fail"
 
 
 def test_every_remedy_is_there(bench: Bench) -> None:
