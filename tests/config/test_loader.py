@@ -455,6 +455,18 @@ def test_the_device_may_hold_facts_of_the_machine(
     assert loader.load(write(tmp_path / "c.toml", text)).settings.device == "fleet-gw-3"
 
 
+def test_a_fact_that_the_machine_lacks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = tmp_path / "serial-number"
+    monkeypatch.setattr("telemetry_agent.config.values.SERIAL_NUMBER", number)
+    config = write(tmp_path / "c.toml", MINIMAL.replace("van-07", "{serial}"))
+    with pytest.raises(ConfigError, match="this machine has no serial: use another placeholder"):
+        loader.load(config)
+    number.write_bytes(b"100000003d1d1c36\0")
+    assert loader.load(config).settings.device == "100000003d1d1c36"
+
+
 def test_what_is_shown_can_be_written_into_a_config(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -503,7 +515,11 @@ _NEARLY = {
 @pytest.mark.parametrize(
     ("key", "right", "wrong"),
     [
-        ("device", ["van-07", "Bus {hostname}", "é", "a/b"], ["", " ", "{host}", "{", "a\nb", 5]),
+        (
+            "device",
+            ["van-07", "Bus {hostname}", "é", "a/b"],
+            ["", " ", "{host}", "{", "a\nb", 5, 129 * "x"],
+        ),
         (
             "gps.source",
             [
