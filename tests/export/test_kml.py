@@ -58,4 +58,6 @@ def test_a_file_is_named_by_device_and_days() -> None:
         file_name("van 07/ü", "kml", START_MS, START_MS + 2 * day_ms)
         == "van-07-2026-11-23-2026-11-25.kml"
     )
+    midnight_ms = START_MS // day_ms * day_ms
+    assert file_name("a", "gpx", midnight_ms, midnight_ms + day_ms) == "a-2026-11-23.gpx"
     assert file_name("..", "csv", None, None) == "track.csv"

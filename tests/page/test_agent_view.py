@@ -4,10 +4,18 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from fakes import FakeClock
 
 from telemetry_agent.export.track import Gaps
 from telemetry_agent.page.agent_view import AgentView, LogTail
+
+
+def test_a_line_that_cannot_be_rendered_ends_no_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    tail = LogTail(())
+    tail.handle(logging.LogRecord("page", logging.INFO, "page.py", 1, "%d", ("no number",), None))
+    assert tail.lines() == []
+    assert "no number" in capsys.readouterr().err
 
 
 def test_it_keeps_the_newest_lines_without_secrets() -> None:

@@ -117,7 +117,12 @@ def test_it_tells_what_the_snapshot_tells(snapshot: Snapshot) -> None:
     faulty = replace(snapshot, storage=StorageView("runtime"), config=ConfigView("wrong"))
     told = samples(faulty)
     assert told["storage_fault", ""] == told["config_fault", ""] == 1
+    refused = replace(snapshot.queue, disk_error="I/O error")
+    shorted = replace(snapshot.receiver, antenna="SHORT")
+    told = samples(replace(snapshot, queue=refused, receiver=shorted))
+    assert told["storage_fault", ""] == told["receiver_antenna_fault", ""] == 1
     info = families(snapshot)["telemetry_agent_info"].samples
+    assert info[0].labels["version"] == snapshot.version
     assert [(sample.labels["device"], sample.value) for sample in info] == [('van "07"\\', 1)]
 
 
