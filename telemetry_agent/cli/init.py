@@ -371,13 +371,11 @@ def _may_start(path: Path) -> bool:
 
 def _starts(start: bool | None, path: Path, *, asks: bool) -> bool:
     """Whether to start the service; installs it if there is none."""
-    if start is False or not (start or asks) or not _may_start(path):
-        return False
-    if not (start or click.confirm("Enable and start the service now?", default=True)):
-        return False
-    if not service.has_unit():
+    if start is None and asks and _may_start(path):
+        start = click.confirm("Enable and start the service now?", default=True)
+    if start and not service.has_unit():
         service.install_service()
-    return True
+    return bool(start)
 
 
 def _next_step(path: Path, *, runs: bool) -> str:
