@@ -75,13 +75,13 @@ class AccessPolicy:
     Args:
         names: the host names of this device; its addresses are always valid.
         token: what admits a viewer; ``None``: none is needed.
-        proxied: names, or names with ports, under which a reverse proxy serves the page.
+        proxied: names, or names with ports, of a reverse proxy that serves it; in lower case.
     """
 
     def __init__(self, names: set[str], token: str | None, proxied: Collection[str] = ()) -> None:
         hosts = {name.rpartition(":")[0] or name for name in proxied}
         self._names = {name.lower() for name in names | hosts} | {"localhost"}
-        self._proxied = {name.lower() for name in proxied}
+        self._proxied = proxied
         self._token = token
         self._pass = "" if token is None else _pass(token)
         self._wrong = WrongTokens()
@@ -159,8 +159,7 @@ class AccessPolicy:
             return False
         if origin.netloc == headers.get("host"):
             return True
-        name = origin.netloc.lower()
-        return name.removesuffix(f":{_DEFAULT_PORTS[origin.scheme]}") in self._proxied
+        return origin.netloc.removesuffix(f":{_DEFAULT_PORTS[origin.scheme]}") in self._proxied
 
     def _is_ours(self, host: str) -> bool:
         parts = _split(f"//{host}")

@@ -36,7 +36,7 @@ def cookie_of(policy: AccessPolicy, token: str, headers: dict[str, str]) -> str 
     ],
 )
 def test_only_names_of_this_device_are_answered(host: str, expected: int) -> None:
-    policy = AccessPolicy({"van-07", "van-07.local"}, None)
+    policy = AccessPolicy({"Van-07", "van-07.local"}, None)
     assert status(policy, "GET", "/", {"host": host}) == expected
 
 
@@ -68,6 +68,7 @@ def test_only_names_of_this_device_are_answered(host: str, expected: int) -> Non
             },
             403,
         ),
+        ("HEAD", "/", {}, 200),
         ("POST", "/retry", {}, 403),
         ("POST", "/retry", {"origin": "http://127.0.0.1:8077"}, 200),
         ("POST", "/retry", {"origin": "http://127.0.0.1:9999"}, 403),
@@ -94,6 +95,15 @@ def test_where_there_is_a_token_it_is_needed() -> None:
     assert status(policy, "POST", "/retry", SAME) == 401
     for path in ("/static/base.css", "/login"):
         assert status(policy, "GET", path, OURS) == 200
+
+
+def test_only_a_viewer_of_the_page_gets_the_form() -> None:
+    policy = AccessPolicy(set(), TOKEN)
+    form, refused = policy.denial("GET", "/", OURS), policy.denial("GET", "/state", OURS)
+    assert form is not None
+    assert refused is not None
+    assert b"<form" in bytes(form.body)
+    assert refused.body == b"The token of page.token_file is needed."
 
 
 def test_a_script_shows_the_token_and_needs_no_origin() -> None:
