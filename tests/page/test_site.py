@@ -154,6 +154,8 @@ def test_every_answer_has_the_rules(site: Site) -> None:
         )
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Referrer-Policy"] == "same-origin"
+        for policy in ("Opener", "Resource"):
+            assert answer.headers[f"Cross-Origin-{policy}-Policy"] == "same-origin"
         assert answer.headers["Cache-Control"] in {"no-store", "no-cache"}
         assert "Server" not in answer.headers
     assert site.ask("/setup/")[0].status == 404  # and no redirect, whose URL a proxy would not know
