@@ -628,8 +628,8 @@ def test_the_command_reports_that_the_system_refuses_threads(tmp_path: Path) -> 
         url = urlsplit(command.wait_for_line("^http://.*$")[0])
         client = http.client.HTTPConnection(str(url.hostname), url.port, timeout=LIMIT_S)
         none_left.touch()
-        client.request("POST", url.path, json.dumps(batch(1)))
-        with pytest.raises(http.client.RemoteDisconnected):
+        with pytest.raises(ConnectionError):  # noqa: PT012 - it closes before the request or after
+            client.request("POST", url.path, json.dumps(batch(1)))
             client.getresponse()
         command.wait_for_line("no more connections can be accepted: can't start new thread")
         none_left.unlink()
