@@ -17,7 +17,7 @@ _WIDTH, _LABEL, _VALUE, _BAR, _GAP, _TOP = 800, 270, 90, 22, 8, 48
 
 
 def draw(path: Path, title: str, values: Mapping[str, float], highlight: str) -> None:
-    """Write the chart; bars whose label begins with ``highlight`` stand out."""
+    """Write the chart; a bar whose label begins with ``highlight`` has another colour."""
     decades = [
         math.floor(math.log10(min(values.values()))),
         math.ceil(math.log10(max(values.values()))),

@@ -4,13 +4,13 @@
 
     python benchmarks/bytes_per_fix.py [--seconds 3600] [--backlog 86400]
 
-Queue, uploader, reports, transport, sockets and TLS are the agent's own. Only its clock is the
-benchmark's, which lets an hour pass as fast as the requests are made; and after so many seconds of
-that clock without a request the server closes the connection, as Apache does after 5 s and nginx
-after 75 s. The fixes are those of the simulated receiver, decoded. The answer is nginx's 204.
+Queue, uploader, reports, transport, sockets and TLS are those of the agent. Only the clock is the
+benchmark's: an hour passes as fast as the requests are made. The server closes the connection after
+5 s of that clock without a request, as Apache does, or after 75 s, as nginx does. The fixes are
+those of the simulated receiver, decoded. The answer is nginx's 204.
 
-Beside it, by the same clock: one POST for each fix, a dict as JSON, by an httpx client with its
-defaults.
+For comparison, by the same clock: one POST for each fix, a dict as JSON, by an httpx client with
+its defaults.
 
 Bytes are counted by the server's kernel (TCP_INFO), both directions, all of TLS included. "With
 TCP/IP" adds 52 bytes for each packet, as over IPv4, with packets of at most 1,400 bytes.
@@ -65,7 +65,7 @@ _BYTES_ACKED_AT = 120
 
 
 class CountingServer(Server):
-    """Takes everything, and counts what passed its sockets."""
+    """Accepts everything, and counts the bytes of its sockets."""
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         super().__init__(then=Act(self._answer), tls=tls)
@@ -88,7 +88,7 @@ class CountingServer(Server):
 
 
 class Idle:
-    """The server's patience, by the benchmark's clock."""
+    """How long the server waits for a request, by the benchmark's clock."""
 
     def __init__(self, server: Server, clock: FakeClock, patience_s: float) -> None:
         self._server = server
@@ -98,7 +98,7 @@ class Idle:
         self._since_s = clock.now_s
 
     def pass_time(self, seconds: float) -> None:
-        """Let it pass; the server hangs up where that is too long for it."""
+        """Let it pass; the server closes the connection if that is too long for it."""
         if len(self._server.requests) > self._requests:
             self._requests, self._since_s = len(self._server.requests), self._clock.now_s
         if self._clock.advance(seconds) - self._since_s >= self._patience_s:
@@ -107,7 +107,7 @@ class Idle:
 
 @dataclass
 class Figures:
-    """What a run cost."""
+    """The bytes and requests of a run."""
 
     fixes: int
     requests: int
@@ -127,13 +127,13 @@ class Figures:
 
 
 def drive(seconds: int) -> list[Fix]:
-    """What is recorded of a drive, a fix each second."""
+    """The fixes of a drive, one each second."""
     decoder, sampler = (
         Decoder(fix_rollover=False, eager=False),
         Sampler(SamplingPolicy(interval_s=0)),
     )
     said = Drive(START_MS)
-    # Most receivers send no GST as they come.
+    # By default, most receivers send no GST.
     epochs = (re.sub(rb"\$GNGST.*\r\n", b"", said.epoch(i)) for i in range(seconds))
     decoded = [fix for epoch in epochs for fix in decoder.feed(epoch, 0.0)]
     decoded += decoder.finish()
@@ -151,7 +151,7 @@ class Bench:
         self._pair = self._authority.sign("server")
 
     def run(self, fixes: int, client: Callable[[CountingServer], None]) -> Figures:
-        """Have ``client`` deliver so many fixes."""
+        """Let ``client`` deliver this number of fixes."""
         with CountingServer(self._authority.server_context(self._pair)) as server:
             client(server)
         return Figures(
@@ -217,7 +217,7 @@ class Bench:
         flush_every_s: float,
         how: CompressionSetting,
     ) -> Iterator[tuple[AckQueue, Uploader]]:
-        """Put together as ``daemon/app.py`` does."""
+        """Join the parts as ``daemon/app.py`` does."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._queue().unlink)
             queue = stack.enter_context(AckQueue(self._queue(), clock=clock))
@@ -247,7 +247,7 @@ class Bench:
 
 
 def report() -> dict[str, object]:
-    """What an agent tells about itself, at its usual length."""
+    """A report of the agent about itself, of the usual length."""
     return {
         "version": __version__,
         "uptime": 3600,
@@ -263,7 +263,7 @@ def report() -> dict[str, object]:
 
 
 def main() -> None:
-    """Run everything, print the table."""
+    """Run everything, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=int, default=3600)
     parser.add_argument("--backlog", type=int, default=86_400)

@@ -4,20 +4,20 @@
 
     python benchmarks/card.py [--fixes 3600] [--folder FOLDER] [--choices]
 
-One fix a second on a simulated clock, the network up: what is there is leased and acknowledged
-every 10 s, the default ``flush_every``, but where it says otherwise. The file system is a real one:
-bytes are those that the process handed to the block layer (/proc/self/io write_bytes), so they
-count whole pages of 4 KiB and leave out the file system's journal and what the card's own
-controller adds. Syncs are counted by strace where it is installed.
+One fix a second on a simulated clock, with a network. Pending fixes are leased and acknowledged
+every 10 s, the default ``flush_every``, unless the line names another time. The file system is a
+real one. Bytes are those that the process handed to the block layer (/proc/self/io write_bytes).
+They count whole pages of 4 KiB, without the file system's journal and without what the card's
+controller adds. Syncs are counted by strace if it is installed.
 
-If fixes come as often as commits are due, each commit is in a race with the next put, and one that
-comes after it stores two fixes. Here the commit comes first, the dearer order; "put first" is the
-other one. In a real agent (``benchmarks/quiet.py``) either can win, so its figure is between them.
+If fixes come as often as commits are due, each commit races with the next put, and a commit that
+comes after it stores two fixes. Here the commit comes first, which costs more; "put first" is the
+other order. In a real agent (``benchmarks/quiet.py``) both occur, so its figure is between the two.
 
-Beside it, on the same file system: persist-queue's SQLiteAckQueue with its own defaults, and what
-one writes in an afternoon: a table of JSON texts with an indexed state, in WAL mode, a transaction
-per fix and one per batch sent. With ``--choices``: other settings of the queue file in the place of
-those in ``schema.py``.
+For comparison, on the same file system: persist-queue's SQLiteAckQueue with its defaults, and a
+simple queue: a table of JSON texts with an indexed state, in WAL mode, with a transaction per fix
+and one per batch sent. ``--choices`` compares other settings of the queue file with those in
+``schema.py``.
 """
 
 import argparse
@@ -47,7 +47,7 @@ DAY_S = 86_400
 
 
 class SimulatedClock(Clock):
-    """A second is over when the benchmark says so."""
+    """A clock that the benchmark moves."""
 
     now_s = 0.0
 
@@ -81,7 +81,7 @@ def ours(
 
 
 def theirs(folder: Path, fixes: int) -> None:
-    """persist-queue: each call commits."""
+    """persist-queue, which commits in each call."""
     queue = SQLiteAckQueue(str(folder))
     for second in range(1, fixes + 1):
         queue.put(as_dict(second))
@@ -143,7 +143,7 @@ def measure(run: Callable[[Path, int], None], fixes: int, parent: Path | None) -
 
 
 def written_bytes() -> int:
-    """What this process has made the block layer write, or will have."""
+    """The bytes that this process has the block layer write, now or later."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes"))
 
@@ -176,7 +176,7 @@ def with_pragmas(pragmas: Iterable[str], commit_every_s: float) -> Callable[[Pat
 
 
 def main() -> None:
-    """Run it, print a table."""
+    """Run it, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--fixes", type=int, default=3600, help="an hour by default")
     parser.add_argument("--folder", type=Path, help="where to write; no tmpfs")

@@ -1,4 +1,4 @@
-"""Damage queue files at random, as often as one likes, and hold the queue to its promises.
+"""Damage queue files at random, and check the promises of the queue.
 
 ::
 
@@ -30,7 +30,7 @@ Prove = Callable[[dict[str, Stock], int, float], Found]
 
 
 def case(prove: Prove, stocks: dict[str, Stock], limit_s: float, seed: int) -> Found | str:
-    """What came of it, or which promise was broken."""
+    """The result, or the promise that was broken."""
     try:
         return prove(stocks, seed, limit_s)
     except BrokenError as broken:
@@ -38,7 +38,7 @@ def case(prove: Prove, stocks: dict[str, Stock], limit_s: float, seed: int) -> F
 
 
 def main() -> int:
-    """Run it, name what fails, sum up."""
+    """Run it, name the failures, and print a sum."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cases", type=int, default=9_500, help="of the queue alone")
     parser.add_argument("--agents", type=int, default=500, help="cases with a real agent")
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def run(outcomes: Iterable[Found | str], what: str) -> int:
-    """Print what fails, and a sum. Returns how many failed."""
+    """Print the failures and a sum. Returns the number of failures."""
     start = time.perf_counter()
     held: list[Found] = []
     broken = 0

@@ -5,10 +5,10 @@
     python benchmarks/damage.py [--fixes 20000] [--seeds 200] [--processes 2]
 
 A queue is filled, damaged, opened as an agent opens it, and delivered. Each kind of damage is done
-with so many random seeds, each on a fresh copy; a tenth of them where they decide only what garbage
-it is. Ends with status 1 if a fix is delivered twice or with another content, if what is missing
-and what the queue counts as lost do not agree, or if the endpoint's audit does not find everything
-but what the account names as damaged.
+with ``--seeds`` random seeds, each on a fresh copy; with a tenth of them if the seed decides only
+the kind of garbage. Ends with status 1 in three cases: a fix is delivered twice or with another
+content; the number of missing fixes differs from what the queue counts as lost; the endpoint's
+audit misses a fix that the account does not name as damaged.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from telemetry_agent.model import Record
 
 
 def flipped_bit_in_the_log(data: bytearray, draw: random.Random) -> None:
-    """For the log of a queue that was killed."""
+    """Makes the log of a queue that was killed."""
     data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
 
 
@@ -48,7 +48,7 @@ KINDS: dict[str, tuple[damage.Damage, bool]] = {
 
 
 def share(whole: Path, kind: str, seed: int) -> float:
-    """Delivered of all."""
+    """The share that was delivered."""
     do, to_the_log = KINDS[kind]
     with tempfile.TemporaryDirectory(dir=whole.parent) as name:
         case = Path(name) / "queue.db"
@@ -57,7 +57,7 @@ def share(whole: Path, kind: str, seed: int) -> float:
         outcome = damage.recover(case)
     delivered, records = Counter(outcome.delivered), Counter(RECORDS)
     missing = (records - delivered).total()
-    # The last fix of all has no other behind it that would tell of its loss.
+    # The loss of the last fix is not visible: no other fix follows it.
     if delivered - records or missing not in {outcome.lost, outcome.lost + to_the_log}:
         raise SystemExit(f"{kind}, seed {seed}: {missing} are missing, {outcome.lost} counted")
     if not outcome.complete:
@@ -69,7 +69,7 @@ RECORDS: list[Record] = []
 
 
 def main() -> None:
-    """Run it, print a table."""
+    """Run it, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--fixes", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=200)

@@ -2,14 +2,14 @@
 
     python benchmarks/decode_speed.py [--runs RUNS]
 
-All read the same two inputs: the recordings that lie where ``tests/corpus.py`` looks for them, and
-ten minutes of a modern receiver with five systems on two signals at 10 Hz (made up: 39 sentences
-in each epoch). The libraries get clean lines and have their checksum tested and the fields of a
-position read, each alone: no framing, no dates, no epochs. The plain split is the least that
-somebody could write: XOR, split, ``float``, nothing checked. Ours gets bytes in pieces of 512, as a
-serial port hands them out, and makes whole fixes. Contenders take turns; medians and their ratios
-are printed. The command ``decode`` and, where Debian's gpsd-clients is installed, gpsd's
-``gpsdecode`` run as processes, start and JSON included.
+All read the same two inputs: the recordings in the folder that ``tests/corpus.py`` names, and ten
+minutes of a modern receiver with five systems on two signals at 10 Hz (made up: 39 sentences in
+each epoch). The libraries get clean lines, check the sum of each, and read the fields of a position
+from it, without framing, dates and epochs. The plain split is the least that a program can do: XOR,
+split, ``float``, no checks. Ours gets bytes in pieces of 512, as a serial port delivers them, and
+makes whole fixes. The programs take turns; medians and their ratios are printed. The command
+``decode`` and gpsd's ``gpsdecode`` (if Debian's gpsd-clients is installed) run as processes,
+including their start and the JSON.
 """
 
 import argparse
@@ -161,7 +161,7 @@ def _modern(epochs: int) -> bytes:
 
 
 def _process(command: list[str], data: bytes) -> float:
-    """CPU seconds of a process that reads this."""
+    """The CPU seconds of a process that reads this."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, input=data, stdout=subprocess.DEVNULL, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -201,7 +201,7 @@ def _race(title: str, data: bytes, runs: int) -> None:
 
 
 def main() -> None:
-    """Race, then print."""
+    """Run all in turns, and print."""
     parser = argparse.ArgumentParser(description="What decoding costs, beside other decoders.")
     parser.add_argument("--runs", type=int, default=7)
     runs: int = parser.parse_args().runs

@@ -5,16 +5,17 @@
     python benchmarks/drain.py [--fixes 1000000] [--plain 1000] [--turns 3]
     python benchmarks/drain.py --link 200 [--for 60] [--flush-every 1]
 
-The first drains into an endpoint that only counts, a process of its own, through everything that
-the agent has: queue file, encoding, gzip, HTTP, acknowledging on disk. Beside it, in the same run:
-reading, encoding and compressing alone; the plain way, persist-queue and one POST per fix over one
-connection; and, where Debian's packages are installed, syslog-ng's disk queue, which sends plain
-lines as long as a fix in JSON. Processor time is that of the draining process, so it tells what one
-core can do. They take turns, and each figure is that of the middle turn. The plain way syncs twice
-for each fix, so the disk decides: the last line is arithmetic for a memory card.
+The first command drains into an endpoint that only counts, in a process of its own, through all
+parts of the agent: queue file, encoding, gzip, HTTP, acknowledgement on disk. For comparison, in
+the same run: reading, encoding and compressing alone; the plain way, which is persist-queue and one
+POST per fix over one connection; and syslog-ng's disk queue (if Debian's packages are installed),
+which sends plain lines as long as a fix in JSON. Processor time is that of the draining process, so
+it shows what one core can do. They take turns, and each figure is that of the middle turn. The
+plain way syncs twice for each fix, so the disk decides: the last line is arithmetic for a memory
+card.
 
-The second records one fix a second while the backlog drains by a link of so many kbit/s, and tells
-how old the newest position at the endpoint was, each time before a newer one came.
+The second command records one fix a second while the backlog drains over a link of ``--link``
+kbit/s. It prints how old the newest position at the endpoint was each time a newer one came.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def counting_endpoint() -> Iterator[tuple[str, Any]]:
 
 
 def record(queue: AckQueue, count: int) -> None:
-    """A backlog, handed out before, as after an outage."""
+    """A backlog of fixes that were handed out before, as after an outage."""
     for second in range(count):
         queue.put(fix_at(second), DEVICE)
         if second % 10_000 == 9_999:
@@ -101,7 +102,7 @@ def record(queue: AckQueue, count: int) -> None:
 
 
 class Timed:
-    """Wall clock and processor time of the block that it guards, for each of its turns."""
+    """The wall clock and processor time of its ``with`` block, for each turn."""
 
     def __init__(self) -> None:
         self.wall_s: list[float] = []
@@ -119,7 +120,7 @@ class Timed:
         self.processor_s.append(processor_s)
 
     def row(self, what: str, fixes: int) -> str:
-        """One line of the table: the middle turn, and from which to which they went."""
+        """One line of the table: the middle turn, and the lowest and highest."""
         rates = sorted(fixes / wall_s for wall_s in self.wall_s)
         per_processor_s = fixes / statistics.median(self.processor_s)
         return (
@@ -129,7 +130,7 @@ class Timed:
 
 
 def drain(path: Path, url: str, policy: UploadPolicy, timed: Timed) -> None:
-    """The agent's own parts send everything, from a queue that was just opened."""
+    """Send everything with the agent's parts, from a queue that was just opened."""
     with AckQueue(path) as queue, contextlib.closing(Transport(url)) as transport:
         uploader = Uploader(queue, native.FORMAT, transport, policy, reachability=AlwaysReachable)
         with timed:
@@ -147,7 +148,7 @@ def only_encode(path: Path, max_batch: int, timed: Timed) -> None:
 
 
 def plain_way(folder: Path, url: str, fixes: int, timed: Timed) -> None:
-    """What one writes first: persist-queue, and a POST for each fix, over one client."""
+    """The plain way: persist-queue, and a POST for each fix, with one client."""
     queue = SQLiteAckQueue(str(folder))
     for second in range(fixes):
         queue.put(as_dict(second))
@@ -264,7 +265,7 @@ def print_freshness(fixes: int, kbit_s: float, for_s: float, flush_every_s: floa
 
 
 def main() -> None:
-    """Run one of the two."""
+    """Run one of the two commands."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--fixes", type=int, default=1_000_000)
     parser.add_argument("--plain", type=int, default=1000, help="fixes for the plain way")

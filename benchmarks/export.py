@@ -1,4 +1,4 @@
-"""What an export costs: its time, its memory, and what it does to a daemon that records meanwhile.
+"""What an export costs: time, memory, and its effect on a daemon that records meanwhile.
 
 ::
 
@@ -6,9 +6,9 @@
 
 Fills two queues, one with a tenth of the fixes, and runs ``telemetry-agent export`` for each
 format: without a daemon, when the command opens the queue itself, and with one that records 10
-fixes a second. Memory is the most that a process ever held (``VmHWM``): if it followed the number
-of fixes, the two columns would differ. "log" is the longest that SQLite's write-ahead log became:
-a reader that held the database would let it grow. The exit status is 1 if the daemon missed a fix.
+fixes a second. Memory is the most that a process ever held (``VmHWM``): if it grew with the number
+of fixes, the two columns would differ. "log" is the greatest length of SQLite's write-ahead log: it
+would grow if a reader held the database. The exit status is 1 if the daemon missed a fix.
 """
 
 import argparse
@@ -36,7 +36,7 @@ START_MS = 1_795_435_200_000
 
 @dataclass
 class Run:
-    """One export, and the most that was seen while it ran."""
+    """One export, and the highest values while it ran."""
 
     took_s: float = 0.0
     command_kb: int = 0
@@ -67,13 +67,13 @@ def export(folder: Path, name: str, daemon: int | None = None) -> Run:
 
 
 def peak_kb(pid: int) -> int:
-    """The most memory that a process held; 0 when it is over."""
+    """The most memory that a process held; 0 if it has ended."""
     peak = Path("/proc", str(pid), "status").read_text().partition("VmHWM:")[2]
     return int(peak.split()[0]) if peak else 0
 
 
 def beside_a_daemon(folder: Path, name: str) -> Run:
-    """Run it while a daemon records, and see that nothing is missing."""
+    """Run it while a daemon records, and check that no fix is missing."""
     drive = Drive(START_MS, interval_ms=1000 // RATE_HZ)
     with (
         Simulator(drive, rate_hz=RATE_HZ, link=folder / "gps"),
@@ -96,7 +96,7 @@ def beside_a_daemon(folder: Path, name: str) -> Run:
 
 
 def prepare(folder: Path, fixes: int) -> Path:
-    """A queue that nobody purges, and its config."""
+    """A queue that is not purged, and its config."""
     folder.mkdir()
     fill(folder / "queue.db", fixes, delivered=True)
     (folder / "config.toml").write_text(

@@ -21,7 +21,7 @@ from schedules import run_schedules
 
 
 def main() -> int:
-    """Run them, print the sum."""
+    """Run them, and print the sum."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=random.randrange(10**9))

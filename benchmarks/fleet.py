@@ -10,12 +10,12 @@ agent is the real ``Monitor`` and the real ``Uploader`` with its ``Pace`` and
 ``Sizing``, and answers are judged by the real format; queue, wire and clock are made up, so that
 hours of a fleet take minutes. Each agent still records a fix a second, and has 1 Mbit/s.
 
-The endpoint serves 500 batches a second, holds up to a second's worth in its queue, and answers 429
-or 503 at once to what comes beyond that: without a word of when to come again, or all of them with
-``Retry-After: 10``. With fewer agents it serves fewer.
+The endpoint serves 500 batches a second, holds those of one second in its queue, and answers 429 or
+503 at once to more than that: without a time, or all of them with ``Retry-After: 10``. With fewer
+agents it serves fewer.
 
-The naive policy is the same code without what it does for a fleet: it comes back at once, and tries
-again exactly 10 s after each failure, however many there were. ``--choices`` compares the defaults
+The naive policy is the same code without its rules for a fleet: it comes back at once, and tries
+again exactly 10 s after each failure, whatever their number. ``--choices`` compares the defaults
 with others, with a tenth of the agents and an eighth of the backlog.
 """
 
@@ -52,15 +52,15 @@ from telemetry_agent.upload.uploader import Uploader
 ROUND_TRIP_S = 0.1
 BYTES_PER_S = 1e6 / 8
 BYTES_PER_FIX, BYTES_PER_REQUEST = 22, 400
-"""As ``bytes_per_fix.py`` has it."""
+"""As measured by ``bytes_per_fix.py``."""
 AGENTS_PER_BATCH_A_S = 20
-_AWAY_S = 300.0  # of the outage, to be lived through: after that every agent knows of it
+_AWAY_S = 300.0  # of the outage that are simulated: after that every agent knows of it
 _STREAM = "9f0c2d6e11a7b354"
 _RECORD = Record(_STREAM, 1, "van-07", Fix(1_795_435_200_000, 48_117300000, 11_516667000))
 
 
 class Longest(random.Random):
-    """Draws the end of every interval: no chance at all."""
+    """Draws the end of every interval, without chance."""
 
     def uniform(self, a: float, b: float) -> float:  # noqa: ARG002 - Random's signature
         """The end."""
@@ -69,7 +69,7 @@ class Longest(random.Random):
 
 @dataclass(frozen=True)
 class Policy:
-    """How the fleet behaves, and what else a run is made of."""
+    """How the fleet behaves, and the other values of a run."""
 
     upload: UploadPolicy = field(default_factory=UploadPolicy)
     resume_spread_s: float = UploadSettings.resume_spread_s
@@ -78,7 +78,7 @@ class Policy:
     retry_after_s: int | None = None
 
     def but(self, **upload: Any) -> "Policy":
-        """With other values under ``[upload]``."""
+        """The same with other values under ``[upload]``."""
         return replace(self, upload=replace(self.upload, **upload))
 
 
@@ -89,15 +89,15 @@ NAIVE = Policy(
 
 
 class NoPace(Pace):
-    """One success, and all is forgotten."""
+    """Forget everything after one success."""
 
     def delivered(self, now_s: float, *, live: bool) -> None:  # noqa: ARG002 - the signature
-        """Go on at once."""
+        """Continue at once."""
         self.hurry()
 
 
 class Endpoint:
-    """Serves so many batches a second, and says so when it cannot."""
+    """Serves this number of batches a second, and refuses more."""
 
     def __init__(self, clock: FakeClock, batches_per_s: float, retry_after_s: int | None) -> None:
         self.arrivals: Counter[int] = Counter()
@@ -111,7 +111,7 @@ class Endpoint:
         self._refusal_headers: Mapping[str, str] = asked
 
     def take(self) -> tuple[int, Mapping[str, str]]:
-        """A request comes, and waits for its answer: status and headers."""
+        """Take a request; returns its answer, status and headers, and when it comes."""
         now_s = self._clock.now_s
         self.arrivals[int(now_s)] += 1
         self._free_s = max(self._free_s, now_s)
@@ -124,7 +124,7 @@ class Endpoint:
 
 
 class Wire:
-    """As much of a ``Transport`` as the uploader uses: a link, and the endpoint behind it."""
+    """The part of a ``Transport`` that the uploader uses: a link, and the endpoint behind it."""
 
     sent_bytes = 0
 
@@ -132,7 +132,7 @@ class Wire:
         self._region = region
         self._endpoint = region.endpoint
         self._clock = region.clock
-        self.dialer = self.credentials = self  # as much of them, too
+        self.dialer = self.credentials = self  # the same part of them
         self.aborted = False
 
     def exchange(self, payload: Payload, timeout_s: float) -> Answer | NoAnswer:  # noqa: ARG002 - the interface's
@@ -173,16 +173,16 @@ def _encode(batch: Batch, compression: str) -> Payload:  # noqa: ARG001 - the in
 
 
 SIZED = WireFormat(_encode, judge)
-"""Bodies of the native format's length, and its own answers."""
+"""Bodies as long as those of the native format, and its answers."""
 
 
 class Queue:
-    """The uploader's ``Queue``, of counts; a fix is recorded each second."""
+    """The uploader's ``Queue``, as counts; a fix is recorded each second."""
 
     def __init__(self, clock: FakeClock, backlog: int, phase_s: float) -> None:
         self.backlog_left = backlog
         self.current_s = float("inf")
-        """When the newest fix was first delivered that did not wait for company."""
+        """When the first fix was delivered that had not waited for others."""
         self.drained_s = float("inf")
         self._clock = clock
         self._phase_s = phase_s
@@ -252,7 +252,7 @@ class Queue:
             self.current_s = min(self.current_s, self._clock.now_s)
 
     def release(self, batch: Batch, *, answered: bool = True) -> None:  # noqa: ARG002 - the interface's
-        """Back; what was live is backlog from now on."""
+        """Take it back; what was live is backlog from now on."""
         if batch.live:
             self._left_live += len(batch.records)
         else:
@@ -272,7 +272,7 @@ class Queue:
 
 
 class Agent:
-    """Monitor and uploader, joined as in ``daemon/app.py``; the world that its probe looks at."""
+    """Monitor and uploader, joined as in ``daemon/app.py``, and the world that its probe sees."""
 
     answers = True
 
@@ -320,12 +320,12 @@ class Agent:
 
 @dataclass(frozen=True)
 class Told:
-    """What came of a run; seconds since the return."""
+    """The results of a run, in seconds since the return."""
 
     requests_each_s: list[int]
     served: int
     currents_s: list[float]
-    """When the newest fix of each agent was first at the endpoint, in order."""
+    """When the newest fix of each agent first reached the endpoint, in order."""
     drained_s: float
 
     def row(self, what: str) -> str:
@@ -353,7 +353,7 @@ class Region:
         agents: int,
         backlog: int,
     ) -> None:
-        gc.collect()  # the fleet before: each of its agents has a descriptor
+        gc.collect()  # end the fleet before: each of its agents has a descriptor
         self.clock = FakeClock()
         self.way: Way | None = None
         self.endpoint = Endpoint(self.clock, agents / AGENTS_PER_BATCH_A_S, policy.retry_after_s)
@@ -375,7 +375,7 @@ class Region:
         heapq.heappush(self._events, (at_s, next(self._count), agent, of_uploader))
 
     def live(self) -> Told:
-        """The end of the outage, and what follows."""
+        """Simulate the end of the outage, and what follows."""
         self._run_until(self._began_s + _AWAY_S)
         returned_s = self.clock.now_s = self._began_s + _AWAY_S
         self.way = A_WAY
@@ -404,7 +404,7 @@ class Region:
                 pending -= agent.queue.done and not was_done
                 next_s = agent.queue.next_put_s()
                 if wait_s is not None:
-                    # A clock never stands still, not even for as long as rounding can see.
+                    # A clock never stands still, not even for the time that rounding hides.
                     next_s = self.clock.now_s + (max(wait_s, 1e-6) if wait_s else 0)
                 self.plan(agent, next_s)
 
@@ -456,7 +456,7 @@ def print_return(agents: int, backlog: int, svg: Path | None) -> None:
 
 
 def main() -> None:
-    """Run one of the two."""
+    """Run one of the two commands."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--agents", type=int, default=10_000)
     parser.add_argument("--backlog", type=int, default=86_400)
@@ -464,7 +464,7 @@ def main() -> None:
     parser.add_argument("--choices", action="store_true")
     options = parser.parse_args()
     logging.disable()
-    gc.disable()  # ten thousand agents are many objects to look at, and none of them is garbage
+    gc.disable()  # ten thousand agents are many objects, and none of them is garbage
     if options.choices:
         for flush_every_s in (60, 10):
             print_choices(flush_every_s)

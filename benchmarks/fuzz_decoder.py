@@ -2,14 +2,14 @@
 
     python benchmarks/fuzz_decoder.py [--sentences COUNT] [--seed SEED]
 
-The sentences are those of the recordings that lie where ``tests/corpus.py`` looks for them, and of
-a simulated drive. They are decoded and sampled, and every fix that comes out is made a row of the
-queue. Nothing may raise; memory is told before and after. As many are damaged and given a right
-checksum, and as many reports of gpsd are damaged; an oracle with rules of its own
-(``tests/oracle.py``) says which position can be derived from each: that one must come out, no
-other, and the whole sentences round it as they are. Before all this the decoder gets what a line at
-921600 baud carries in a minute when the baud rate is wrong, or when a cable is broken, in several
-kinds; the share of one core that this takes is printed, and what of memory it leaves behind.
+The sentences are those of the recordings in the folder that ``tests/corpus.py`` names, and of a
+simulated drive. They are decoded and sampled, and each fix is made a row of the queue. No exception
+is allowed; the memory before and after is printed. The same number of sentences is damaged and
+given a correct checksum, and the same number of gpsd's reports is damaged. An oracle with rules of
+its own (``tests/oracle.py``) derives the position of each. The decoder must find exactly this
+position, and leave the whole sentences around it as they are. Before that, the decoder gets one
+minute of a line at 921600 baud with a wrong baud rate or a broken cable, in several forms. The
+share of one core that this takes is printed, and the memory that stays in use.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def _rss_kib() -> int:
 
 def _fuzz(count: int, seed: int) -> None:
     bodies = mutations.bodies()
-    mutations.survive(mutations.mutated(bodies, 20_000, seed))  # fills every cache
+    mutations.survive(mutations.mutated(bodies, 20_000, seed))  # this fills every cache
     before_kib, start_s = _rss_kib(), time.process_time()
     lines, fixes = mutations.survive(mutations.mutated(bodies, count, seed + 1))
     print(
@@ -75,7 +75,7 @@ def _garbage(kind: str, make: Callable[[int], bytes]) -> None:
 
 
 def main() -> None:
-    """Damage, then print."""
+    """Damage and decode, and print the results."""
     parser = argparse.ArgumentParser(description="Damage sentences of real receivers.")
     parser.add_argument("--sentences", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
@@ -94,7 +94,7 @@ def main() -> None:
     mutations.judge(bodies, 20_000, seed)
     mutations.judge_reports(20_000, seed)
     _judge(
-        "sentences with their checksum made anew",
+        "sentences with their checksum computed again",
         lambda: mutations.judge(bodies, count, seed + 2),
         count,
     )

@@ -7,13 +7,12 @@
 
 The first table compares a queue that keeps few delivered fixes with one that keeps many: the
 median times of a put with its commit, of a lease and of an acknowledgement of 100 fixes, and of
-a count of everything, turn by turn. The second opens a queue with so many fixes pending and
-delivers a part of them, in a process of its own, so that its memory can be told. 10,000,000 fixes
-need 1.2 GB of disk and some minutes.
+a count of everything, in turns. The second opens a queue with ``--pending`` fixes and delivers a
+part of them, in a process of its own, so that its memory can be measured. 10,000,000 fixes need
+1.2 GB of disk and some minutes.
 
-The others do both with an empty queue beside one in which every other fix is something else than
-the one before: refused, each for a reason of its own; ready again; thinned. And beside one that is
-256 MiB large.
+The other tables do both with an empty queue and with one in which every second fix has another
+state: refused, each for a reason of its own; ready again; thinned. And with a queue of 256 MiB.
 """
 
 import argparse
@@ -48,7 +47,7 @@ Medians = dict[str, float]
 
 
 def fill(path: Path, count: int, *, delivered: bool) -> None:
-    """Make a queue with so many fixes, all of them pending or delivered, as use would leave it."""
+    """Make a queue with this number of fixes, all pending or delivered, as after normal use."""
     store = Store(path, connect)
     for first in range(1, count + 1, _ROWS_PER_WRITE):
         last = min(count, first + _ROWS_PER_WRITE - 1)
@@ -58,7 +57,7 @@ def fill(path: Path, count: int, *, delivered: bool) -> None:
 
 
 def fill_alternating(path: Path, ranges: int, what: str) -> None:
-    """Make a queue in which every other of twice as many fixes is refused, ready or thinned."""
+    """Make a queue in which every second fix is refused, ready or thinned: this number of them."""
     fill(path, 2 * ranges, delivered=True)
     store = Store(path, connect)
     for first in range(1, 2 * ranges, _ROWS_PER_WRITE):
@@ -74,7 +73,7 @@ def fill_alternating(path: Path, ranges: int, what: str) -> None:
 
 
 def cycle(paths: list[Path]) -> list[Medians]:
-    """Milliseconds of each call on each queue, the medians of turns that they take in turn."""
+    """The milliseconds of each call on each queue: medians; the queues take turns."""
     with ExitStack() as stack:
         queues = [stack.enter_context(AckQueue(path, commit_every_s=3600)) for path in paths]
         taken = [[one_turn(queue) for queue in queues] for _ in range(TURNS)]
@@ -85,7 +84,7 @@ def cycle(paths: list[Path]) -> list[Medians]:
 
 
 def one_turn(queue: AckQueue) -> Medians:
-    """Put 100 fixes, the last of them by itself; lease and acknowledge them."""
+    """Put 100 fixes, the last one alone; lease and acknowledge them."""
     for second in range(BATCH - 1):
         queue.put(fix_at(second), DEVICE)
     queue.commit()
@@ -104,13 +103,13 @@ def one_turn(queue: AckQueue) -> Medians:
 
 
 def put_and_commit(queue: AckQueue) -> None:
-    """One fix to disk."""
+    """Write one fix to disk."""
     queue.put(fix_at(0), DEVICE)
     queue.commit()
 
 
 def start(path: Path) -> Medians:
-    """Open a queue, see what waits, deliver some of it; look at it at rest. Milliseconds of CPU."""
+    """Open a queue, count what waits, deliver some of it; read it at rest. Milliseconds of CPU."""
     began_s = time.process_time()
     with AckQueue(path) as queue:
         opened_s = time.process_time()
@@ -136,7 +135,7 @@ def start(path: Path) -> Medians:
 
 
 def stats_at_rest(path: Path) -> float:
-    """Milliseconds of CPU to read and count."""
+    """The milliseconds of CPU to read and count."""
     began_s = time.process_time()
     with readable(path) as file, closing(QueueReader(file)) as reader:
         reader.stats()
@@ -144,7 +143,7 @@ def stats_at_rest(path: Path) -> float:
 
 
 def peak_mb() -> float:
-    """The most memory that this program ever held; ``getrusage`` counts its parent's too."""
+    """The most memory that this program ever held; ``getrusage`` includes its parent's."""
     (line,) = (
         line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
     )
@@ -152,7 +151,7 @@ def peak_mb() -> float:
 
 
 def start_in_a_process(path: Path) -> Medians:
-    """So that the memory of the one is not the other's."""
+    """Run it in a process of its own, so that its memory is its own."""
     command = [sys.executable, __file__, "--start", str(path)]
     figures: Medians = json.loads(
         subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
@@ -168,7 +167,7 @@ def print_table(few: int, many: int, small: Medians, large: Medians) -> None:
 
 
 def main() -> None:
-    """Run it, print two tables."""
+    """Run it, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--delivered", type=int, default=10_000_000)
     parser.add_argument("--pending", type=int, default=1_000_000)
@@ -208,7 +207,7 @@ def main() -> None:
 
 
 def print_side_by_side(small: Path, large: Path, few: int, many: int) -> None:
-    """Start and memory, each the best of three processes; then the cycle."""
+    """Print start and memory, each the best of three processes; then the cycle."""
     starts = [[start_in_a_process(path) for _ in range(3)] for path in (small, large)]
     best = [{name: min(turn[name] for turn in turns) for name in turns[0]} for turns in starts]
     print_table(few, many, *best)

@@ -2,11 +2,11 @@
 
     python benchmarks/latency.py [--seconds SECONDS] [--baud BAUD]
 
-Each recording that lies where ``tests/corpus.py`` looks for them, and that begins with so many
-fixes, is sent through a pty of its own, all at the same time: an instant a second, byte by byte
-at the line's pace, while the agent's reader has the other end. Printed are the median and the worst
-latency before the receiver's cycle can be known (its first six instants) and after. Negative: the
-fix was complete before the rest of its instant (satellites in view, texts) had come.
+Each recording in the folder that ``tests/corpus.py`` names is sent through a pty of its own, if it
+begins with enough fixes. All are sent at the same time: an instant a second, byte by byte at the
+speed of the line, while the agent's reader has the other end. The median and the worst latency are
+printed, for the first six instants, in which the receiver's cycle is not known, and after.
+Negative: the fix was complete before the rest of its instant (satellites in view, texts) had come.
 """
 
 import argparse
@@ -59,12 +59,12 @@ class Line:
         self._recorded.append((fix.time_ms % _DAY_MS, time.monotonic()))
 
     def read(self, until_s: float) -> None:
-        """What the reader's thread does."""
+        """Read, in a thread."""
         while (now_s := time.monotonic()) < until_s:
             self._reader.step(now_s)
 
     def say(self, begin_s: float) -> None:
-        """What the receiver does."""
+        """Write as the receiver does."""
         piece = max(1, int(self._bytes_per_s * _PIECE_S))
         for number, epoch in enumerate(self.epochs):
             for sent in range(0, len(epoch), piece):
@@ -77,7 +77,7 @@ class Line:
                 self._ended[seconds * 1000 + int(fraction.ljust(3, b"0"))] = ended_s
 
     def latencies_ms(self) -> list[float]:
-        """Of each fix, in order."""
+        """The latency of each fix, in order."""
         return [
             (at_s - self._ended[time_ms]) * 1000
             for time_ms, at_s in self._recorded
@@ -92,7 +92,7 @@ class Line:
 
 
 def lines(seconds: int, baud: int) -> list[Line]:
-    """Those of the recordings that go through in time."""
+    """The recordings that can be sent within the time."""
     found = []
     for recording in corpus.recordings():
         epochs = list(islice(replay(recording.data.splitlines(keepends=True)), seconds))
@@ -103,7 +103,7 @@ def lines(seconds: int, baud: int) -> list[Line]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print."""
     parser = argparse.ArgumentParser(description="From the last byte of a position to its fix.")
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--baud", type=int, default=38400)

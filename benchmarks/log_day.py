@@ -4,9 +4,9 @@
 
     python benchmarks/log_day.py
 
-It is the day of ``tests/daemon/test_day.py``, where a fix each 30 s has to do: an endpoint that is
-gone for an hour, answers 503, takes fixes without an answer, is gone for six hours. Real parts;
-only their clock is made up, so the day takes about a minute.
+It is the day of ``tests/daemon/test_day.py``, which uses a fix each 30 s: the endpoint is away for
+an hour, answers 503, takes fixes without an answer, and is away for six hours. The parts are real,
+and their clock is simulated, so the day takes about a minute.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from daemon.test_day import DAY_S, live_a_day
 
 
 class Counting(logging.Handler):
-    """Prints each line, and counts."""
+    """Prints each line, and counts them."""
 
     count = 0
 
@@ -32,7 +32,7 @@ class Counting(logging.Handler):
 
 
 def main() -> None:
-    """Live it."""
+    """Simulate the day."""
     argparse.ArgumentParser(description="What the log of a day says.").parse_args()
     lines = Counting()
     log = logging.getLogger("telemetry_agent")

@@ -63,14 +63,14 @@ def look(port: int, ready: threading.Semaphore) -> None:
 
 
 def free_port() -> int:
-    """For a page."""
+    """Options of a request for a page."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
 
 
 def fill(path: Path, fixes: int, *, deliver: bool = True) -> None:
-    """A track of the hours before, round and round."""
+    """A track of the hours before, in circles."""
     with AckQueue(path, commit_every_s=600) as queue:
         for number in range(fixes):
             turn, away_e9 = number / 300, 20e6 * (1 + number / fixes)
@@ -78,7 +78,7 @@ def fill(path: Path, fixes: int, *, deliver: bool = True) -> None:
             lon_e9 = 11_516_667_000 + round(away_e9 * math.cos(1.3 * turn))
             queue.put(Fix(START_MS - 1000 * (fixes - number), lat_e9, lon_e9), "van-07")
             if number % AT_ONCE == 0:
-                queue.commit()  # all of them together would not fit into memory
+                queue.commit()  # all together they would not fit into memory
         while deliver and (batch := queue.lease(1000)):
             queue.ack(batch)
 
@@ -86,7 +86,7 @@ def fill(path: Path, fixes: int, *, deliver: bool = True) -> None:
 def measure(
     filled: Path, kept: int, viewers: int | None, seconds: float
 ) -> tuple[Account, Account, int]:
-    """Begin, end, and how many fixes were lost."""
+    """Begin, end, and the number of lost fixes."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         shutil.copy(filled, folder / "queue.db")
@@ -116,7 +116,7 @@ def measure(
 
 
 def in_browser(filled: Path) -> str:
-    """How heavy the first load is and how long the frames take, as the browser tells it."""
+    """The bytes of the first load and the time of the frames, as the browser reports them."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         shutil.copy(filled, folder / "queue.db")
@@ -138,7 +138,7 @@ def in_browser(filled: Path) -> str:
 
 
 def main() -> None:
-    """Read the options, measure, print."""
+    """Read the options, measure, and print."""
     parser = argparse.ArgumentParser(description="What the device page costs.")
     parser.add_argument("--seconds", type=float, default=20)
     seconds = parser.parse_args().seconds

@@ -1,11 +1,11 @@
-"""Cut the power under the queue as often as one likes, and hold it to its promises each time.
+"""Cut the power under the queue at many instants, and check its promises each time.
 
 ::
 
     python benchmarks/power_loss.py [--states 100000] [--seed 0] [--processes 2]
 
-What a cut may leave, and what is checked, stands in ``tests/ackqueue/power_loss.py``. Ends with
-status 1 at the first promise that is not kept, named with its seed.
+``tests/ackqueue/power_loss.py`` describes what a cut may leave, and what is checked. Ends with
+status 1 at the first promise that is not kept, and prints it with its seed.
 """
 
 import argparse
@@ -25,13 +25,13 @@ STATES_PER_STORY = 500
 
 
 def main() -> int:
-    """Run it, tell how far it is, sum up."""
+    """Run it, report its progress, and print a sum."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--states", type=int, default=100_000, help="how many crash states")
     parser.add_argument("--seed", type=int, default=0, help="of the first story")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    logging.disable(logging.CRITICAL)  # what the queue tells of each cut
+    logging.disable(logging.CRITICAL)  # what the queue logs about each cut
     start = time.perf_counter()
     told, total = 0, Tally()
     stories = range(arguments.seed, arguments.seed + -(-arguments.states // STATES_PER_STORY))

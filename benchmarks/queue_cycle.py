@@ -5,14 +5,14 @@
     python benchmarks/queue_cycle.py [--quick] [--folder FOLDER] [--svg FILE]
 
 Both keep one fix per item and promise the same: it is on disk when the call returns. persist-queue
-runs SQLiteAckQueue with its own defaults. Both use the same file system, turn by turn, and each
-phase is the median of the turns. The run's own fdatasync time is printed, because it decides what
-one commit per fix can reach; figures of two machines do not compare.
+runs SQLiteAckQueue with its defaults. Both use the same file system, in turns, and each phase is
+the median of the turns. The run's own fdatasync time is printed, because it limits one commit per
+fix; figures of two machines cannot be compared.
 
-A memory card is slower than the disk of most machines that run this. So there is a second table,
-which is arithmetic and not a measurement: to the measured times it adds, for each commit that a
-call makes, what a sync of 2.6 ms takes longer than one of this run. It is left out where the
-run's own syncs are slower than that.
+A memory card is slower than the disk of most machines that run this. So a second table is printed.
+It is arithmetic and not a measurement: for each commit of a call, it adds to the measured time the
+difference between a sync of 2.6 ms and one of this run. It is left out if the run's own syncs are
+slower than that.
 
 Bytes are those that the process handed to the block layer (/proc/self/io write_bytes), so they
 count whole pages and leave out the file system's journal.
@@ -41,7 +41,7 @@ PHASES = ("put", "get + ack", "cycle")
 
 
 def fix_at(second: int) -> Fix:
-    """A fix as a common receiver gives it."""
+    """A fix of a common receiver."""
     return Fix(
         time_ms=1_764_426_119_000 + second * 1000,
         lat_e9=48_117300000 + second * 90,
@@ -58,13 +58,13 @@ def fix_at(second: int) -> Fix:
 
 
 def as_dict(second: int) -> dict[str, object]:
-    """The same fix as users give it to persist-queue: a dict that it pickles."""
+    """The same fix as users put it into persist-queue: a dict that it pickles."""
     return {name: value for name, value in fix_at(second)._asdict().items() if value is not None}
 
 
 @dataclass
 class Figures:
-    """What one subject took, one value per turn."""
+    """The times and bytes of one subject, one value per turn."""
 
     commits: dict[str, float]
     """Per fix, by phase."""
@@ -72,7 +72,7 @@ class Figures:
     bytes_per_fix: list[float] = field(default_factory=list)
 
     def rate(self, phase: str, slower_ms: float = 0) -> float:
-        """Fixes a second, if each commit took so much longer."""
+        """Fixes a second, if each commit took that much longer."""
         commits = sum(self.commits.values()) if phase == "cycle" else self.commits[phase]
         return 1 / (statistics.median(self.seconds[phase]) + commits * slower_ms / 1000)
 
@@ -92,14 +92,14 @@ class Figures:
 
 
 def written_bytes() -> int:
-    """What this process wrote to disk so far."""
+    """The bytes that this process has written to disk."""
     os.sync()
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes"))
 
 
 def turn_theirs(folder: Path, figures: Figures, count: int) -> None:
-    """persist-queue: each call commits."""
+    """persist-queue, which commits in each call."""
     fixes = [as_dict(second) for second in range(count)]
     queue = SQLiteAckQueue(str(folder))
     with figures.written(count), figures.timed("cycle", count):
@@ -135,10 +135,10 @@ def turn_ours(folder: Path, figures: Figures, count: int, group: int, batch_size
 
 
 def get_with_delivered_kept(folder: Path, kept: int) -> tuple[float, float]:
-    """Milliseconds for the first get, theirs and ours, behind ``kept`` delivered fixes."""
+    """The milliseconds of the first get, theirs and ours, behind ``kept`` delivered fixes."""
     (folder / "theirs").mkdir()
     theirs = SQLiteAckQueue(str(folder / "theirs"))
-    # Delivered one by one they would take an hour: the table is filled as it would be.
+    # To deliver them one by one would take an hour: the table is filled with the same rows.
     blob = theirs._serializer.dumps(as_dict(0))  # noqa: SLF001 - see above
     with sqlite3.connect(folder / "theirs" / "data.db") as rows:
         rows.executemany(
@@ -164,14 +164,14 @@ def get_with_delivered_kept(folder: Path, kept: int) -> tuple[float, float]:
 
 
 def milliseconds(call: Callable[[], object]) -> float:
-    """How long one call takes."""
+    """The time that one call takes."""
     start = time.perf_counter()
     call()
     return (time.perf_counter() - start) * 1000
 
 
 def fdatasync_ms(folder: Path) -> list[float]:
-    """Fifty syncs of one page."""
+    """The median of fifty syncs of one page."""
     with (folder / "page").open("wb", buffering=0) as file:
         taken = []
         for _ in range(50):
@@ -181,7 +181,7 @@ def fdatasync_ms(folder: Path) -> list[float]:
 
 
 def main() -> None:
-    """Run it, print a table."""
+    """Run it, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="about 20 seconds, rougher")
     parser.add_argument(

@@ -1,19 +1,19 @@
-"""What the agent costs while nothing happens but its job: a fix a second, recorded and delivered.
+"""What the agent costs in normal operation: a fix a second, recorded and delivered.
 
 ::
 
     python benchmarks/quiet.py [--seconds 120] [--rate 1] [--folder FOLDER] [--systemd]
 
-Starts ``telemetry-agent run`` as a process of its own with the config's own defaults, a simulated
-receiver and the reference endpoint beside it, lets it settle, and reads its accounts in ``/proc``
-at the beginning and the end. With ``--systemd`` (root) the agent runs under its unit, as it is
-shipped, in a systemd of its own.
+Starts ``telemetry-agent run`` as a process of its own with the default config, a simulated receiver
+and the reference endpoint, waits until it has settled, and reads its values in ``/proc`` at the
+beginning and the end. With ``--systemd`` (root) the agent runs under its unit, as it is shipped, in
+a systemd of its own.
 
-CPU is user and system time of all threads. RSS counts shared libraries in full; PSS counts them by
-share, and "own" (private, dirty) is what would be free again if the agent ended. Bytes are those
-that the process handed to the block layer, so they need a disk: on tmpfs there are none. They are
-fewer than the 5.1 kB of ``card.py``, which has each fix committed alone: here the receiver is a
-moment ahead of some commits, and those store two fixes.
+CPU is user and system time of all threads. RSS counts shared libraries in full; PSS counts a share
+of them, and "own" (private, dirty) is what would be free again if the agent ended. Bytes are those
+that the process handed to the block layer, so the folder must be on a disk, not on tmpfs. They are
+fewer than the 5.1 kB of ``card.py``, which commits each fix alone: here the receiver is sometimes
+ahead of a commit, which then stores two fixes.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from telemetry_agent.lab.simulator import Simulator
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTLE_S = 15.0
-"""The first batches, and with them all that is imported or allocated once."""
+"""The first batches, with everything that is imported or allocated once."""
 UNIT = "telemetry-agent.service"
 
 
@@ -53,12 +53,12 @@ class Account:
     threads: int
     written_bytes: int
     switches: int
-    """How often one of its threads went to sleep, which is how often it had woken."""
+    """How often one of its threads went to sleep, so how often one woke."""
 
     @classmethod
     def of(cls, process: Path) -> "Account":
         """Read it; ``process`` is its folder in ``/proc``."""
-        # The name before it may hold anything, but the last bracket.
+        # The name before it may contain anything except the last bracket.
         stat = (process / "stat").read_text().rpartition(")")[2].split()
         status = _numbers(process / "status")
         maps = _numbers(process / "smaps_rollup")
@@ -89,7 +89,7 @@ def _numbers(file: Path) -> dict[str, int]:
 
 
 def config(folder: Path, source: Path, url: str) -> str:
-    """What has no default, and where the queue is."""
+    """The keys without a default, and the place of the queue."""
     return (
         'device = "van-07"\n'
         f'[gps]\nsource = "{source}"\n'
@@ -129,14 +129,14 @@ def as_service(text: str) -> Iterator[Path]:
 
 
 def main() -> None:
-    """Read the options, measure, print."""
+    """Read the options, measure, and print."""
     parser = argparse.ArgumentParser(description="What the agent costs.")
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--rate", type=float, default=1.0, help="fixes a second")
     parser.add_argument("--folder", type=Path, help="on the disk to measure")
     parser.add_argument("--systemd", action="store_true")
     options = parser.parse_args()
-    # As pip does when it installs: else the agent compiles itself, which leaves 1.5 MB behind.
+    # As pip does at an installation: otherwise the agent compiles itself, which costs 1.5 MB.
     compileall.compile_dir(ROOT / "telemetry_agent", quiet=1)
     waiting = signal.SIGALRM  # never sent: sigtimedwait is a wait that ends by itself
     with (

@@ -2,11 +2,11 @@
 
     python benchmarks/sampling_table.py [--receivers COUNT]
 
-The days are those of ``tests/tracks.py``, each with the noise of COUNT different receivers (3 if
-not said); the worst of them is printed. The error is the largest distance between the true track
-and the recorded one, joined by straight lines, at any second; the noise of the recorded fixes
-themselves is in it (``all`` is the floor: every fix recorded). ``odo`` is what the odometer says
-against what was driven.
+The days are those of ``tests/tracks.py``, each with the noise of COUNT different receivers (3 by
+default); the worst of them is printed. The error is the largest distance at any second between the
+true track and the recorded one, joined by straight lines. It includes the noise of the recorded
+fixes (``all``, with every fix recorded, is the least possible). ``odo`` compares the odometer with
+the true distance.
 """
 
 import argparse

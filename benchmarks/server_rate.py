@@ -1,13 +1,13 @@
-"""What one small server takes of a fleet: live batches of many devices, as fast as it answers.
+"""What one small server accepts from a fleet: live batches of many devices, as fast as it answers.
 
 ::
 
     python benchmarks/server_rate.py [--devices 2000] [--for 10] [--batch 10]
 
-Each device sends batches of so many fixes, one a second, compressed, in the agent's own formats;
-several clients send at once. Told are requests and fixes a second, and what a fix costs: on the way
-(body and query, without headers and TLS), and on the disk once the server has merged. The clients
-and the server share the machine, so the server alone does better.
+Each device sends batches of ``--batch`` fixes, one a second, compressed, in the agent's formats;
+several clients send at once. Printed are requests and fixes a second, and the bytes of a fix: on
+the wire (body and query, without headers and TLS), and on the disk after the server has merged. The
+clients and the server share the machine, so the server alone is faster.
 """
 
 import argparse
@@ -44,7 +44,7 @@ COLUMNS = """(device String, stream String, seq UInt64, time DateTime('UTC'), la
 
 
 def drive(seed: int, fixes: int) -> Iterator[Fix]:
-    """One fix a second, as a receiver with 5 decimals of a minute tells it, with noise."""
+    """One fix a second, as a receiver with 5 decimals of a minute sends it, with noise."""
     draw = random.Random(seed)
     lat_e9, lon_e9, speed_mm_s = 48_117300000 + seed * 7001, 11_516667000, 14_000
     for second in range(fixes):
@@ -63,7 +63,7 @@ def drive(seed: int, fixes: int) -> Iterator[Fix]:
 
 
 def batches(name: FormatName, devices: int, size: int) -> Iterator[tuple[Payload, int]]:
-    """Requests of a fleet, the devices in turn."""
+    """The requests of a fleet; the devices take turns."""
     wire_format = choose(name, "http://x/")
     drives = [drive(number, 2**31) for number in range(devices)]
     for first in itertools.count(0, size):
@@ -86,7 +86,7 @@ class Load(NamedTuple):
 
 
 def rate(name: FormatName, url: str, devices: int, size: int, for_s: float) -> Load:
-    """Send until the time is over, or 4,000 requests."""
+    """Send until the time is over, or 4,000 requests are sent."""
     made = list(itertools.islice(batches(name, devices, size), max(2 * devices, 4000)))
     work = iter(made)
     parts = urlsplit(url)
@@ -96,7 +96,7 @@ def rate(name: FormatName, url: str, devices: int, size: int, for_s: float) -> L
         sent = 0
         with contextlib.closing(http.client.HTTPConnection(parts.netloc, timeout=60)) as client:
             for payload, count in work:
-                query = payload.query.partition("&insert_deduplication_token")[0]  # 18.16 has none
+                query = payload.query.partition("&insert_deduplication_token")[0]  # not in 18.16
                 target = f"{parts.path}?{parts.query}&{query}"
                 client.request("POST", target, payload.body, dict(payload.headers))
                 answer = client.getresponse()
@@ -117,14 +117,14 @@ def rate(name: FormatName, url: str, devices: int, size: int, for_s: float) -> L
 
 
 def stored_bytes(victoria_metrics_url: str) -> int:
-    """Of samples and index, as it tells them itself."""
+    """The bytes of samples and index, as the server reports them."""
     lines = ask(f"{victoria_metrics_url}/metrics").splitlines()
     sizes = [line.split()[1] for line in lines if line.startswith("vm_data_size_bytes{")]
     return sum(map(int, sizes))
 
 
 def fleet(options: argparse.Namespace, size: int) -> tuple[int, int, float]:
-    """Devices, fixes in a request, and for how long; a long series makes as many rows of fewer."""
+    """Devices, fixes in a request, and duration; a long series makes as many rows with fewer."""
     return max(20, options.devices * 10 // size), size, options.for_s
 
 

@@ -1,13 +1,13 @@
-"""How long a backlog takes to each server of the tests, and whether it is read back equal.
+"""How long a backlog takes to each server of the tests, and whether it reads back the same.
 
 ::
 
     python benchmarks/servers.py [--fixes 10000] [--rtt-ms 0] [SERVER ...]
 
-Each server drains the same recorded drive, by the agent's own uploader, from the queue on disk. The
-servers are those of ``tests/destinations.py``: the real programs where they are installed or named
-by the environment (docs/servers.md), and strict stand-ins. ``--rtt-ms``: what is sent arrives half
-of that later, and so does what is answered.
+The agent's uploader sends the same recorded drive to each server, from the queue on disk. The
+servers are those of ``tests/destinations.py``: the real programs if they are installed or named by
+the environment (docs/servers.md), and strict stand-ins. ``--rtt-ms``: requests and answers are each
+delayed by half of it.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from telemetry_agent.upload.uploader import Uploader
 def drained_s(
     database: Path, name: FormatName, url: str, compression: CompressionSetting, token: Path | None
 ) -> float:
-    """How long it takes."""
+    """The time that it takes."""
     with AckQueue(database) as queue:
         wire_format = choose(name, url)
         transport = Transport(url, credentials=Credentials(token=token))

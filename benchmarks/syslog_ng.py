@@ -1,7 +1,7 @@
 """syslog-ng's disk queue with HTTP output, from Debian, for the table of ``drain.py``.
 
-It gets a file of plain lines while nobody listens, until all of them are in its disk buffer. Then
-the endpoint opens, and what counts is the time from its first request to the last line.
+It gets a file of plain lines while the endpoint is closed, until all of them are in its disk
+buffer. Then the endpoint opens; the time from its first request to the last line is measured.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ log {{ source(lines); destination(endpoint); flags(flow-control); }};
 
 
 def installed() -> bool:
-    """Whether the packages are there."""
+    """Whether the packages are installed."""
     return shutil.which(PROGRAM) is not None
 
 
 def drain(folder: Path, lines: int) -> tuple[float, float]:
-    """So many lines from its disk buffer to an endpoint that only counts.
+    """Send this number of lines from its disk buffer to an endpoint that only counts.
 
     Returns:
         Seconds by the clock, and of its processor time.
@@ -59,7 +59,7 @@ def drain(folder: Path, lines: int) -> tuple[float, float]:
 
 
 def _count_lines(connection: Any, lines: int) -> None:
-    """Tell the port; listen when told; tell how long the lines took."""
+    """Send the port; listen when asked to; send how long the lines took."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     connection.send(listener.getsockname()[1])
@@ -77,7 +77,7 @@ def _count_lines(connection: Any, lines: int) -> None:
 
 
 def _read_head(stream: Any) -> int | None:
-    """The length of the body; ``None``: the client has hung up."""
+    """The length of the body; ``None``: the client has closed the connection."""
     length: int | None = None
     while line := stream.readline().strip().lower():
         if line.startswith(b"content-length:"):

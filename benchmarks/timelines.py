@@ -14,7 +14,7 @@ _COLOURS = ("#b0b0b0", "#2a78b8")
 def draw(
     path: Path, title: str, lines: Mapping[str, Sequence[int]], seconds: int, mark: int
 ) -> None:
-    """Write the chart of so many seconds; ``mark`` is a value to be seen as a dashed line."""
+    """Write the chart of this number of seconds; ``mark`` is a value for a dashed line."""
     decades = math.ceil(math.log10(max(max(values[:seconds]) for values in lines.values())))
     width, height = _WIDTH - _LEFT - 16, _HEIGHT - _TOP - _BOTTOM
 
