@@ -16,30 +16,30 @@ demo: $(VENV)/.installed
 
 test: debian all-tests lint
 
-# What the tests need of Python, and their byte code, which each of six workers would make for
-# itself. What cannot be collected, the run reports.
+# The Python packages that the tests need, and the byte code of the tests, which each of the six
+# workers would compile otherwise. The run reports tests that cannot be collected.
 ready: node_modules/.installed-test $(VENV)/.installed-test
 	@$(BIN)/python -m pytest --collect-only -qq tests >/dev/null || true
 
 # Six at a time on two processors: most tests wait for a network, a disk or a receiver.
 PARALLEL = -n 6 --dist worksteal
 
-# What check and packaged run, together: a container that boots leaves the processors to others.
+# The tests of check and packaged together: a container that boots leaves the processors to others.
 all-tests: node_modules/.installed-test tests/apps/node_modules/.installed $(VENV)/.installed-test
 	@$(call run_tests,$(PARALLEL) --durations 10,tests)
 
-# SELECT='-m "not once"' leaves out what one Python is enough for (tests/once.py).
+# SELECT='-m "not once"' leaves out the tests that are run on one Python only (tests/once.py).
 check: node_modules/.installed-test tests/apps/node_modules/.installed $(VENV)/.installed-test
 	@$(call run_tests,$(PARALLEL) --durations 10 $(SELECT),tests --ignore tests/packages)
 
-# The packages, installed in Debians that boot. The first time it makes their root file systems,
+# The packages, installed in Debian systems that boot. The first run makes their root file systems,
 # which takes some minutes, and keeps them (tests/packages/roots.py).
 packaged: node_modules/.installed-test $(VENV)/.installed-test
 	@$(call run_tests,-n 2 --dist worksteal --durations 5,tests/packages)
 
 # run_tests OPTIONS,TESTS: hundreds of tests start real servers, browsers and networks, which share
-# this machine. What failed beside others runs once more, by itself; it is named at the end, as a
-# fault to mend. A test that fails both times fails the run.
+# this machine. A test that failed beside others runs once more, alone, and is named at the end, as
+# a fault to mend. A test that fails both times fails the run.
 define run_tests
 $(BIN)/python -m pytest $(1) $(2) || { [ $$? = 1 ] || exit 1; \
   printf '\nThese failed beside others. Each runs once more, by itself:\n'; \
@@ -53,8 +53,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Wheel and sdist in dist/, whole: without the page's libraries this fails. Every file in them has
-# the date of the commit, so that the same commit gives the same bytes.
+# Wheel and sdist in dist/, complete: without the page's libraries this fails. Every file in them
+# has the date of the commit, so that the same commit gives the same bytes.
 wheel: node_modules/.installed-test $(VENV)/.installed-test
 	TELEMETRY_AGENT_RELEASE=1 SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
 	  $(BIN)/python -m hatchling build -d dist
@@ -79,8 +79,8 @@ apt-repo:
 	@if [ -z "$(KEY)" ]; then echo 'name your key: make apt-repo KEY=… (gpg --list-secret-keys)' >&2; exit 2; fi
 	$(BIN)/python release/apt_repo.py dist dist/apt "$(KEY)"
 
-# What the tests of the page drive a browser with; before Python's side, which takes from it, or
-# fetches for itself what an installation needs, and no more.
+# The packages of npm that the tests of the page need. The wheel takes the page's libraries from
+# them; without them it fetches only those.
 node_modules/.installed-test: package-lock.json
 	@if command -v npm >/dev/null; then npm ci --ignore-scripts --loglevel=error && touch $@; \
 	elif [ -n "$$CI" ]; then echo 'Node 20 with npm is missing' >&2; exit 1; \
@@ -119,13 +119,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed-test
 	$(BIN)/pip install --quiet $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@
 
-# Debian ships venv apart from Python.
+# In Debian, venv is a package apart from Python.
 .PHONY: python-venv
 python-venv:
 	@if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq python3-venv; \
 	else echo 'Python has no venv here: sudo apt-get install python3-venv' >&2; exit 1; fi
 
-# Programs that tests start. Without root they are asked for, and in CI they must be there.
+# Programs that tests start. Without root they are named to the user; in CI they must be installed.
 DEBIAN_PACKAGES = btrfs-progs caddy chromium clickhouse-server debootstrap gnupg gpsd gpsd-clients influxdb \
   iproute2 lintian nginx-light openssl php-cli postgresql prometheus sqlite3 strace \
   systemd systemd-container victoria-metrics zookeeper

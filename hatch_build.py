@@ -1,8 +1,8 @@
-"""Makes a build complete: the browser's libraries beside the device page, and its own version.
+"""Makes a build complete: adds the browser's libraries to the device page, and the version.
 
-An installed device needs no Node: the wheel and the sdist hold the libraries. Where they are
-missing and npm cannot bring them, an installation from a checkout goes on without a map and a
-chart, and the page says how to get them; a release (TELEMETRY_AGENT_RELEASE is set) fails.
+An installed device needs no Node: the wheel and the sdist contain the libraries. If they are
+missing and npm cannot fetch them, an installation from a checkout continues without a map and a
+chart, and the page says how to get them. A release (TELEMETRY_AGENT_RELEASE is set) fails.
 """
 
 import json
@@ -24,7 +24,7 @@ _FILES = {
     "uplot/dist/uPlot.min.css": "uPlot.css",
     "uplot/LICENSE": "uPlot.LICENSE",
 }
-# What is bundled in it is under licences that are to be shown beside it.
+# The bundled libraries have licences that must be shown beside them.
 _LICENCES = (
     *("protomaps-leaflet/LICENSE", "pmtiles/LICENSE", "fflate/LICENSE", "pbf/LICENSE"),
     *("@mapbox/point-geometry/LICENSE", "@mapbox/vector-tile/LICENSE.txt", "color2k/LICENSE"),
@@ -57,7 +57,7 @@ class Complete(BuildHookInterface[Any]):
 
 
 def _bring_libraries(root: Path) -> str | None:
-    """Put the libraries where the page looks for them. Returns why they are not there."""
+    """Put the libraries where the page looks for them. Returns why that did not work."""
     vendor = root / "telemetry_agent/page/static/vendor"
     stamp, wanted = vendor / "versions.json", _versions(root)
     if stamp.exists() and stamp.read_text() == wanted:

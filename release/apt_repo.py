@@ -1,8 +1,8 @@
-"""A repository for apt out of the packages of a release: plain files, for any web server.
+"""A repository for apt, made of the packages of a release: plain files, for any web server.
 
     python release/apt_repo.py dist repository KEY
 
-KEY names a secret key of gpg that the user has made; the public one is put beside the packages.
+KEY names a secret key of gpg that the user has made; the public key is put beside the packages.
 docs/install.md says how a device uses it.
 """
 
@@ -23,7 +23,7 @@ _SUITES = ("trixie", "bookworm")
 
 
 def make(debs: Iterable[Path], out: Path, key: str, date_s: int) -> None:
-    """Write the repository into ``out``, which may hold one with older packages."""
+    """Write the repository into ``out``, which may contain one with older packages."""
     pool = out / "pool" / "main"
     pool.mkdir(parents=True, exist_ok=True)
     for deb in debs:
@@ -44,7 +44,7 @@ def make(debs: Iterable[Path], out: Path, key: str, date_s: int) -> None:
 
 
 def _described(deb: Path, out: Path) -> tuple[str, str]:
-    """Its architecture, and what ``Packages`` says about it."""
+    """Its architecture, and its entry in ``Packages``."""
     argv = ["dpkg-deb", "--field", str(deb)]
     control = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     fields = dict(line.split(": ", 1) for line in control.splitlines() if line[:1].isalpha())
@@ -85,7 +85,7 @@ def _sign(folder: Path, release: str, key: str) -> None:
 
 
 def main() -> None:
-    """Make it of the packages in a folder."""
+    """Make it from the packages in a folder."""
     debs, out, key = sys.argv[1:]
     date_s = int(os.environ.get("SOURCE_DATE_EPOCH") or commit_time_s())
     make(sorted(Path(debs).glob("*.deb")), Path(out), key, date_s)

@@ -3,9 +3,9 @@
     python release/build_debs.py dist/telemetry_agent-….whl dist [trixie amd64 arm64 armhf]
 
 Debian 13 has every library that the agent needs, so its package is for all architectures. Debian 12
-is too old: its packages hold the libraries of release/bundled.txt in a virtual environment, which a
-wheel of the right platform each makes without an emulator. ``~bookworm`` in their version lets the
-package of Debian 13 replace them in a release upgrade.
+is too old: its packages contain the libraries of release/bundled.txt in a virtual environment. It
+is made from wheels of the right platform, without an emulator. ``~bookworm`` in their version lets
+the package of Debian 13 replace them in a release upgrade.
 
 The same wheel and date (SOURCE_DATE_EPOCH, else the newest commit's) give the same bytes.
 """
@@ -39,7 +39,7 @@ _DIST = "usr/lib/python3/dist-packages"
 BUNDLED = {"amd64": "x86_64", "arm64": "aarch64", "armhf": "armv7l"}
 """Debian's name of an architecture -> that of the wheels."""
 
-# Up to the C library of Debian 12, which is 2.36.
+# For the C library of Debian 12, which is 2.36, and older ones.
 _PLATFORMS = ("manylinux_2_34", "manylinux_2_31", "manylinux_2_28", "manylinux_2_17")
 
 _DESCRIPTION = """\
@@ -51,7 +51,7 @@ records GNSS positions and delivers every one of them
 
 @dataclass(frozen=True)
 class Package:
-    """What differs between the packages."""
+    """The differences between the packages."""
 
     release: str
     architecture: str
@@ -62,11 +62,11 @@ class Package:
     shebang: str
 
     def version(self, upstream: str) -> str:
-        """Debian's version of it."""
+        """Its version in Debian's form."""
         return upstream + self.suffix
 
     def file_name(self, upstream: str) -> str:
-        """What the package is called in a folder with all of them."""
+        """The file name of the package, in a folder with all of them."""
         return f"{NAME}_{self.version(upstream)}_{self.architecture}.deb"
 
 
@@ -89,7 +89,7 @@ def bookworm(architecture: str) -> Package:
     return Package(
         "bookworm",
         architecture,
-        # In a release upgrade Python 3.11 stays until it is removed by hand, and the agent with it.
+        # In a release upgrade Python 3.11 stays until it is removed by hand, so the agent works.
         "python3 (>= 3.11), python3 (<< 3.12), python3.11, libc6 (>= 2.34), libgcc-s1 (>= 3.5), "
         + _COMMON,
         "~bookworm",
@@ -126,7 +126,7 @@ def build(package: Package, wheel: Path, out: Path, date_s: int) -> Path:
 
 
 def download(architecture: str) -> list[Path]:
-    """The wheels of release/bundled.txt for ``architecture``, kept in build/ from then on."""
+    """The wheels of release/bundled.txt for ``architecture``; they are kept in build/."""
     folder = ROOT / "build" / "wheels" / architecture
     machine = BUNDLED[architecture]
     wanted = (_HERE / "bundled.txt").read_text("utf-8")
@@ -143,14 +143,14 @@ def download(architecture: str) -> list[Path]:
 
 
 def metadata_of(wheel: Path) -> Message:
-    """What a wheel says about itself."""
+    """The metadata of a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         return HeaderParser().parsestr(archive.read(name).decode("utf-8"))
 
 
 def licence_of(metadata: Message) -> str:
-    """The licence that a wheel names, in whichever of three ways."""
+    """The licence that a wheel names, in one of three ways."""
     said = metadata["License-Expression"] or metadata["License"]
     if said and "\n" not in said:
         return str(said)
@@ -176,7 +176,7 @@ def _unpack(wheel: Path, site: Path) -> Message:
 
 
 def _make_venv(root: Path) -> None:
-    """By hand: only so it belongs to the machine that it will be on, not to this one."""
+    """Make it by hand: it must belong to the machine where it is installed, not to this one."""
     (root / _VENV / "bin").mkdir()
     (root / _VENV / "bin/python3").symlink_to("../../../bin/python3.11")
     (root / _VENV / "pyvenv.cfg").write_text(
@@ -221,7 +221,7 @@ def _changelog(package: Package, upstream: str, date_s: int) -> str:
     )
 
 
-# Who publishes packages names himself as Debian's tools expect it.
+# Whoever publishes packages gives a name as Debian's tools expect it.
 _MAINTAINER = (
     f"{os.environ.get('DEBFULLNAME', 'The telemetry-agent authors')} "
     f"<{os.environ.get('DEBEMAIL', 'telemetry-agent@localhost')}>"
@@ -229,7 +229,7 @@ _MAINTAINER = (
 
 
 def page_libraries() -> Iterator[dict[str, Any]]:
-    """What the device page needs in the browser, as package-lock.json has it."""
+    """The browser's libraries of the device page, from package-lock.json."""
     wanted = json.loads((ROOT / "package.json").read_text("utf-8"))["dependencies"]
     locked = json.loads((ROOT / "package-lock.json").read_text("utf-8"))["packages"]
     for name in sorted(wanted):
@@ -237,7 +237,7 @@ def page_libraries() -> Iterator[dict[str, Any]]:
 
 
 def _copyright(metadata: list[Message]) -> str:
-    """Each part's own licence text lies beside it."""
+    """The licence text of each part is beside it."""
     lines = [
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/",
         f"Upstream-Name: {NAME}",
@@ -315,7 +315,7 @@ def _write_packed(root: Path, target: str, text: str) -> None:
 
 
 def _settle(root: Path, date_s: int) -> None:
-    """One date and plain modes for everything, whatever the umask of who builds."""
+    """Set one date and plain modes for everything, whatever the umask is."""
     for path in (root, *sorted(root.rglob("*"))):
         if not path.is_symlink():
             runs = bool({"bin", "DEBIAN"} & set(path.parts)) and bool(path.stat().st_mode & 0o100)
@@ -324,7 +324,7 @@ def _settle(root: Path, date_s: int) -> None:
 
 
 def main() -> None:
-    """Build what the command line names; all of them where it names none."""
+    """Build the packages that the command line names; all if it names none."""
     wheel, out, *names = sys.argv[1:]
     date_s = int(os.environ.get("SOURCE_DATE_EPOCH") or commit_time_s())
     for name in names or PACKAGES:

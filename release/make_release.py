@@ -1,8 +1,8 @@
-"""Everything that is published of one commit, made twice to see that it is the same.
+"""Everything that is published of one commit, made twice to check that both are the same.
 
     python release/make_release.py dist
 
-Wheel, sdist, the Debian packages, what is in them (CycloneDX), and SHA256SUMS of it all.
+Wheel, sdist, the Debian packages, their contents (CycloneDX), and SHA256SUMS of all files.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def make(out: Path, date_s: int, packages: list[str]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Make it in the folder that is named, and once more elsewhere."""
+    """Make it in the named folder, and once more elsewhere."""
     out = Path(sys.argv[1])
     date_s = int(os.environ.get("SOURCE_DATE_EPOCH") or commit_time_s())
     first = make(out, date_s, list(build_debs.PACKAGES))

@@ -46,7 +46,7 @@ def pages(version: str, date_s: int) -> Iterator[tuple[str, str]]:
 
 
 def completions() -> dict[str, str]:
-    """Path in the file system -> what the shell reads there."""
+    """Path in the file system -> the text that the shell reads there."""
     paths = {
         "bash": f"usr/share/bash-completion/completions/{PROGRAM}",
         "zsh": f"usr/share/zsh/vendor-completions/_{PROGRAM}",
@@ -108,6 +108,6 @@ def _page(
 
 
 def _said(text: str) -> str:
-    """As roff takes it: a backslash, a leading dot and a dash mean something there."""
+    """As roff expects it: a backslash, a leading dot and a dash have a meaning there."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{escaped}" if escaped[:1] in {".", "'"} else escaped

@@ -1,4 +1,4 @@
-"""What is inside a release, as CycloneDX: the bundled wheels and the page's libraries."""
+"""The contents of a release, as CycloneDX: the bundled wheels and the page's libraries."""
 
 import base64
 import hashlib
@@ -36,7 +36,7 @@ def sbom(version: str, date_s: int) -> str:
 
 
 def _wheels() -> Iterator[dict[str, Any]]:
-    """Each once: most are the same file on every architecture."""
+    """Each file once: most are the same on every architecture."""
     by_file = {wheel.name: wheel for name in BUNDLED for wheel in download(name)}
     for file_name, wheel in sorted(by_file.items()):
         said = metadata_of(wheel)

@@ -1,9 +1,9 @@
 """The version of a build, from the one place that has it: RELEASE in telemetry_agent/__init__.py.
 
 The commit that changes RELEASE is that release. A build of a later commit is
-``1.0.0.post12+g0a1b2c3``: 12 commits after it, and which. Uncommitted changes add ``.dirty``. An
-sdist has no history: its PKG-INFO says what it was built as. Neither has a shallow clone: its build
-is ``1.0.0+g0a1b2c3``. Where git is missing or refuses, it is ``1.0.0+unknown``.
+``1.0.0.post12+g0a1b2c3``: the commit, and that it is 12 commits later. Uncommitted changes add
+``.dirty``. An sdist has no history, and its version is in PKG-INFO. A shallow clone has none
+either: its build is ``1.0.0+g0a1b2c3``. If git is missing or refuses, it is ``1.0.0+unknown``.
 """
 
 import re
@@ -16,7 +16,7 @@ _SOURCE = "telemetry_agent/__init__.py"
 
 
 def current(root: Path = ROOT) -> str:
-    """The version of what lies in ``root``."""
+    """The version of the files in ``root``."""
     sdist = root / "PKG-INFO"
     if sdist.exists():
         return str(HeaderParser().parsestr(sdist.read_text("utf-8"))["Version"])
@@ -43,12 +43,12 @@ def _of_commit(root: Path, release: str) -> str:
 
 
 def commit_time_s(root: Path = ROOT) -> int:
-    """When the newest commit was made: the date of everything that is built from it."""
+    """The time of the newest commit, which is the date of everything that is built from it."""
     return int(_git(root, "log", "-1", "--format=%ct"))
 
 
 def _git(root: Path, *arguments: str) -> str:
-    # A builder that is root in somebody else's checkout is no attack on it.
+    # A builder may be root in the checkout of another user.
     argv = ["git", "-c", f"safe.directory={root}", "-C", str(root), *arguments]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
 
