@@ -1,4 +1,4 @@
-"""Where an epoch begins and ends, on a live line and in a recording; the receiver's cycle."""
+"""Start and end of an epoch on a live line and in a recording; the cycle of the receiver."""
 
 import random
 
@@ -88,7 +88,7 @@ def test_the_first_fix_does_not_end_where_a_cycle_without_a_fix_ended() -> None:
     decoder = live()
     for n in range(10, 20):
         assert second(decoder, n, rmc(f"1235{n}", status="V"), VTG) == []
-    (fix,) = second(decoder, 20, gga("123520"), VTG, rmc("123520"))  # its date comes last
+    (fix,) = second(decoder, 20, gga("123520"), VTG, rmc("123520"))  # the date comes last
     assert fix.alt_mm == 545_400
 
 
@@ -165,7 +165,7 @@ def test_a_cycle_may_begin_with_a_sentence_without_a_time() -> None:
 def test_a_gap_shows_that_a_cycle_does_not_begin_with_what_came_before_it() -> None:
     decoder = live()
     place = "4807.038,N,01131.000,E"
-    for n, hdop in enumerate((0.9, 1.0, 1.1, 1.2)):  # without gaps, GSA comes first
+    for n, hdop in enumerate((0.9, 1.0, 1.1, 1.2)):  # without gaps; GSA comes first
         gsa = line(f"GPGSA,A,3,01,02,03,04,,,,,,,,,1.9,{hdop},1.7")
         gga = line(f"GPGGA,12350{n},{place},1,08,{hdop},545.4,M,46.9,M,,")
         decoder.feed(gsa + gga + rmc(f"12350{n}"), n / 10)
@@ -263,13 +263,13 @@ def test_a_late_sentence_without_a_time_makes_the_quiet_gap_grow_up_to_a_limit()
     assert decoder.due_s() == pytest.approx(101.0)
 
 
-# ---- a recording, without pauses
+# ---- a recording without pauses
 
 TYPES = ("RMC", "GGA", "GLL", "GNS", "GSA", "VTG", "GST", "ZDA")
 
 
 def epoch(ms: int, types: list[str]) -> list[bytes]:
-    """The sentences of one instant of 2026-11-23, whose values its time gives."""
+    """The sentences of one instant of 2026-11-23. Their values are derived from its time."""
     s = ms // 1000
     knots, hdop, pdop, error = ms // 100 % 359, *dilutions_e2(ms), ms // 100 % 97
     at = f"{s // 3600 % 24:02}{s // 60 % 60:02}{s % 60:02}.{ms % 1000:03}"
@@ -307,7 +307,7 @@ def decoded(data: bytes, size: int | None = None) -> list[int]:
     return [fix.time_ms % DAY_MS for fix in fixes]
 
 
-# RMC is always sent, for the date; times change by more than the 50 ms that ZDA may be off.
+# RMC is always sent: it has the date. Times differ by more than the 50 ms that ZDA may be off.
 @given(
     st.permutations(TYPES[1:]).flatmap(lambda t: st.integers(0, 7).map(lambda n: [*t[:n], "RMC"])),
     st.sampled_from([100, 200, 500, 960, 1000, 10_000]),
@@ -356,7 +356,7 @@ def test_time_may_go_anywhere_and_no_instant_is_lost(tenths: list[int]) -> None:
     data = b"".join(sentence for ms in instants for sentence in epoch(ms, ["RMC", "GGA"]))
     changes: list[int] = []
     for ms in instants:
-        if ms not in changes[-3:]:  # otherwise these very sentences have just come
+        if ms not in changes[-3:]:  # otherwise the same sentences came before
             changes.append(ms)
     assert decoded(data) == changes
 

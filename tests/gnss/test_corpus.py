@@ -1,4 +1,4 @@
-"""Real receivers: every fix that gpsd made of the recordings, none where it had none."""
+"""Recordings of real receivers: the decoder finds the same fixes as gpsd, and no others."""
 
 import os
 import re
@@ -49,7 +49,7 @@ def test_the_cut_into_chunks_never_matters(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", _RECORDINGS)
 def test_a_live_line_gives_what_the_recording_gives(name: str) -> None:
-    """Paced like a line at 9600 baud that is quiet whenever the receiver's time changes."""
+    """The pace is that of a line at 9600 baud with a pause before each change of time."""
     decoder = Decoder(fix_rollover=False)
     now_s = 0.0
     last_time = 0.0

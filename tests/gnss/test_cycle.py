@@ -1,4 +1,4 @@
-"""How the end of a cycle is learned and forgotten."""
+"""How the decoder learns and forgets the end of a cycle."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which day a time of day belongs to."""
+"""The day to which a time of day belongs."""
 
 import pytest
 from hypothesis import example, given
@@ -21,7 +21,7 @@ def test_a_receiver_that_never_says_the_date_gets_the_day_of_a_clock_that_is_rig
     (after,) = second(decoder, 62, gga("000000.50"))
     assert (rfc3339(before.time_ms), before.flags) == ("2026-11-23T23:59:59.500Z", ("date",))
     assert (rfc3339(after.time_ms), after.flags) == ("2026-11-24T00:00:00.500Z", ("date",))
-    # As soon as the receiver says a date, it counts.
+    # A date of the receiver counts as soon as it arrives.
     (fix,) = second(decoder, 63, rmc("000002", date="251126"))
     assert (rfc3339(fix.time_ms), fix.flags) == ("2026-11-25T00:00:02.000Z", ())
 
@@ -52,7 +52,7 @@ def test_a_fix_more_than_a_day_ahead_of_a_clock_that_is_right_is_flagged(
 @pytest.mark.parametrize(
     ("now", "proven_after_s"),
     [
-        ("2026-11-23T23:00:00", 0),  # within a day of it
+        ("2026-11-23T23:00:00", 0),  # within a day of the date
         ("2026-11-22T12:36:00", 0),
         ("2026-11-25T12:00:00", 61),
         (None, 61),
@@ -92,7 +92,7 @@ def test_a_jump_begins_the_proof_again(jump: str) -> None:
         case "time":
             date, hour, start = "090407", "17", n + 1
         case _:
-            date, hour, start = "090407", "12", n + 1000  # it comes back after a long outage
+            date, hour, start = "090407", "12", n + 1000  # after a long outage
     said = [second(decoder, start + i, rmc(f"{hour}36{i:02}", date=date)) for i in range(60)]
     assert said == [[]] * 60
     said = [second(decoder, start + 60 + i, rmc(f"{hour}37{i:02}", date=date)) for i in range(3)]
@@ -107,7 +107,7 @@ def test_what_a_receiver_has_until_it_hears_the_sky_is_no_date(date: str) -> Non
     assert decoder.state == "no-date"
     (fix,) = second(decoder, 200, rmc("120320"))
     assert (rfc3339(fix.time_ms), fix.flags) == ("2026-11-23T12:03:20.000Z", ())
-    # Back to it, for example after its battery was empty: the known day goes on.
+    # The default date again, for example after an empty battery: the known day continues.
     (fix,) = second(decoder, 201, rmc("120321", date=date))
     assert (rfc3339(fix.time_ms), fix.flags) == ("2026-11-23T12:03:21.000Z", ())
 
@@ -127,7 +127,7 @@ def test_seconds_without_a_fix_prove_nothing_and_date_nothing() -> None:
         assert second(decoder, n, gga(f"1159{n:02}")) == []
     for n in range(50, 400):
         second(decoder, n, gga(f"12{n // 60:02}{n % 60:02}", quality="0"))
-    assert second(decoder, 400, gga("121000")) == []  # 10 s at most, however long it was
+    assert second(decoder, 400, gga("121000")) == []  # counts as 10 s at most
     (fix,) = second(decoder, 402, gga("121002"))
     assert fix.flags == ("date",)
 
@@ -139,7 +139,7 @@ def test_an_implausible_date_on_a_live_line_is_replaced_by_that_of_the_clock() -
     assert fixes[-1][0].flags == ("date",)
 
 
-# ---- without a line: one receiver's dates
+# ---- without a line: the dates of one receiver
 
 KNOWN = st.integers(min_value=20_454, max_value=24_000)  # 2026-01-01 to 2035
 TIMES = st.integers(min_value=0, max_value=DAY_MS - 1).map(Instant)
@@ -195,7 +195,7 @@ def test_in_the_minute_round_midnight_the_day_that_goes_on_wins(
     known.learn(true_ms // DAY_MS + off_days, Instant(true_ms % DAY_MS))
     assert known.known_ms == true_ms
     assert known.counts["late-date"] == 1
-    # A minute from midnight the receiver is believed.
+    # More than a minute from midnight, the date of the receiver counts.
     far_ms = (day + 1) * DAY_MS + (61_000 if off_days < 0 else -61_000)
     if off_days < 0:
         known.learn(far_ms // DAY_MS + off_days, Instant(far_ms % DAY_MS))
@@ -247,7 +247,7 @@ def test_1024_or_2048_weeks_lead_back_on_a_live_line_and_never_in_a_recording(
         recorded.learn(behind, time)
         assert recorded.known_ms == behind * DAY_MS + time
         if any(behind + n * 7168 in range(20_454, 24_107) for n in (1, 2) if n * 1024 != weeks):
-            continue  # both lead into the ten years
+            continue  # both corrections give a plausible date
         line_ = dates(fix_rollover=True, wall_ms=day * DAY_MS + time)
         line_.learn(behind, time)
         if behind == ddmmyy_day("010913"):  # the date of a receiver without satellites

@@ -1,4 +1,4 @@
-"""Live: what the decoder reports of the receiver, and what no input can do to it."""
+"""The live decoder: what it reports about the receiver, and that no input breaks it."""
 
 import time
 import tracemalloc

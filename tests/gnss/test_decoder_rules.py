@@ -1,8 +1,9 @@
-"""The rules, one small recording each.
+"""The decoding rules, each with one small recording.
 
-In ``rules/NAME.txt`` a line with ``$`` is a sentence without its checksum. ``=>`` is a fix that
-must come out, in order, with these fields (``only`` these, if it says so); there must be no other.
-``=#`` counts rejected input by reason. ``! fix-rollover`` switches that on.
+In ``rules/NAME.txt`` a line that begins with ``$`` is a sentence without its checksum. ``=>`` is an
+expected fix with these fields (with ``only``: no others). The decoder must find exactly these
+fixes, in this order.
+``=#`` counts rejected input by reason. ``! fix-rollover`` enables the option of that name.
 """
 
 import json
@@ -35,7 +36,7 @@ def test_rule(path: Path, size: int | None) -> None:
     _check(path, size, lambda: None)
 
 
-# Without a battery a clock says 1970 until a server answers; no date in the rules is after 2028.
+# A clock without a battery shows 1970 until it is set; no date in the rules is after 2028.
 @pytest.mark.parametrize("path", _RULES, ids=lambda path: path.stem)
 @pytest.mark.parametrize(
     ("year", "synchronised"), [(1970, False), (2028, True), (2040, True), (2040, False)]

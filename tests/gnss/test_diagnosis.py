@@ -1,4 +1,4 @@
-"""Each reason is reported with a remedy that helps against it, and with no other one."""
+"""Each reason is reported with a remedy that fits it, and with no other remedy."""
 
 from typing import get_args
 
@@ -34,7 +34,7 @@ def test_the_names_of_what_came_instead_are_in_order() -> None:
         ("received satellites", {"no-time", "old-date", "future-date"}),
         ("firmware", {"old-date", "future-date"}),
         ("timedatectl", {"no-date", "old-date", "future-date"}),
-        # A wrong remedy is worse than none: none of these is a matter of them.
+        # A wrong remedy is worse than none: these two never help here.
         ("baud", set()),
         ("antenna", set()),
     ],

@@ -1,4 +1,4 @@
-"""What the sentences of one instant add up to; each rule also has a recording in ``rules/``."""
+"""The fix from the sentences of one instant; each rule also has a recording in ``rules/``."""
 
 from collections import Counter
 
@@ -84,7 +84,7 @@ def fix(epoch: Epoch) -> Fix:
         ([gga(), rmc(FAR)], "GNGGA"),
         ([rmc(FAR), gll(NEAR)], "GNRMC"),
         ([gll(FAR), "GNGNS,120000,4807.038,N,01131.000,E,AA,08,0.9,545.4,46.9,,"], "GNGNS"),
-        # Of two that agree the last one counts, except for RTK's digits.
+        # If two positions agree, the last one counts, but an RTK position keeps its digits.
         ([gga(FINE), rmc(ROUNDED)], "GNRMC"),
         ([rmc(ROUNDED), gga(FINE)], "GNGGA"),
         ([gga(), rmc(A_MOMENT_LATER)], "GNRMC"),
@@ -104,15 +104,15 @@ def test_which_position_counts(bodies: list[str], trusted: str) -> None:
         ([rmc(status="V"), gga()], None),
         ([gga(quality="0"), rmc()], None),
         ([gll(status="V"), gga()], None),
-        # A talker vetoes itself, GN all systems.
+        # A talker without a fix cancels its own positions; GN cancels those of all systems.
         ([gga(quality="0", talker="GL"), gga(talker="GP")], "GPGGA"),
         ([gga(quality="0", talker="GP"), rmc(talker="GP"), gga(talker="GL")], "GLGGA"),
         ([gga(quality="0", talker="GN"), gga(talker="GP")], None),
-        # A mode of N, an empty quality and a GNS without a fix take nothing from the others.
+        # Mode N, an empty quality and a GNS without a fix do not cancel other positions.
         ([rmc(mode="N"), gga()], "GNGGA"),
         ([rmc(), gga(quality="")], "GNRMC"),
         ([rmc(), "GNGNS,120000,,,,,NNNN,00,99.99,,,,"], "GNRMC"),
-        # Status D counts with a mode, or beside a GGA.
+        # Status D counts with a mode or with a GGA of the same instant.
         ([rmc(status="D", mode="D")], "GNRMC"),
         ([rmc(status="D", mode="")], None),
         ([rmc(status="D", mode=""), gga()], "GNGGA"),
@@ -162,7 +162,7 @@ def test_few_satellites_reject_only_a_gga_that_is_alone(bodies: list[str], is_fi
         ([gga(sats="08"), gsa("2")], 2, 8),
         ([rmc(), gsa("3")], 3, 4),
         ([rmc(), gsa("3"), gsa("1", sats=",,,,,,,,,,,")], 3, 4),
-        # Each satellite once, in each system; GGA counts to 12 on some receivers.
+        # Each satellite of each system counts once; some receivers count only to 12 in GGA.
         ([gga(sats="04"), gsa(tail="1.9,0.9,1.7,1"), gsa(tail="1.9,0.9,1.7,2")], 3, 8),
         ([gga(sats="04"), gsa(), gsa()], 3, 4),
         ([gga(sats="12"), gsa()], 3, 12),
@@ -210,11 +210,11 @@ def test_errors_count_for_their_own_instant(time: str, err_h_mm: int | None) -> 
     [
         ("GNGGA,120000.010,,,,,0,00,,,,,,", True),
         ("GNGGA,120000.011,,,,,0,00,,,,,,", False),
-        ("GNRMC,120000.010,V,,,,,,,,,,N", False),  # it came already
+        ("GNRMC,120000.010,V,,,,,,,,,,N", False),  # this type came before
         ("GNZDA,120000.050,23,11,2026,,", True),
         ("GNZDA,115959.950,23,11,2026,,", True),
         ("GNZDA,115959.949,23,11,2026,,", False),
-        ("GNZDA,120000.999,23,11,2026,,", True),  # some stamp it with another clock
+        ("GNZDA,120000.999,23,11,2026,,", True),  # some use another clock for it
         ("GNZDA,120001.000,23,11,2026,,", False),
         ("GNGLL,4807.038,N,01131.000,E,120000.250,A,A", True),
     ],

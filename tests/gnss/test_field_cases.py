@@ -1,8 +1,7 @@
-"""Inputs of public fault reports with the right answer to each, where that folder is there.
+"""Inputs from public fault reports with the correct results. Needs the folder of the cases.
 
-Our own equivalents are the recordings in ``rules/`` and the tests of the parts; these were written
-by somebody else. Each case says in ``how`` what is done with its input; those for the config are
-not looked at here.
+These cases have other authors; ours are the recordings in ``rules/`` and the tests of the modules.
+``how`` of each case says how its input is used. The cases for the config are not tested here.
 """
 
 import json
@@ -33,7 +32,7 @@ def of_kind(how: str) -> list[str]:
 
 
 def live(name: str) -> list[Fix]:
-    """As a receiver, a sentence each 100 ms; the system clock is not synchronised."""
+    """The fixes of a live line, one sentence per 100 ms; the system clock is not synchronised."""
     decoder = Decoder(fix_rollover=True)
     fixes: list[Fix] = []
     for tenth, sentence in enumerate((FOLDER / name).read_bytes().splitlines(keepends=True)):

@@ -1,4 +1,4 @@
-"""Numbers, digit by digit."""
+"""The numbers of the fields, exact to each digit."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""Sentences out of any bytes."""
+"""Finding sentences in arbitrary bytes."""
 
 import time
 from collections import Counter

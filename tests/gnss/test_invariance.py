@@ -1,4 +1,4 @@
-"""What must not matter: changes to a recording that leave its fixes when and where they were."""
+"""Changes to a recording that must not change the times and positions of its fixes."""
 
 import io
 import random
@@ -23,7 +23,7 @@ _OF_OTHERS = (
     nmea.line("PGRME,15.0,M,45.0,M,25.0,M"),
     nmea.line("PTNL,GGK,123519.00,112326,4807.99,N,01131.99,E,3,10,1.9,EHT592.3,M"),
 )
-_PLACE_E9 = 2_000  # sentences round their minutes differently
+_PLACE_E9 = 2_000  # sentence types round minutes differently
 _BYTES = 20_000  # of each recording
 _RECORDINGS = [r for r in corpus.recordings() if r.role == "oracle" and not r.ambiguous]
 

@@ -1,4 +1,4 @@
-"""Which positions a device cannot have reached, and metres driven: chords, jumps, restarts."""
+"""Positions that a device cannot have reached, and the distance driven."""
 
 import random
 from itertools import pairwise
@@ -26,7 +26,7 @@ def test_a_jump_is_flagged_and_the_way_back_is_none() -> None:
 
 
 def test_two_fixes_of_one_time_are_no_jump() -> None:
-    """Second 60 has the time of the second after it."""
+    """Second 60 has the same time as the second after it."""
     motion = Motion(None)
     for elapsed_s in (None, 0.0, 1.0, 0.0):
         step = motion.judge(at(0), elapsed_s)
@@ -153,16 +153,16 @@ def judged(motion: Motion, *fixes: Fix) -> list[Step]:
     [
         (0, 16.9, False),  # 15 m of noise and 2 m/s
         (0, 17.5, True),
-        (10, 29.9, False),  # 1.3 x 10 m/s and the same
+        (10, 29.9, False),  # 1.3 x 10 m/s, and the same noise and margin
         (10, 30.5, True),
-        (None, 114, False),  # what no vehicle does
+        (None, 114, False),  # faster than any vehicle
         (None, 116, True),
     ],
 )
 def test_the_reach_of_a_second(speed_m_s: float | None, apart_m: float, jump: bool) -> None:
     minutes = [at(n, speed_m_s=speed_m_s)._replace(hdop_e2=None) for n in range(-99, 1)]
     if speed_m_s is None:
-        minutes = minutes[-1:]  # nothing shows how fast it is
+        minutes = minutes[-1:]  # the speed is unknown
     steps = judged(Motion(None), *minutes, at(1, apart_m, speed_m_s=speed_m_s))
     assert [step.jump for step in steps] == [False] * len(minutes) + [jump]
 
@@ -206,8 +206,8 @@ def driven(*steps: Step, last: Fix | None = None) -> int:
 @pytest.mark.parametrize(
     ("speed_m_s", "apart_m", "metres"),
     [
-        (0.5, 9, 9),  # an open chord counts while the device moves,
-        (0.4, 24, 0),  # not while it stands
+        (0.5, 9, 9),  # an open chord counts while the device moves
+        (0.4, 24, 0),  # not while it is stationary
         (None, 24, 0),
         (0.4, 26, 26),
         (None, 26, 26),
@@ -247,7 +247,7 @@ def test_a_way_across_a_jump_counts_no_more_than_the_speed_allows() -> None:
     away = step(at(1, 5_000, speed_m_s=10), jump=True)
     assert driven(step(at(0, speed_m_s=10)), away, step(at(2, 20, speed_m_s=10))) == 20
     assert driven(step(at(0, speed_m_s=10)), away, step(at(2, 500, speed_m_s=10))) == 20
-    # A device that really was elsewhere has not driven there.
+    # The device really was at the other place, but did not drive there.
     was_there = step(at(2, 5_000, speed_m_s=10), moved=True)
     assert driven(step(at(0, speed_m_s=10)), away, was_there) == 20
     unknown = step(at(2, 5_000), moved=True)

@@ -1,4 +1,4 @@
-"""When a device is parked, and when it leaves."""
+"""The start and the end of parking."""
 
 import pytest
 from road import at, feed, parked, seconds, standing
@@ -14,14 +14,14 @@ def test_parking_begins_with_a_recorded_fix_then_only_heartbeats() -> None:
     sampler = Sampler(SamplingPolicy(interval_s=60, heartbeat_s=900))
     kept = feed(sampler, standing(0, 3000))
     assert seconds(kept) == [0, 60, 120, 180, 1080, 1980, 2880]
-    assert sampler.dropped == {"not-due": 177, "parked": 3000 - 177 - 7 - 1}  # the last one waits
+    assert sampler.dropped == {"not-due": 177, "parked": 3000 - 177 - 7 - 1}  # the last one is held
 
 
 def test_the_last_fix_inside_and_the_first_outside_are_recorded() -> None:
     sampler = parked(SamplingPolicy(interval_s=20))
     leaving = [at(201 + i, 1.2 * i, speed_m_s=1.2) for i in range(40)]
     kept = feed(sampler, leaving)
-    # 24 m are still inside; 25.2, 26.4 and 27.6 m are three in a row.
+    # 24 m is still inside; 25.2, 26.4 and 27.6 m are three fixes outside in a row.
     assert seconds(kept) == [221, 224]
     assert not sampler.parking.parked
 
@@ -36,7 +36,7 @@ def test_a_speed_above_walking_speed_always_ends_parking(
     kept = feed(sampler, map(make._make, leaving))
     assert seconds(kept) == [200, 201, 202, 203, 204, 205]
     assert not sampler.parking.parked
-    # Driving in a small circle is no parking either.
+    # Driving in a small circle is not parking either.
     for i in range(400):
         feed(sampler, [at(210 + i, 10 if i % 2 else 14, speed_m_s=4)])
         assert not sampler.parking.parked
@@ -93,7 +93,7 @@ def test_parking_can_be_switched_off_meanwhile() -> None:
     assert sampler.parking.parked
     sampler = parked()
     sampler.use(SamplingPolicy(parked_radius_m=0))
-    assert len(feed(sampler, standing(201, 50))) == 51  # the one that waited comes too
+    assert len(feed(sampler, standing(201, 50))) == 51  # including the one held back
     sampler.use(SamplingPolicy(parked_radius_m=5))
     assert len(feed(sampler, standing(251, 500))) < 250
 
@@ -146,7 +146,7 @@ def test_rows_from_before_a_restart_show_whether_it_is_parked() -> None:
     parking = new_parking()
     parking.resume(moving)
     assert not parking.parked
-    # A jump among them is left out; a time that steps back ends the search.
+    # A jump among the rows is ignored; a time that steps back ends the search.
     parking = new_parking()
     parking.resume([rows[0], at(2000, 9_000)._replace(flags=("jump",)), *rows[1:]])
     assert parking.parked

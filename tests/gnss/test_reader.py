@@ -34,7 +34,7 @@ def live() -> Decoder:
 
 
 class Recorded:
-    """What was recorded, and a way to wait for it."""
+    """The times of the recorded fixes, and a method that waits for a time."""
 
     def __init__(self) -> None:
         self.times_ms: list[int] = []
@@ -52,7 +52,7 @@ class Recorded:
 
 @contextmanager
 def running(reader: Reader) -> Iterator[None]:
-    """As the daemon runs a task: a loop in a thread, stopped, woken, joined, closed."""
+    """Run the reader as the daemon does: in a thread that is stopped, woken, joined and closed."""
     stop = threading.Event()
     thread = threading.Thread(target=run_loop, args=(reader, stop, Beat(), Clock()))
     thread.start()
@@ -67,7 +67,7 @@ def running(reader: Reader) -> Iterator[None]:
 
 
 def line(second: int) -> bytes:
-    """A whole RMC sentence, an epoch of its own."""
+    """A complete RMC sentence: one epoch."""
     return Drive(DAY_MS).epoch(second).splitlines(keepends=True)[0]
 
 
@@ -80,7 +80,7 @@ def epochs_ms(count: int, interval_ms: int = 1000) -> list[int]:
     return [DAY_MS + i * interval_ms for i in range(count)]
 
 
-# ---- on a recording
+# ---- with a recording
 
 
 def test_what_can_wait_is_read_no_faster_than_it_can_be_recorded(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_step_that_outlasts_close_still_frees_the_source(tmp_path: Path) -> No
     assert source._file is None
 
 
-# ---- on a simulated receiver
+# ---- with a simulated receiver
 
 
 def test_all_epochs_are_recorded_the_last_by_the_quiet_gap() -> None:
@@ -145,7 +145,7 @@ def test_all_epochs_are_recorded_the_last_by_the_quiet_gap() -> None:
 def test_at_the_end_the_last_bytes_read_are_recorded() -> None:
     recorded = Recorded()
     with Simulator([line(1)], rate_hz=0) as simulator:
-        slow = partial(Decoder, fix_rollover=False, baud=1)  # its quiet gap outlasts the test
+        slow = partial(Decoder, fix_rollover=False, baud=1)  # its quiet gap is longer than the test
         reader = Reader(SerialSource(simulator.device, 9600), slow, recorded)
         with running(reader):
             assert simulator.done.wait(LIMIT_S)
@@ -192,7 +192,7 @@ def test_a_receiver_that_comes_later_is_read_from_its_first_byte(tmp_path: Path)
 
 
 class Opened:
-    """A source that tells when it could not be opened."""
+    """A source with an event that is set when opening fails."""
 
     baud: int | None = None
     live: bool = True
@@ -263,9 +263,9 @@ def test_a_file_without_a_position_is_replayed_with_the_reason(
 
 
 class Script(Source):
-    """A source that does what the test says, one thing for each open or read.
+    """A source that follows a script: one step for each open or read.
 
-    Bytes come, seconds pass with nothing coming, an error is raised.
+    Bytes are read, a float lets that many seconds pass without data, and an exception is raised.
     """
 
     name = "gps"
@@ -362,7 +362,7 @@ def test_patience_grows_to_half_a_minute_and_each_reason_is_said_once(
 def test_a_login_that_systemd_starts_again_and_again_on_the_port_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A login console reads the receiver's sentences as names and passwords, and ends."""
+    """A login console takes the sentences of the receiver for names and passwords, and exits."""
     port = Path("/dev/ttyS0")
     for program in ("agetty", "minicom"):
         held = [BusyError(*explain(port, Holder(pid, program))) for pid in range(700, 720)]
@@ -477,7 +477,7 @@ def test_the_status_never_has_the_advice_of_another_state() -> None:
         if reader.status.state in {"silent", "wrong-baud"}:
             assert reader.status.trouble is not None
             assert reader.status.trouble.message.startswith(reader.status.state)
-    # To find the advice may take seconds: until then there is none.
+    # Finding the advice may take seconds: until then there is no advice.
     assert seen == [("silent", None), ("wrong-baud", None), ("no-date", None), ("2d", None)]
 
 
@@ -510,7 +510,7 @@ def test_positions_without_a_date_are_told_once(caplog: pytest.LogCaptureFixture
     for _ in does[: 2 * 60]:
         step()
     assert reader.status.state == "no-date"
-    assert caplog.messages == []  # it may say the date once a minute
+    assert caplog.messages == []  # a receiver may send the date once a minute
     for _ in does[2 * 60 :]:
         step()
     assert states(reader, step, 4)[-1][0] == "2d"
@@ -604,7 +604,7 @@ def test_a_receiver_that_is_plugged_in_is_opened_at_once() -> None:
     assert reader.step(clock.advance(3)) == 13
     ports.add_port()
     reader.bell.wait(None)
-    assert reader.step(clock.now_s) == 1  # its name is not there yet
+    assert reader.step(clock.now_s) == 1  # its name does not exist yet
     assert reader.step(clock.advance(1)) == 0
     assert not source.more()
 
@@ -617,7 +617,7 @@ def test_the_baud_rate_of_a_receiver_that_is_plugged_in_is_detected_at_once(
     reader = Reader(source, live, Recorded(), bell=ports)
     assert reader.step(0) == 1
     with Simulator(Drive(DAY_MS), rate_hz=10, link=tmp_path / "gps"):
-        for _ in range(2):  # the kernel's message, and udev's
+        for _ in range(2):  # the message of the kernel and that of udev
             ports.add_port()
         assert reader.step(0) == 0
         assert source.baud is not None
@@ -632,11 +632,11 @@ def test_messages_about_devices_do_not_keep_an_idle_reader_busy(tmp_path: Path) 
     assert reader.step(0) == 0
     ports.add_port()
     assert reader.step(0) is None
-    assert ports.messages() == []  # one that was left would end each wait
+    assert ports.messages() == []  # a message left unread would end each wait
     room = True
     while reader.step(0) == 0:
         pass
-    with pytest.raises(ConnectionRefusedError):  # after the end no message is received
+    with pytest.raises(ConnectionRefusedError):  # after the end, the bell is closed
         ports.add_port()
 
 
@@ -678,7 +678,7 @@ def test_a_fix_that_cannot_be_recorded_does_not_take_the_next_with_it() -> None:
 
 
 def test_the_end_takes_the_rest_of_an_instant_that_has_begun_and_waits_half_a_second() -> None:
-    """A reader after it could use neither half of a torn sentence."""
+    """The next reader could not use either half of a torn sentence."""
     recorded: list[Fix] = []
     clock = FakeClock()
     source = Script(clock, OK, line(0) + line(1)[:20], b"", line(1)[20:], line(2)[:20])
@@ -717,7 +717,7 @@ def test_close_waits_for_the_step_and_no_step_follows() -> None:
     assert reader.step(0) is None
 
 
-# ---- on a receiver that changes
+# ---- with a receiver that changes
 
 
 def test_a_receiver_that_comes_back_at_another_speed_is_found_again() -> None:

@@ -1,4 +1,4 @@
-"""The recipes of docs/receivers.md, sent to receivers that obey them."""
+"""The recipes of docs/receivers.md, sent to simulated receivers that obey them."""
 
 import re
 import tomllib
@@ -23,7 +23,7 @@ def recipes(heading: str) -> list[list[str]]:
 
 
 class Obedient:
-    """What a receiver makes of the bytes that reach it, by its manual."""
+    """The settings of a receiver that obeys commands as its manual says."""
 
     def __init__(self) -> None:
         self.says = set(SAID_BY_DEFAULT)
@@ -43,7 +43,7 @@ class Obedient:
         payload = body[4:]
         if body[:2] == b"\x06\x08":  # CFG-RATE
             self.interval_ms = int.from_bytes(payload[:2], "little")
-        elif body[:2] == b"\x06\x8a":  # CFG-VALSET, CFG-RATE-MEAS into RAM
+        elif body[:2] == b"\x06\x8a":  # CFG-VALSET: CFG-RATE-MEAS in RAM
             assert payload[:8] == bytes.fromhex("00 01 0000 01002130")
             self.interval_ms = int.from_bytes(payload[8:], "little")
 
@@ -63,7 +63,7 @@ class Obedient:
 
 
 def after(recipe: list[str]) -> Obedient:
-    """A receiver to which a source has sent it."""
+    """The receiver after a source sent the recipe to it."""
     commands = [command_bytes(text) for text in recipe]
     with ScriptedReceiver(rmc("120000")) as receiver:
         source = SerialSource(receiver.device, commands=commands)

@@ -11,7 +11,7 @@ from road import ALWAYS_MOVING, at, feed, parked, poor, seconds, standing
 from telemetry_agent.gnss.sampling import Sampler, SamplingPolicy
 from telemetry_agent.model import Fix, Quality
 
-# ---- while it moves
+# ---- while the device moves
 
 
 def test_a_second_is_due_half_a_period_early() -> None:
@@ -94,14 +94,14 @@ def test_no_geometry_is_the_worst_hdop() -> None:
 
 @pytest.mark.parametrize("say", [poor, lambda fix: fix._replace(hdop_e2=8000)])
 def test_the_noise_that_a_bad_hdop_is_allowed_ends_at_100_m(say: Callable[[Fix], Fix]) -> None:
-    # A drive is followed all the same,
+    # A drive is followed as usual.
     sampler = Sampler(ALWAYS_MOVING)
     kept = feed(sampler, [say(at(i, 10 * i, speed_m_s=10)) for i in range(200)])
     assert kept[-1].odo_m == pytest.approx(1990, abs=101)
     assert not any("jump" in fix.flags for fix in kept)
-    # a jump of more than that is one,
+    # A jump of more than 100 m is flagged.
     assert feed(sampler, [say(at(200, 2150, speed_m_s=10))])[0].flags == ("jump",)
-    # and parking ends 100 m away.
+    # Parking ends 100 m away.
     sampler = parked()
     assert feed(sampler, [say(at(201 + i, 99, speed_m_s=1.2)) for i in range(20)]) == []
     assert feed(sampler, [say(at(221 + i, 101 + i, speed_m_s=1.2)) for i in range(20)])
@@ -177,7 +177,7 @@ def test_a_parked_device_is_parked_when_it_starts_again() -> None:
     sampler = Sampler(SamplingPolicy(), kept[::-1])
     assert sampler.parking.parked
     assert feed(sampler, standing(430, 500)) == []
-    # Only the newest row is left after everything was delivered and deleted.
+    # After everything was delivered and deleted, only the newest row remains.
     sampler = Sampler(SamplingPolicy(), kept[-1:])
     assert seconds(feed(sampler, standing(400, 600))) == [400]
     assert sampler.parking.parked

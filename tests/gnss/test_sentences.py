@@ -1,4 +1,4 @@
-"""Whose a sentence is, what each type reports, and what an unclear field is."""
+"""The owner of a sentence, the values of each type, and unclear fields."""
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_any_other_talker_is_a_device_of_its_own(talker: str) -> None:
         ("GPGSA,A", "GN", "GSA"),
         ("GPHDT,84.4,T", "GN", "HDT"),
         ("GPTXT,01,01,01,ANTENNA OK", "GN", "TXT"),
-        # Whatever follows the P.
+        # P: a proprietary sentence, whatever follows.
         ("PGRMC,A", "", ""),
         ("PQGSV,1", "", ""),
         ("PUBX,00,120000", "", ""),

@@ -1,4 +1,4 @@
-"""Several devices on one line: whose positions count."""
+"""Several devices on one line, and the one whose positions count."""
 
 from collections import Counter
 
@@ -44,7 +44,7 @@ def test_a_device_that_speaks_late_does_not_keep_the_followed_one_waiting() -> N
 
 def test_many_talkers_cost_no_memory_and_no_date() -> None:
     decoder = live()
-    fixes = decoder.feed(rmc("123518"), 0.0)  # the only date of the receiver
+    fixes = decoder.feed(rmc("123518"), 0.0)  # its only date
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     for n, talker in enumerate(f"{a}{b}" for a in letters.replace("P", "") for b in letters):
         data = rmc("123519", talker=talker) + gga(f"1236{n % 60:02}")
@@ -74,7 +74,7 @@ def test_a_bus_that_steps_its_time_by_10_s_takes_over_only_when_the_receiver_is_
 
 
 def test_a_thread_that_asks_for_satellites_may_meet_a_talker_that_has_just_come() -> None:
-    """A page asks for the satellites while the reader's thread hears another device."""
+    """The page reads the satellites while the thread of the reader adds another device."""
 
     class AsIfMeanwhile(Assembler):
         @property
@@ -96,7 +96,7 @@ def test_a_thread_that_asks_for_satellites_may_meet_a_talker_that_has_just_come(
 
 
 def test_a_damaged_talker_now_and_then_takes_nothing_from_the_device() -> None:
-    """A multiplexer wrote GP for II in one sentence of 20."""
+    """A multiplexer wrote GP instead of II in one of 20 sentences."""
     decoder, fixes = live(), []
     for n in range(1, 180):
         time = f"12{n // 60:02}{n % 60:02}"

@@ -1,4 +1,4 @@
-"""Two receivers that no sentence distinguishes, and one receiver that looks like two."""
+"""Two receivers with the same talker, and one receiver that looks like two."""
 
 from collections.abc import Callable
 
@@ -89,7 +89,7 @@ def _over_midnight(n: int) -> bytes:
 
 
 def _clock_that_is_set(n: int) -> bytes:
-    # Its clock was wrong until it received satellites, and once more after a tunnel.
+    # The clock was wrong before the receiver had satellites, and once more after a tunnel.
     hour = 1 if n < 50 or n == 100 else 15
     return _at(7, f"{hour:02}{n // 60:02}{n % 60:02}")
 

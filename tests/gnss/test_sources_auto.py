@@ -12,7 +12,7 @@ from telemetry_agent.model import ReceiverState
 
 
 class Port(Source):
-    """A source that says what it is told to, and notes what is done with it."""
+    """A source with given data that records the calls to it."""
 
     def __init__(self, name: str, says: bytes = b"", error: SourceError | None = None) -> None:
         self.name = name
@@ -39,7 +39,7 @@ class Port(Source):
 
 
 class Bench:
-    """Some ports, and the source that chooses among them."""
+    """Some ports, and the source that selects one of them."""
 
     def __init__(self) -> None:
         self.ports: dict[Path, Port] = {}
@@ -137,7 +137,7 @@ def test_a_gpsd_that_says_nothing_gives_way_and_keeps_its_ports(
     ais = bench.add("receiver", "ais")
     bench.add("receiver", "ublox")
     bench.gpsd.says = b""
-    name = tmp_path / "gps0"  # of the same port
+    name = tmp_path / "gps0"  # another name of the port
     name.symlink_to("/dev/ais")
     bench.served = [str(name)]
     names = []

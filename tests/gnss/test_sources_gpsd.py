@@ -31,7 +31,7 @@ NEW_YEAR_MS = 1_798_761_600_000
 _WEEKS_MS = 1024 * 7 * 86_400_000
 END = line("GPTXT,01,01,02,THE END")
 
-# Recordings of text receivers of many makes that gpsd follows from beginning to end.
+# Recordings of NMEA receivers of many makes that gpsd decodes from beginning to end.
 TWENTY = [
     "ac12",
     "ait250",
@@ -65,7 +65,7 @@ def decoded(data: bytes) -> list[Fix]:
 
 
 def all_that_gpsd_says(data: bytes) -> bytes:
-    """Every line for one recording, sentences and reports."""
+    """All lines that gpsd sends for one recording: sentences and reports."""
     said = b""
     epochs = [*replay(io.BytesIO(data)), END * 2]
     simulator = Simulator(epochs, rate_hz=100)
@@ -74,7 +74,7 @@ def all_that_gpsd_says(data: bytes) -> bytes:
         client.request(b'?WATCH={"enable":true,"json":true,"raw":1};\n')
         while b'"WATCH"' not in said:
             said += client.read(LIMIT_S)
-        with simulator:  # it begins to speak
+        with simulator:  # the receiver starts to send
             while END not in said:
                 more = client.read(LIMIT_S)
                 assert more, f"gpsd fell silent after {said[-200:]!r}"
@@ -90,8 +90,8 @@ def test_by_way_of_gpsd_a_recording_gives_the_same_fixes(name: str) -> None:
     said = all_that_gpsd_says(data)
     assert decoded(Reports().feed(said)) == directly
 
-    # The reports alone, as a binary receiver gives them: gpsd 3.22 derives some values and leaves
-    # out an epoch at either end, but what it says agrees.
+    # Only the reports, as for a binary receiver. gpsd 3.22 derives some values and omits an epoch
+    # at the start and at the end, but its values agree.
     reports = b"".join(part for part in said.splitlines(keepends=True) if part.startswith(b"{"))
     by_report = decoded(Reports().feed(reports))
     assert len(by_report) >= len(directly) - 2
@@ -100,7 +100,7 @@ def test_by_way_of_gpsd_a_recording_gives_the_same_fixes(name: str) -> None:
 
 
 def _agree(ours: Fix, theirs: Fix) -> bool:
-    apart_ms = abs(ours.time_ms - theirs.time_ms) % _WEEKS_MS  # gpsd moves old recordings
+    apart_ms = abs(ours.time_ms - theirs.time_ms) % _WEEKS_MS  # gpsd moves old dates
     if min(apart_ms, _WEEKS_MS - apart_ms) > 10:
         return False
     limits = {"lat_e9": 200, "lon_e9": 200, "alt_mm": 51, "speed_mm_s": 2, "course_mdeg": 1}
@@ -128,7 +128,7 @@ def test_the_source_follows_the_first_of_two_receivers() -> None:
     with peers.gpsd(one.device, other.device) as port, one, other:
         both = [str(one.device), str(other.device)]
         deadline_s = Clock().monotonic_s() + LIMIT_S
-        while gpsd.devices("127.0.0.1", port) != both:  # it answers before it has them
+        while gpsd.devices("127.0.0.1", port) != both:  # gpsd answers before it has both
             assert Clock().monotonic_s() < deadline_s
         source = GpsdSource("127.0.0.1", port)
         source.open()
@@ -140,7 +140,7 @@ def test_the_source_follows_the_first_of_two_receivers() -> None:
     assert {fix.time_ms // 3_600_000 for fix in fixes} == {NEW_YEAR_MS // 3_600_000}
 
 
-# ---- what gpsd says, as sentences
+# ---- reports of gpsd, converted to sentences
 
 VERSION = {"class": "VERSION", "release": "3.25", "proto_major": 3, "proto_minor": 15}
 TPV = {
@@ -219,7 +219,7 @@ def test_the_satellites_of_a_report_are_in_view() -> None:
         {"PRN": 437, "gnssid": 3, "svid": 37, "el": -5, "az": 1, "used": False},
         {"PRN": 193, "gnssid": 5, "svid": 1, "used": False},
         {"PRN": 72, "gnssid": 6, "svid": 8, "el": 7, "az": 8, "ss": 9, "used": True},
-        {"PRN": 173, "gnssid": 4, "svid": 1, "used": False},  # of a beacon, which is no satellite
+        {"PRN": 173, "gnssid": 4, "svid": 1, "used": False},  # a beacon, not a satellite
     ]
     expected = (
         Satellite("BeiDou", 37, None, 1, None, used=False),
@@ -229,7 +229,7 @@ def test_the_satellites_of_a_report_are_in_view() -> None:
         Satellite("QZSS", 1, None, None, None, used=False),
         Satellite("SBAS", 131, 10, 90, 0, used=False),
     )
-    # gpsd before 3.18 has the numbers of NMEA only.
+    # gpsd before 3.18 has only the NMEA numbers.
     old = [{key: one[key] for key in one if key not in {"gnssid", "svid"}} for one in seen]
     for satellites in (seen, old):
         reports, decoder = Reports(), Decoder(fix_rollover=False)
@@ -291,8 +291,8 @@ def test_a_receiver_without_a_time_is_not_silent(
         assert decoder.feed(reports.feed(wire(report)), second) == []
         assert decoder.tick(second + 0.9) == []
     assert decoder.state == state
-    assert decoder.counts == {count: 17}  # the first might have been sentences
-    # The sentences of a receiver still come first.
+    assert decoder.counts == {count: 17}  # sentences could still have followed the first
+    # Sentences of the receiver still have priority.
     said = reports.feed(line("GPRMC,,V,,,,,,,,,,N") + wire(report) * 3)
     assert said == line("GPRMC,,V,,,,,,,,,,N")
 
@@ -330,7 +330,7 @@ def test_reports_count_only_where_no_sentences_come() -> None:
         time = f"2027-01-01T00:00:0{i}.000Z"
         said += reports.feed(epoch + wire(TPV | {"time": time}))
     assert decoded(said) == decoded(b"".join(islice(own, 5)))
-    # gpsd has switched the receiver to its binary protocol.
+    # Now gpsd switches the receiver to its binary protocol.
     later = [TPV | {"time": f"2027-01-01T00:00:1{i}.000Z"} for i in range(4)]
     fixes = decoded(reports.feed(wire(*later)))
     assert [fix.time_ms - NEW_YEAR_MS for fix in fixes] == [10_000, 11_000, 12_000, 13_000]
@@ -451,7 +451,7 @@ def test_the_last_report_of_one_time_counts() -> None:
 
 
 def test_a_report_without_a_fix_may_be_the_first_of_a_time_that_has_one() -> None:
-    # As with Trimble's binary protocol, in dead reckoning and elsewhere.
+    # For example with the binary protocol of Trimble and with dead reckoning.
     void = {"class": "TPV", "time": TPV["time"], "mode": 1}
     assert fixes_of(void, TPV) == fixes_of(void, void, TPV) == fixes_of(TPV)
     assert fixes_of(void, void) == []
@@ -459,7 +459,7 @@ def test_a_report_without_a_fix_may_be_the_first_of_a_time_that_has_one() -> Non
 
 @pytest.mark.parametrize("mode", [0, 1])
 def test_a_report_without_a_time_among_others_ends_no_epoch(mode: int) -> None:
-    # gpsd reports each device of an NMEA 2000 bus, and one time as often as it hears of it.
+    # gpsd reports each device of an NMEA 2000 bus, and repeats a time whenever it receives it.
     alone = {"class": "TPV", "mode": mode}
     decoder = Decoder(fix_rollover=False)
     fixes = decoder.feed(Reports().feed(wire(VERSION, *[TPV] * 5, alone, *[TPV] * 12)), 0.0)
@@ -476,11 +476,11 @@ def test_lines_may_come_in_any_pieces_and_be_anything() -> None:
     assert len(decoded(whole)) == 2
 
 
-# ---- a connection
+# ---- the connection
 
 
 class Server:
-    """A gpsd that says what the test wants, to one client."""
+    """A fake gpsd for one client; the test sends the data."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -526,7 +526,7 @@ def test_gpsd_is_asked_for_its_first_receiver_and_its_reports_are_read(server: S
 
 
 def test_reports_of_another_receiver_do_not_count() -> None:
-    """Until gpsd has read which receiver is followed, it reports all of them."""
+    """gpsd reports all receivers until it has read the request for one of them."""
     devices = [{"path": "/dev/a"}, {"path": "/dev/b"}]
     (fix,) = fixes_of(
         {"class": "DEVICES", "devices": devices},
@@ -563,7 +563,7 @@ def test_a_receiver_that_says_nothing_gives_way_to_the_next(server: Server, foun
 
 
 def test_a_program_that_knows_no_request_but_watch_is_read(server: Server) -> None:
-    """As simulators and bridges of other protocols do; the first request decides."""
+    """For example simulators and protocol bridges. They act only on the first request."""
     source = GpsdSource("127.0.0.1", server.port)
     source.open()
     with server.accept() as program:
@@ -605,7 +605,7 @@ def test_something_else_on_the_port_is_no_gpsd(server: Server) -> None:
 
 
 def test_the_reader_counts_what_gpsd_sends_wrong(server: Server) -> None:
-    """As the public case: latitude null, a satellite without its number."""
+    """As in the public case: a latitude of null, and a satellite without a number."""
     fixes: list[Fix] = []
     source, clock = GpsdSource("127.0.0.1", server.port), Clock()
     reader = Reader(source, lambda: Decoder(fix_rollover=True), fixes.append)

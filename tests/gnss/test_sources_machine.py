@@ -1,4 +1,4 @@
-"""Machines of the field, as their kernels describe them."""
+"""Real machines, with the files by which their kernels describe them."""
 
 import os
 from pathlib import Path
@@ -162,7 +162,7 @@ def test_the_header_of_a_pi_5_is_not_its_debug_connector(machine: Machine) -> No
     machine.uart("ttyAMA0")
     assert [path for path, _, _ in machine.found()] == ["/dev/ttyAMA0"]
     (machine.root / "dev/serial0").unlink()
-    machine.link("serial0", "ttyAMA0")  # switched on
+    machine.link("serial0", "ttyAMA0")  # the port is switched on
     assert [path for path, _, _ in machine.found()] == ["/dev/serial0"]
 
 
@@ -208,7 +208,7 @@ def test_a_pi_3_whose_bluetooth_has_the_header(machine: Machine) -> None:
     assert port.blocked.startswith("Bluetooth has /dev/ttyAMA0 (hciattach (pid 433)): use the")
 
 
-# ---- who uses a port
+# ---- the user of a port
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ RATE_UBX = command_bytes("ubx:06 08 06 00 C8 00 01 00 01 00")
 EPOCH = rmc("120000")
 
 
-# ---- what goes over the line
+# ---- the bytes on the line
 
 
 def test_checksums_are_added() -> None:
@@ -121,7 +121,7 @@ def test_commands_are_sent_at_the_speed_that_was_found() -> None:
 
 
 class Later:
-    """A clock that jumps when the test says so."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now_s = 100.0

@@ -1,4 +1,4 @@
-"""Binary protocols by their frames, and why bytes have no sentence."""
+"""Detection of binary protocols, and why data contains no sentences."""
 
 import time
 
@@ -71,15 +71,15 @@ def test_beginnings_without_an_end_take_no_time(begin: bytes) -> None:
     ("data", "why"),
     [
         (FRAMES["UBX"], "binary"),
-        (TEXT_LOG + b"\r\n", "binary"),  # another text than NMEA: the same remedy
+        (TEXT_LOG + b"\r\n", "binary"),  # text that is not NMEA: same remedy
         (TAIP * 2, "binary"),
         (rmc("120000").partition(b"*")[0] + b"\r\n", diagnosis("no-checksum")),
         (AIS, diagnosis("ais")),
         (AIS[:-4] + b"\r\n", diagnosis("text")),
         (b'{"lat":48.1173,"lon":11.5167,"speed":11.5}\r\n', diagnosis("text")),
-        (b"\r\n+CGPSINFO: ,,,,,,,,\r\n", "wrong-baud"),  # too little
+        (b"\r\n+CGPSINFO: ,,,,,,,,\r\n", "wrong-baud"),  # too short
         (b"\x80\xf3\x0f" * 30, "wrong-baud"),
-        (b"$@" + bytes(100), "wrong-baud"),  # the checksum of nothing is 0
+        (b"$@" + bytes(100), "wrong-baud"),  # an empty frame has checksum 0
         (b"", "wrong-baud"),
     ],
 )
@@ -87,7 +87,7 @@ def test_why_bytes_have_no_sentence(data: bytes, why: str | Diagnosis) -> None:
     assert unreadable(data) == why
 
 
-# ---- one speed on trial
+# ---- the test of one speed
 
 
 def test_a_sentence_proves_the_speed() -> None:
@@ -96,7 +96,7 @@ def test_a_sentence_proves_the_speed() -> None:
     assert is_speed_right(line("GPGLL,,,,,,V")) is True
 
 
-# Of AIS, without checksums, or of another device. At a wrong speed NMEA never is text for so long.
+# AIS, NMEA without checksums, another device. At a wrong speed NMEA never looks like so much text.
 @pytest.mark.parametrize("text", [AIS, b"$GPGLL,4807.038,N,01131.000,E\r\n" * 2, b"hello\r\n" * 6])
 def test_much_text_proves_the_speed(text: bytes) -> None:
     assert is_speed_right(text[:39]) is None

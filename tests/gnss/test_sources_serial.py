@@ -31,7 +31,7 @@ UBX = b"\xb5\x62" + UBX_BODY + ubx_checksum(UBX_BODY)
 
 
 class Line:
-    """A pty: what is written to ``master`` is what the receiver says."""
+    """A pty; the test writes the data of the receiver to ``master``."""
 
     def __init__(self) -> None:
         self.master, slave = pty.openpty()
@@ -86,7 +86,7 @@ def test_a_line_that_is_silent_at_two_speeds_is_not_searched_further(
     source = SerialSource(line.device)
     source.open()
     source.close()
-    assert len(flushed) == 1  # between the two
+    assert len(flushed) == 1  # between the two speeds
 
 
 def test_a_silent_line_ends_a_read_in_time(source: SerialSource) -> None:
@@ -172,7 +172,7 @@ def test_a_port_that_another_program_reads_is_not_opened(
 ) -> None:
     asked: list[tuple[Path, Path]] = []
 
-    def holder(device: Path, root: Path) -> Holder:  # the real one sees no pty
+    def holder(device: Path, root: Path) -> Holder:  # the real one ignores ptys
         asked.append((device, root))
         return Holder(77, "gpsd")
 
@@ -255,7 +255,7 @@ def test_a_device_that_a_container_may_not_open_is_not_a_matter_of_groups(
     source: SerialSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_args: object, **_options: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")  # as a control group does
+        raise OSError(errno.EPERM, "Operation not permitted")  # like a control group
 
     monkeypatch.setattr(serial, "_Port", refuse)
     with pytest.raises(SourceError, match=r"no permission to read .* start the container with"):
@@ -263,7 +263,7 @@ def test_a_device_that_a_container_may_not_open_is_not_a_matter_of_groups(
 
 
 def test_root_is_not_sent_to_doctor_which_it_asks(line: Line) -> None:
-    """In a container too the group of a device of the host is not shown."""
+    """In a container, too, the group of a host device is not shown."""
     if os.geteuid() != 0:
         pytest.skip("only root can give a device to a group")
     os.chown(line.device, -1, grp.getgrnam("nogroup").gr_gid)
@@ -374,7 +374,7 @@ def test_a_cancel_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
         source.close()
 
 
-# ---- what the user is told
+# ---- messages to the user
 
 
 def test_a_wrong_speed_in_the_config_is_told_with_the_right_one() -> None:

@@ -98,7 +98,7 @@ def test_udp_takes_datagrams_with_and_without_a_line_end() -> None:
     send(source, SENTENCE.rstrip())
     assert source.read(LIMIT_S) == SENTENCE.rstrip() + b"\n"
     send(source, SENTENCE[:20])
-    assert source.read(LIMIT_S) == b""  # until the rest comes
+    assert source.read(LIMIT_S) == b""  # the sentence is incomplete
     send(source, SENTENCE[20:])
     assert source.read(LIMIT_S) == SENTENCE
     assert source.read(0.01) == b""
@@ -215,7 +215,7 @@ def listening(
 
 
 def sent_from(source: UdpSource, sender: str, data: bytes) -> bytes:
-    """What the source makes of a datagram from that address of this machine."""
+    """Send a datagram from an address of this machine; return what the source reads."""
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.bind((sender, 0))
         sock.sendto(data, ("127.0.0.1", int(source.name.rpartition(":")[2])))
@@ -243,7 +243,7 @@ def test_a_datagram_may_end_in_many_ways(end: bytes) -> None:
 
 
 def test_a_sender_without_checksums_and_line_ends_is_no_silent_one() -> None:
-    """As sketches do; the next datagram shows where a sentence ends."""
+    """For example a sketch. The next datagram shows where the sentence ends."""
     bare = [rmc(f"12000{n}").partition(b"*")[0] for n in range(4)]
     with listening() as source:
         framer = Framer()
@@ -314,7 +314,7 @@ def test_a_multicast_group_is_joined() -> None:
         assert source.read(LIMIT_S) == rmc("120000")
         again = UdpSource("239.192.0.4", port, UdpOptions(interface="lo"))
         with closing(again):
-            again.open()  # another program on this machine may listen too
+            again.open()  # several programs may listen on one machine
 
 
 def test_an_interface_that_is_not_there_is_named() -> None:
