@@ -1,8 +1,8 @@
 """The monitor as a process: ``HOST PORT PROBE_EVERY_S``.
 
-Prints what it says, each line with the monotonic time, which is the same in all processes.
-With NO_NETLINK in the environment the kernel gives no netlink, as in some containers.
-SIGUSR1 is an exchange without an answer, SIGUSR2 one with an answer, SIGTERM the end.
+It prints each report of the monitor with the monotonic time, which all processes share.
+With NO_NETLINK in the environment, netlink is not available, as in some containers.
+SIGUSR1 means an exchange without an answer, SIGUSR2 one with an answer, SIGTERM the end.
 """
 
 import errno
@@ -32,7 +32,7 @@ class Words(logging.Handler):
 
 
 class Loop(Monitor):
-    """Says when it goes to sleep, so that a test knows that there is nothing left to do."""
+    """A monitor that prints a line when it has nothing to do, so that a test can wait for that."""
 
     def step(self, now_s: float) -> float | None:
         wait_s = super().step(now_s)

@@ -1,4 +1,4 @@
-"""The monitor's steps: a network that is as the test says, and time that passes as it says."""
+"""The steps of the monitor with a fake network and a fake clock."""
 
 import logging
 import random
@@ -23,10 +23,10 @@ A_WAY, ANOTHER_WAY = Path("10.0.0.1"), Path("10.0.0.2")
 
 
 class FakeBell(KernelBell):
-    """The kernel's news are told by the test, and nobody waits."""
+    """A bell whose kernel messages come from the test. Nothing waits for it."""
 
     def __init__(self) -> None:
-        # Without the descriptors of a real one: benchmarks/fleet.py has 10,000.
+        # No descriptors, unlike a real bell: benchmarks/fleet.py has 10,000.
         self.news = False
         self.rings = 0
         self.closed = False
@@ -46,7 +46,7 @@ class FakeBell(KernelBell):
 
 
 class FakeConnecting(Connecting):
-    """Ends ``takes_s`` after its start, as the network is then."""
+    """Ends ``takes_s`` after its start, with the result that the network gives at that time."""
 
     def __init__(self, probe: "FakeProbe", now_s: float) -> None:
         self.probe = probe
@@ -73,7 +73,7 @@ class FakeConnecting(Connecting):
 
 
 class FakeProbe(Probe):
-    """Its connections are made in ``takes_s``, without a network."""
+    """A probe without a network; each connection takes ``takes_s``."""
 
     def __init__(self, world: "World") -> None:
         super().__init__("endpoint.test", 80)
@@ -93,7 +93,7 @@ class FakeProbe(Probe):
 
 
 class World:
-    """A network and its monitor; ``run`` lets time pass and steps as the loop would."""
+    """A network and its monitor; ``run`` advances the time and steps as the loop does."""
 
     def __init__(self, *, spread_s: float = SPREAD_S) -> None:
         self.way: Path | None = A_WAY
@@ -156,7 +156,7 @@ class World:
 
 @pytest.fixture
 def world() -> World:
-    """Up, and nothing to do."""
+    """A network that is up and a monitor that is idle."""
     made = World()
     made.run()
     assert made.probe.starts == [1000.0]
@@ -178,7 +178,7 @@ def test_it_counts_the_endpoint_as_up_until_it_knows_better() -> None:
 
 
 def test_news_before_an_address_is_known_start_the_look_up_again() -> None:
-    """The network may have come only now."""
+    """The network may just have become available."""
     world = World()
     world.probe.takes_s = 5.0
     world.news()
@@ -211,7 +211,7 @@ def test_the_kernel_takes_the_way_and_gives_it_back(world: World) -> None:
     back_s = world.clock.now_s
     world.change_way(A_WAY)
     world.run(SETTLED_S)
-    assert world.word == "no-route"  # the random wait
+    assert world.word == "no-route"  # during the random wait
     world.run(SPREAD_S)
     assert world.word == "up"
     assert len(world.returns) == 1
@@ -284,7 +284,7 @@ def test_another_way_while_up_is_a_change_and_costs_no_probe(world: World) -> No
 
 
 def test_an_address_that_a_look_up_found_late_is_no_change(world: World) -> None:
-    """The probe had ended."""
+    """The probe ended before."""
     world.probe.found = [HERE, Address(socket.AF_INET, ("10.0.0.10", 80))]
     world.news()
     world.run(1.0)
@@ -304,7 +304,7 @@ def test_a_doubt_that_the_probe_does_not_share_is_no_return(world: World) -> Non
 
 
 def test_connections_in_turn_reach_each_server_behind_a_load_balancer(world: World) -> None:
-    """It gives one server each second connection, and that one never answers."""
+    """It gives every second connection to one server, which never answers."""
     world.run(1)
     attempts: list[int] = []
     for _ in range(6):
@@ -378,7 +378,7 @@ def test_the_last_word_of_an_exchange_counts(world: World) -> None:
     world.answered()
     world.run(1)
     assert len(world.probe.starts) == 1
-    assert world.returns == []  # it was not away
+    assert world.returns == []  # it was up all the time
 
 
 def test_a_network_that_goes_during_the_random_wait_does_not_return(world: World) -> None:
@@ -403,7 +403,7 @@ def test_news_during_the_random_wait_do_not_prolong_it() -> None:
     due_s = world.clock.now_s + wait_s
     world.change_way(ANOTHER_WAY)
     world.run(SPREAD_S)
-    assert len(world.probe.starts) == 3  # the new way is tried as well
+    assert len(world.probe.starts) == 3  # the new route is also tried
     assert world.returns == [due_s]
 
 
@@ -430,7 +430,7 @@ def test_news_without_a_way_look_for_other_addresses_of_the_name(world: World) -
 
 
 def test_a_way_that_is_there_again_before_it_was_looked_at_is_tried(world: World) -> None:
-    """The exchange that failed meanwhile has led to a probe, and the probe found no route."""
+    """Meanwhile an exchange failed; it started a probe, which found no route."""
     world.change_way(None)
     world.doubt()
     world.run()
@@ -439,7 +439,7 @@ def test_a_way_that_is_there_again_before_it_was_looked_at_is_tried(world: World
     world.run(SETTLED_S + SPREAD_S)
     assert world.word == "up"
     assert len(world.returns) == 1
-    assert world.changes == []  # connections of before still work
+    assert world.changes == []  # earlier connections still work
 
 
 def test_unreachable_news_that_change_nothing_cost_no_probe(world: World) -> None:
@@ -496,15 +496,15 @@ def test_whatever_happens_it_ends_up_right_and_never_spins(
     world = World()
     for name, *values in actions:
         getattr(world, name)(*values)
-    # It breaks: two doubts are enough to find out.
+    # The network breaks: two doubts are enough to detect it.
     world.run(20)
     world.answers = False
-    world.run(SPREAD_S)  # a return that a probe had found, and that waited its turn
+    world.run(SPREAD_S)  # the random wait of a return that a probe found
     for _ in range(2):
         world.doubt()
         world.run(20)
     assert world.word == ("unreachable" if world.way else "no-route")
-    # It mends: a probe finds it, or the kernel tells.
+    # The network recovers: a probe or the kernel reports it.
     before = len(world.returns)
     world.answers = True
     if world.way is None:
@@ -512,7 +512,7 @@ def test_whatever_happens_it_ends_up_right_and_never_spins(
     world.run(PROBE_EVERY_S + world.probe.takes_s + SPREAD_S + 1)
     assert world.word == "up"
     assert len(world.returns) == before + 1
-    # And then there is quiet.
+    # After that, there are no more probes.
     tries = len(world.probe.starts)
     world.run(1e4)
     assert len(world.probe.starts) == tries

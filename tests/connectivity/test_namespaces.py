@@ -1,6 +1,6 @@
-"""The monitor in a network of its own that is broken in every way, as a real process.
+"""The monitor as a real process in its own network, which the tests break in every way.
 
-A far machine listens, and counts connections: while the network is up there are none.
+A far machine listens and counts connections. There are none while the network is up.
 """
 
 import contextlib
@@ -25,17 +25,17 @@ from telemetry_agent.tasks import KernelBell
 clock = Clock()
 
 PROBE_EVERY_S = 2.0
-RARELY_S = 600.0  # the next probe is far: only the kernel can have said so
+RARELY_S = 600.0  # the next probe is far away: only the kernel can report sooner
 LIMIT_S = 60.0
 SCRIPT = str(pathlib.Path(__file__).parent / "monitor_process.py")
 PORT = 8080
 NEAR, FAR = "10.91.0.1", "10.91.0.2"
 NEAR6, FAR6 = "fd91::1", "fd91::2"
-BEYOND, BEYOND6 = "10.92.0.1", "fd92::1"  # on the far machine's loopback: needs a route
+BEYOND, BEYOND6 = "10.92.0.1", "fd92::1"  # on the loopback of the far machine: needs a route
 
 
 class Endpoint:
-    """Listens in a namespace on every address. Closing it is a process that stopped."""
+    """A listener on all addresses of a namespace. Closing it simulates a stopped process."""
 
     def __init__(self, where: Namespace) -> None:
         self._where = where
@@ -57,7 +57,7 @@ class Endpoint:
                     self._accepts.notify_all()
 
     def accepted(self) -> int:
-        """How many connections have come. One of ours, not counted, comes after them."""
+        """Count the connections so far. Our own connection after them is not counted."""
         last = self._where.inside(lambda: socket.create_connection(("::1", PORT), LIMIT_S))
         with last, self._accepts:
             ours = last.getsockname()[1]
@@ -67,20 +67,20 @@ class Endpoint:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)  # ends the accept
+            self._listening.shutdown(socket.SHUT_RDWR)  # ends accept()
         self._thread.join(60)
         self._listening.close()
 
 
 class Watched:
-    """A running monitor. ``wait`` gives what it says next, and when."""
+    """A running monitor. ``wait`` finds its next line and the time of that line."""
 
     def __init__(self, process: Running) -> None:
         self.process = process
         self._read = 0
 
     def wait(self, pattern: str, limit_s: float = LIMIT_S) -> float:
-        """The monotonic time of the next line that matches; lines before it are passed over."""
+        """The monotonic time of the next line that matches; lines before it are skipped."""
         line = re.compile(rf"^(?:{pattern}).* (\d+\.\d+)$")
         with self.process._news:
             self.process._news.wait_for(lambda: self._next(line) is not None, limit_s)
@@ -99,7 +99,7 @@ class Watched:
         return self.wait(f"log .* {word}: ")
 
     def back(self, since_s: float) -> None:
-        """It says that the network returned; prints how long after ``since_s``."""
+        """Wait for the return of the network; print how long after ``since_s`` it came."""
         took_s = self.wait("return") - since_s
         sys.stdout.write(f"return after {took_s * 1000:.0f} ms\n")
         self.wait("idle up")
@@ -116,7 +116,7 @@ def monitor(
     probe_every_s: float = RARELY_S,
     env: Mapping[str, str] = {},
 ) -> Iterator[Watched]:
-    """A monitor in the namespace, that ends as it should."""
+    """Run a monitor in the namespace; check that it ends without errors."""
     args = (sys.executable, SCRIPT, host, str(PORT), str(probe_every_s))
     with running(*device.command(*args), env=env) as process:
         watched = Watched(process)
@@ -126,7 +126,7 @@ def monitor(
 
 
 class Wire:
-    """A device and a far machine, joined by one cable, with both families."""
+    """A device and a far machine, connected by one cable, with IPv4 and IPv6."""
 
     def __init__(self, net: Network) -> None:
         self.net = net
@@ -169,7 +169,7 @@ BREAKS = {
 def test_a_fault_that_the_kernel_sees_is_no_route_and_its_end_a_return(
     wire: Wire, fault: str
 ) -> None:
-    # A LAN endpoint: there is no default route at any time.
+    # The endpoint is on the LAN: there is never a default route.
     where, breaks, mends = BREAKS[fault]
     broken: Namespace = getattr(wire, where)
     with monitor(wire.device) as watched:
@@ -263,14 +263,14 @@ def test_another_interface_is_a_change_and_no_return(wire: Wire) -> None:
 
 @pytest.mark.parametrize("dead_ipv4", [False, True])
 def test_ipv6_alone_serves_also_beside_a_dead_ipv4(wire: Wire, dead_ipv4: bool) -> None:
-    if dead_ipv4:  # it has a route, and nobody answers there
+    if dead_ipv4:  # has a route, but does not answer
         wire.device.hosts({"endpoint.test": ["10.91.0.99", FAR6]})
     else:
         wire.device.ip(f"addr del {NEAR}/24 dev eth0")
         wire.device.hosts({"endpoint.test": [FAR, FAR6]})
     with monitor(wire.device, "endpoint.test") as watched:
         began_s = watched.wait("begun")
-        assert watched.wait("idle up") - began_s < 20  # no address is waited out
+        assert watched.wait("idle up") - began_s < 20  # no timeout of an address
         wire.device.ip("link set eth0 down")
         watched.away("no-route")
         since_s = clock.monotonic_s()
@@ -304,7 +304,7 @@ def test_a_peer_that_drops_everything_is_unreachable_and_its_return_needs_no_dou
         since_s = clock.monotonic_s()
         wire.far.ip(f"route del blackhole {BEYOND}")
         wire.far.ip(f"addr add {BEYOND}/32 dev lo")
-        # A SYN may have left just before, into the hole: TCP repeats it after 1 s.
+        # A SYN may have been sent just before and dropped: TCP repeats it after 1 s.
         watched.back(since_s)
 
 
@@ -313,7 +313,7 @@ def test_the_route_returns_while_a_probe_hangs(wire: Wire) -> None:
     wire.device.ip("link add hole type veth peer name nobody")
     wire.device.ip("link set hole up")
     wire.device.ip("link set nobody up")
-    wire.device.ip(f"route add {BEYOND} dev hole")  # has a carrier, and nobody answers
+    wire.device.ip(f"route add {BEYOND} dev hole")  # a carrier, but no answers
     with monitor(wire.device, BEYOND) as watched:
         watched.away("unreachable")
         wire.device.ip("link set hole down")
@@ -325,12 +325,12 @@ def test_while_up_there_is_no_traffic_whatever_else_changes(wire: Wire) -> None:
     with monitor(wire.device) as watched:
         watched.wait("idle up")
         assert wire.endpoint.accepted() == 1
-        for number in range(3):  # each is news, and none concerns the endpoint
+        for number in range(3):  # changes that do not concern the endpoint
             wire.device.ip(f"link add other{number} type veth peer name peer{number}")
             wire.device.ip(f"addr add 10.94.{number}.1/24 dev other{number}")
             wire.device.ip(f"link set other{number} up")
             watched.wait("idle up")
-        # The first that concerns it: what came before has been dealt with by then.
+        # The first change that concerns it. The monitor has processed the earlier ones by then.
         wire.device.ip(f"route add {FAR}/32 via {NEAR}")
         watched.wait("change")
         watched.wait("idle up")
@@ -345,7 +345,7 @@ def test_a_route_that_is_gone_for_a_moment_costs_no_outage(wire: Wire) -> None:
         watched.wait("idle up")
         for _ in range(5):
             wire.device.ip("route del default")
-            watched.process.send(signal.SIGUSR1)  # an exchange fails at once
+            watched.process.send(signal.SIGUSR1)  # an exchange fails immediately
             wire.device.ip(f"route add default via {FAR}")
             watched.wait("idle up")
 
@@ -353,7 +353,7 @@ def test_a_route_that_is_gone_for_a_moment_costs_no_outage(wire: Wire) -> None:
 def test_an_interface_that_is_renamed_is_a_route_again(wire: Wire) -> None:
     with monitor(wire.device) as watched:
         watched.wait("idle up")
-        wire.device.ip("link set eth0 down")  # else an older kernel refuses it
+        wire.device.ip("link set eth0 down")  # otherwise an older kernel refuses
         watched.away("no-route")
         wire.device.ip("link set eth0 name wwan0")
         since_s = clock.monotonic_s()
@@ -363,7 +363,7 @@ def test_an_interface_that_is_renamed_is_a_route_again(wire: Wire) -> None:
 
 def test_a_router_that_advertises_itself_is_a_return(wire: Wire) -> None:
     wire.device.sysctl("ipv6.conf.eth0.accept_ra", "2")
-    wire.far.sysctl("ipv6.conf.all.forwarding", "1")  # only a router advertises itself
+    wire.far.sysctl("ipv6.conf.all.forwarding", "1")  # required for advertisements
     wire.far.ip("addr add fe80::2/64 dev eth0 nodad")
 
     def advertise(lifetime_s: int) -> None:
@@ -381,7 +381,7 @@ def test_a_router_that_advertises_itself_is_a_return(wire: Wire) -> None:
         since_s = clock.monotonic_s()
         advertise(1800)
         watched.back(since_s)
-        advertise(0)  # it is a router no more
+        advertise(0)  # not a router any more
         watched.away("no-route")
 
 
@@ -390,7 +390,7 @@ def test_a_name_that_resolves_only_once_the_network_is_there(wire: Wire) -> None
     wire.device.hosts({})
     with monitor(wire.device, "endpoint.test") as watched:
         watched.away("unreachable")
-        # The file is bound into the process: written in place, it is seen there.
+        # The file is bind-mounted for the process, so a change in place is visible there.
         wire.device.hosts({"endpoint.test": [FAR]})
         since_s = clock.monotonic_s()
         wire.device.ip("link set eth0 up")
@@ -419,7 +419,7 @@ def test_without_netlink_the_probe_alone_serves(wire: Wire) -> None:
 
 
 def way(device: Namespace, host: str) -> Path | None:
-    """What the kernel of a namespace says of the way to a host."""
+    """The path to a host that the kernel of a namespace reports."""
     return device.inside(lambda: path(resolve(host, PORT)[0]))
 
 
@@ -436,14 +436,14 @@ def connects(device: Namespace, host: str) -> bool:
 
 @pytest.fixture
 def bell(wire: Wire) -> Iterator[KernelBell]:
-    """Hears the news of the device's kernel."""
+    """A bell that receives the messages of the device's kernel."""
     made = wire.device.inside(route_bell)
     yield made
     made.close()
 
 
 def wait_for(bell: KernelBell, comes_true: Callable[[], bool]) -> None:
-    """Wait until news have made it true. The kernel notes a carrier a moment after the fact."""
+    """Wait until a condition is true. The kernel notices a carrier change a moment later."""
     until_s = clock.monotonic_s() + LIMIT_S
     while not comes_true():
         assert clock.monotonic_s() < until_s

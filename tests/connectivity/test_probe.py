@@ -1,4 +1,4 @@
-"""Probes of real sockets on loopback; time passes by what the calls are told."""
+"""Probes with real sockets on loopback; the calls get the time as an argument."""
 
 import contextlib
 import socket
@@ -27,13 +27,13 @@ def server() -> Iterator[socket.socket]:
 
 @pytest.fixture
 def refusing() -> Address:
-    """Nobody listens there."""
+    """An address where nothing listens."""
     return Address(socket.AF_INET, ("127.0.0.1", free_port()))
 
 
 @pytest.fixture
 def silent() -> Iterator[Address]:
-    """Takes no connection and says nothing, as a network that drops everything."""
+    """An address that does not answer, like a network that drops all packets."""
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         waiting = stack.enter_context(socket.create_connection(full.getsockname(), 60))
@@ -42,7 +42,7 @@ def silent() -> Iterator[Address]:
 
 
 class Names:
-    """A resolver whose answers come when the test lets them, in turn."""
+    """A resolver that returns the given answers in order, when the test allows it."""
 
     def __init__(self, *answers: list[Address] | Exception) -> None:
         self.answers = list(answers)
@@ -65,7 +65,7 @@ UP = ("up", "")
 
 
 def poll(running: Connecting, now_s: float) -> tuple[str, str] | None:
-    """How a probe ended; ``None``: it goes on."""
+    """The result of a probe, or ``None`` while it runs."""
     try:
         connected = running.poll(now_s)
     except UnreachableError as error:
@@ -77,7 +77,7 @@ def poll(running: Connecting, now_s: float) -> tuple[str, str] | None:
 
 
 def run(probe: Probe, now_s: float = 0.0) -> tuple[str, str]:
-    """Begin a probe and follow it to its end, without letting its time pass."""
+    """Start a probe and follow it to its end."""
     return follow(probe.begin(now_s), now_s)
 
 
@@ -192,7 +192,7 @@ def test_a_resolution_that_came_after_the_try_is_not_taken_for_news(
     until_resolved(first, 0.0)
     first.cancel()
     second = probe.begin(1.0)
-    assert Bell().wait(60, second.watched())  # the second answer lies there, unread
+    assert Bell().wait(60, second.watched())  # the second answer is there, unread
     second.cancel()
     assert run(probe, 3600.0) == UP
 
@@ -232,4 +232,4 @@ def test_a_name_with_many_addresses_is_no_volley() -> None:
         assert (len(ipv4), len(ipv6)) == (8, 8)
         assert (ipv4[:4], ipv6[:4]) == (many[:4], many[29:33])
         tried |= {*addresses}
-    assert tried == {*many}  # the first may all be dead
+    assert tried == {*many}  # the first ones may all be dead

@@ -1,4 +1,4 @@
-"""The endpoint's audit: what it can prove from its rows and the agents' accounts."""
+"""The audit of the endpoint: what its rows and the agents' accounts prove."""
 
 import json
 import sqlite3
@@ -37,7 +37,7 @@ def time_of(seq: int) -> str:
 def test_it_misses_what_was_taken_and_nothing_else(
     recorded: set[int], taken: set[int], not_coming: set[int], later: set[int]
 ) -> None:
-    """The model is a plain set of names: some never come, and some rows are deleted here."""
+    """The model is a set of names: some fixes never arrive, and some rows are deleted."""
     never = recorded & not_coming
     lost = (recorded - never) & taken
     counts = {"thinned": len(never)} if never else {}
@@ -134,7 +134,7 @@ class Received:
         self.database.put(NativeRequest(device, STREAM, [], [], agent))
 
     def fixes(self, stream: str, *seqs: int, after: int = 0) -> None:
-        """With the times ``after`` seconds later than their seq."""
+        """Store fixes whose time in seconds is their seq plus ``after``."""
         fixes = [
             {"seq": seq, "time": time_of(after + seq), "lat": 48.1, "lon": 11.5} for seq in seqs
         ]
@@ -163,15 +163,15 @@ def test_what_a_stream_still_has_to_deliver_bounds_the_time_of_all(received: Rec
     received.fixes("a", *range(1, 21))
     received.fixes("b", *range(1, 6), after=100)
     live = account("b", 5, 5)
-    received.report(account("a", 20, 20), live)  # an outage: a has more, and b is live
+    received.report(account("a", 20, 20), live)  # an outage: a has a backlog, b is live
     assert received.said() == (True, time_of(20))
     received.report(account("a", 0, 0), live)
-    assert received.said() == (True, time_of(20))  # a report that came late
+    assert received.said() == (True, time_of(20))  # this report was late
     received.report(account("a", 20, 20, finished=True), live)
     assert received.said() == (True, time_of(105))
-    received.report(account("c", 0, 0))  # started again, nothing delivered
+    received.report(account("c", 0, 0))  # restarted, nothing delivered yet
     assert received.said() == (True, time_of(105))
-    received.report(account("a", 21, 21, finished=True))  # and its last fix was lost here
+    received.report(account("a", 21, 21, finished=True))  # its last fix was lost here
     assert received.said() == (False, time_of(20))
 
 
@@ -232,7 +232,7 @@ def test_fixes_of_which_there_is_no_account_are_named(received: Received) -> Non
 
 @pytest.mark.parametrize("recorded", [50_000, 90_000])
 def test_an_audit_of_many_fixes_takes_little_memory(received: Received, recorded: int) -> None:
-    """Also of a stream that was thinned: it has as many gaps as fixes."""
+    """This also applies to a thinned stream, which has as many gaps as fixes."""
     received.fixes("a", *range(1, 100_000, 2))
     received.report(account("a", 100_000, recorded))
     tracemalloc.start()

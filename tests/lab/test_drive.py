@@ -1,4 +1,4 @@
-"""The demo's drive, as the agent's own decoder hears it."""
+"""The drive of the demo, read by the decoder of the agent."""
 
 from itertools import islice, pairwise
 
@@ -31,7 +31,7 @@ def test_each_epoch_is_a_position_but_those_in_the_tunnel() -> None:
     expected = [START_MS + 1000 * i for i in range(ROUND) if drive.has_fix(i)]
     assert [fix.time_ms for fix in fixes] == expected
     longest_ms = max(after - before for before, after in pairwise(expected))
-    assert 60_000 < longest_ms < 75_000  # so long that the track breaks
+    assert 60_000 < longest_ms < 75_000  # long enough to split the track
     assert all(fix.err_h_mm and fix.hdop_e2 and fix.mode == 3 for fix in fixes)
 
 

@@ -20,7 +20,7 @@ LIMIT_S = 60.0
 
 
 class Port:
-    """What a program that opens the device reads, until it has ``size`` bytes."""
+    """A program that opens the device and reads ``size`` bytes from it."""
 
     def __init__(self, device: Path) -> None:
         self.fd = os.open(device, os.O_RDWR | os.O_NOCTTY)
@@ -94,7 +94,7 @@ def test_it_is_not_done_before_all_was_read() -> None:
 def test_epochs_come_at_their_pace() -> None:
     clock = Clock()
     with Simulator([b"x"] * 5, rate_hz=20) as simulator:
-        began_s = clock.monotonic_s()  # the first is sent when somebody listens, not before
+        began_s = clock.monotonic_s()  # nothing is sent before a program listens
         port = Port(simulator.device)
         port.read(5)
         assert clock.monotonic_s() - began_s >= 0.2
@@ -264,7 +264,7 @@ def test_a_drive_is_where_the_clock_says_however_late_somebody_reads(
     clock = FakeClock(wall_ms=NEW_YEAR_MS)
     monkeypatch.setattr(simulate, "Clock", lambda: clock)
     drive = simulate._drive(5.0)
-    clock.advance(100)  # nobody has opened the device
+    clock.advance(100)  # the device is not open
     for shown, passed_s in ((b",000140.000,", 1.9), (b",000140.200,", 60), (b",000241.800,", 0)):
         assert shown in next(drive)
         clock.advance(passed_s)

@@ -1,5 +1,5 @@
-// One story in a real browser: node browser.mjs STORY URL [PICTURES]. Ends with 0 if it came true.
-// What it prints as lines of JSON is for who started it.
+// Runs one story in a real browser: node browser.mjs STORY URL [PICTURES]. Exits with 0 on success.
+// Prints results for the caller as lines of JSON.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -8,7 +8,7 @@ import { chromium } from "playwright-core";
 
 const require = createRequire(import.meta.url);
 const [, , story, url, pictures] = process.argv;
-const LIMIT_MS = 100_000; // others may start a browser at the same time
+const LIMIT_MS = 100_000; // other tests may start a browser at the same time
 
 const SIZES = { desk: { width: 1440, height: 900 }, phone: { width: 390, height: 844 } };
 const LOST = /net::ERR_(CONNECTION|INCOMPLETE|EMPTY|ABORTED)/;
@@ -17,19 +17,19 @@ const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
   args: [
     ...["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"],
-    "--disable-dev-shm-usage", // in a container there is little of it
+    "--disable-dev-shm-usage", // containers have little of it
     ...["--disable-background-networking", "--disable-component-update", "--disable-sync"],
-    // A name and a usual port for a proxy of the test's own.
+    // Maps the name and the usual port to the proxy of the test.
     ...(process.env.PAGE_PROXY
       ? [`--host-resolver-rules=MAP ${new URL(url).host}:443 ${process.env.PAGE_PROXY}`]
       : []),
   ],
 });
 
-/** A page on which everything that it should not do is taken down. */
+/** Opens a page that collects its faults: console errors, exceptions, requests to other hosts. */
 async function open(options = {}, path = "", prepare = null, beside = null) {
   const { size = "desk", ...rest } = options;
-  const calm = { reducedMotion: "reduce" }; // what moves for beauty alone would cost the tests time
+  const calm = { reducedMotion: "reduce" }; // decorative motion would only cost time
   const context = beside ?? (await browser.newContext({ viewport: SIZES[size], ...calm, ...rest }));
   const page = await context.newPage();
   await prepare?.(page);
@@ -49,7 +49,7 @@ async function open(options = {}, path = "", prepare = null, beside = null) {
   return page;
 }
 
-/** A folder of the test's own is nothing for a reader, and the pictures are of the release to be built. */
+/** Replaces test folders and the version suffix: the pictures show the next release to readers. */
 function asReleased() {
   const { parse } = JSON;
   JSON.parse = (text) =>
@@ -62,7 +62,7 @@ function asReleased() {
 
 const until = (page, test, arg) => page.waitForFunction(test, arg, { timeout: LIMIT_MS });
 
-/** What is read once it is right; a failure shows what it was instead. */
+/** Reads a value until it is right, and returns it; a failure shows the last value. */
 async function comes(read, right) {
   const end = performance.now() + LIMIT_MS;
   for (;;) {
@@ -74,7 +74,7 @@ async function comes(read, right) {
 }
 
 const wide = (page, limit) => comes(() => page.evaluate(() => document.documentElement.scrollWidth), (width) => width <= limit);
-/** Whether the track and the scale of the map are above the strip of the chosen time. */
+/** Whether the track and the scale of the map are above the strip with the chosen time. */
 const clear = (page) =>
   page.evaluate(() => {
     const { map, track } = window.page.map;
@@ -88,7 +88,7 @@ const live = (page) => until(page, () => document.querySelector("#contact").data
 const says = (page, pattern) =>
   until(page, (text) => new RegExp(text).test(document.querySelector("#headline").innerText), pattern);
 
-/** Positions by where they are, as they are drawn. */
+/** Counts the drawn positions by their state. */
 const places = (page) =>
   page.evaluate(() => {
     const { track } = window.page;
@@ -108,11 +108,11 @@ const picture = async (page, name, options = {}) => {
   if (!pictures) return;
   await until(page, () => window.page?.map);
   await until(page, () => !window.page.map.map._animatingZoom);
-  await page.evaluate(() => new Promise(requestAnimationFrame)); // it is drawn anew then
+  await page.evaluate(() => new Promise(requestAnimationFrame)); // then it is drawn again
   await page.screenshot({ path: `${pictures}/page-${name}.png`, ...options });
 };
 
-/** A state as it looks in the light, in the dark and on a phone; axe finds nothing in any of them. */
+/** Shows a state in light, in dark and on a phone; axe must not find violations. */
 async function looks(page, name) {
   for (const [look, viewport, colorScheme] of [
     ["light", { width: 1200, height: 750 }, "light"],
@@ -125,12 +125,12 @@ async function looks(page, name) {
     // No pixel of the sentence is cut off.
     await comes(() => page.evaluate(() => document.querySelector("#story").scrollHeight - document.querySelector("#story").clientHeight), (cut) => cut <= 0);
     await page.evaluate(() => scrollTo(0, 0));
-    if (pictures) await page.waitForTimeout(500); // the map is drawn for its new size
+    if (pictures) await page.waitForTimeout(500); // until the map is drawn in its new size
     await picture(page, `${name}-${look}`);
   }
 }
 
-/** What axe-core finds; by the debugger, since the page lets no script of others in. */
+/** Runs axe-core through the debugger, because the page does not allow scripts of other sites. */
 async function axe(page, where) {
   await page.evaluate(await readFile(require.resolve("axe-core/axe.min.js"), "utf8"));
   const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
@@ -138,7 +138,7 @@ async function axe(page, where) {
   assert.deepEqual(found, [], where);
 }
 
-/** Click on a position of the track, and wait for the words about it. */
+/** Clicks on a position of the track and waits for its details. */
 async function clickPosition(page, index) {
   const point = await page.evaluate((i) => {
     const { map, track } = window.page.map;
@@ -150,7 +150,7 @@ async function clickPosition(page, index) {
   await page.waitForFunction(() => /Satellites/.test(document.querySelector(".fix")?.innerText ?? ""));
 }
 
-/** Tab until this has the focus. */
+/** Presses Tab until this element has the focus. */
 async function tabTo(page, selector) {
   for (let i = 0; i < 40; i++) {
     await page.keyboard.press("Tab");
@@ -160,7 +160,7 @@ async function tabTo(page, selector) {
 }
 
 const stories = {
-  /** The demo: amber, and green again. Everything by keyboard. */
+  /** The demo: the trail turns amber, then green again. All by keyboard. */
   async outage() {
     const desk = await open({ reducedMotion: "no-preference" });
     const dark = await open({ colorScheme: "dark" });
@@ -168,7 +168,7 @@ const stories = {
     await until(desk, (n) => window.page?.track.size > n, pictures ? 70 : 12);
     await tabTo(desk, "#switch");
     if (await pressed(desk)) {
-      // The demo was first: take the switch out of its hands.
+      // The demo used the switch first: switch it back.
       await desk.keyboard.press("Enter");
       await until(desk, () => document.querySelector("#switch").ariaPressed === "false");
     }
@@ -196,7 +196,7 @@ const stories = {
     await until(desk, () => /waiting on the disk: now [\d.,]+ positions, at most [1-9][\d.,]* positions; delivered/.test(document.querySelector("#chart").ariaLabel));
     await until(desk, () => /in view, \d+ used: BeiDou, GLONASS, GPS, Galileo/.test(document.querySelector("#polar").ariaLabel));
     await desk.evaluate(() => document.activeElement.blur());
-    if (pictures) await until(desk, () => window.page.track.size > 198); // the round, and the tunnel
+    if (pictures) await until(desk, () => window.page.track.size > 198); // one round with the tunnel
     await desk.evaluate(() => scrollTo(0, 0));
     await picture(desk, "delivered-light");
     await picture(dark, "delivered-dark");
@@ -209,7 +209,7 @@ const stories = {
     for (const page of [desk, dark, phone]) assert.deepEqual(page.faults, []);
   },
 
-  /** Dead letters are retried and discarded; the second asks first. */
+  /** Dead letters are retried and discarded; to discard asks for confirmation. */
   async letters() {
     const page = await open();
     const entries = page.locator("#dead-list li");
@@ -226,7 +226,7 @@ const stories = {
     await axe(page, "with dead letters");
     const sky = page.locator("[aria-labelledby=sky-title]");
     const { width } = await sky.boundingBox();
-    // While it works, it says so, and the buttons do nothing.
+    // During a retry, the page says so, and the buttons do nothing.
     let answer;
     await page.route("**/retry", async (route) => {
       await new Promise((done) => (answer = done));
@@ -250,13 +250,13 @@ const stories = {
     await until(page, () => document.querySelectorAll("#dead-list li").length === 1);
     await page.getByRole("button", { name: "Retry all" }).click();
     await until(page, () => document.querySelector("#dead-card").hidden);
-    await until(page, () => document.activeElement.id === "story"); // not lost with the button
-    assert.equal((await sky.boundingBox()).width, width); // the satellites did not have to give room
+    await until(page, () => document.activeElement.id === "story"); // the focus is not lost with the button
+    assert.equal((await sky.boundingBox()).width, width); // the satellites keep their width
     await says(page, "Everything is delivered");
     assert.deepEqual(page.faults, []);
   },
 
-  /** Light, dark, on a phone, with 50,000 positions: no violation, nothing sticks out, it is fluid. */
+  /** Light, dark and on a phone, with 50,000 positions: no violation, no overflow, smooth motion. */
   async look() {
     const page = await open();
     await until(page, () => window.page?.map && window.page.track.size > 1000);
@@ -293,7 +293,7 @@ const stories = {
     tell({ wire_bytes, ...(await frames(page)) });
   },
 
-  /** The agent goes and comes back: the page says so, and goes on with the new run. */
+  /** The agent stops and starts again: the page says so, and continues with the new run. */
   async restart() {
     const page = await open();
     await until(page, () => window.page?.track.size > 5);
@@ -308,14 +308,14 @@ const stories = {
     assert.ok(page.faults.every((fault) => LOST.test(fault)), page.faults.join("\n"));
   },
 
-  /** The whole of a track that the agent had not read when the page came. */
+  /** The complete track, although the agent had not read it when the page was opened. */
   async long() {
     const page = await open();
     await until(page, () => window.page?.track.size > 1000 && window.page.track.rows[0] === 1);
     assert.deepEqual(page.faults, []);
   },
 
-  /** A trip is chosen, and stays when the agent comes back, with other numbers for the rows. */
+  /** A chosen trip stays chosen when the agent returns with other row numbers. */
   async chosen() {
     const page = await open();
     await page.locator("#trips-card").scrollIntoViewIfNeeded();
@@ -341,14 +341,14 @@ const stories = {
     for (const one of [page, playing]) await until(one, () => document.querySelector("#contact").dataset.state === "lost");
     tell("lost");
     for (const one of [page, playing]) await live(one);
-    await page.waitForTimeout(1500); // an event or two
+    await page.waitForTimeout(1500); // one or two events
     await some();
     await comes(() => page.innerText("#strip-time"), (text) => text === time);
-    assert.deepEqual(await playing.evaluate(() => window.places.filter((lat) => lat < 40)), []); // it never was at 0, 0
+    assert.deepEqual(await playing.evaluate(() => window.places.filter((lat) => lat < 40)), []); // it was never at 0, 0
     assert.ok(page.faults.every((fault) => LOST.test(fault)), page.faults.join("\n"));
   },
 
-  /** Parts whose code could not be loaded are loaded when contact is back; so is the setup. */
+  /** Code and setup that could not be loaded are loaded when contact returns. */
   async loading() {
     const page = await open({ size: "phone" }, "", async (page) => {
       let refused = 2;
@@ -362,14 +362,14 @@ const stories = {
     await page.unroute("**/*.js");
     await until(page, () => document.querySelectorAll("#trips li").length > 0);
     assert.ok(page.faults.every((fault) => /ERR_FAILED|module/.test(fault)), page.faults.join("\n"));
-    // A range that reaches farther than any clock of the agent.
+    // A range beyond any time that the agent can have.
     await page.fill("#since", "0001-01-01T00:00");
     await page.fill("#until", "9999-12-31T23:59");
     await page.getByRole("button", { name: "Show", exact: true }).click();
     await until(page, () => !document.querySelector("#strip").hidden && window.page.feed.stale === false);
   },
 
-  /** Other languages, zones and clocks: each part shows sense, and what an endpoint says is text. */
+  /** Other languages, zones and clocks: each part makes sense, and endpoint messages stay plain text. */
   async odd() {
     const shifted = (years) => {
       const Real = Date;
@@ -418,7 +418,7 @@ const stories = {
     }
   },
 
-  /** All that the page loads is there. */
+  /** Everything that the page loads is available. */
   async whole() {
     const page = await open();
     await live(page);
@@ -432,7 +432,7 @@ const stories = {
     assert.deepEqual(page.faults, []);
   },
 
-  /** The agent comes back in another version: so does the page. */
+  /** The agent returns in another version, and the page reloads itself. */
   async upgraded() {
     const page = await open();
     await live(page);
@@ -442,7 +442,7 @@ const stories = {
     await live(page);
   },
 
-  /** Nobody sees anything without the token. */
+  /** The page shows nothing without the token. */
   async login() {
     const token = process.env.PAGE_TOKEN;
     const page = await open();
@@ -457,22 +457,22 @@ const stories = {
     const [cookie] = await page.context().cookies();
     assert.ok(cookie.httpOnly && cookie.sameSite === "Lax" && !cookie.value.includes(token));
     assert.ok(!(await page.content()).includes(token));
-    // A link on another site leads to the page, not to the form again.
+    // A link on another site leads to the page, not to the login form.
     await page.route("http://wiki.example/", (route) =>
       route.fulfill({ contentType: "text/html", body: `<a href="${url}">van-07</a>` }));
     await page.goto("http://wiki.example/");
     await page.click("a");
     await until(page, () => window.page?.track.size > 0);
-    // Who leaves in one tab has left in all of this browser.
+    // A logout in one tab applies to all tabs of the browser.
     const other = await open({}, "", null, page.context());
     await live(other);
-    // What did not work is said, and the cause of the state stays beside it.
+    // The page shows what failed, and still shows the cause of the state.
     await page.route("**/logout", (route) => route.fulfill({ status: 503, body: "busy" }));
     const out = page.getByRole("button", { name: "Log out" });
     await out.click();
     const fault = page.getByText("That did not work: busy");
     await fault.waitFor();
-    await page.waitForTimeout(2500); // an event or two
+    await page.waitForTimeout(2500); // one or two events
     assert.ok(await fault.isVisible());
     assert.ok(!/did not work/.test(await page.textContent("#more")));
     await axe(page, "when the logout failed");
@@ -485,7 +485,7 @@ const stories = {
     await until(page, () => window.page?.track.size > 0);
   },
 
-  /** No place for another viewer: the page says so, and comes when there is one. */
+  /** Too many viewers: the page says so, and continues when a place is free. */
   async full() {
     const page = await open();
     await says(page, "Too many viewers .limit 32.: close another window");
@@ -497,7 +497,7 @@ const stories = {
     assert.ok(page.faults.every((fault) => /status of 503/.test(fault)), page.faults.join("\n"));
   },
 
-  /** Tiles of a server: with the origin as Referer, sharp on a sharp screen, turned in the dark. */
+  /** Tiles of a server: the origin as Referer, high resolution on such a screen, inverted in dark. */
   async tiles() {
     const page = await open({ deviceScaleFactor: 2 });
     await until(page, () => document.querySelectorAll("#map img.leaflet-tile-loaded").length > 3);
@@ -510,7 +510,7 @@ const stories = {
     assert.deepEqual(page.faults, []);
   },
 
-  /** A map on the device: land, water and a road, with no request to anybody else. */
+  /** A map on the device: land, water and a road, without requests to other hosts. */
   async offline() {
     const page = await open();
     const ground = () =>
@@ -522,7 +522,7 @@ const stories = {
         }
         return [...found];
       });
-    const light = await comes(ground, (light) => light.length >= 3); // land, water, and what no tile covers
+    const light = await comes(ground, (light) => light.length >= 3); // land, water and the background
     await comes(() => page.innerText(".leaflet-control-attribution"), (text) => text === "made by © nobody x");
     await axe(page, "with a map");
     await picture(page, "map");
@@ -530,14 +530,14 @@ const stories = {
     await comes(ground, (dark) => dark.length >= 3 && !dark.some((colour) => light.includes(colour)));
     await axe(page, "with a map in the dark");
     await picture(page, "map-dark");
-    assert.deepEqual(page.faults.filter((fault) => !/willReadFrequently/.test(fault)), []); // ours
+    assert.deepEqual(page.faults.filter((fault) => !/willReadFrequently/.test(fault)), []); // caused by this test
   },
 
   /** Narrow screens, many satellites, no script, the focus of the zoom buttons, an app to install. */
   async details() {
     const page = await open({ size: "phone" });
     await live(page);
-    // A screen reader reads what was never in sight.
+    // A screen reader can read parts that were never scrolled into view.
     await until(page, () => /^\d+ satellites in view/.test(document.querySelector("#polar").getAttribute("aria-label")));
     // The map says that it does not show all of the track until the agent has read it.
     await until(page, () => window.page?.map && window.page.track.size > 0);
@@ -564,30 +564,30 @@ const stories = {
       });
       await axe(page, `${width} wide`);
     }
-    // A laptop at 200 %: the buttons on the map are inside of it.
+    // A laptop at 200 %: the buttons of the map are inside the map.
     await page.setViewportSize({ width: 640, height: 400 });
     await comes(
       () => Promise.all([".map", "#replay"].map((one) => page.locator(one).boundingBox())),
       ([map, last]) => last.y + last.height <= map.y + map.height - 40,
     );
-    // Where the system sets the colours, a satellite that is used is still seen to be.
+    // With system colours, used satellites are still visible as used.
     await page.emulateMedia({ forcedColors: "active" });
     await until(page, () => {
       const colour = (one) => getComputedStyle(document.querySelector(one)).backgroundColor;
       return matchMedia("(forced-colors: active)").matches && [".bar.used i", ".contact i"].every((one) => colour(one) !== colour("body"));
     });
     await axe(page, "with forced colours");
-    // So are the two lines of a chart.
+    // The two lines of a chart still differ.
     await page.locator("#chart").scrollIntoViewIfNeeded();
     await page.selectOption("#chart-what", "satellites");
     await comes(
       () => page.locator("#chart .u-marker").evaluateAll((markers) => markers.map((one) => getComputedStyle(one).borderColor)),
-      ([, one, other]) => one && other && one !== other, // the first is that of the time
+      ([, one, other]) => one && other && one !== other, // the first marker is the time
     );
     await page.emulateMedia({ forcedColors: "none" });
     await page.setViewportSize({ width: 320, height: 844 });
     await tabTo(page, ".leaflet-control-zoom-in");
-    await until(page, () => getComputedStyle(document.activeElement).outlineOffset === "-4px"); // inside of what is cut off
+    await until(page, () => getComputedStyle(document.activeElement).outlineOffset === "-4px"); // inside the clipped area
     const session = await page.context().newCDPSession(page);
     const { url: manifest, errors, data } = await session.send("Page.getAppManifest");
     assert.ok(manifest.endsWith("/static/manifest.webmanifest"));
@@ -596,9 +596,9 @@ const stories = {
       const answer = await page.request.get(new URL(icon.src, manifest).href);
       assert.equal(answer.headers()["content-type"], icon.type);
     }
-    // The track was read once. A new position each moment does not undo that.
+    // The track was read once. New positions do not change that.
     assert.deepEqual((await page.evaluate(() => window.notes)).filter((note) => /Reading/.test(note)), []);
-    // A processor below zero is in the chart.
+    // The chart shows a processor temperature below zero.
     await page.route("**/history?*", async (route) => {
       const known = await (await route.fetch()).json();
       await route.fulfill({ json: { ...known, temperature: known.time.map(() => -12) } });
@@ -608,7 +608,7 @@ const stories = {
     await until(page, () => /now -12 °C/.test(document.querySelector("#chart").ariaLabel));
     await comes(
       async () => {
-        await page.locator("#chart .u-over").hover(); // each time: a new value draws the chart again
+        await page.locator("#chart .u-over").hover(); // repeatedly: each new value redraws the chart
         return Promise.all([".u-over", ".u-cursor-pt"].map((one) => page.locator(`#chart ${one}`).boundingBox()));
       },
       ([chart, point]) => point && point.y > chart.y && point.y + point.height < chart.y + chart.height,
@@ -616,11 +616,11 @@ const stories = {
     const plain = await open({ javaScriptEnabled: false });
     const note = await plain.locator(".noscript").boundingBox();
     assert.ok(note.y < 200, `the note is at ${note.y}`);
-    assert.equal(await plain.locator("main").isVisible(), false); // nothing that is not so
+    assert.equal(await plain.locator("main").isVisible(), false); // no outdated values
     assert.deepEqual(page.faults, []);
   },
 
-  /** Days and trips, a range, playback, a point with all that is known of it, units. */
+  /** Days, trips, a range, playback, all details of a point, units. */
   async time() {
     const page = await open({ timezoneId: "Asia/Tokyo" });
     await until(page, () => window.page?.map && window.page.track.size > 50);
@@ -636,7 +636,7 @@ const stories = {
     assert.ok(last - first < 700, `${last - first}`);
     const chosen = () => page.locator("#trips [aria-pressed=true]").allInnerTexts();
     assert.deepEqual(await chosen(), [await trips.last().innerText()]);
-    await page.locator("#trips .day").click(); // it begins as its first trip does
+    await page.locator("#trips .day").click(); // it begins at the same time as its first trip
     assert.deepEqual(await chosen(), [await page.locator("#trips .day").innerText()]);
     await trips.last().click();
     await axe(page, "with a trip");
@@ -652,7 +652,7 @@ const stories = {
     await picture(page, "trip");
     await page.selectOption("#units", "mph");
     await until(page, () => / mph/.test(document.querySelector("#trips li li").innerText.replaceAll("\u00a0", " ")));
-    // A click on a point shows all that is known of it.
+    // A click on a point shows all its details.
     await clickPosition(page, 5);
     const told = await page.innerText(".fix");
     for (const word of ["Local", "GMT+9", "UTC", "Speed", "mph", "Altitude", "Accuracy", "State"]) {
@@ -664,7 +664,7 @@ const stories = {
     ]);
     const lines = (await readFile(await file.path(), "utf8")).trim().split("\n");
     assert.ok(Math.abs(lines.length - (last - first)) <= 2, `${lines.length} ${last - first}`);
-    // Another trip is chosen while this one plays: only the other one is shown.
+    // Choosing another trip during playback shows only the other trip.
     await page.click("#play");
     await trips.first().click();
     await until(page, (last) => window.page.track.size > 10 && window.page.track.time[0] > last, last);
@@ -681,17 +681,17 @@ const stories = {
     await page.fill("#until", "2026-11-23T21:02");
     await page.getByRole("button", { name: "Show", exact: true }).click();
     await until(page, () => window.page.track.size > 10 && window.page.track.time[window.page.track.size - 1] - window.page.track.time[0] <= 120);
-    // On a phone the words about a point are in the map, and nothing lies on the strip.
+    // On a phone, the details of a point are inside the map, and nothing covers the strip.
     await page.setViewportSize(SIZES.phone);
     await comes(() => clear(page), (is) => is);
     await clickPosition(page, 0);
-    await until(page, () => document.querySelectorAll(".leaflet-popup").length === 1); // the one before fades
+    await until(page, () => document.querySelectorAll(".leaflet-popup").length === 1); // the previous one fades out
     const [map, words] = [await page.locator("#map").boundingBox(), await page.locator(".leaflet-popup-content-wrapper").boundingBox()];
     assert.ok(words.x >= map.x && words.x + words.width <= map.x + map.width, JSON.stringify([map, words]));
     assert.ok(words.y >= map.y, JSON.stringify([map, words]));
     await page.click("#strip-close");
     await until(page, (whole) => window.page.track.size >= whole, whole);
-    // A glitch does not decide the view.
+    // A glitch does not change the view.
     await comes(
       () => page.evaluate(() => window.page.map.map.getBounds().toBBoxString().split(",").map(Number)),
       ([, south, , north]) => south > 40 && north < 55,
@@ -699,7 +699,7 @@ const stories = {
     assert.deepEqual(page.faults, []);
   },
 
-  /** How busy the main thread is, by its processor time, and what the first load weighs. */
+  /** Processor time of the main thread, and the size of the first load. */
   async busy() {
     const page = await open({ reducedMotion: "no-preference" }, "", async (page) => {
       const session = await page.context().newCDPSession(page);
@@ -711,12 +711,12 @@ const stories = {
     const size = Number(process.env.PAGE_SIZE ?? 1);
     const limit = Number(process.env.BUSY_PERCENT ?? 100);
     await until(page, (size) => window.page?.map && window.page.track.size >= size, size);
-    await page.waitForTimeout(4000); // all that belongs to the load
+    await page.waitForTimeout(4000); // until the load is complete
     tell({ wire_bytes: page.wire });
     for (const part of ["#map", "#chart", "#polar"]) {
       await page.locator(part).scrollIntoViewIfNeeded();
       await page.waitForTimeout(1500);
-      // Who shares the processor makes the same work longer. The page is idle if it ever is.
+      // Other programs on the processor slow the page down. One idle measurement is enough.
       let share = await busy(page, 4000);
       for (let i = 0; i < 3 && share > limit; i++) share = Math.min(share, await busy(page, 4000));
       tell({ part, busy: share });
@@ -724,7 +724,7 @@ const stories = {
     assert.deepEqual(page.faults, []);
   },
 
-  /** Ten tabs of one browser, all in sight: each shows what is so. A hidden one has no stream. */
+  /** Ten visible tabs of one browser: each is up to date. A hidden tab has no stream. */
   async tabs() {
     const pages = [await open()];
     for (let i = 1; i < 10; i++) pages.push(await open({}, "", null, pages[0].context()));
@@ -746,9 +746,9 @@ const stories = {
       }, hidden);
     for (const page of pages.slice(0, 9)) await setHidden(page, true);
     await setHidden(pages[9], true);
-    await setHidden(pages[9], false); // there is room for its stream now
+    await setHidden(pages[9], false); // a stream is free for it now
     await until(pages[9], () => window.page.feed.source?.readyState === EventSource.OPEN);
-    await pages[0].waitForTimeout(6000); // longer than contact may be silent
+    await pages[0].waitForTimeout(6000); // longer than the timeout of contact
     await until(pages[0], () => document.querySelector("#contact").dataset.state === "live" && window.page.feed.source === null);
     const before = await pages[0].evaluate(() => window.page.track.last);
     await setHidden(pages[0], false);
@@ -756,7 +756,7 @@ const stories = {
     for (const page of pages) assert.deepEqual(page.faults, []);
   },
 
-  /** The worst of all rooms: colour, title, icon, cause and remedy. */
+  /** The worst state of all rooms: colour, title, icon, cause and remedy. */
   async worst() {
     const { tone, title, cause, name } = JSON.parse(process.env.EXPECTED);
     const page = await open();
@@ -771,7 +771,7 @@ const stories = {
     const icon = { good: "icon.svg", stored: "icon-warn.svg", bad: "icon-bad.svg" }[tone];
     await until(page, (icon) => document.querySelector("link[rel=icon]").href.endsWith(`/${icon}`), icon);
     await comes(() => page.locator("#findings li").count(), (number) => number > 0 === (tone !== "good"));
-    if (pictures) await page.waitForTimeout(4000); // something to be seen on the map
+    if (pictures) await page.waitForTimeout(4000); // until the map shows something
     await looks(page, name);
     assert.deepEqual(page.faults, []);
   },
@@ -791,7 +791,7 @@ const stories = {
     assert.deepEqual(page.faults, []);
   },
 
-  /** Through a reverse proxy with TLS, below a path: login, events, actions, exports. */
+  /** Behind a reverse proxy with TLS and a path: login, events, actions, exports. */
   async proxied() {
     const page = await open({ ignoreHTTPSErrors: true });
     await page.fill("#token", process.env.PAGE_TOKEN);
@@ -813,11 +813,11 @@ const stories = {
     await page.getByRole("dialog").getByRole("button", { name: "Discard" }).click();
     await until(page, () => document.querySelectorAll("#dead-list li").length === 2);
     await page.getByRole("button", { name: "Retry all" }).click();
-    await until(page, () => window.page.track.runs[0]?.[2] === "delivered"); // told by an event
+    await until(page, () => window.page.track.runs[0]?.[2] === "delivered"); // reported by an event
     await page.getByRole("button", { name: "Log out" }).click();
     await page.waitForSelector("#token");
     assert.deepEqual(await page.context().cookies(), []);
-    // The login answers 401, which a browser logs.
+    // The login answers 401, and the browser logs that.
     assert.deepEqual(page.faults.filter((fault) => !/status of 401/.test(fault)), []);
   },
 
@@ -837,7 +837,7 @@ const stories = {
   },
 };
 
-/** How much longer the same work takes here and now than on the processor of which BUSY_PERCENT speaks: there 10 ms. */
+/** How much longer the same work takes now than on the processor of BUSY_PERCENT, where it takes 10 ms. */
 function slowness() {
   const began = process.cpuUsage();
   const sums = new Map();
@@ -860,7 +860,7 @@ async function busy(page, ms) {
   return Math.round((share * 1000) / slowness()) / 10;
 }
 
-/** Drag the map for a while. How long the frames took, in ms. */
+/** Drags the map for a while; returns the durations of the frames, in ms. */
 async function frames(page) {
   return page.evaluate(async () => {
     const { map, layer } = window.page.map;
@@ -868,7 +868,7 @@ async function frames(page) {
     let last = performance.now();
     layer.frameMs.length = 0;
     for (let i = 0; i < 90; i++) {
-      map._rawPanBy(L.point(i < 45 ? 9 : -9, i % 2 ? 4 : -4)); // as a finger does it
+      map._rawPanBy(L.point(i < 45 ? 9 : -9, i % 2 ? 4 : -4)); // like a finger
       map.fire("move");
       await new Promise(requestAnimationFrame);
       gaps.push(performance.now() - last);

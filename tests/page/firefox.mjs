@@ -1,5 +1,5 @@
-// The demo's page in Debian's Firefox, over WebDriver BiDi: the network goes and comes back, by its switch.
-// node --experimental-websocket firefox.mjs FIREFOX PROFILE URL [PICTURE]. Ends with 0 if all was well.
+// The demo's page in Debian's Firefox over WebDriver BiDi: its switch cuts and restores the network.
+// node --experimental-websocket firefox.mjs FIREFOX PROFILE URL [PICTURE]. Exits with 0 on success.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -19,7 +19,7 @@ const firefox = spawn(
 process.on("exit", () => firefox.kill("SIGKILL"));
 setTimeout(() => assert.fail("it took too long"), LIMIT_MS).unref();
 
-/** Where it listens, as it says it. */
+/** The address on which Firefox listens, from its output. */
 async function address() {
   for await (const line of createInterface(firefox.stderr)) {
     const said = /WebDriver BiDi listening on (ws:\S+)/.exec(line);
@@ -59,7 +59,7 @@ await send("browsingContext.setViewport", { context, viewport: { width: 1440, he
 await send("session.subscribe", { events: ["log.entryAdded", "network.beforeRequestSent"] });
 await send("browsingContext.navigate", { context, url, wait: "complete" });
 
-/** The value of an expression on the page, as JSON carries it. */
+/** The value of an expression on the page, transferred as JSON. */
 async function value(expression) {
   const answer = await send("script.evaluate", {
     expression: `(async () => JSON.stringify(await (${expression})))()`,
@@ -70,7 +70,7 @@ async function value(expression) {
   return JSON.parse(answer.result.value ?? "null");
 }
 
-/** Until a test on the page is true. */
+/** Waits until a test on the page is true. */
 const until = (test) =>
   value(`new Promise((done) => { const look = () => (${test}) ? done(true) : setTimeout(look, 100); look(); })`);
 

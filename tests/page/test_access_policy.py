@@ -1,4 +1,4 @@
-"""Who is let in, and who is not."""
+"""Requests that the page accepts, and requests that it denies."""
 
 import pytest
 
@@ -122,7 +122,7 @@ def test_a_script_shows_the_token_and_needs_no_origin() -> None:
 
 def test_a_script_may_show_a_token_that_is_not_ascii() -> None:
     token = "a-tökèn-of-24-characters"
-    shown = f"Bearer {token}".encode().decode("latin-1")  # as the server reads a header
+    shown = f"Bearer {token}".encode().decode("latin-1")  # the server decodes headers so
     assert status(AccessPolicy(set(), token), "GET", "/", OURS | {"authorization": shown}) == 200
 
 
@@ -140,7 +140,7 @@ def test_a_browser_gets_a_cookie_that_does_not_tell_the_token() -> None:
     assert status(policy, "POST", "/retry", SAME | {"cookie": pair}) == 200
     assert status(policy, "POST", "/retry", OURS | {"cookie": pair}) == 403
     assert status(policy, "GET", "/events", OURS | {"cookie": f"{pair}0"}) == 401
-    # Another token makes it worthless.
+    # With another token the cookie is not valid.
     assert (
         status(AccessPolicy(set(), TOKEN + "2"), "GET", "/events", OURS | {"cookie": pair}) == 401
     )
@@ -152,7 +152,7 @@ def test_two_devices_at_ports_of_one_host_keep_their_viewers() -> None:
         str(cookie_of(p, t, SAME)).partition(";")[0]
         for p, t in zip(policies, (TOKEN, f"{TOKEN}2"), strict=True)
     ]
-    # Of one name the browser keeps the last one.
+    # The browser keeps the last cookie of each name.
     kept = {pair.partition("=")[0]: pair for pair in pairs}
     for policy in policies:
         assert status(policy, "GET", "/", OURS | {"cookie": "; ".join(kept.values())}) == 200
@@ -193,7 +193,7 @@ def test_behind_a_proxy_the_names_of_the_config_are_its_own(
     policy = AccessPolicy(set(), TOKEN, ("van.example.com", "fleet.example.com:9000"))
     headers = {"host": host, "origin": origin, "sec-fetch-site": "same-origin"}
     assert status(policy, "POST", "/login", headers) == expected
-    if expected != 200:  # the proxy may be the user's own
+    if expected != 200:  # the proxy may belong to the user
         refused = policy.denial("POST", "/login", headers)
         assert refused is not None
         assert b"page.names" in bytes(refused.body)
@@ -217,7 +217,7 @@ def test_ten_wrong_tokens_a_minute_from_one_peer() -> None:
     assert wrong.wait_s("192.0.2.8", 10) == 0
     assert wrong.wait_s("192.0.2.7", 60) == 0
     wrong.count("192.0.2.7", 60)
-    assert wrong.wait_s("192.0.2.7", 60) == 1  # the second is 59 s old
+    assert wrong.wait_s("192.0.2.7", 60) == 1  # the second wrong token is 59 s old
 
 
 def test_a_network_of_one_viewer_counts_as_one_peer_and_the_memory_is_bounded() -> None:
@@ -226,7 +226,7 @@ def test_a_network_of_one_viewer_counts_as_one_peer_and_the_memory_is_bounded() 
         wrong.count(f"2001:db8::{number}", 0)
     assert wrong.wait_s("2001:db8::ffff", 0) == 60
     assert wrong.wait_s("2001:db8:0:1::1", 0) == 0
-    for _ in range(10):  # where the page listens on [::], this is how IPv4 addresses look
+    for _ in range(10):  # an IPv4 address on a page that listens on [::]
         wrong.count("::ffff:192.0.2.7", 0)
     assert wrong.wait_s("::ffff:192.0.2.7", 0) == 60
     assert wrong.wait_s("::ffff:192.0.2.8", 0) == 0

@@ -1,4 +1,4 @@
-"""What the page sees of the agent: the time, and the newest lines of the log."""
+"""The agent as the page sees it: the time and the newest lines of the log."""
 
 import logging
 from collections.abc import Iterator
@@ -60,5 +60,5 @@ def test_time_is_that_of_gnss_where_it_is_known() -> None:
     assert (agent.utc_ms(), agent.clock_offset_s()) == (1_795_435_200_000, -795_435_200.0)
     known["gnss_ms"] = 999_999_999_340
     assert agent.clock_offset_s() == 0.7
-    known["age_s"] = 10.0  # no fix any more: the offset is not measured
+    known["age_s"] = 10.0  # no recent fix: the offset is not measured
     assert (agent.utc_ms(), agent.clock_offset_s()) == (999_999_999_340, None)

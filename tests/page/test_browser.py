@@ -1,4 +1,4 @@
-"""The page as a person meets it, in a real Chromium."""
+"""The page in a real Chromium, used as a person uses it."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def port() -> int:
 
 @contextmanager
 def watched(config: Path, env: Mapping[str, str] = {}) -> Iterator[Running]:
-    """The daemon, from when its page is there."""
+    """Run the daemon; wait until its page is available."""
     with started(config, env) as daemon:
         daemon.wait_for_line("the page is at")
         yield daemon
@@ -47,7 +47,7 @@ def fix(number: int) -> Fix:
 def test_the_switch_turns_the_trail_amber_and_it_turns_green_again() -> None:
     with agent("demo", "--for", "280s") as demo:  # Ctrl-C ends it
         url = demo.wait_for_line(r"Look at (http://\S+/):")[1]
-        wait_until_answers(urlsplit(url).port or 80)  # it names the page before it is there
+        wait_until_answers(urlsplit(url).port or 80)  # it prints the URL before the page answers
         with browsing("outage", url) as browser:
             comes_true(browser)
         assert demo.end(by=signal.SIGINT) == 0
@@ -85,7 +85,7 @@ def test_it_can_be_seen_by_everyone_on_everything_with_50_000_positions(
     with watched(config), browsing("look", f"http://127.0.0.1:{port}/") as browser:
         comes_true(browser)
         frames = json.loads(browser.out[0])
-    assert frames["quick_draw_ms"] < 100  # of the quickest quarter: other programs slow the rest
+    assert frames["quick_draw_ms"] < 100  # lower quartile: other programs delay the rest
 
 
 def test_it_says_when_contact_is_lost_and_goes_on_after_a_restart(
@@ -167,7 +167,7 @@ def test_small_screens_no_script_and_an_app_to_install(tmp_path: Path, port: int
 def test_without_the_libraries_it_has_all_but_the_map_and_the_charts(
     tmp_path: Path, port: int
 ) -> None:
-    """As a checkout that was installed where Node is missing."""
+    """Like a checkout that was installed without Node."""
     left_out = shutil.ignore_patterns("vendor", "__pycache__")
     shutil.copytree(ROOT / "telemetry_agent", tmp_path / "telemetry_agent", ignore=left_out)
     checkout = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}

@@ -1,4 +1,4 @@
-"""What the page costs a browser: bytes over the wire, processor time, connections."""
+"""The cost of the page in a browser: transferred bytes, processor time, connections."""
 
 import json
 import re

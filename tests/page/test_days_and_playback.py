@@ -1,4 +1,4 @@
-"""Days, trips, ranges and playback, in a real browser; the whole of a long track."""
+"""Days, trips, ranges, playback and a long track in a real browser."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ _M_E9 = 8_983  # a metre of latitude in 1e-9 degrees
 
 
 def drive(queue: AckQueue) -> None:
-    """Two trips with parking between, a stop in the second, and a glitch at 0, 0."""
+    """Record two trips with parking between them, a stop in the second, and a glitch at 0, 0."""
     north_m, second = 0.0, 0
 
     def go(seconds: int, m_s: float) -> None:
@@ -45,7 +45,7 @@ def drive(queue: AckQueue) -> None:
 
 
 def long_track(queue: AckQueue) -> None:
-    """More positions than a page is given before the agent has read all of them."""
+    """Record more positions than the page gets before the agent has read all of them."""
     for number in range(30_000):
         fix = Fix(START_MS + 1000 * number, 48_000_000_000 + 9_000 * number, 11_000_000_000)
         queue.put(fix, "van-07")
@@ -55,7 +55,7 @@ def long_track(queue: AckQueue) -> None:
 def story(
     folder: Path, name: str, fill: Callable[[AckQueue], None]
 ) -> Iterator[tuple[Running, Running, Path]]:
-    """The page of a filled queue in a browser that follows the story: agent, browser, config."""
+    """Open the page of a filled queue in a browser that runs a story: agent, browser, config."""
     port = free_port()
     with AckQueue(folder / "queue.db", commit_every_s=60) as queue:
         fill(queue)

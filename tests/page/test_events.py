@@ -62,7 +62,7 @@ def test_the_trail_is_read_again_when_thinning_has_come_to_rest(queue: AckQueue)
         while queue.make_room():
             pass
     streams.append(json.loads(event_source.news())["stream"])
-    assert len({*streams}) == 1  # it may go on
+    assert len({*streams}) == 1  # the stream may continue
     answer = json.loads(event_source.news())
     assert answer["stream"] not in streams
     last, packed = event_source.index.behind(0)
@@ -136,7 +136,7 @@ def test_an_event_stays_small_if_the_endpoint_refused_every_other_position(
     assert len(places) <= 4000
     assert {place for *_, place in places} == {"dead-letter"}
     assert [event_source.fix(row)["place"] for row in (1, 2)] == ["dead-letter", "delivered"]  # type: ignore[index]
-    # To look took long, so the next event has the same places, and a later one the new ones.
+    # Reading the places took long: the next event omits them, and a later one has the new ones.
     event_source._look_again_s = Clock().monotonic_s() + 3600
     queue.retry()
     assert "places" not in json.loads(event_source.news())
@@ -175,7 +175,7 @@ def everything(queue: AckQueue) -> Iterator[tuple[int, Any]]:
 
 
 def test_a_trip_goes_on_now_only_where_its_last_position_is_of_now(queue: AckQueue) -> None:
-    """Not while the track is read, and not where the device was switched off on its way."""
+    """Not while the agent reads the track, nor if the device was switched off during the trip."""
     event_source = event_source_of(queue)
     now_ms = Clock().wall_ms()
 

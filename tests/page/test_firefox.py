@@ -1,4 +1,4 @@
-"""The page in Firefox: ``make firefox``. Not in CI, which has Chromium."""
+"""The page in Firefox: ``make firefox``. Not in CI, which uses Chromium."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The worst of all rooms speaks, in a real browser beside a real daemon; the doctor is called."""
+"""The page shows the worst state, in a real browser with a real daemon; the doctor's checks."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ pytestmark = DRAWN
 
 @contextmanager
 def lasting_folder() -> Iterator[Path]:
-    """A folder on a disk that the doctor does not mind."""
+    """A folder on a disk that passes the check of the doctor."""
     for parent in (tempfile.gettempdir(), "/var/tmp", "/work", str(Path.home())):
         folder = Path(parent)
         if folder.is_dir() and file_system(folder, Path("/")).verdict == "pass":
@@ -88,7 +88,7 @@ def test_the_worst_has_the_headline_the_title_and_the_icon(
             memory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
             queue_path = memory / "queue.db"
         if case == "refusing disk":
-            (folder / "mount").touch()  # no folder
+            (folder / "mount").touch()  # a file, not a folder
             queue_path = folder / "mount" / "queue.db"
         config = write_config(
             folder,

@@ -1,4 +1,4 @@
-"""A month in bounded memory, on a bounded part of the disk, over restarts and damage."""
+"""A month of history with bounded memory and disk space, across restarts and damage."""
 
 import math
 import os
@@ -52,19 +52,19 @@ def test_it_survives_a_restart_and_never_grows_beyond_a_megabyte(tmp_path: Path)
         kept.save()
         written = max(written, file.stat().st_size - before)
         assert file.stat().st_size < 600_000
-        kept = History(file)  # a restart each day
+        kept = History(file)  # one restart per day
     month = kept.last(30 * 86_400, START_S + 12 * 86_400)
     assert month[0].time_s == START_S
     assert len(month) == pytest.approx(12 * 144, abs=15)
     assert set(column(month, "speed")) == {10.0}
-    # 96 appends a day, each some 12 kB on a card, and one file written anew.
+    # 96 appends a day, each about 12 kB on a card, and one complete rewrite of the file.
     assert written + 96 * 12_288 < 5_000_000
     assert file.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.fixture
 def card(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, with a journal, and nobody else on it."""
+    """A separate file system with a journal that nothing else uses."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     image, point = tmp_path / "image", tmp_path / "card"
@@ -80,16 +80,16 @@ def card(tmp_path: Path) -> Iterator[Path]:
 
 
 def written_bytes(card: Path) -> int:
-    """To the device below it, since that is there."""
+    """Bytes written to the device of the file system since the device exists."""
     device = card.stat().st_dev
     stat = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
     return 512 * int(stat.read_text().split()[6])
 
 
 def test_a_day_costs_a_card_at_most_five_megabytes(card: Path) -> None:
-    """All that reaches the device: data, journal and inodes, each append flushed by itself."""
+    """Everything written to the device: data, journal and inodes. Each append is flushed alone."""
     kept = History(card / "queue.history")
-    lived(kept, 86_400)  # a file is there
+    lived(kept, 86_400)  # creates the file
     days = []
     for day in range(1, 4):
         os.sync()
@@ -128,7 +128,7 @@ def test_a_damaged_file_is_given_up_from_the_damage_on(tmp_path: Path, damage: s
         return
     kept = lived(History(file), 7200, START_S + 7200)
     kept.save()
-    assert len(read(file)) >= left + 115  # and it is sound again
+    assert len(read(file)) >= left + 115  # the file is valid again
 
 
 def test_a_disk_that_refuses_for_days_costs_no_more_memory_than_a_day(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_clock_that_was_set_back_takes_its_future_with_it() -> None:
 
 def test_no_mean_comes_twice_after_a_clock_was_set_back(tmp_path: Path) -> None:
     kept = lived(History(tmp_path / "history"), 1300)
-    lived(kept, 3600, START_S + 1190)  # in the middle of a minute, and of ten minutes
+    lived(kept, 3600, START_S + 1190)  # within a minute and within ten minutes
     kept.save()
     for known in (kept, History(tmp_path / "history")):
         for records in known._series.values():
@@ -162,7 +162,7 @@ def test_a_clock_that_is_behind_until_the_first_fix_drops_nothing(tmp_path: Path
     now_s = START_S + 9000
     before = History(tmp_path / "history").last(86_400, now_s)
     after = History(tmp_path / "history")
-    for second in range(0, 60, 5):  # the system's clock, of 1970
+    for second in range(0, 60, 5):  # a system clock in 1970
         after.add(second, {"sats": 0}, sure=False)
     after.add(now_s, {"sats": 8})
     found = [one.time_s for one in after.last(86_400, now_s)]
@@ -176,7 +176,7 @@ def test_a_steady_stream_in_batches_is_a_steady_rate() -> None:
     meter = SampleMaker()
     rates = []
     for second in range(0, 600, 5):
-        delivered = second // 10 * 10  # ten each 10 s
+        delivered = second // 10 * 10  # ten every 10 s
         state = Snapshot(
             receiver=ReceiverView(
                 state="3d",

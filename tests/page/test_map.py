@@ -1,4 +1,4 @@
-"""The ground under the track: tiles of a server, or a map on the device."""
+"""The map under the track: tiles from a server, or a map file on the device."""
 
 import http.client
 import json
@@ -40,7 +40,7 @@ def picture() -> bytes:
 
 
 class TileServer:
-    """As OpenStreetMap's: who sends no Referer is refused."""
+    """A tile server that, like OpenStreetMap, refuses requests without a Referer."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
@@ -123,13 +123,13 @@ def test_a_map_is_served_in_ranges_by_one_descriptor(tmp_path: Path) -> None:
         answer, body = site.ask("/map.pmtiles", Range="bytes=0-126")
         assert (answer.status, body) == (206, data[:127])
         assert answer.headers["Content-Range"] == f"bytes 0-126/{len(data)}"
-        file.write_bytes(b"another")  # in place: what is there is what is read
+        file.write_bytes(b"another")  # in place: the open descriptor reads this
         other = tmp_path / "other"
         other.write_bytes(b"x" * 500)
         other.replace(file)
         answer, body = site.ask("/map.pmtiles", Range="bytes=0-6")
         assert body == b"another"
-        with pytest.raises(http.client.IncompleteRead):  # the file is shorter now
+        with pytest.raises(http.client.IncompleteRead):  # the file is shorter than before
             site.ask("/map.pmtiles", Range="bytes=0-126")
         for asked in (
             "",
@@ -176,7 +176,7 @@ def test_a_file_is_checked_before_it_is_served(
     with pytest.raises(ConfigError, match=says):
         open_map(file)
     with served(tmp_path, map=file) as site:
-        assert site.ask("/")[0].status == 200  # the page itself is there
+        assert site.ask("/")[0].status == 200  # the page itself works
         assert json.loads(site.ask("/setup")[1])["map"] is None
     assert says in caplog.text
 

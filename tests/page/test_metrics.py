@@ -1,4 +1,4 @@
-"""Metrics, as Prometheus reads them."""
+"""The metrics, parsed as Prometheus parses them."""
 
 import re
 from dataclasses import replace
@@ -28,7 +28,7 @@ SATELLITES = (
 
 @pytest.fixture
 def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
-    """An agent to which everything has happened."""
+    """The state of an agent with events of every kind."""
     puppet = Puppet(tmp_path, 'van "07"\\')
     clock, queue = puppet.clock, puppet.queue
     puppet.receiver = ReceiverStatus("/dev/gps", "3d", clock.now_s, 12, {"checksum": 2}, "OPEN")
@@ -67,7 +67,7 @@ def families(snapshot: Snapshot, clock_offset_s: float | None = -1.5) -> dict[st
 def samples(
     snapshot: Snapshot, clock_offset_s: float | None = -1.5
 ) -> dict[tuple[str, str], float]:
-    """(name, labels as text) -> value."""
+    """The samples: (name, labels as text) -> value."""
     return {
         (
             sample.name.removeprefix("telemetry_agent_"),
@@ -139,7 +139,7 @@ def test_what_is_unknown_is_absent(tmp_path: Path) -> None:
         "upload_last_delivery_age_seconds",
         "queue_oldest_pending_age_seconds",
     }
-    # What is counted by a closed set of words begins at 0: the first loss is an increase.
+    # Counters with a fixed set of labels start at 0, so that the first loss is an increase.
     assert {told["queue_lost_fixes_total", f"reason={reason}"] for reason in LOST} == {0}
     assert {told["fixes_not_recorded_total", f"reason={reason}"] for reason in NOT_RECORDED} == {0}
     assert {told["receiver_rejected_total", f"reason={reason}"] for reason in REJECTED} == {0}
@@ -154,7 +154,7 @@ def test_names_are_as_promtool_wants_them(snapshot: Snapshot) -> None:
         assert re.fullmatch(r"telemetry_agent(_[a-z]+)*", name)
         assert family.type in {"gauge", "counter"}
         words = set(name.split("_"))
-        # Base units, in full; no unit's abbreviation, no name of a type.
+        # Base units with their full names; no abbreviations of units, no names of types.
         assert not words & {"s", "ms", "milliseconds", "minutes", "hours", "kb", "mb", "kilobytes"}
         assert not words & {"gauge", "counter", "count", "sum", "bucket", "total"}
         for sample in family.samples:
@@ -183,7 +183,7 @@ def test_alerts_and_dashboard_name_no_other_metric(snapshot: Snapshot) -> None:
 
 
 def test_the_sets_of_words_are_those_of_the_code() -> None:
-    """Where a new reason comes, it has to be added."""
+    """A new reason in the code must be added to the metrics."""
     gnss = "".join(file.read_text() for file in (SOURCE / "gnss").glob("*.py"))
     found = set(re.findall(r'(?:rejected|counts)\["([a-z-]+)"\]', gnss))
     written = set(re.findall(r'"([a-z-]+)"', gnss))

@@ -1,4 +1,4 @@
-"""The page's modules by themselves, in Node."""
+"""The modules of the page alone, in Node."""
 
 import shutil
 import subprocess

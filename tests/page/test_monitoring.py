@@ -1,4 +1,4 @@
-"""docs/monitoring, by Prometheus itself: rules, their tests, and every query of the dashboard."""
+"""docs/monitoring in Prometheus: the rules, their tests, and every query of the dashboard."""
 
 import json
 import shutil
@@ -83,8 +83,8 @@ def test_every_query_of_the_dashboard_gives_series(tmp_path: Path) -> None:
             for panel in board["panels"]:
                 for target in panel["targets"]:
                     query = target["expr"].replace("$instance", ".*")
-                    # Where all is well nothing is not ok. Other series need samples first, and
-                    # the age of the oldest is there only while a position waits.
+                    # If all is well, "Uploads not ok" has no result. Other series need samples, and
+                    # the age of the oldest position exists only while one is pending.
                     expected = panel["title"] != "Uploads not ok"
                     wait_until(partial(is_answered, query, expected))
             groups = ask("rules")["groups"]

@@ -1,4 +1,4 @@
-"""Odd queues in odd browsers: whatever is shown, it is sense, and it is text."""
+"""Odd queues in odd browsers: everything on the page makes sense and is plain text."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,16 +20,16 @@ HTML = "<img src=x onerror='alert(1)'><b>400</b> & "
 
 
 def empty(_queue: AckQueue) -> None:
-    """Nothing was ever recorded."""
+    """A queue without records."""
 
 
 def one(queue: AckQueue) -> None:
-    """One position, without anything but its place."""
+    """One fix that has only a time and a position."""
     queue.put(Fix(START_MS, 48_117_300_000, 11_516_667_000), "van-07")
 
 
 def far(queue: AckQueue) -> None:
-    """Over the antimeridian and both poles, 10 a second, and back in time by 20 years."""
+    """Fixes across the antimeridian and at both poles, 10 per second, and 20 years back in time."""
     for number in range(400):
         lon_e9 = (179_990_000_000 + 100_000 * number + TURN_E9 // 2) % TURN_E9 - TURN_E9 // 2
         queue.put(Fix(START_MS + 100 * number, -17_000_000_000, lon_e9), "van-07")
@@ -39,7 +39,7 @@ def far(queue: AckQueue) -> None:
 
 
 def refused(queue: AckQueue) -> None:
-    """The endpoint answers in HTML, and at length."""
+    """Refused fixes; the reasons are long HTML texts."""
     for number in range(300):
         queue.put(Fix(START_MS + 1000 * number, 48_117_300_000, 11_516_667_000), "van-07")
     batch = queue.lease(300)

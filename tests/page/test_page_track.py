@@ -1,4 +1,4 @@
-"""The positions as a browser reads them."""
+"""The positions of the track as the browser reads them."""
 
 import struct
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def rows(packed: bytes) -> list[int]:
 
 
 def overview_of(present: set[int], begins: int = 0) -> Overview:
-    """Each position far enough from the others to be seen."""
+    """An overview of positions that are far enough apart to be visible."""
     overview = Overview()
     overview.extend((row, 1000 * row, 0, row, int(row == begins)) for row in sorted(present))
     return overview
@@ -117,7 +117,7 @@ def test_of_too_many_rows_the_newest_are_read_from_the_disk(
     index = TrackIndex(queue, never, ParkingRule())
     while index.scan():
         pass
-    _, packed, exact = index.shown(Wanted(tolerance_e7=1))  # they are all in one place
+    _, packed, exact = index.shown(Wanted(tolerance_e7=1))  # all at one place
     assert rows(packed) == [1, *range(1501, 2001)]
     assert exact == 50
 

@@ -1,4 +1,4 @@
-"""The package as it is installed: with the browser's libraries, so that a device needs no Node."""
+"""The wheel contains the libraries of the page, so that a device does not need Node."""
 
 import subprocess
 import sys

@@ -1,6 +1,6 @@
-"""The page behind the reverse proxies of docs/page.md, run as printed there, in a real browser.
+"""The page behind the reverse proxies of docs/page.md, with the printed configs, in a browser.
 
-Only what a test has to choose itself is replaced: ports, and where the certificate is.
+The test replaces only the ports and the path of the certificate.
 """
 
 import shutil
@@ -89,7 +89,7 @@ def answers(proxy: Running, port: int) -> None:
         try:
             socket.create_connection(("127.0.0.1", port), 60).close()
         except ConnectionRefusedError:
-            with socket.socket() as pause:  # nobody listens there, so it only waits
+            with socket.socket() as pause:  # used as a timer: nothing connects
                 pause.settimeout(0.02)
                 pause.bind(("127.0.0.1", 0))
                 pause.listen()
@@ -125,7 +125,7 @@ def test_the_printed_recipe_carries_login_actions_events_and_exports(
         with started(config) as daemon:
             daemon.wait_for_line("the page is at")
             with proxy(tmp_path, pair, page_port) as port:  # type: ignore[attr-defined]
-                # nginx and Caddy answer to their own port; the browser goes to the usual one.
+                # nginx and Caddy listen on their own ports; the browser uses the usual one.
                 env = {"PAGE_TOKEN": TOKEN, "PAGE_PROXY": f"127.0.0.1:{port}"}
                 with browsing("proxied", f"https://{NAME}/van-07/", env) as browser:
                     comes_true(browser)

@@ -1,4 +1,4 @@
-"""The page's server over real sockets, beside a real queue."""
+"""The server of the page with real sockets and a real queue."""
 
 import contextlib
 import gc
@@ -42,7 +42,7 @@ TOKEN = "a-token-of-24-characters"
 
 
 class Site:
-    """An agent of which only the page runs."""
+    """An agent that runs only its page."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ def served(
 
 @contextlib.contextmanager
 def running(site: Site) -> Iterator[None]:
-    """A step of its page, which had to be tried again."""
+    """Run one more step of the page, after a failed one."""
     page = site.agent.page.task
     step = threading.Thread(target=page.step, args=(0,))
     step.start()
@@ -158,7 +158,7 @@ def test_every_answer_has_the_rules(site: Site) -> None:
             assert answer.headers[f"Cross-Origin-{policy}-Policy"] == "same-origin"
         assert answer.headers["Cache-Control"] in {"no-store", "no-cache"}
         assert "Server" not in answer.headers
-    assert site.ask("/setup/")[0].status == 404  # and no redirect, whose URL a proxy would not know
+    assert site.ask("/setup/")[0].status == 404  # not a redirect: a proxy does not know its URL
     for path in ("..%2fsite.py", f"{STATIC}/app.js", "%2f" + f"{STATIC}/app.js"[1:], "vendor", ""):
         assert site.ask(f"/static/{path}")[0].status == 404
     assert site.ask("/", Host="evil.example")[0].status == 421
@@ -209,7 +209,7 @@ def test_the_events_tell_what_is_new_and_where_everything_is(site: Site) -> None
         site.put(2)
         site.refuse(2)
         site.agent.page.task.nudge()
-        # An event may come between the two, and where a look takes long the next ones do not look.
+        # An event may come between the changes; after a slow read, the next ones omit the places.
         news: list[dict[str, Any]] = []
         settled = [[1, 1, "delivered"], [2, 2, "dead-letter"], [3, 5, "delivered"]]
         while not news or news[-1].get("places") != settled:
@@ -230,7 +230,7 @@ def test_the_points_are_there_though_nobody_follows_and_their_bytes_in_planes(si
 
 
 def test_a_track_breaks_where_more_time_passed_than_sampling_explains(site: Site) -> None:
-    for second in (0, 60, 200):  # it moves
+    for second in (0, 60, 200):  # the device moves
         site.queue.put(Fix(START_MS + 1000 * second, 48_117_300_000 + 10**8 * second, 0), "van-07")
     site.queue.commit()
     flags = [flags for *_, flags in struct.iter_unpack("<diiII", site.ask("/trail")[1])]
@@ -364,7 +364,7 @@ def test_an_export_that_waits_for_the_disk_holds_up_no_other(
 
 
 class SlowDoctor:
-    """Its check ends when it may."""
+    """A doctor whose check ends when the test allows it."""
 
     def __init__(self) -> None:
         self.checks = 0
@@ -391,8 +391,8 @@ def test_whoever_asks_for_a_check_meanwhile_gets_the_result_of_the_one_that_runs
         assert running
         while len(running._state.tasks) < 3:
             assert not any(answer.done() for answer in answers)
-            threading.Event().wait(0.01)  # to spin would keep the page's thread from its turn
-        assert site.ask("/history")[0].status == 200  # nobody waits for it; the three wait by now
+            threading.Event().wait(0.01)  # a busy loop would block the page's thread
+        assert site.ask("/history")[0].status == 200  # not blocked; the three wait by now
         doctor.may_end.set()
         for answer in answers:
             assert answer.result(60)[1] == b'{"verdict":"pass","checks":[]}'
@@ -409,7 +409,7 @@ def test_a_page_that_ends_during_a_check_logs_nothing(
             assert doctor.began.wait(60)
         doctor.may_end.set()
         assert isinstance(asked.exception(), http.client.RemoteDisconnected | ConnectionResetError)
-        gc.collect()  # asyncio reports what was left behind when it is freed
+        gc.collect()  # asyncio reports leftovers when they are freed
     assert not caplog.records
 
 
@@ -431,7 +431,7 @@ def test_a_hostile_query_is_refused(
 
 
 def raw(site: Site, request: str) -> bytes:
-    """The whole answer to what no browser sends."""
+    """The complete answer to a request that a browser would not send."""
     with socket.create_connection(("127.0.0.1", site.port), timeout=60) as line:
         line.sendall(request.replace("\n", "\r\n").encode())
         return b"".join(iter(lambda: line.recv(4096), b""))
@@ -447,7 +447,7 @@ def test_what_no_browser_sends_is_refused_without_a_traceback(
         )
     for origin in ("http://[", "http://[::1", "//", "null"):
         assert site.ask("/retry", {"all": True}, Origin=origin)[0].status == 403
-    # Two lengths: what a proxy takes for the body may be a request here. It is the last one read.
+    # Two lengths: the body for a proxy could be a request here. The server reads nothing after it.
     lengths = "Content-Length: 6\nTransfer-Encoding: chunked"
     answer = raw(
         site, f"POST /retry HTTP/1.1\n{host}\n{lengths}\n\n0\n\nGET / HTTP/1.1\n{host}\n\n"
@@ -500,7 +500,7 @@ def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
             assert site.ask(path)[0].status == 401
         answer, _ = site.ask("/login", f"token={TOKEN}x")
         assert (answer.status, answer.headers["Set-Cookie"]) == (401, None)
-        # After that the browser's address is /login, also when it loads the page again.
+        # After that the browser shows /login, also after a reload.
         answer, _ = site.ask("/login")
         assert (answer.status, answer.headers["Location"]) == (303, "./")
         answer, _ = site.ask("/login", f"token={TOKEN}")
@@ -513,7 +513,7 @@ def test_the_token_opens_and_is_nowhere_to_be_seen(tmp_path: Path) -> None:
         assert site.ask("/metrics", Authorization=f"Bearer {TOKEN}")[0].status == 200
         assert json.loads(site.ask("/setup", Cookie=cookie)[1])["login"] is True
         bearer = site.ask("/setup", Authorization=f"Bearer {TOKEN}")[1]
-        assert json.loads(bearer)["login"] is False  # no cookie, nothing to remove
+        assert json.loads(bearer)["login"] is False  # no cookie to remove
         assert site.ask("/logout", "{}")[0].status == 401
         assert site.ask("/logout", "{}", Origin="https://evil.example")[0].status == 403
         answer, body = site.ask("/logout", "{}", Cookie=f"a=b; {cookie}")
@@ -584,7 +584,7 @@ def test_a_page_that_was_held_goes_on_by_itself_when_the_token_is_there(tmp_path
     assert "cannot read" in str(task.status())
     (tmp_path / "token").write_text(TOKEN)
     with running(site):
-        wait_until(lambda: "held" not in str(task.status()))  # it listens a moment before
+        wait_until(lambda: "held" not in str(task.status()))  # it listens a moment earlier
     site.queue.close()
 
 
@@ -603,7 +603,7 @@ def test_who_guesses_is_slowed_down_and_who_is_in_stays_in(tmp_path: Path) -> No
             answer, body = asked
             assert (answer.status, b"Too many wrong tokens" in body) == (429, True)
             assert 0 < int(answer.headers["Retry-After"]) <= 61
-        # A browser shows the form again, with the reason.
+        # The browser shows the form again, with the reason.
         _, body = site.ask("/login", f"token={TOKEN}")
         assert re.search(rb'role="alert">Too many wrong tokens: wait \d+ s\.</p>', body)
         assert b'<input id="token"' in body
@@ -666,8 +666,8 @@ def test_connections_are_bounded_and_idle_ones_end(
             stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=60))
             for _ in range(server.CONNECTIONS + 20)
         ]
-        lines[0].sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow:")  # and never more
-        for line in lines:  # those too many at once, the others soon
+        lines[0].sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow:")  # and no more
+        for line in lines:  # those over the limit at once, the others soon
             with contextlib.suppress(ConnectionResetError):
                 assert line.recv(1) == b""
         assert site.ask("/history")[0].status == 200
@@ -683,12 +683,12 @@ def test_who_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.Monkey
             line.settimeout(60)
             line.connect(("127.0.0.1", site.port))
             ask = b"GET /trail HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-            line.sendall(ask * 12)  # more than the kernel takes off its hands
+            line.sendall(ask * 12)  # more than the kernel buffers
             assert line.recv(1, socket.MSG_PEEK)
             running = site.agent.page.task._server
             assert running
             while len(running._state.connections) > 1:
-                next(events)  # the others do not wait for it
+                next(events)  # other viewers do not wait
             received = 0
             with contextlib.suppress(ConnectionResetError):
                 while data := line.recv(1 << 16):
@@ -699,7 +699,7 @@ def test_who_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_page_that_is_closed_while_it_begins_frees_its_port_and_ends_its_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Else the page that follows could not listen."""
+    """Otherwise the next page could not listen."""
     site = Site(tmp_path)
     page = site.agent.page.task
     read_token = page._read_token
@@ -769,7 +769,7 @@ def minutes_of_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_minutes_that_were_not_saved_yet_are_saved_when_the_page_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "_APPEND_AT", 10_000)  # however long the machine takes
+    monkeypatch.setattr(history, "_APPEND_AT", 10_000)  # even on a slow machine
     with served(tmp_path) as site:
         samples: dict[str, list[float]] = {"step_s": []}
         while 2 not in samples["step_s"]:
@@ -799,5 +799,5 @@ def test_a_card_that_hangs_while_the_history_is_saved_stops_only_the_history(
             answer, body = site.ask("/history?hours=1")
             assert answer.status == 200
             assert json.loads(body)["time"]
-    finally:  # the page has ended although the card still hangs
+    finally:  # the page ended although the card still hangs
         may_go_on.set()

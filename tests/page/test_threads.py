@@ -1,4 +1,4 @@
-"""Work beside the event loop of the page."""
+"""Work in threads beside the event loop of the page."""
 
 import asyncio
 import threading
@@ -31,7 +31,7 @@ def test_what_the_work_raises_is_raised_in_the_loop() -> None:
 
 
 class SlowSource:
-    """Of the event source: what makes an event, on a disk that takes its time."""
+    """A fake event source on a slow disk."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -60,7 +60,7 @@ def test_an_event_that_a_viewer_asked_for_and_left_is_made_once() -> None:
         await asyncio.wait({first})
         second = asyncio.create_task(streams.refresh())
         for _ in range(10):
-            await asyncio.sleep(0)  # the second one has its turn: it waits for the thread there is
+            await asyncio.sleep(0)  # let the second one wait for the existing thread
         assert [thread.name for thread in threading.enumerate()].count("page work") == 1
         source.disk_answers.set()
         await second

@@ -1,4 +1,4 @@
-"""Trips, stops, and the whole track in bounded memory."""
+"""Trips, stops and the complete track in bounded memory."""
 
 import itertools
 import math
@@ -33,7 +33,7 @@ M_E9 = 8_993  # a metre of latitude at 48 degrees north, in 1e-9 degrees
 
 
 class Drive:
-    """Fixes each second: what is driven, and what is waited."""
+    """Fixes of a drive, one per second while it moves and while it waits."""
 
     def __init__(self, odometer: bool = True) -> None:
         self.fixes: list[Fix] = []
@@ -124,7 +124,7 @@ def test_a_fix_each_ten_minutes_is_enough_for_a_trip() -> None:
 
 
 def test_the_odometer_begins_again_when_the_agent_starts_on_the_way() -> None:
-    """It counts the curves between two fixes: here half as much again as the straight way."""
+    """The odometer includes the curves between fixes: here 1.5 times the straight distance."""
     fixes = Drive().go(200, 10).wait(200).fixes
     begins_at = [0] * 100 + [1000] * 300
     for i, (fix, odo_m) in enumerate(zip(fixes, begins_at, strict=True)):
@@ -188,7 +188,7 @@ def test_an_overview_of_segments_of_a_point_each_is_bounded_too() -> None:
 
 
 def ends_of_segments(count: int) -> list[Point]:
-    """A point, and behind it segments of two points each."""
+    """One point, followed by segments of two points each."""
     return [(row, row, row % 7, row, BEGINS * (row % 2 == 0)) for row in range(1, count + 1)]
 
 
@@ -199,7 +199,7 @@ def test_what_drops_ends_of_segments_joins_no_segments() -> None:
         overview.extend(points[i : i + 100])
     kept = list(POINT.iter_unpack(overview.packed))
     assert 300 < len(kept) <= 1000
-    assert overview.tolerance_e7 < 10_000_000_000  # more than the earth has
+    assert overview.tolerance_e7 < 10_000_000_000  # more than the size of the earth
     packed, _ = fitting(lambda: iter(points), 1)
     for some in (kept, list(POINT.iter_unpack(packed))):
         joined = [
@@ -235,7 +235,7 @@ def test_a_track_that_was_read_once_stays_read_while_it_grows(tmp_path: Path) ->
         queue.commit()
         index = TrackIndex(queue, Gaps().between, ParkingRule())
         assert index.scan()
-        assert not index.is_complete  # there may be more
+        assert not index.is_complete  # there may be more rows
         assert not index.scan()
         queue.put(third, "van-07")
         queue.commit()
@@ -263,7 +263,7 @@ def test_who_looks_closely_gets_what_is_on_the_disk(tmp_path: Path) -> None:
         box = Box(lat - 100_000, 109_000_000, lat + 100_000, 111_000_000)
         _, packed, exact = index.shown(Wanted(tolerance_e7=1, box=box))
         near = [point for point in POINT.iter_unpack(packed) if box.holds(point)]
-        assert len(near) == pytest.approx(740, abs=5)  # each of those 2.2 km, at 3 m/s
+        assert len(near) == pytest.approx(740, abs=5)  # all points of 2.2 km at 3 m/s
         assert exact <= 1
         _, packed, _ = index.shown(
             Wanted(since_s=START_MS / 1000 + 100, until_s=START_MS / 1000 + 199)
@@ -274,7 +274,7 @@ def test_who_looks_closely_gets_what_is_on_the_disk(tmp_path: Path) -> None:
 
 
 def test_a_viewer_of_a_long_track_costs_little_memory(tmp_path: Path) -> None:
-    """Twenty may ask at the same moment. With each point as an object it was 14 MB for each."""
+    """Twenty viewers may ask at once. With an object for each point, each of them needed 14 MB."""
     with AckQueue(tmp_path / "queue.db") as queue:
         index = TrackIndex(queue, Gaps().between, ParkingRule())
         index._overview.extend(line(20_000))

@@ -88,13 +88,13 @@ test("each position is where its run says, and what belongs to none is on the di
 test("what was delivered just now is news for a moment", () => {
   const track = new Track();
   track.setRuns([[1, 3, "delivered"], [4, 9, "stored"]], 0);
-  assert.deepEqual(track.justArrived(0), []); // it was so when we came
+  assert.deepEqual(track.justArrived(0), []); // it was delivered before
   track.setRuns([[1, 8, "delivered"], [9, 9, "stored"]], 100);
   assert.deepEqual(track.justArrived(200).map(({ lo, hi }) => [lo, hi]), [[4, 8]]);
   assert.ok(track.justArrived(200)[0].light > track.justArrived(900)[0].light);
   assert.deepEqual(track.justArrived(5000), []);
   track.setRuns([[1, 9, "delivered"]], 6000);
-  assert.deepEqual(track.justArrived(6000), []); // one alone is drawn without a light
+  assert.deepEqual(track.justArrived(6000), []); // a single position has no highlight
 });
 
 test("runs without other runs", () => {

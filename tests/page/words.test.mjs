@@ -9,7 +9,7 @@ import { axis, end } from "../../telemetry_agent/page/static/times.js";
 
 const plain = (text) => text.replaceAll("\u00a0", " ");
 
-/** An agent on which all is well, but for what is given. */
+/** The state of an agent on which all is well, except for the given parts. */
 function state({ receiver = {}, upload = {}, queue = {}, network = {}, findings = [] } = {}) {
   return {
     findings,
@@ -72,7 +72,7 @@ test("one sentence tells how it is", () => {
 test("the worst speaks: tone, title, cause and remedy", () => {
   const found = (name, verdict) => ({ name, verdict, said: "the cause", remedy: "the remedy" });
   const cases = [
-    // what is so, tone, sentence, title
+    // state, tone, sentence, title
     [{ receiver: { state: "absent" }, findings: [found("device", "fail")] }, "bad", /^Receiver absent for 20 s\./, "receiver absent"],
     [{ upload: { state: "held" }, findings: [found("delivery", "fail")] }, "bad", /^Recording\. Uploads held for 2 min/, "held, all delivered"],
     [{ queue: { dead_letters: { "400": 350 } }, findings: [found("queue", "warn")] }, "stored", /^350 positions refused\./, "350 positions refused"],
