@@ -270,7 +270,7 @@ def test_ipv6_alone_serves_also_beside_a_dead_ipv4(wire: Wire, dead_ipv4: bool) 
         wire.device.hosts({"endpoint.test": [FAR, FAR6]})
     with monitor(wire.device, "endpoint.test") as watched:
         began_s = watched.wait("begun")
-        assert watched.wait("idle up") - began_s < 20  # no timeout of an address
+        assert watched.wait("idle up") - began_s < 20  # without a timeout of an address
         wire.device.ip("link set eth0 down")
         watched.away("no-route")
         since_s = clock.monotonic_s()

@@ -214,7 +214,7 @@ def test_errors_count_for_their_own_instant(time: str, err_h_mm: int | None) -> 
         ("GNZDA,120000.050,23,11,2026,,", True),
         ("GNZDA,115959.950,23,11,2026,,", True),
         ("GNZDA,115959.949,23,11,2026,,", False),
-        ("GNZDA,120000.999,23,11,2026,,", True),  # some use another clock for it
+        ("GNZDA,120000.999,23,11,2026,,", True),  # some devices use another clock
         ("GNZDA,120001.000,23,11,2026,,", False),
         ("GNGLL,4807.038,N,01131.000,E,120000.250,A,A", True),
     ],

@@ -255,7 +255,7 @@ def test_a_device_that_a_container_may_not_open_is_not_a_matter_of_groups(
     source: SerialSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_args: object, **_options: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")  # like a control group
+        raise OSError(errno.EPERM, "Operation not permitted")  # like a control group does
 
     monkeypatch.setattr(serial, "_Port", refuse)
     with pytest.raises(SourceError, match=r"no permission to read .* start the container with"):

@@ -209,7 +209,7 @@ const stories = {
     for (const page of [desk, dark, phone]) assert.deepEqual(page.faults, []);
   },
 
-  /** Dead letters are retried and discarded; to discard asks for confirmation. */
+  /** Dead letters are retried and discarded; discarding asks for confirmation. */
   async letters() {
     const page = await open();
     const entries = page.locator("#dead-list li");
@@ -369,7 +369,7 @@ const stories = {
     await until(page, () => !document.querySelector("#strip").hidden && window.page.feed.stale === false);
   },
 
-  /** Other languages, zones and clocks: each part makes sense, and endpoint messages stay plain text. */
+  /** Other languages, zones and clocks: each part makes sense, endpoint messages stay text. */
   async odd() {
     const shifted = (years) => {
       const Real = Date;
@@ -616,7 +616,7 @@ const stories = {
     const plain = await open({ javaScriptEnabled: false });
     const note = await plain.locator(".noscript").boundingBox();
     assert.ok(note.y < 200, `the note is at ${note.y}`);
-    assert.equal(await plain.locator("main").isVisible(), false); // no outdated values
+    assert.equal(await plain.locator("main").isVisible(), false); // no false values
     assert.deepEqual(page.faults, []);
   },
 
@@ -664,7 +664,7 @@ const stories = {
     ]);
     const lines = (await readFile(await file.path(), "utf8")).trim().split("\n");
     assert.ok(Math.abs(lines.length - (last - first)) <= 2, `${lines.length} ${last - first}`);
-    // Choosing another trip during playback shows only the other trip.
+    // If another trip is chosen during playback, only that trip is shown.
     await page.click("#play");
     await trips.first().click();
     await until(page, (last) => window.page.track.size > 10 && window.page.track.time[0] > last, last);
@@ -837,7 +837,7 @@ const stories = {
   },
 };
 
-/** How much longer the same work takes now than on the processor of BUSY_PERCENT, where it takes 10 ms. */
+/** How much longer the same work takes now than on the processor of BUSY_PERCENT (there 10 ms). */
 function slowness() {
   const began = process.cpuUsage();
   const sums = new Map();

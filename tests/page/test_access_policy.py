@@ -122,7 +122,7 @@ def test_a_script_shows_the_token_and_needs_no_origin() -> None:
 
 def test_a_script_may_show_a_token_that_is_not_ascii() -> None:
     token = "a-tökèn-of-24-characters"
-    shown = f"Bearer {token}".encode().decode("latin-1")  # the server decodes headers so
+    shown = f"Bearer {token}".encode().decode("latin-1")  # as the server decodes headers
     assert status(AccessPolicy(set(), token), "GET", "/", OURS | {"authorization": shown}) == 200
 
 
