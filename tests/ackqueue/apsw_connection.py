@@ -1,4 +1,4 @@
-"""apsw in the place of sqlite3, as far as the queue uses it: apsw takes a file system of ours."""
+"""The part of sqlite3 that the queue uses, on top of apsw: apsw supports a custom file system."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import apsw
 
 
 class ApswConnection:
-    """Looks like the sqlite3.Connection that ``schema.connect`` makes, and raises its errors."""
+    """Imitates the sqlite3.Connection that ``schema.connect`` returns, and raises its errors."""
 
     def __init__(self, path: Path, vfs: str) -> None:
         with _sqlite3_errors():

@@ -1,4 +1,4 @@
-"""What the tests of the queue are given."""
+"""Fixtures for the queue tests."""
 
 import tempfile
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The corruption proof with a real agent: on the damaged queue it records, delivers, ends."""
+"""The corruption proof with a real agent: it records, delivers and exits on a damaged queue."""
 
 import json
 import random
@@ -31,15 +31,15 @@ END_S = 60.0
 
 
 def prove_agent(stocks: dict[str, Stock], seed: int, limit_s: float) -> Found:
-    """One case.
+    """Run one case.
 
     Args:
-        stocks: By state.
-        seed: Of the case.
-        limit_s: From the start of the process until a fix of it is on disk.
+        stocks: The queues, by state.
+        seed: The seed of the case.
+        limit_s: The maximum time from the start of the agent until its first fix is on disk.
 
     Raises:
-        BrokenError: Naming the seed, the state of the queue, and the corruption.
+        BrokenError: With the seed, the state of the queue, and the corruption.
     """
     draw = random.Random(seed)
     state = draw.choice(STATES)
@@ -60,7 +60,7 @@ def _use(stock: Stock, folder: Path, limit_s: float, *, may_miss: bool) -> Found
         config = write_config(folder, str(simulator.device), server.url, sampling=sampling)
         began_s = time.monotonic()
         with agent("run", "--config", str(config)) as running:
-            # What is delivered is on disk.
+            # A delivered fix is already on disk.
             server.wait_for(lambda s: any(name not in stock.records for name in s.ledger))
             took_s = time.monotonic() - began_s
             server.wait_for(
@@ -93,7 +93,7 @@ def _use(stock: Stock, folder: Path, limit_s: float, *, may_miss: bool) -> Found
 
 
 def _missing(stock: Stock, server: Server) -> int:
-    """How many fixes the audit of an endpoint misses that has accepted all requests."""
+    """Count the fixes that the audit misses at an endpoint that accepted all requests."""
     with closing(FixDatabase(Path(":memory:"))) as database:
         store(database, stock.arrived)
         for request in server.requests:
@@ -103,7 +103,7 @@ def _missing(stock: Stock, server: Server) -> int:
 
 
 def _compare(stock: Stock, server: Server) -> tuple[int, int]:
-    """How many fixes of old streams nobody recorded, or not like that."""
+    """Count the fixes of old streams that were never recorded, and those with changed values."""
     old = {stream for stream, _ in stock.records}
     invented = altered = 0
     for request in server.requests:

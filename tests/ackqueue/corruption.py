@@ -1,9 +1,9 @@
-"""The corruption proof: a queue file, or what lies beside it, is damaged at random, and used on.
+"""The corruption proof: damage a queue file, or a file beside it, at random, and keep using it.
 
 Each seed is one case: a queue in one of five states, as a kill leaves it, and one or two
 corruptions of its files. The queue must open and record, carry over what it can, deliver it, and
-end; no fix is invented or altered, and each that is missing is counted. Where the end of a log is
-gone, nobody can count what it held: ``lost`` has ``uncounted``, and the log says since when.
+close. No fix is invented or altered, and each missing fix is counted. If the end of a log is gone,
+nobody can count the fixes in it: ``lost`` then has ``uncounted``, and the log says since when.
 """
 
 import logging
@@ -35,17 +35,17 @@ STATES = ("plain", "dead letters", "thinned", "set aside once", "carrying over")
 
 @dataclass
 class Stock:
-    """A queue as a kill left it, and what was put into it."""
+    """A queue as a kill left it, and the fixes that were put into it."""
 
     folder: Path
     records: dict[tuple[str, int], Record] = field(default_factory=dict)
     arrived: set[tuple[str, int]] = field(default_factory=set)
-    """What the endpoint has: to lose it is no loss."""
+    """Fixes that the endpoint has: losing them is not a loss."""
 
 
 @dataclass
 class Found:
-    """What came of one case."""
+    """The result of one case."""
 
     took_s: float
     lines: list[str]
@@ -53,12 +53,12 @@ class Found:
     altered: int
     uncounted: int
     misjudged: int
-    """Rows that the endpoint's audit misses although it has all that was delivered."""
+    """Rows that the endpoint's audit misses although it has all delivered fixes."""
     log_is_confessed: bool
 
 
 def make(state: str, folder: Path) -> Stock:
-    """A queue of some hundred fixes in that state, killed with commits in its log."""
+    """Make a queue of a few hundred fixes in that state, killed with commits in its log."""
     stock = Stock(folder / "killed")
     path = folder / "live" / NAME
     path.parent.mkdir(parents=True)
@@ -84,7 +84,7 @@ def make(state: str, folder: Path) -> Stock:
         queue.ack(batch, rejected={record.seq: f"no {record.seq}" for record in refused})
         names = {(record.stream, record.seq) for record in batch.records}
         stock.arrived = names - {(record.stream, record.seq) for record in refused}
-    for _ in range(60):  # commits of their own, in the log
+    for _ in range(60):  # one commit each, in the log
         _record(stock, queue, 1)
     shutil.copytree(path.parent, stock.folder)
     queue.close()
@@ -158,7 +158,7 @@ def _sector(data: bytearray, draw: random.Random) -> int:
 
 
 def corrupt(folder: Path, draw: random.Random) -> list[str]:
-    """Damage one file or two, most often the database or its log. Returns what was done."""
+    """Damage one or two files, most often the database or its log. Return what was done."""
     done = []
     for _ in range(draw.choice((1, 1, 2))):
         files = sorted(file for file in folder.iterdir() if file.stat().st_size)
@@ -181,21 +181,21 @@ def use(stock: Stock, folder: Path) -> Found:
             took_s = time.monotonic() - began_s
             queue.newest(10)
             delivered: list[Record] = []
-            for _ in range(1000):  # damage that is noticed begins it again
+            for _ in range(1000):  # new damage restarts the carry-over
                 carry_over(queue)
                 batch = queue.lease(1000, live_first=False)
                 if batch is not None:
                     delivered += batch.records
                     queue.ack(batch)
                 elif not queue.stats().carrying_over:
-                    with suppress(StorageError):  # what is delivered is read now
+                    with suppress(StorageError):  # delivered rows are read only now
                         stored = [s.record for s in queue.stored()]
                         break
             else:
                 raise AssertionError("it never ends")
             stats = queue.stats()
             accounts: list[StreamAccount] = []
-            with suppress(StorageError):  # damage that nothing has met before
+            with suppress(StorageError):  # damage that no read has found before
                 accounts, _ = queue.accounts()
     known = stock.records | {(new.stream, new.seq): new}
     there = {(record.stream, record.seq): record for record in [*delivered, *stored]}
@@ -215,7 +215,7 @@ def use(stock: Stock, folder: Path) -> Found:
 
 @contextmanager
 def _lines() -> Iterator[list[str]]:
-    """What is logged meanwhile, warnings and above."""
+    """Collect the messages that are logged meanwhile, from WARNING up."""
     lines: list[str] = []
 
     class Keep(logging.Handler):
@@ -234,14 +234,14 @@ def _lines() -> Iterator[list[str]]:
 
 
 class BrokenError(AssertionError):
-    """A case does not hold what is promised."""
+    """A case breaks a promise of the queue."""
 
 
 def prove_queue(stocks: dict[str, Stock], seed: int, limit_s: float = 2.0) -> Found:
-    """One case.
+    """Run one case.
 
     Raises:
-        BrokenError: Naming the seed, the state of the queue, and the corruption.
+        BrokenError: With the seed, the state of the queue, and the corruption.
     """
     draw = random.Random(seed)
     state = draw.choice(STATES)
@@ -250,7 +250,7 @@ def prove_queue(stocks: dict[str, Stock], seed: int, limit_s: float = 2.0) -> Fo
         shutil.copytree(stocks[state].folder, folder)
         done = corrupt(folder, draw)
         what = f"seed {seed}, {state}: {' and '.join(done)}"
-        # Nothing else shows how long a log was than its index.
+        # Only the index of a log shows how long the log was.
         is_blind = _hit(done, "-wal", "-shm")
         try:
             found = use(stocks[state], folder)
@@ -277,8 +277,8 @@ def prove_queue(stocks: dict[str, Stock], seed: int, limit_s: float = 2.0) -> Fo
 def only_the_audit_knows(done: list[str]) -> bool:
     """Whether the note and the file, whose newest part is in the log, were damaged together.
 
-    Nothing else shows which rows there were: ``lost`` has ``uncounted``, and the audit of an
-    endpoint names what is missing (docs/durability.md, "Not covered").
+    Then nothing else shows which rows existed: ``lost`` has ``uncounted``, and the audit of an
+    endpoint names the missing fixes (docs/durability.md, "Not covered").
     """
     return _hit(done, NAME, ".lock") or _hit(done, "-wal", ".lock")
 

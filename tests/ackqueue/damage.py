@@ -1,4 +1,4 @@
-"""Queue files that were damaged, in every way that a card or a hand damages a file."""
+"""Queue files with every kind of damage that a memory card or a person can cause."""
 
 import json
 import random
@@ -19,7 +19,7 @@ from telemetry_agent.errors import StorageError
 from telemetry_agent.model import Record
 
 PAGE_BYTES = 512
-ROOT_OF_FIX = 2  # the first table is made first
+ROOT_OF_FIX = 2  # the first table that is created
 LEAF_OF_TABLE = 13
 
 Damage = Callable[[bytearray, random.Random], None]
@@ -55,7 +55,7 @@ def middle_pages(data: bytearray, draw: random.Random) -> None:
 
 
 def five_blocks(data: bytearray, draw: random.Random) -> None:
-    """Of the file system: eight pages each."""
+    """Overwrite five file system blocks of eight pages each."""
     for _ in range(5):
         start = draw.randrange(len(data) // 4096) * 4096
         data[start : start + 4096] = draw.randbytes(4096)
@@ -70,7 +70,7 @@ def everything(data: bytearray, draw: random.Random) -> None:
 
 
 def misplaced_sector(data: bytearray, draw: random.Random) -> None:
-    """A write that went to the place of another page."""
+    """Write a page in the place of another page."""
     pages = len(data) // PAGE_BYTES
     source = draw.randrange(pages) * PAGE_BYTES
     page = draw.choice([1, draw.randrange(1, 8), pages, draw.randrange(1, pages + 1)])
@@ -78,7 +78,7 @@ def misplaced_sector(data: bytearray, draw: random.Random) -> None:
 
 
 def number_bits(data: bytes, row: int) -> list[tuple[int, int]]:
-    """The bits in which a leaf page holds the number of this row: where, and which."""
+    """The bits that contain the number of this row in a leaf page, as (offset, bit)."""
     return [
         (at, bit)
         for page in range(0, len(data), PAGE_BYTES)
@@ -88,7 +88,7 @@ def number_bits(data: bytes, row: int) -> list[tuple[int, int]]:
         for end in [_after_varint(data, begin)]
         if _varint(data[begin:end]) == row
         for at in range(begin, end)
-        for bit in range(7)  # the eighth only says whether a byte follows
+        for bit in range(7)  # the eighth only says whether another byte follows
     ]
 
 
@@ -133,18 +133,18 @@ def record(queue: AckQueue, count: int) -> list[Record]:
 
 @dataclass
 class Outcome:
-    """What became of a damaged queue."""
+    """The result of using a damaged queue."""
 
     delivered: list[Record]
     lost: int
-    """As the queue counts it."""
+    """The number of lost fixes by the queue's own count."""
     complete: bool = field(default=True, compare=False)
-    """The audit misses nothing but what the queue says that damage took; it has heard of nothing
-    that was delivered before."""
+    """Whether the audit misses only the fixes that the queue reports as damaged. The audit does not
+    know of earlier deliveries."""
 
 
 def recover(path: Path) -> Outcome:
-    """Open it, carry over what can be read, deliver everything."""
+    """Open the queue, carry over all readable rows, deliver everything."""
     delivered: list[Record] = []
     with AckQueue(path) as queue:
         while True:
@@ -156,7 +156,7 @@ def recover(path: Path) -> Outcome:
             elif not queue.stats().carrying_over:
                 try:
                     accounts, _ = queue.accounts()
-                except StorageError:  # damage that nothing has met before
+                except StorageError:  # damage that no read has found before
                     continue
                 said = audit(accounts, [(r.stream, r.seq) for r in delivered])
                 streams = said["streams"]
@@ -175,7 +175,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def kill(queue: AckQueue, path: Path) -> Path:
-    """The files as a process leaves them that is killed now; the queue itself is closed."""
+    """Copy the files as a kill would leave them now, then close the queue. Return the copy."""
     left = path.with_name(f"{path.stem}-left.db")
     copy(path, left)
     queue.close()
@@ -183,7 +183,7 @@ def kill(queue: AckQueue, path: Path) -> Path:
 
 
 def files(path: Path) -> list[str]:
-    """What lies beside the queue and belongs to it, without its lock."""
+    """The name endings of the queue's other files, without its log, index and lock."""
     names = (file.name.removeprefix(path.name) for file in path.parent.glob(f"{path.name}*"))
     return sorted(name for name in names if name not in {"", "-wal", "-shm", ".lock"})
 
@@ -194,7 +194,7 @@ def rows_of_page(path: Path, number: int) -> list[int]:
 
 
 def used(path: Path, *, set_aside: bool) -> list[Record]:
-    """A queue with marks of each kind, that perhaps is the second of its name."""
+    """Fill a queue with marks of each kind; with ``set_aside``, in its second file."""
     records = fill(path, 200)
     if set_aside:
         damage(path, header)

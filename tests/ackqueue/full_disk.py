@@ -1,10 +1,10 @@
-"""A queue on a small disk that somebody else fills. Run in a mount namespace of its own.
+"""A queue on a small disk that another program fills. Run it in its own mount namespace.
 
 ::
 
     unshare --mount python full_disk.py FOLDER
 
-Mounts a file system of 16 MiB on FOLDER. Prints what happened as JSON, a line for each act.
+Mounts a file system of 16 MiB on FOLDER. Prints the results as JSON, one line for each act.
 """
 
 import json
@@ -32,7 +32,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def fill(folder: Path, leave: int = 0) -> Path:
-    """Somebody else takes what is left."""
+    """Take the free space, as another program would, except ``leave`` bytes."""
     other = folder / "other"
     size = free_bytes(folder) - leave
     with other.open("wb") as file:
@@ -41,7 +41,7 @@ def fill(folder: Path, leave: int = 0) -> Path:
 
 
 def record(queue: AckQueue, committer: Committer, start: int, count: int) -> int:
-    """Fifty fixes to a commit, and what the committer's thread does. Returns the next second."""
+    """Commit 50 fixes at a time, and do the committer's steps. Return the next second."""
     for first in range(start, start + count, 50):
         queue_parts.put(queue, min(50, start + count - first), start=first)
         with suppress(StorageError):

@@ -1,4 +1,4 @@
-"""Queue files as older releases wrote them, one for each schema that there was."""
+"""Queue files as older releases wrote them, one for each older schema version."""
 
 import zlib
 from contextlib import closing
@@ -10,13 +10,13 @@ from telemetry_agent.ackqueue.file.rows import COLUMNS, encode
 from telemetry_agent.ackqueue.file.schema import _MIGRATIONS, APPLICATION_ID, connect
 
 OLDER = range(4, len(_MIGRATIONS))
-"""The versions of the schema before this one; that of the first release is 4."""
+"""The older versions of the schema; the first release has version 4."""
 _COLUMNS = COLUMNS.index("extra") + 1
-"""Of the schema versions 4 and 5. What a later version adds follows."""
+"""The number of columns in the schema versions 4 and 5. Later versions add columns at the end."""
 
 
 def make_older(path: Path, version: int) -> None:
-    """Rows 1 to 6 as that version wrote them, of which 1 and 2 are delivered, and 3 is damaged."""
+    """Write rows 1 to 6 as that version did: rows 1 and 2 are delivered, row 3 is damaged."""
     rows = [
         encode(number, 7, number, "van", fix_at(number, extra='{"door":0}'))[:_COLUMNS]
         for number in (1, 2, 4, 5, 6)

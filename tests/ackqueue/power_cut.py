@@ -1,10 +1,11 @@
-"""What a disk may hold after the power went.
+"""The possible contents of a disk after a power cut.
 
-The model: the content of a file is safe once the file was synced, its name once its folder was.
-Whatever came after that is kept, is dropped, or is torn: each sector of 512 bytes by itself holds
-the new, the old, or garbage. A renaming happens whole or not at all. A sync that failed makes
-nothing safe, and neither does the next one: the kernel may have forgotten the pages. A write
-damages no byte outside its own range (the power-safe overwrite that SQLite takes for granted too).
+The model: a sync of a file makes its content safe, and a sync of its folder makes its name safe.
+Every later change is kept, dropped, or torn. In a torn write, each sector of 512 bytes
+independently has the new content, the old content, or garbage. A rename happens completely or not
+at all. A failed sync makes nothing safe, and neither does the next one: the kernel may have
+forgotten the pages. A write damages no byte outside its own range (SQLite also assumes this
+power-safe overwrite).
 """
 
 import random
@@ -20,7 +21,7 @@ class _Change:
     op: Op
     safe: bool = False
     doomed: bool = False
-    """A sync of it failed: no later one makes it safe."""
+    """A sync of it failed, so no later sync makes it safe."""
 
 
 @dataclass
@@ -57,17 +58,17 @@ class _Content:
 
 
 class Platter:
-    """The disk while the log is played to it."""
+    """A disk on which the log is replayed."""
 
     def __init__(self, files: dict[str, bytes] | None = None) -> None:
-        """Start with these files, safe."""
+        """Start with these files, all of them safe."""
         self._names = {name: _Content(bytearray(data)) for name, data in (files or {}).items()}
         self._safe_names = dict(self._names)
         self._folder: list[tuple[Op, _Content]] = []
-        """What was done to names since the folder was synced."""
+        """Changes to names since the last sync of the folder."""
 
     def play(self, op: Op) -> None:
-        """The next operation was asked for."""
+        """Apply the next operation."""
         match op.kind:
             case "create" | "rename" | "delete":
                 content = _Content() if op.kind == "create" else self._names[op.file]
@@ -82,7 +83,7 @@ class Platter:
                 self._names[op.file].changes.append(_Change(op))
 
     def cut(self, draw: random.Random) -> dict[str, bytes]:
-        """The files as they may be after a cut now."""
+        """The files as they may be after a power cut now."""
         keep = draw.choice((0.0, 0.5, 0.9, 1.0))
         tear, garbage = draw.choice(((0.0, 0.0), (0.5, 0.0), (0.5, 0.3)))
         names = dict(self._safe_names)
@@ -96,7 +97,7 @@ class Platter:
 
 
 def _apply_to_folder(names: dict[str, _Content], op: Op, content: _Content) -> None:
-    """What came before it may not have reached the disk, but this did."""
+    """Apply this change, although earlier changes may not have reached the disk."""
     if op.kind == "create":
         names[op.file] = content
     elif names.get(op.file) is content:

@@ -1,8 +1,8 @@
-"""The power-loss proof: the queue is used at random, and the power is cut at every moment of it.
+"""The power-loss proof: use the queue at random, and cut the power at every moment.
 
-Each seed is one story. A workload runs on a recorded disk; for each moment of its log, disks as a
-cut may leave them are made and held against the promises. Now and then the next life begins on
-such a disk, is recorded in turn, and is cut at every moment as well: the recovery from a cut is
+Each seed is one story. A workload runs on a recorded disk. For each moment of its log, the proof
+makes disks as a cut may leave them, and checks them against the promises. Sometimes the next life
+begins on such a disk. It is recorded and cut at every moment as well, so the recovery from a cut is
 itself cut.
 """
 
@@ -30,33 +30,33 @@ FILE = "queue.db"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is put to the proof."""
+    """What the proof tests."""
 
     queue_class: type[AckQueue] = AckQueue
     pragmas: tuple[str, ...] = ()
-    """Set before each transaction: what a careless queue would choose."""
+    """Run before each transaction: the settings that a careless queue would choose."""
 
 
 @dataclass
 class Tally:
-    """How many crash states were looked at."""
+    """The number of checked crash states."""
 
     states: int = 0
     of_recoveries: int = 0
-    """Those of them that came from a cut during the life after a cut."""
+    """The states from a cut during the life after a cut."""
 
 
 def prove(seed: int, states: int, subject: Subject = Subject()) -> Tally:
-    """Look at about this many crash states of one story.
+    """Check about this many crash states of one story.
 
     Raises:
-        BrokenPromiseError: Naming the seed and the moment.
+        BrokenPromiseError: With the seed and the moment.
     """
     draw = random.Random(seed)
     tally = Tally()
     with (
         small_steps(),
-        # The names of the streams too, so that a seed tells the same story again.
+        # Stream names also depend on the seed, so that a seed always gives the same story.
         mock.patch.object(secrets, "randbits", random.Random(seed).getrandbits),
         tempfile.TemporaryDirectory(prefix="power-loss-", dir=scratch_folder()) as name,
     ):
@@ -70,7 +70,7 @@ def prove(seed: int, states: int, subject: Subject = Subject()) -> Tally:
 
 @contextmanager
 def small_steps() -> Iterator[None]:
-    """A story has few fixes: what goes in portions of a thousand goes in portions of some."""
+    """Use portions of a few rows instead of a thousand, because a story has few fixes."""
     with (
         mock.patch.object(thinning, "_FEW_ROWS", 5),
         mock.patch.object(thinning, "_ROWS_PER_WINDOW", 20),
@@ -87,10 +87,10 @@ class _Story:
         self._subject = subject
         self._tally = tally
         self._depth = 0
-        self._pages = draw.choice((10, 50, 200))  # a short story with many checkpoints, or few
+        self._pages = draw.choice((10, 50, 200))  # few or many checkpoints in a short story
 
     def tell(self, files: dict[str, bytes], promises: Promises, *, steps: int, states: int) -> None:
-        """One life on these files, and the cuts of it."""
+        """Run one life on these files, and cut it at every moment."""
         disk = RecordedDisk()
         disk.pragmas = (*self._subject.pragmas, f"PRAGMA wal_autocheckpoint = {self._pages}")
         path = self._lay_out(files)
@@ -124,5 +124,5 @@ class _Story:
 
 
 def _share(index: int, total: int, places: int) -> int:
-    """How many of ``total`` fall to this place, spread evenly."""
+    """The share of ``total`` for this place, spread evenly."""
     return total * (index + 1) // places - total * index // places

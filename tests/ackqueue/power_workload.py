@@ -1,4 +1,4 @@
-"""Random use of a queue on a recorded disk, noting what the queue promises."""
+"""Random use of a queue on a recorded disk, with a record of its promises."""
 
 import random
 from collections.abc import Callable
@@ -22,7 +22,7 @@ KEEP_S = 30
 
 
 class Workload:
-    """One life of the queue: from an opening to a close, or to a cut at any moment before it."""
+    """One life of the queue, from an opening to a close, or to a cut at any moment before it."""
 
     def __init__(
         self,
@@ -62,9 +62,9 @@ class Workload:
         }
 
     def run(self, steps: int, heal: Callable[[], None] | None = None) -> None:
-        """Each step is a few calls. The last ones close the queue.
+        """Run the steps, of a few calls each. Then close the queue.
 
-        With ``heal`` the disk may refuse at any time, until it is called before the close.
+        With ``heal``, the disk may refuse at any time until ``heal`` is called before the close.
         """
         self._open()
         if heal is not None:
@@ -166,7 +166,7 @@ class Workload:
 
     def _retry(self) -> None:
         if self.queue.stats().carrying_over:
-            return  # names that are away are not known
+            return  # names in a file set aside are not known
         begun = self._moment
         dead = [
             name
@@ -191,7 +191,7 @@ class Workload:
         self._give_up(Bounds(self.queue.shared, Limits(), 0)._drop)
 
     def _give_up(self, act: Callable[[], bool]) -> None:
-        """A step that keeps the queue within its limits."""
+        """Run a step that keeps the queue within its limits."""
         begun, shared = self._moment, self.queue.shared
         before = set(self._stored())
         with shared.disk:
@@ -212,7 +212,7 @@ class Workload:
                 shared.store.pack()
 
     def _set_aside(self) -> None:
-        """As if it were damaged, and all of it can be read."""
+        """Set the file aside as if it were damaged. All of it stays readable."""
         shared = self.queue.shared
         with shared.disk:
             shared.writer.report(shared.replace(UnusableError("as if damaged")))

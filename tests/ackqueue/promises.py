@@ -1,8 +1,8 @@
 """What a queue has promised at each moment, and whether a disk after a power cut keeps it.
 
-A moment is a position in the disk's log. ``Promises`` are noted by a workload as the queue's calls
-return; ``check`` opens what a cut left behind, with the real code and the real sqlite3, and
-raises ``BrokenPromiseError`` for the first that is not kept.
+A moment is a position in the disk's log. A workload notes ``Promises`` as the queue's calls return.
+``check`` opens the files that a cut left, with the real code and the real sqlite3, and raises
+``BrokenPromiseError`` for the first broken promise.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ class BrokenPromiseError(AssertionError):
 
 @dataclass
 class Call:
-    """Between two moments the state of some fixes changes: of all of them, or of none."""
+    """A change in the state of some fixes between two moments: all of them change, or none."""
 
     begun: int
     states: Mapping[Name, State]
@@ -37,7 +37,7 @@ class Call:
 
 @dataclass
 class Life:
-    """What the queue said of one fix, and when."""
+    """What the queue reported about one fix, and when."""
 
     record: Record
     put: int
@@ -45,30 +45,30 @@ class Life:
     committed: int = NEVER
     sent: int = NEVER
     may_go: int = NEVER
-    """From here on it may be deleted: delivered, and old enough."""
+    """From this moment on, it may be deleted: it is delivered, and old enough."""
     arrived: bool = False
-    """The endpoint accepted it in a life before this one."""
+    """The endpoint accepted it in an earlier life."""
     calls: list[Call] = field(default_factory=list)
 
     @property
     def state(self) -> State:
-        """After the last call."""
+        """The state after the last call."""
         return self.calls[-1].states[_name(self.record)] if self.calls else self.first
 
     def was_given_up(self, moment: int) -> bool:
-        """It is gone, or may be, and counts as lost."""
+        """Whether it is gone, or may be gone, and counts as lost."""
         settled, possible = self.states(moment)
         return State.GONE in {settled, *possible}
 
     def has_arrived(self, moment: int) -> bool:
-        """The endpoint has accepted it: that comes before the queue is told."""
+        """Whether the endpoint has accepted it. The queue learns of that later."""
         name = _name(self.record)
         return self.arrived or any(
             call.begun <= moment and call.states[name] is State.ACKED for call in self.calls
         )
 
     def states(self, moment: int) -> tuple[State, set[State]]:
-        """What the disk says of it, and what it may say as well: a call is under way."""
+        """Its state on disk, and the other possible states while a call is in progress."""
         settled = self.first
         possible: set[State] = set()
         for call in self.calls:
@@ -83,7 +83,7 @@ class Life:
 
 @dataclass
 class Seal:
-    """A batch that got no answer stays the batch that it was, from one moment to another."""
+    """A batch without an answer: it stays the same from one moment to another."""
 
     names: set[Name]
     since: int = NEVER
@@ -91,11 +91,11 @@ class Seal:
 
 
 class Promises:
-    """Everything that was promised."""
+    """All promises of the queue."""
 
     def __init__(self, lost: int = 0) -> None:
         self.lives: dict[Name, Life] = {}
-        self._lost = lost  # as it was counted at the start of this life
+        self._lost = lost  # the count at the start of this life
         self.seals: list[Seal] = []
         self._calls: list[Call] = []
         self._unsettled: list[Life | Call | Seal] = []
@@ -117,7 +117,7 @@ class Promises:
         self._unsettled.append(self.seals[-1])
 
     def settled(self, moment: int) -> None:
-        """The queue says that all of it is on disk."""
+        """Note that the queue reports everything as on disk."""
         for promise in self._unsettled:
             match promise:
                 case Life():
@@ -129,7 +129,7 @@ class Promises:
         self._unsettled.clear()
 
     def sent(self, batch: Batch, begun: int, moment: int) -> None:
-        """No earlier batch that holds one of these is promised from here on."""
+        """End the promise of each earlier batch that contains one of these fixes."""
         some = names(batch.records)
         for name in some:
             self.lives[name].sent = min(self.lives[name].sent, moment)
@@ -138,7 +138,7 @@ class Promises:
                 seal.until = begun
 
     def after(self, moment: int, found: Mapping[Name, State]) -> "Promises":
-        """What holds from the start of the log of the next life, which found these."""
+        """The promises at the start of the next life's log. That life found these fixes."""
         following = Promises(self._lost + self._given_up(found, moment))
         for name, life in self.lives.items():
             later = Life(life.record, 0, found.get(name, State.READY))
@@ -147,20 +147,20 @@ class Promises:
             if name in found and life.committed <= moment:
                 later.committed = 0
             elif name in found:
-                following._unsettled.append(later)  # out of a commit that was torn
+                following._unsettled.append(later)  # from a torn commit
         following.seals = [
             Seal(seal.names, 0) for seal in self.seals if seal.since <= moment < seal.until
         ]
         return following
 
     def check(self, path: Path, moment: int) -> dict[Name, State]:
-        """Hold the disk after a cut at ``moment`` against what was promised before it.
+        """Check the disk after a cut at ``moment`` against the earlier promises.
 
         Returns:
-            The states of the fixes that are there.
+            The states of the fixes on the disk.
 
         Raises:
-            BrokenPromiseError: By the first promise that is not kept.
+            BrokenPromiseError: For the first broken promise.
         """
         try:
             queue = AckQueue(path)
@@ -238,7 +238,7 @@ class Promises:
     def _check_batches(
         self, queue: AckQueue, found: Mapping[Name, State], moment: int
     ) -> list[Batch]:
-        """All that is ready is handed out once, and nothing else."""
+        """Check that each ready fix is handed out once, and no other fix."""
         leased: list[Batch] = []
         while batch := queue.lease(10_000):
             leased.append(batch)
@@ -260,15 +260,15 @@ class Promises:
         arrived: set[Name],
         accounts: dict[str, StreamAccount],
     ) -> None:
-        """By the accounts that the queue gives, the endpoint finds what it accepted.
+        """Check that the queue's accounts agree with what the endpoint accepted.
 
-        ``accounts`` are those that it has heard before; these are added.
+        ``accounts`` are the accounts that the endpoint already has. New ones are added.
         """
         while some := [a for a in queue.accounts()[0] if accounts.get(a.stream) != a]:
             accounts |= {account.stream: account for account in some}
-            queue.settle(some)  # a report has not more than 20
+            queue.settle(some)  # a report has at most 20
         said = audit(accounts.values(), arrived)
-        # What was accepted and is ready again for all the queue knows can be given up after that.
+        # The queue can give up an accepted fix if it still considers the fix ready.
         not_coming = {
             name
             for name in arrived

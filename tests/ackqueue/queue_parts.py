@@ -1,4 +1,4 @@
-"""What the tests of the queue share: fixes, and a disk that can refuse."""
+"""Shared helpers of the queue tests: fixes, and a disk that can refuse."""
 
 import sqlite3
 from pathlib import Path
@@ -9,17 +9,17 @@ from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.model import Batch, Fix
 
 Refusal = Literal["never", "before", "after", "full"]
-"""Whether COMMIT raises, and if so, before or after it is done, or because there is no room."""
+"""When COMMIT raises: never, before it is done, after it is done, or because the disk is full."""
 START_MS = 1_764_426_119_000
 
 
 class Disk:
-    """Opens real databases whose COMMIT can fail: for good, or after it was done."""
+    """Opens real databases whose COMMIT can fail, before or after it is done."""
 
     def __init__(self) -> None:
         self.refuses: Refusal = "never"
         self.commits = 0
-        """How often it was tried."""
+        """The number of attempts."""
 
     def connect(self, path: Path) -> sqlite3.Connection:
         return cast("sqlite3.Connection", _Connection(connect(path), self))

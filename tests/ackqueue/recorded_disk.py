@@ -1,7 +1,7 @@
-"""A disk that writes down everything SQLite asks of it, and can refuse any of it.
+"""A disk that records every operation of SQLite, and can refuse any of them.
 
-The files are real (in a folder that is best in memory); the log tells in which order they came to
-be as they are. ``power_cut.Platter`` makes of the log what a power cut may leave.
+The files are real (preferably in a folder in memory). The log contains all changes in their order.
+``power_cut.Platter`` derives from the log what a power cut may leave.
 """
 
 # ruff: noqa: N802 - the methods have the names of SQLite's own interface
@@ -25,40 +25,40 @@ OfFile = Literal["open", "read", "write", "truncate", "sync", "failed sync"]
 
 
 class Op(NamedTuple):
-    """One thing that was asked of the disk."""
+    """One operation on the disk."""
 
     kind: OfFolder | OfFile
     file: str = ""
     offset: int = 0
-    """Of a write; the size of a truncation."""
+    """The offset of a write, or the size after a truncation."""
     data: bytes = b""
     to: str = ""
-    """The new name of what is renamed."""
+    """The new name of a renamed file."""
 
 
-class Refusal(Exception):  # noqa: N818 - a decision of the test's, turned into what SQLite knows
-    """Raised by ``refuse``: this operation fails."""
+class Refusal(Exception):  # noqa: N818 - the test decides it; SQLite gets its own error
+    """Raised by ``refuse`` to make the operation fail."""
 
     def __init__(self, error: type[apsw.Error], *, written: float = 0.0) -> None:
         self.error = error
         self.written = written
-        """The part of a write that is done all the same."""
+        """The fraction of a write that is done anyway."""
 
 
 _numbers = count(1)
 
 
 class RecordedDisk:
-    """Give ``connect`` to a queue, and use it inside ``recorded``."""
+    """A recording disk. Pass ``connect`` to a queue, and use the queue inside ``recorded``."""
 
     def __init__(self, refuse: Callable[[Op], None] = lambda op: None) -> None:
         self.log: list[Op] = []
         self.refuse = refuse
-        """Called before each operation, those that change nothing ("read", "open") too."""
+        """Called before each operation, including "read" and "open", which change nothing."""
         self.pragmas: tuple[str, ...] = ()
         """Run before each transaction."""
         self.commits_late = False
-        """A COMMIT is put off to the start of the next transaction."""
+        """Whether a COMMIT is delayed to the start of the next transaction."""
         self._vfs = _Vfs(f"recorded-{next(_numbers)}", self)
 
     def connect(self, path: Path) -> sqlite3.Connection:
@@ -66,7 +66,7 @@ class RecordedDisk:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """What the queue does to the folder it does itself, not through SQLite."""
+        """Also record the queue's own changes to the folder, which do not go through SQLite."""
         create, rename, unlink = schema.create_file, set_aside_files.rename, set_aside_files.unlink
 
         def recorded_create(path: Path) -> None:
@@ -164,7 +164,7 @@ class _File(apsw.VFSFile):
         super().__init__("", name, flags)
         self._file = file
         self._disk = disk
-        self._name_is_new = not file.endswith(".db")  # SQLite then syncs the folder as well
+        self._name_is_new = not file.endswith(".db")  # then SQLite also syncs the folder
 
     def xRead(self, amount: int, offset: int) -> bytes:
         with _refusals():
@@ -189,7 +189,7 @@ class _File(apsw.VFSFile):
         super().xTruncate(size)
 
     def xSync(self, flags: int) -> None:
-        """No real sync: what is durable, the log says."""
+        """Only record the sync: the log alone says what is durable."""
         with _refusals():
             self._disk.ask(Op("sync", self._file))
         if self._name_is_new:
@@ -206,6 +206,6 @@ def _refusals() -> Iterator[None]:
 
 
 def scratch_folder() -> Path | None:
-    """Memory, where there is some: a crash state lives for a millisecond."""
+    """A folder in memory, if there is one: a crash state exists for only a millisecond."""
     memory = Path("/dev/shm")
     return memory if memory.is_dir() else None

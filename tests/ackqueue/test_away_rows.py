@@ -1,4 +1,4 @@
-"""What becomes of the numbers that are in no file."""
+"""What happens to row numbers that are not in any file."""
 
 import pytest
 
@@ -19,11 +19,11 @@ from telemetry_agent.ackqueue.row_states import (
 BORDER = 1 << 32
 SPARE = BORDER - 1
 LAST = 1500
-"""The last row that is known to be in the file that was set aside."""
+"""The last row known to be in the file that was set aside."""
 
 
 def away(last: int, border: int = BORDER, oldest_pending: int | None = None) -> AwayRows:
-    """The rows up to ``last`` are away, and this file follows that border."""
+    """Away rows up to ``last``; the current file starts above ``border``."""
     marks: RangeMap[RowState] = RangeMap()
     marks.paint(last + 1, border, RowState(State.AWAY, oldest_pending=oldest_pending))
 
@@ -41,7 +41,7 @@ def arrive(
     *,
     leased: list[tuple[int, int]] | None = None,
 ) -> list[Span[RowState]]:
-    """All that is found, in one portion. Returns all marks."""
+    """Take all found rows in one portion. Return all marks."""
 
     def first(row: int) -> int | None:
         before = border_before(row)
@@ -50,7 +50,7 @@ def arrive(
         return min((row for row in found if border_before(row) == before), default=before + 1)
 
     rows.take(Arrival(rows.last, found, marks or [], first, lambda _: None), [], leased or [])
-    assert rows.any  # until the last portion is on its way to the disk
+    assert rows.any  # true until the last portion goes to the disk
     rows.end()
     assert not rows.any
     return list(rows._marks)
@@ -77,7 +77,7 @@ def test_a_file_that_is_set_aside_without_rows_of_its_own_leaves_its_border() ->
     ]
 
 
-# The border below which all was delivered
+# The border below which every row was delivered
 
 
 def test_below_the_oldest_pending_row_all_was_delivered() -> None:
@@ -122,7 +122,7 @@ def test_of_a_file_that_was_set_aside_in_use_no_row_counts_as_delivered_without_
     rows.begin(BORDER + 20, 2 * BORDER)
     marks = arrive(rows, [*range(103, LAST + 1), *range(BORDER + 2, BORDER + 21)])
     assert marks == [
-        Span(1, 99, PURGED),  # the first file had none, and what is known of it stays known
+        Span(1, 99, PURGED),  # not in the first file, and this stays known
         Span(100, 102, DAMAGED),
         Span(LAST + 1, BORDER, UNUSED),
         Span(BORDER + 1, BORDER + 1, DAMAGED),
@@ -157,11 +157,11 @@ def test_what_is_uncounted_outlasts_a_kill() -> None:
 
 def test_a_row_beyond_the_last_that_was_known_arrives_after_a_second_file_was_set_aside() -> None:
     rows = away(LAST, oldest_pending=1)
-    rows.begin(BORDER, BORDER)  # the second one had no rows of its own
+    rows.begin(BORDER, BORDER)  # the second file had no rows
     assert arrive(rows, list(range(1, LAST + 3))) == [Span(LAST + 3, BORDER, UNUSED)]
 
 
-# The border up to which numbers were perhaps never used
+# The border up to which numbers may never have been used
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the queue may take of the disk, and what goes when that is not enough."""
+"""How much of the disk the queue may use, and what it gives up when that is not enough."""
 
 import errno
 import json
@@ -30,11 +30,11 @@ from telemetry_agent.model import Fix
 MIB = 1 << 20
 ONE_MIB = Limits(max_size_bytes=MIB)
 CAPACITY = 8000
-"""About so many of these fixes fit into one MiB, less what is kept free."""
+"""About this many of these fixes fit into 1 MiB minus the part that is kept free."""
 
 
 def driven(second: int, leg_s: int = 600) -> Fix:
-    """A way with a turn at the end of each leg, and a stop before it for a fifth of the time."""
+    """A fix of a drive. Each leg ends with a stop, for a fifth of its time, and a turn."""
     leg, within = divmod(second, leg_s)
     drive_s = leg_s * 4 // 5
     metres = 15 * (leg * drive_s + min(within, drive_s))
@@ -50,7 +50,7 @@ def record(
     fix: Callable[[int], Fix] = fix_at,
     look: Callable[[], None] = lambda: None,
 ) -> None:
-    """Fifty to a commit, and after each what a committer does."""
+    """Commit 50 fixes at a time. After each commit, do what a committer does."""
     for first in range(fixes.start, fixes.stop, 50):
         for second in range(first, min(first + 50, fixes.stop)):
             queue.put(fix(second), "van-07")
@@ -166,7 +166,7 @@ def test_batches_that_are_out_stay_whole(path: Path, when_full: WhenFull) -> Non
 def test_what_an_endpoint_never_answers_goes_as_all_others(
     path: Path, when_full: WhenFull, *, is_resumed: bool
 ) -> None:
-    """It takes each request and hangs, so that all that was recorded was sent once."""
+    """The endpoint receives each request and hangs, so every recorded fix was sent once."""
     newest = 3 * CAPACITY
     with AckQueue(path, limits=Limits(max_size_bytes=MIB, when_full=when_full)) as queue:
         for first in range(0, newest, 200):
@@ -210,7 +210,7 @@ def test_a_limit_of_the_process_is_a_limit_of_the_queue(
 
 
 def test_a_group_that_is_larger_than_what_is_free_finds_room(path: Path) -> None:
-    """Without a committer: the commit itself makes room."""
+    """Use no committer: the commit itself makes room."""
     with AckQueue(path, limits=ONE_MIB, commit_every_s=3600) as queue:
         for first in range(0, 3 * CAPACITY, 5000):
             for second in range(first, first + 5000):
@@ -222,7 +222,7 @@ def test_a_group_that_is_larger_than_what_is_free_finds_room(path: Path) -> None
 
 
 def test_a_month_is_still_a_month(path: Path) -> None:
-    """Seen from further away: each stop and turn of it is there."""
+    """The thinned month has less detail, but still contains each stop and turn."""
     every_s, hours = 60, 24 * 30
     with AckQueue(path, limits=ONE_MIB, commit_every_s=3600) as queue:
         record(queue, range(hours * 3600 // every_s), lambda n: driven(n * every_s, 3600))
@@ -237,7 +237,7 @@ def test_a_month_is_still_a_month(path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_what_was_thinned(path: Path) -> None:
-    """However many go, what is left is a few ranges."""
+    """The remaining fixes form a few ranges, however many fixes are thinned."""
     with AckQueue(path, limits=ONE_MIB, commit_every_s=3600) as queue:
         ranges = []
         for _ in range(2):
@@ -280,7 +280,7 @@ def test_the_numbers_of_what_stays_are_next_to_each_other(path: Path) -> None:
         record(queue, range(2 * CAPACITY), driven)
         with queue.shared.disk:
             rows = queue.shared.read((1, queue.shared.last))
-        assert len(runs(row[0] for row in rows)) <= 3  # one is under way
+        assert len(runs(row[0] for row in rows)) <= 3  # one is in progress
         batch = lease(queue, 100)
         assert batch.live
         assert queue.backlog().live == 0
@@ -302,7 +302,7 @@ def test_fixes_are_given_up_by_their_own_time(path: Path) -> None:
         while queue.tidy():
             pass
         assert queue.stats().lost == {}
-        queue.put(fix_at(10**9, flags=("date",)), "van-07")  # nothing is concluded from a doubt
+        queue.put(fix_at(10**9, flags=("date",)), "van-07")  # a doubtful date expires no fix
         assert not queue.tidy()
         queue.put(fix_at(5000), "van-07")
         queue.commit()
@@ -369,7 +369,7 @@ def test_an_opening_that_a_limit_ends_can_be_tried_again(
             AckQueue(path, limits=Limits(max_size_bytes=MIB))
     with AckQueue(path, limits=Limits(max_size_bytes=MIB)) as queue:
         assert not queue.stats().lost
-    assert kept.tb  # it was there all the time, with what it refers to
+    assert kept.tb  # the error and its references existed until here
 
 
 def test_a_limit_that_cannot_be_set_is_an_error_of_the_queue(path: Path) -> None:
@@ -380,7 +380,7 @@ def test_a_limit_that_cannot_be_set_is_an_error_of_the_queue(path: Path) -> None
 
 
 def test_a_full_disk_takes_acknowledgements_and_goes_on_recording(tmp_path: Path) -> None:
-    """On a file system of its own, which somebody else fills."""
+    """Use a separate file system, which another program fills."""
     if os.geteuid() != 0 and "CI" not in os.environ:
         pytest.skip("only root can mount a file system")
     script = Path(__file__).with_name("full_disk.py")
@@ -532,9 +532,9 @@ TOLD_AT_ITS_QUOTA = "True 2500 False\n0 7500\nTrue\n"
 def test_a_full_disk_ends_no_process_and_no_backlog(
     tmp_path: Path, make: list[str], script: str, told: str
 ) -> None:
-    """SQLite maps the index of its log into memory: to write there without room is SIGBUS.
+    """SQLite maps the index of its log into memory: a write there on a full disk raises SIGBUS.
 
-    A quota that is used up is a full disk too. To give up fixes makes room only if that can be
+    A used-up quota is also a full disk. Giving up fixes makes room only if the change can be
     written.
     """
     make_file_system = peers.program(make[0])
@@ -632,7 +632,7 @@ def test_what_is_carried_over_makes_nothing_go(path: Path) -> None:
     with AckQueue(path, limits=ONE_MIB) as queue:
         record(queue, range(20_000, 22_000))
         carry_over(queue)
-        assert queue.stats().carrying_over  # the rest waits where it is
+        assert queue.stats().carrying_over  # the rest waits in the old file
         assert queue.stats().lost == {}
         delivered: list[int] = []
         while batch := queue.lease(1000, live_first=False):
@@ -647,7 +647,7 @@ def test_what_is_carried_over_makes_nothing_go(path: Path) -> None:
 
 
 def test_a_folder_that_is_gone_is_an_error_of_the_disk(tmp_path: Path) -> None:
-    """Also where the file may not grow, and where it is damaged: the reader must not crash."""
+    """This also applies if the file may not grow or is damaged: the reader must not crash."""
     disk, path = Disk(), tmp_path / "state" / "queue.db"
     with AckQueue(path, limits=ONE_MIB, connect=disk.connect, clock=FakeClock()) as queue:
         record(queue, range(1000))
@@ -667,7 +667,7 @@ def test_a_folder_that_is_gone_is_an_error_of_the_disk(tmp_path: Path) -> None:
 
 
 def test_room_for_what_is_carried_over_is_made_in_portions(path: Path) -> None:
-    """As much as is read at once; and nothing where the disk refuses."""
+    """Each portion is what is read at once. If the disk refuses, no room is made."""
     disk, delivered = Disk(), 2 * CAPACITY
     with AckQueue(path) as queue:
         record(queue, range(delivered))

@@ -1,4 +1,4 @@
-"""Carrying over: everything once, as it was, whatever interrupts it."""
+"""Carrying over: every row arrives once and unchanged, whatever interrupts it."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def test_no_row_is_carried_over_before_what_became_of_it_is_known(path: Path) -> None:
     damage.fill(path, 8000)
-    with AckQueue(path, keep_delivered_s=10**9) as queue:  # the marks are behind the rows
+    with AckQueue(path, keep_delivered_s=10**9) as queue:  # the marks come after the rows
         queue.ack(lease(queue, 8000), rejected=dict.fromkeys(range(2, 8001, 2), "bad"))
     damage.damage(path, damage.header)
     with AckQueue(path, keep_delivered_s=10**9) as queue:
@@ -175,7 +175,7 @@ def test_a_file_that_somebody_deleted_does_not_keep_what_is_left_waiting(
 
 @pytest.mark.parametrize("rows", [0, 5])
 def test_a_file_of_version_3_goes_on_carrying_over(path: Path, rows: int) -> None:
-    """It had a table of what was to come in the place of a mark."""
+    """Version 3 had a table of the rows still to come, instead of a mark."""
     records = damage.fill(path, 1500)
     damage.damage(path, damage.header)
     with AckQueue(path, commit_every_s=3600) as queue:
@@ -223,7 +223,7 @@ def test_a_newer_file_that_cannot_be_read_waits_for_its_version(
         assert queue.lease(1) is None
     assert "waits for the newer telemetry-agent" in caplog.text
     assert files(path) == [".damaged-1"]
-    with closing(connect(path.with_name("queue.db.damaged-1"))) as file:  # as that one reads it
+    with closing(connect(path.with_name("queue.db.damaged-1"))) as file:  # as the newer one does
         file.execute("ALTER TABLE fix DROP COLUMN other")
         file.execute("PRAGMA journal_mode = DELETE").fetchall()
     monkeypatch.setattr(schema, "_MIGRATIONS", (*schema._MIGRATIONS, ()))
@@ -247,7 +247,7 @@ def test_what_became_of_the_fixes_is_carried_over_too(path: Path) -> None:
         ]
         assert after == unack_to_ready
         assert queue.stats().lost == {"discarded": 1}
-        assert seqs(lease(queue)) == list(range(41, 51))  # the batch without an answer, as it was
+        assert seqs(lease(queue)) == list(range(41, 51))  # the unanswered batch, unchanged
         assert seqs(lease(queue)) == list(range(51, 101))
 
 
@@ -291,7 +291,7 @@ def test_being_killed_at_any_step_sends_nothing_twice_and_loses_nothing(
         queue = AckQueue(path, commit_every_s=0)
         put(queue, 1, start=1000 + turns)
         carrier = Carrier(queue)
-        for _ in range(8 + turns):  # four to look at all pages, then some of the rows
+        for _ in range(8 + turns):  # four to read all pages, then some of the rows
             carrier.step(0.0)
         batch = queue.lease(30, live_first=False)
         if batch is not None and batch.stream == name:
@@ -320,7 +320,7 @@ def test_being_killed_at_any_step_sends_nothing_twice_and_loses_nothing(
 
 
 def summary_of(path: Path) -> QueueSummary:
-    """The note beside the queue, as the next holder of a copy reads it."""
+    """The note beside the queue, as the next process that locks a copy reads it."""
     copy = path.with_name("copy.db")
     shutil.copy(lock_path(path), lock_path(copy))
     lock = QueueLock(copy)
@@ -410,7 +410,7 @@ def test_a_second_damage_before_the_first_is_carried_over(path: Path) -> None:
 def test_what_was_delivered_before_two_damages_is_not_lost(
     path: Path, caplog: pytest.LogCaptureFixture, note: bool, third: str
 ) -> None:
-    """The first file lost its marks and the rows that were delivered, and is still away."""
+    """The first file lost its marks and its delivered rows, and is still away."""
     with AckQueue(path) as queue:
         put(queue, 100)
         queue.ack(lease(queue, 90, live_first=False))

@@ -77,7 +77,7 @@ def test_what_the_disk_refused_is_tried_each_second(
 def test_while_the_disk_refuses_what_is_on_it_can_still_be_delivered(
     queue: AckQueue, clock: FakeClock, disk: Disk
 ) -> None:
-    """``drain`` waits for that, and ends when only fixes in memory are left."""
+    """``drain`` waits for this delivery, and ends when only fixes in memory are left."""
     queue.put(fix_at(), "a")
     queue.commit()
     disk.refuses = "before"
@@ -190,7 +190,7 @@ def test_a_disk_that_refuses_is_asked_once_a_second_whoever_asks(
 
 def test_it_purges_now_and_then(queue: AckQueue, clock: FakeClock) -> None:
     committer = Committer(queue)
-    assert committer.step(clock.monotonic_s()) == 8  # to look after the file
+    assert committer.step(clock.monotonic_s()) == 8  # to check the file
     for second in range(1500):
         queue.put(fix_at(second), "a")
     batch = queue.lease(2000)
@@ -204,7 +204,7 @@ def test_it_purges_now_and_then(queue: AckQueue, clock: FakeClock) -> None:
     while committer.step(clock.monotonic_s()) == 0:
         pass
     assert queue.stats().acked == 0
-    assert committer.step(clock.monotonic_s()) == 8  # to look after the file
+    assert committer.step(clock.monotonic_s()) == 8  # to check the file
 
 
 def test_what_cannot_be_tidied_up_is_tidied_up_before_that_is_logged(

@@ -1,4 +1,4 @@
-"""Where the rows are, told in runs."""
+"""Where the rows are, as runs."""
 
 import sqlite3
 from contextlib import closing
@@ -30,7 +30,7 @@ def put(queue: AckQueue, count: int) -> None:
 
 def test_each_row_is_in_one_place(queue: AckQueue) -> None:
     put(queue, 10)
-    assert list(queue.places(1)) == []  # none is on the disk
+    assert list(queue.places(1)) == []  # no row is on the disk
     queue.commit()
     put(queue, 1)
     assert list(queue.places(1)) == [(1, 10, "stored")]
@@ -39,7 +39,7 @@ def test_each_row_is_in_one_place(queue: AckQueue) -> None:
     queue.ack(batch, rejected={2: "400"})
     batch = queue.lease(2, live_first=False)
     assert batch
-    queue.release(batch, answered=False)  # perhaps there, surely on the disk
+    queue.release(batch, answered=False)  # perhaps at the endpoint, certainly on the disk
     assert queue.lease(3, live_first=False)
     assert list(queue.places(1)) == [
         (1, 1, "delivered"),
@@ -137,7 +137,7 @@ def test_a_damaged_row_is_neither_shown_nor_sent_again(tmp_path: Path, reason: s
 
 @pytest.fixture
 def scattered(queue: AckQueue) -> AckQueue:
-    """Every other of 4,000 fixes was refused."""
+    """A queue of 4,000 fixes, of which every other one was refused."""
     put(queue, 4000)
     while batch := queue.lease(1000):
         odd = [record.seq for record in batch.records if record.seq % 2]

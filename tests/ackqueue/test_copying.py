@@ -1,4 +1,4 @@
-"""A copy of a queue whose folder is gone: what waits in it is delivered from there, or counted."""
+"""A copy of a queue whose folder is gone: its waiting fixes are delivered, or counted."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_a_queue_that_fits_is_copied_with_what_was_delivered(path: Path, tmp_pat
 
 
 def test_beside_another_queue_it_is_one_of_its_own(path: Path, tmp_path: Path) -> None:
-    """Each has rows with the same numbers."""
+    """Both queues have rows with the same numbers."""
     target = tmp_path / "run" / "queue.db"
     with AckQueue(target) as other:
         put(other, 5)

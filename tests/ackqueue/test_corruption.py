@@ -1,11 +1,11 @@
-"""A part of the corruption proof; ``benchmarks/corruption.py`` is all of it."""
+"""A part of the corruption proof. ``benchmarks/corruption.py`` runs all of it."""
 
 import pytest
 from ackqueue.corruption import STATES, Stock, make, prove_queue
 from once import mostly_once
 
 CASES, PARTS = 300, 10
-LIMIT_S = 60.0  # 2 s on a quiet machine; this one may be five times as slow
+LIMIT_S = 60.0  # 2 s on an idle machine; this one may be five times as slow
 
 
 @pytest.fixture(scope="module")

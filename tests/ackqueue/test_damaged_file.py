@@ -1,4 +1,4 @@
-"""What can be read of damaged files, and that the rest is counted and told."""
+"""Damaged files are read as far as possible. The rest is counted and logged."""
 
 import random
 from collections import Counter
@@ -37,7 +37,7 @@ def test_destroyed_pages_cost_what_was_in_them_and_that_is_counted(
         assert delivered <= Counter(records)
         assert delivered.total() + outcome.lost == len(records)
         shares.append(delivered.total() / len(records))
-    # A fifth of the fixes of the benchmark, so that one page counts five times as much.
+    # The benchmark has five times as many fixes, so one page counts five times as much here.
     assert sum(shares) / len(shares) >= (0.97 if kind is damage.five_pages else 0.90)
 
 
@@ -63,7 +63,7 @@ def test_of_a_file_without_a_readable_byte_the_loss_is_told(
         put(queue, 3)
         carry_over(queue)
         assert seqs(lease(queue)) == [1, 2, 3]
-        assert queue.stats().lost == {"damaged": 40}  # from the oldest that waited to the last
+        assert queue.stats().lost == {"damaged": 40}  # from the oldest waiting fix to the last
     assert "40 are lost to damage" in caplog.text
     assert files(path) == [".foreign-1"]
 
@@ -143,7 +143,7 @@ def test_flipped_bits_in_the_log_cost_at_most_the_fix_that_they_hit(path: Path) 
 
 
 def test_a_log_without_its_header_overrules_nothing_of_the_file(path: Path) -> None:
-    """Behind the frames of a round lie those of the one before, older than the file."""
+    """After the frames of a round come those of the round before, which are older than the file."""
     with AckQueue(path, commit_every_s=0) as queue:
         put(queue, 20)
         queue.ack(lease(queue, 5, live_first=False))

@@ -17,10 +17,10 @@ def test_a_border_is_the_last_number_of_its_generation(number: int, border: int)
 @pytest.mark.parametrize(
     ("last", "border"),
     [
-        (0, BORDER),  # 0 is the border before the first file: none begins there
+        (0, BORDER),  # 0 is the border before the first file: no later file begins there
         (1, BORDER),
         (BORDER - 1, BORDER),
-        (BORDER, BORDER),  # a file without rows of its own leaves its border to the next one
+        (BORDER, BORDER),  # a file without rows leaves its border to the next file
         (BORDER + 1, 2 * BORDER),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a call costs does not grow with what the queue holds. Counted, not timed."""
+"""The cost of a call does not grow with the size of the queue. Counted, not timed."""
 
 import functools
 import tempfile
@@ -28,7 +28,7 @@ def fill(path: Path, count: int, *, delivered: bool) -> None:
     path.write_bytes(_filled(count, delivered))
 
 
-@functools.cache  # to make one takes longer than most tests
+@functools.cache  # making a file takes longer than most tests
 def _filled(count: int, delivered: bool) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "queue.db")
@@ -40,7 +40,7 @@ def _filled(count: int, delivered: bool) -> bytes:
 
 
 def disk_operations_of_a_cycle(path: Path) -> int:
-    """Reads, writes and syncs of a start, and of 50 fixes put, leased and acknowledged."""
+    """Count reads, writes and syncs of a start, and of 50 fixes put, leased and acknowledged."""
     operations = 0
 
     def count(_: Op) -> None:
@@ -115,9 +115,9 @@ def test_rows_that_alternate_take_little_memory(tmp_path: Path, kind: str) -> No
         queue.stats()
         held, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        # So a hundred thousand of them, and twice as many ranges, are within 5 MB.
+        # So 100,000 of them, with twice as many ranges, take less than 5 MB.
         assert held <= 24 * MANY
-        assert peak <= 1.5 * held  # 1.2 to 1.35, by the version of Python
+        assert peak <= 1.5 * held  # 1.2 to 1.35, depending on the Python version
 
 
 def test_carrying_over_many_dead_letters_takes_little_memory(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every operation of the disk fails, once or for a while, and the power may go after that too."""
+"""Every operation of the disk fails, once or for a while. A power cut may follow."""
 
 import random
 import sqlite3
@@ -28,7 +28,7 @@ FOR_EVER = 10**9
 
 
 class Fault:
-    """Refuses the ``length`` operations from number ``at`` on, of those that it can befall."""
+    """Refuses ``length`` operations from number ``at`` on. Counts only those that it can affect."""
 
     def __init__(self, name: str, at: int, length: int) -> None:
         self._full = name != "EIO"
@@ -83,7 +83,7 @@ def test_a_queue_that_takes_a_refusal_for_success_is_caught(
 
 
 def _refuse_each_operation(folder: Path, fault: str, length: int) -> None:
-    """The same story again and again, each time with another operation refused."""
+    """Repeat the same story, each time with another operation refused."""
     opening = _operations_of_an_opening(folder, fault)
     for at in range(opening, opening + 1000):
         refuse = Fault(fault, at, length)
@@ -150,7 +150,7 @@ def _operations_of_an_opening(folder: Path, fault: str) -> int:
 def _cut_the_power(
     disk: RecordedDisk, promises: Promises, folder: Path, draw: random.Random
 ) -> None:
-    """At three moments of the log."""
+    """Cut the power at three moments of the log."""
     folder.mkdir(exist_ok=True)
     moments = {draw.randrange(len(disk.log)) for _ in range(3)}
     platter = Platter()

@@ -1,4 +1,4 @@
-"""Where each row is: free, leased, marked, and never in two places."""
+"""The place of each row: free, leased or marked, and never two of these."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def test_a_batch_without_an_answer_comes_again_as_it_was_even_after_a_restart(pa
         put(queue, 6)
         middle = lease(queue, 4)
         queue.ack(middle, retry=[4, 6])
-        batch = lease(queue, 3)  # 1, 2, 4: not in one piece
+        batch = lease(queue, 3)  # 1, 2, 4: not contiguous
         assert seqs(batch) == [1, 2, 4]
         queue.release(batch, answered=False)
         assert queue.stats().unack == 3

@@ -57,7 +57,7 @@ def test_two_queues_in_one_process_exclude_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0 and "CI" not in os.environ, reason="mounts")
 def test_a_lock_on_another_disk_is_not_that_of_the_queue(tmp_path: Path) -> None:
-    """Each disk counts its files by itself: the first ones have the same numbers."""
+    """Each disk numbers its files separately: the first ones have the same inode number."""
     script = """if 1:
         import subprocess, sys
         from pathlib import Path

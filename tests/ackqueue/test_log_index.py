@@ -54,7 +54,7 @@ def test_it_has_room_in_all_of_it_and_is_empty(index: Path, ballast: Path) -> No
 
 def test_sqlite_does_not_cut_it(path: Path, index: Path) -> None:
     def connecting(path: Path) -> sqlite3.Connection:
-        with index.open("r+b") as file:  # SQLite opens it later: to close it would drop its locks
+        with index.open("r+b") as file:  # a close after SQLite's open would drop the locks
             file.seek(UNUSED.start)
             file.write(b"unharmed")
         return connect(path)
@@ -66,7 +66,7 @@ def test_sqlite_does_not_cut_it(path: Path, index: Path) -> None:
 
 
 def test_sqlite_takes_nobody_else_for_a_user_when_it_closes_it(path: Path, index: Path) -> None:
-    """SQLite 3.51 and newer, which apsw has, look for one."""
+    """SQLite 3.51 and newer, which apsw includes, look for another user."""
 
     def connecting(path: Path) -> sqlite3.Connection:
         return cast("sqlite3.Connection", ApswConnection(path, "unix"))

@@ -1,4 +1,4 @@
-"""A queue file in any state is opened; what cannot be used is set aside, and losses are told."""
+"""A queue file in any state opens. Unusable files are set aside, and losses are reported."""
 
 import errno
 import logging
@@ -148,7 +148,7 @@ def test_what_a_destroyed_file_had_counted_as_lost_is_counted_again(path: Path, 
         put(queue, 3)
         queue.fail(lease(queue, 2), "no")
         queue.ack(lease(queue, 1))
-    for _ in range(2):  # it is noted for the next time
+    for _ in range(2):  # the loss is noted for the next start
         path.write_bytes(b"" if how == "emptied" else bytes(6000))
         with AckQueue(path) as queue:
             carry_over(queue)
@@ -290,7 +290,7 @@ def test_what_an_older_copy_of_a_queue_lacks_is_counted(path: Path) -> None:
     with AckQueue(path) as queue:
         stream = queue.stream
         put(queue, 12)
-        for _ in range(2):  # the backlog, and what is live
+        for _ in range(2):  # the backlog and the live fixes
             queue.ack(lease(queue, 25, live_first=False))
         put(queue, 8)
     path.write_bytes(old)
@@ -444,7 +444,7 @@ def test_a_process_out_of_files_sets_nothing_aside(path: Path) -> None:
 
 
 def bytes_read() -> int:
-    """By this process, since it began."""
+    """Bytes that this process has read since it began."""
     counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(counts["rchar"])
 
@@ -472,7 +472,7 @@ def test_it_says_so_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
 def test_a_file_that_cannot_take_what_is_missing_in_it_is_set_aside(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It can be read from end to end, and is found to be damaged when it is written."""
+    """The file is readable from end to end. Only a write finds that it is damaged."""
     damage.fill(path, 40)
     path.rename(path.with_name("queue.db.damaged-1"))
     path.with_name("queue.db.lock").unlink()

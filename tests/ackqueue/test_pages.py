@@ -1,4 +1,4 @@
-"""The page scanner against what SQLite itself has written."""
+"""The page scanner on pages that SQLite has written."""
 
 import sqlite3
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""5,000 crash states of the queue, and the proof that the proof has teeth.
+"""5,000 crash states of the queue, and a check that the proof finds faults.
 
-``python benchmarks/power_loss.py`` looks at as many as one likes.
+``python benchmarks/power_loss.py`` checks any number of states.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -33,7 +33,7 @@ def test_the_life_after_a_cut_is_cut_too() -> None:
 
 
 class _AcksBeforeCommit(AckQueue):
-    """Takes the acknowledgement to disk with the next call: one transaction saved."""
+    """Writes the acknowledgement to disk with the next call, to save one transaction."""
 
     def ack(
         self,
@@ -47,7 +47,7 @@ class _AcksBeforeCommit(AckQueue):
 
 
 class _LeasesBeforeCommit(AckQueue):
-    """Hands out what its transaction holds, and commits that with the next one."""
+    """Hands out the fixes of its transaction, and commits them with the next one."""
 
     def lease(self, limit: int, **how: Any) -> Batch | None:
         disk = cast("Recorded", self.shared.store._connection).disk

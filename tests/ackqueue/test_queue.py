@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "queue.db"
 
 
-# What is live
+# Live fixes
 
 
 def test_the_newest_go_first_and_what_they_leave_behind_is_backlog(path: Path) -> None:
@@ -291,13 +291,13 @@ def test_many_threads_put_while_others_lease_and_acknowledge(
         assert queue.stats().acked == putters * each
 
 
-# What was delivered
+# Delivered fixes
 
 
 def test_delivered_fixes_are_deleted_by_age_in_gnss_time(path: Path) -> None:
     with AckQueue(path, keep_delivered_s=100) as queue:
         put(queue, 3000)
-        queue.put(fix_at(9_000_000), "a")  # a date in the future, delivered and gone by
+        queue.put(fix_at(9_000_000), "a")  # a date in the future, only for this fix
         put(queue, 50, start=3000)
         while batch := queue.lease(1000):
             queue.ack(batch, rejected={10: "no"})
@@ -319,7 +319,7 @@ def test_delivered_fixes_are_deleted_by_age_in_gnss_time(path: Path) -> None:
         stats = queue.stats()
         assert (stats.acked, stats.ack_failed, stats.ready, stats.lost) == (0, 1, 2, {})
     with AckQueue(path, keep_delivered_s=100) as queue:
-        assert not queue.purge_delivered()  # no fix of this run says what time it is
+        assert not queue.purge_delivered()  # no fix of this run gives the time
         assert [fix.record.seq for fix in queue.stored()] == [10, 3052, 3053]
 
 
@@ -408,7 +408,7 @@ def test_one_refusal_of_the_last_summary_is_no_loss(
     assert caplog.text == ""
 
 
-# Programs that do not close it
+# Programs that do not close the queue
 
 
 def test_a_queue_that_is_dropped_without_a_close_loses_nothing(path: Path) -> None:
@@ -470,7 +470,7 @@ def test_what_another_queue_takes_over_is_not_lost_here(path: Path, tmp_path: Pa
         other.adopt(rows)
         backlog = other.backlog()
         assert backlog.live == 2
-        assert backlog.live_since_s is not None  # so the uploader waits for no other fix
+        assert backlog.live_since_s is not None  # so the uploader does not wait for another fix
         batch = lease(other)
         assert (batch.stream, seqs(batch)) == (queue.stream, [4, 5])
     with AckQueue(path) as queue:
@@ -493,11 +493,11 @@ def test_a_queue_that_was_full_when_it_was_killed_is_not_taken_for_an_older_copy
         assert seqs(lease(queue)) == [1, 2, 3]
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # the fault that is tried
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # the fault under test
 def test_a_child_that_was_forked_changes_nothing(path: Path) -> None:
     with AckQueue(str(path), commit_every_s=0) as queue:
         put(queue, 3)
-        with queue.shared.disk:  # a write is under way, and its thread is not in the child
+        with queue.shared.disk:  # a write is in progress, and its thread is not in the child
             child = os.fork()
             if child == 0:
                 with pytest.raises(ValueError, match="is open in the parent of this process"):

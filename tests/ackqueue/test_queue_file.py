@@ -1,4 +1,4 @@
-"""The file while the queue is used: deleted, moved or replaced, it is written again."""
+"""The queue writes its file again if the file is deleted, moved or replaced during use."""
 
 import errno
 import os
@@ -65,7 +65,7 @@ def replaced(path: Path) -> None:
 
 
 def copied_back(path: Path) -> None:
-    """As a restored backup: the same content under another inode."""
+    """Replace the file as a restored backup does: the same content under another inode."""
     shutil.copy(path, path.with_name("backup"))
     path.with_name("backup").rename(path)
 
@@ -310,7 +310,7 @@ def test_a_copy_that_finds_no_room_leaves_nothing_behind(
 
 
 def small(path: Path) -> sqlite3.Connection:
-    """A file that may not grow."""
+    """Connect to a file that may not grow."""
     connection = connect(path)
     connection.execute("PRAGMA max_page_count = 10")
     return connection

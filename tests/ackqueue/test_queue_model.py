@@ -1,4 +1,4 @@
-"""The queue against a small model of it: a list of rows, and a copy of it for the disk."""
+"""The queue against a small model: a list of rows, and a copy of the list for the disk."""
 
 import shutil
 import sqlite3
@@ -44,7 +44,7 @@ class Row:
     state: int = NEW
     reason: str | None = None
     seal: object = None
-    """The batch without an answer that it belongs to."""
+    """The unanswered batch that contains the row."""
     out: bool = False
 
     @property
@@ -64,7 +64,7 @@ class Model:
     rows: list[Row] = field(default_factory=list)
     disk: list[Row] = field(default_factory=list)
     newest: int = 0
-    """Rows from this place on are live."""
+    """Rows from this index on are live."""
     latest: float | None = None
 
     def write(self, refuses: str) -> None:
@@ -166,7 +166,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.follow_the_disk()
 
     def follow_the_disk(self) -> None:
-        if self.disk.commits > self.commits_seen:  # soon after a refusal it is not asked
+        if self.disk.commits > self.commits_seen:  # not tried soon after a refusal
             self.commits_seen = self.disk.commits
             self.model.write(self.disk.refuses)
 
@@ -337,7 +337,7 @@ class QueueMachine(RuleBasedStateMachine):
         if self.model.latest is None or not any(acked) or refused:
             return
         purged = []
-        for row in self.model.rows[acked.index(True) : -1]:  # the newest of all stays
+        for row in self.model.rows[acked.index(True) : -1]:  # the newest row stays
             if row.state == ACKED and abs(row.second - self.model.latest) <= KEEP_S:
                 break
             if row.state == ACKED:
@@ -383,7 +383,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert stats.uncommitted == states.count(NEW)
         assert stats.in_flight == sum(row.out for row in rows)
         assert stats.lost == Counter(r.reason for r in rows if r.state == GONE and r.reason)
-        # What the disk refused when it was last asked cannot be handed out.
+        # Fixes that the disk refused on the last attempt cannot be handed out.
         new = None if self.queue.shared.writer.refused else NEW
         live = [row for row in rows[self.model.newest :] if row.free or row.state == new]
         backlog = self.queue.backlog()

@@ -1,4 +1,4 @@
-"""Many producers and consumers on one queue, in threads and in gevent's greenlets."""
+"""Many producers and consumers on one queue, in threads and in gevent greenlets."""
 
 import gc
 import os
@@ -33,7 +33,7 @@ WORKERS = 4
 
 
 class Waiter:
-    """A thread in a blocking call. Made when it waits."""
+    """A thread in a blocking call. The constructor returns when the thread waits."""
 
     def __init__(self, queue: AckQueue, call: Callable[[], Batch | None]) -> None:
         self._call = call
@@ -42,7 +42,7 @@ class Waiter:
         wait = queue.shared.ready.wait
 
         def tell_and_wait(timeout_s: float | None) -> bool:
-            waits.set()  # under the lock, which nobody gets before the wait has begun
+            waits.set()  # under the lock, which stays taken until the wait begins
             return wait(timeout_s)
 
         with mock.patch.object(queue.shared.ready, "wait", tell_and_wait):
@@ -84,7 +84,7 @@ def test_four_workers_share_the_items_and_a_start_resumes_what_they_left(path: P
         workers = [threading.Thread(target=work) for _ in range(WORKERS)]
         for worker in workers:
             worker.start()
-        put(queue, count + WORKERS)  # the last four send the workers home
+        put(queue, count + WORKERS)  # the last four items stop the workers
         for worker in workers:
             worker.join(LIMIT_S)
             assert not worker.is_alive()
@@ -121,7 +121,7 @@ def test_many_producers_and_consumers_lose_nothing_and_double_nothing(
                     if len(delivered) == producers * each:
                         everything.set()
             except ValueError:
-                return  # closed: the end of the work
+                return  # the queue is closed: the work is done
 
         everything = threading.Event()
         threads = [threading.Thread(target=put, args=(queue, each)) for _ in range(producers)]
@@ -171,7 +171,7 @@ def test_a_wait_ends_with_its_time_or_with_the_queue(path: Path) -> None:
     assert queue.lease(1, timeout_s=0.01) is None
     put(queue, 1)
     queue.commit()
-    assert queue.lease(1, timeout_s=None, backlog_only=True) is None  # it is live
+    assert queue.lease(1, timeout_s=None, backlog_only=True) is None  # the fix is live
     assert queue.lease(1, timeout_s=None, live_first=False, besides={"a"}) is None
     assert queue.lease(1) is not None
     waiters = [Waiter(queue, lambda: queue.lease(1, timeout_s=None)) for _ in range(3)]
@@ -187,7 +187,7 @@ def test_a_waiter_tries_a_disk_again_that_refused(path: Path) -> None:
         put(queue, 1)
         waiter = Waiter(queue, lambda: queue.lease(1, timeout_s=None))
         disk.refuses = "never"
-        queue.commit()  # as the committer does when the disk is to be tried again
+        queue.commit()  # as the committer does to try the disk again
         batch = waiter.join()
         assert isinstance(batch, Batch)
         assert seqs(batch) == [1]
@@ -226,7 +226,7 @@ def test_a_disk_that_hangs_over_the_summary_delays_no_put(
 
 
 class TimedLock:
-    """A lock that knows the longest time for which its holder used the processor."""
+    """A lock that measures the longest processor time of a holder."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -259,7 +259,7 @@ def test_a_large_file_that_is_set_aside_does_not_delay_the_reader(
     rows = 40_000
     locks = mock.Mock(Lock=TimedLock, Condition=threading.Condition)
     monkeypatch.setattr(shared_state, "threading", locks)
-    gc.disable()  # it runs in whichever thread it likes
+    gc.disable()  # the collector can run in any thread
     try:
         with AckQueue(path) as queue:
             shared, lock = queue.shared, queue.shared.lock
@@ -274,7 +274,7 @@ def test_a_large_file_that_is_set_aside_does_not_delay_the_reader(
                 assert shared.replace(UnusableError("as if damaged")) is None
             carry_over(queue)
             assert sum(place.size for place in queue.places(1)) >= rows
-            # Of all the work, which takes a slow machine longer as well.
+            # A share of the total work, because a slow machine needs longer for both.
             assert lock.longest_s < (time.thread_time() - began_s) / 50
             assert queue.stats().ready == rows // 2
     finally:
@@ -285,7 +285,7 @@ def test_a_large_file_that_is_set_aside_does_not_delay_the_reader(
 def test_a_batch_of_many_ranges_holds_the_memory_lock_no_longer_before_many_others(
     end: Callable[[Ledger, Batch], None],
 ) -> None:
-    """It is the processor time of the calls that are made under that lock."""
+    """Measure the processor time of the calls under that lock."""
     fastest_s = []
     for rows in (12_000, 200_000):
         marks: RangeMap[RowState] = RangeMap()

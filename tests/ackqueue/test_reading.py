@@ -1,4 +1,4 @@
-"""A queue at rest, beside the same queue in use."""
+"""A queue at rest, compared with the same queue in use."""
 
 from contextlib import closing
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a mark says, in memory and in the file."""
+"""The meaning of a mark, in memory and in the file."""
 
 from itertools import product
 
@@ -30,7 +30,7 @@ def test_a_reason_is_kept_short_and_can_be_stored() -> None:
 
 
 def test_dead_letters_without_a_reason_are_told_from_both_neighbours() -> None:
-    """Else their marks would become one, and the reasons in the file would be lost."""
+    """Otherwise their marks would merge, and the reasons in the file would be lost."""
     one = without_reason()
     two = without_reason(one)
     three = without_reason(one, two)

@@ -30,7 +30,7 @@ print(json.dumps([dict(row) for row in rows.execute("SELECT * FROM fixes")]))
 
 
 def select_elsewhere(path: Path) -> list[dict[str, object]]:
-    """The view as another process sees it."""
+    """The rows of the view, as another process sees them."""
     shown = subprocess.run(
         [sys.executable, "-c", SELECT, str(path)], capture_output=True, check=True, timeout=60
     )
@@ -200,7 +200,7 @@ def test_a_damaged_file_whose_rows_are_older_than_a_column_is_carried_over(tmp_p
     with AckQueue(path) as queue:
         for second in (1, 2, 3):
             queue.put(fix_at(second), "van")
-    with closing(connect(path)) as file:  # as a migration that adds the column leaves them
+    with closing(connect(path)) as file:  # as a migration that adds the column leaves it
         file.execute("DROP VIEW fixes")
         file.execute("ALTER TABLE fix DROP COLUMN extra")
         file.execute("ALTER TABLE fix ADD COLUMN extra TEXT")

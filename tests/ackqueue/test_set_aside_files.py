@@ -1,4 +1,4 @@
-"""Files that are set aside come and go under their names, also where a power cut interrupts it."""
+"""Files are set aside under the right names, even if a power cut interrupts it."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from telemetry_agent.errors import StorageError
 
 
 def make(folder: Path, *names: str) -> Path:
-    """Files with their first names in them. Returns the path of the queue."""
+    """Make files that contain their original names. Return the path of the queue."""
     for name in names:
         (folder / name).write_text(name)
     return folder / "queue.db"
@@ -77,7 +77,7 @@ def test_a_log_without_its_file_is_set_aside_and_is_not_taken_for_half_a_move(
 
 
 def test_a_file_that_went_before_its_log_is_followed_by_it(tmp_path: Path) -> None:
-    """A power cut may keep the second of two renames and not the first."""
+    """A power cut may keep the second of two renames but not the first."""
     finish(make(tmp_path, "queue.db-wal", "queue.db.damaged-1"))
     assert there(tmp_path) == {
         "queue.db.damaged-1": "queue.db.damaged-1",

@@ -1,4 +1,4 @@
-"""What the parts of a queue share: names, rows that are missing, and a file that is replaced."""
+"""The shared state of a queue's parts: names, missing rows, and a replaced file."""
 
 import sqlite3
 import threading
@@ -28,7 +28,7 @@ def test_a_damaged_row_is_never_handed_out_and_is_counted(
         file.commit()
     with AckQueue(path) as queue:
         assert [fix.record.seq for fix in queue.stored()] == [2, 5, 6]
-        assert queue.lease(1) is not None  # past the first, which is damaged
+        assert queue.lease(1) is not None  # skips the first fix, which is damaged
         assert seqs(lease(queue)) == [5, 6]
         assert queue.lease(100) is None
         stats = queue.stats()

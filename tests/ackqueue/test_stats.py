@@ -1,4 +1,4 @@
-"""What a queue says of its rows: each counts once, whatever became of it."""
+"""The statistics of a queue: each row counts once, whatever happened to it."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from telemetry_agent.ackqueue.stats import QueueStats, count, size_on_disk
 
 
 def counted(last: int, *marks: tuple[int, int, RowState], leased: int = 0) -> QueueStats:
-    """Of a file with rows up to ``last`` and these marks, of which so many are in a batch."""
+    """Count a file with rows up to ``last`` and these marks. ``leased`` rows are in a batch."""
     painted: RangeMap[RowState] = RangeMap()
     for mark in marks:
         painted.paint(*mark)

@@ -1,4 +1,4 @@
-"""The file as the store finds it: damaged pages, bad sectors, numbers that are taken."""
+"""The store on a faulty file: damaged pages, bad sectors, numbers already in use."""
 
 import sqlite3
 import subprocess
@@ -31,7 +31,7 @@ from telemetry_agent.errors import StorageError
 
 
 def overwrite_while_open(path: Path, pages: range) -> None:
-    """Below SQLite's feet. The file is opened and closed in another process."""
+    """Overwrite pages without SQLite's knowledge. Another process opens and closes the file."""
     code = (
         "import sys; file = open(sys.argv[1], 'r+b'); file.seek(int(sys.argv[2])); "
         "file.write(bytes([255]) * int(sys.argv[3]))"
@@ -49,12 +49,12 @@ def test_damage_that_is_noticed_while_reading_costs_nothing_in_memory(path: Path
     queue.shared.store._connection.execute("PRAGMA cache_size = 1").fetchall()
     overwrite_while_open(path, range(100, 110))
     with queue:
-        batch = queue.lease(1000, live_first=False)  # comes to the damaged pages
+        batch = queue.lease(1000, live_first=False)  # reaches the damaged pages
         assert queue.stream != stream
         assert batch is not None
         assert (batch.stream, seqs(batch)) == (stream, [1, 2, 3])
         queue.ack(batch)
-        queue.ack(out)  # from before
+        queue.ack(out)  # leased before the damage
         assert queue.stats().carrying_over
         carry_over(queue)
         delivered: list[int] = []
@@ -99,8 +99,8 @@ def test_a_sector_that_cannot_be_read_keeps_no_other_fix_back(path: Path) -> Non
         for _ in range(2):
             with pytest.raises(StorageError, match="cannot read"):
                 queue.lease(3000, live_first=False)
-        assert queue.lease(3000, live_first=False) is None  # enough: it is set aside
-        carry_over(queue)  # the file that was set aside reads without fault
+        assert queue.lease(3000, live_first=False) is None  # the third time, the file is set aside
+        carry_over(queue)  # the file that was set aside is readable
         assert seqs(lease(queue, 3000)) == list(range(1001, 3001))
 
 
@@ -121,7 +121,7 @@ def test_a_real_full_database_recovers(path: Path) -> None:
         put(queue, 10)
         queue.commit()
         limit = queue.shared.store._connection
-        limit.execute("PRAGMA max_page_count = 1")  # as small as it is now
+        limit.execute("PRAGMA max_page_count = 1")  # the file cannot grow
         put(queue, 1000)
         with pytest.raises(StorageError, match="full"):
             queue.commit()
@@ -161,7 +161,7 @@ def test_reasons_are_read_from_the_file(tmp_path: Path) -> None:
         assert {s.record.seq: s.reason for s in reader.stored(State.ACK_FAILED)} == refused
 
 
-# By itself
+# The store alone
 
 
 def rows(first: int, last: int, stream: int = 7) -> list[Row]:
@@ -169,7 +169,7 @@ def rows(first: int, last: int, stream: int = 7) -> list[Row]:
 
 
 def stored(path: Path) -> Store:
-    """Nine rows of one stream; some are delivered, one is a dead letter."""
+    """A store with nine rows of one stream. Some are delivered, one is a dead letter."""
     store = Store(path, connect)
     marks = {1: Span(1, 3, ACKED), 5: Span(5, 5, dead_letter("no lane"))}
     store.write(Changes(rows(1, 9), marks, streams={1: StreamRun(1, 7, 1)}))

@@ -1,4 +1,4 @@
-"""The account of each stream against a plain set of names, whatever becomes of them."""
+"""The account of each stream against a plain set of names, whatever happens to the fixes."""
 
 import shutil
 import sqlite3
@@ -44,7 +44,7 @@ MAX_UNCOMMITTED = 12
 
 
 def expected(names: dict[Name, str], stream: str) -> StreamAccount | None:
-    """By the definition: CONTRACT, "What is complete"."""
+    """The account by the definition in CONTRACT, "What is complete"."""
     mine = {seq: state for (of, seq), state in names.items() if of == stream}
     if not mine:
         return None
@@ -68,7 +68,7 @@ class Accounts(RuleBasedStateMachine):
         self.on_disk: dict[Name, str] = {}
         self.settled: set[str] = set()
         self.sure = True
-        """No kill or damage since can have undone that a stream is settled."""
+        """False after a kill or damage, which can undo that a stream is settled."""
         self.out: list[Batch] = []
         self.second = 0
 
@@ -104,7 +104,7 @@ class Accounts(RuleBasedStateMachine):
         return set(rows)
 
     def vanished(self, reason: str) -> None:
-        """Rows that are no longer there: those that were to be delivered are lost."""
+        """Note missing rows: those that were still to be delivered are lost."""
         self.queue.commit()
         stored = self.stored()
         for name, state in self.names.items():
@@ -252,7 +252,7 @@ class Accounts(RuleBasedStateMachine):
         self.open()
 
     def die(self) -> None:
-        """As a kill leaves it."""
+        """Continue on a copy of the files, as a kill leaves them."""
         dead = self.path
         self.files += 1
         self.path = self.folder / f"{self.files}.db"
@@ -270,7 +270,7 @@ class Accounts(RuleBasedStateMachine):
     @precondition(lambda self: not self.refuses)
     @rule(seed=st.integers(0, 1000))
     def damage_at_rest(self, seed: int) -> None:
-        """The header is overwritten, and nothing is lost; or a page of fixes as well."""
+        """Overwrite the header. Nothing is lost, or a page of fixes is lost as well."""
         self.queue.close()
         self.sure = False
         damage.damage(self.path, damage.header, seed)
@@ -281,7 +281,7 @@ class Accounts(RuleBasedStateMachine):
     @precondition(lambda self: not self.refuses)
     @rule()
     def damage_in_use(self) -> None:
-        """The file turns out to be damaged while fixes wait in memory."""
+        """Find damage in the file while fixes wait in memory."""
         self.out = []
         for lease_ in list(self.queue.shared.ledger.leases):
             batch = Batch(lease_, "", "", (), live=False)
@@ -296,7 +296,7 @@ class Accounts(RuleBasedStateMachine):
     def the_accounts_are_exact(self) -> None:
         if not self.refuses:
             waiting = self.uncommitted()
-            # While others wait, what was lost in memory since the last write has no mark there yet.
+            # While others wait, fixes lost in memory since the last write have no mark on disk yet.
             unmarked = {
                 name
                 for name, state in self.names.items()
@@ -354,7 +354,7 @@ def test_fixes_that_waited_in_memory_when_the_file_was_set_aside_are_counted_onc
         put(queue, 3, start=5)
         with queue.shared.disk, pytest.raises(StorageError):
             queue.shared.miss(1)
-        assert told(queue) == []  # what is away is not known
+        assert told(queue) == []  # the away rows are not known
         carry_over(queue)
         put(queue, 2, start=8)
         deliver(queue)
@@ -368,7 +368,7 @@ def test_what_damage_took_is_counted_with_its_range(tmp_path: Path) -> None:
     with AckQueue(path) as queue:
         carry_over(queue)
         deliver(queue)
-        carry_over(queue)  # some of the damage is noticed by then
+        carry_over(queue)  # the delivery has found some of the damage
         deliver(queue)
         (account,) = [a for a in queue.accounts()[0] if a.stream == records[0].stream]
         lost = queue.stats().lost["damaged"]
@@ -425,7 +425,7 @@ def test_a_settled_stream_is_reported_again_when_something_else_becomes_of_it(
     with AckQueue(path) as queue:
         assert told(queue) == []
         queue.discard()
-        queue.settle(accounts)  # an answer to what was reported before
+        queue.settle(accounts)  # the answer to an earlier report
         assert told(queue) == [(stream, 9, 9, {"discarded": 1})]
     with AckQueue(path) as queue:
         assert told(queue) == [(stream, 9, 9, {"discarded": 1})]
@@ -435,7 +435,7 @@ def test_a_settled_stream_is_reported_again_when_something_else_becomes_of_it(
         assert queue.accounts()[1] == fix_at(0).time_ms
         accounts, _ = queue.accounts()
         deliver(queue)
-        queue.settle(accounts)  # too late: it is another by now
+        queue.settle(accounts)  # too late: the account has changed
         assert told(queue) == [(stream, 9, 9, {"discarded": 1})]
 
 
@@ -465,7 +465,7 @@ def test_nothing_is_accounted_for_while_fixes_of_a_stream_without_an_account_wai
 def test_what_became_of_each_row_is_counted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 4,000 rows every other one is a dead letter, and nobody waits while they are counted."""
+    """Every other of 4,000 rows is a dead letter. Nobody waits while they are counted."""
     looks: list[int] = []
 
     class Counted(RangeMap[RowState]):
@@ -561,13 +561,13 @@ def test_a_stream_that_was_never_here_is_not_looked_for(
 
 def test_a_run_whose_record_is_lost_is_derived_from_the_rows_that_arrive() -> None:
     streams = Streams([], RangeMap())
-    # Of stream 7 the first 3 rows are missing. Stream 8 began before this file, with seq 1 to 3.
+    # The first 3 rows of stream 7 are missing. Stream 8 began before this file, with seq 1 to 3.
     arriving = [(14, 7, 4), (15, 7, 5), (18, 8, 6), (19, 8, 7)]
     for row in arriving:
         streams.learn_from_row(*row)
     derived = {11: StreamRun(11, 7, 1), 16: StreamRun(16, 8, 4)}
     assert streams.take_changes() == derived
-    # They are read again from the first, with a row that was not found before.
+    # They are read again from the start, with a row that was not found before.
     for row in [(2, 6, 1), *arriving]:
         streams.learn_from_row(*row)
     assert streams.take_changes() == {2: StreamRun(2, 6, 1)}
@@ -584,7 +584,7 @@ def test_a_run_that_the_rows_of_another_contradict_is_forgotten() -> None:
 
 def test_a_run_begins_once_and_in_the_place_of_one_without_rows() -> None:
     streams = Streams([StreamRun(1, 7, 1), StreamRun(5, 8, 1)], RangeMap())
-    streams.begin(5, 9, 1)  # a full disk had taken the record of stream 8, but no row of it
+    streams.begin(5, 9, 1)  # the full disk had taken stream 8's record, but none of its rows
     streams.begin(6, 9, 2)
     assert streams.runs == [StreamRun(1, 7, 1), StreamRun(5, 9, 1)]
     assert streams.take_changes() == {5: StreamRun(5, 9, 1)}

@@ -1,4 +1,4 @@
-"""What stays of a track that is thinned."""
+"""The fixes that remain of a thinned track."""
 
 import math
 import sqlite3
@@ -25,7 +25,7 @@ LAT, LON = 48.0, 11.0
 def track(
     points: list[tuple[float, float, float]], *, lat: float = LAT, lon: float = LON, **values: Any
 ) -> list[Row]:
-    """Rows for seconds, metres east and metres north of a place."""
+    """Rows at these seconds, metres east and metres north of a place."""
     east = 1 / (M_PER_DEGREE * math.cos(math.radians(lat)))
     rows = []
     for seq, (second, x, y) in enumerate(points, start=1):
@@ -168,7 +168,7 @@ def test_where_it_was_can_be_told_within_the_tolerance(
 
 
 def distance_m(row: Row, kept: list[Row]) -> float:
-    """From where a fix was to where one would say that it was, having ``kept`` alone."""
+    """The distance from a fix to its position interpolated from ``kept`` alone."""
     for before, after in pairwise(kept):
         if before[TIME_MS] <= row[TIME_MS] <= after[TIME_MS]:
             part = (row[TIME_MS] - before[TIME_MS]) / (after[TIME_MS] - before[TIME_MS])

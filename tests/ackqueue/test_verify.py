@@ -1,4 +1,4 @@
-"""What ``verify`` finds, and what it costs those who use the queue meanwhile."""
+"""What ``verify`` finds, and its cost for others who use the queue meanwhile."""
 
 import os
 import sqlite3

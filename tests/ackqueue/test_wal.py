@@ -1,4 +1,4 @@
-"""The log: what SQLite takes of it, and whether a wrong frame was torn or damaged."""
+"""The log: which frames SQLite accepts, and whether an invalid frame was torn or damaged."""
 
 import itertools
 import random
@@ -21,7 +21,7 @@ FRAME = 24 + 512
 
 @pytest.fixture
 def written(tmp_path: Path) -> bytearray:
-    """The log of a queue that was killed after 60 commits, of which some take several frames."""
+    """The log of a queue that was killed after 60 commits. Some commits take several frames."""
     path = tmp_path / "live.db"
     with AckQueue(path, commit_every_s=0) as queue:
         put(queue, 60)
@@ -35,7 +35,7 @@ def queue_path(tmp_path: Path) -> Path:
 
 
 def read(path: Path, data: bytes | bytearray) -> Log:
-    """Of a queue that is there, and that has this log."""
+    """Read this log beside an existing queue file."""
     path.write_bytes(bytes(512))
     log_of(path).write_bytes(data)
     return read_log(path)
@@ -48,7 +48,7 @@ def flip(data: bytearray, bit: int) -> bytearray:
 
 
 def commits(data: bytes | bytearray) -> list[int]:
-    """The frames that end one: they say how many pages the database has then."""
+    """The frames that end a commit: they contain the new size of the database in pages."""
     return [n for n, at in enumerate(range(32, len(data), FRAME)) if any(data[at + 4 : at + 8])]
 
 
@@ -92,7 +92,7 @@ def test_a_flipped_bit_is_damage_where_another_commit_follows(
     for _ in range(600):
         bit = draw.randrange(32 * 8, len(written) * 8)
         place = (bit // 8 - 32) // FRAME
-        # The last commit may be torn. So may the one before it, if its head lies in two sectors.
+        # The last commit may be torn. The one before it too, if its frame header spans two sectors.
         if place <= ends[-3]:
             assert read(queue_path, flip(written, bit)).damage, bit
         elif place > ends[-2]:
@@ -116,7 +116,7 @@ def test_bytes_that_came_or_went_are_damage(queue_path: Path, written: bytearray
             assert log.damage
             assert log.end_is_lost
     at = 32 + FRAME * 20 + 100
-    for gone in range(1, FRAME + 17):  # also where the marks then lie across two places
+    for gone in range(1, FRAME + 17):  # also if the marks then span two frames
         assert read(queue_path, written[:at] + written[at + gone :]).damage, gone
 
 

@@ -1,4 +1,4 @@
-"""What the queue does when the file is damaged, or the disk refuses."""
+"""The queue's behaviour when the file is damaged or the disk refuses."""
 
 import errno
 import logging

@@ -163,7 +163,7 @@ def test_a_token_beside_a_header_that_it_replaces_is_reported(
 def test_hidden_files_beside_the_overrides_are_not_read(tmp_path: Path) -> None:
     path = write(tmp_path / "c.toml", MINIMAL)
     used = write(tmp_path / "config.d/10-own.toml", "[upload]\ntimeout = 2\n")
-    used.with_name("._10-own.toml").write_bytes(b"\x00\x05\x16\x07")  # as macOS copies
+    used.with_name("._10-own.toml").write_bytes(b"\x00\x05\x16\x07")  # a copy made by macOS
     used.with_name(".#10-own.toml").symlink_to("me@host.17")  # while Emacs has it open
     assert list(loader.load(path).texts) == [str(path), str(used)]
 
@@ -228,12 +228,12 @@ def test_a_look_sees_a_change(tmp_path: Path) -> None:
     look = subprocess_loader.Look(path)
 
     def sees_a_change() -> bool:
-        return any(look.changed() for _ in range(300))  # a busy machine answers a later call
+        return any(look.changed() for _ in range(300))  # a busy machine may need several calls
 
     assert sees_a_change()
     assert not look.changed()
     write(path, MINIMAL + "\n")
-    assert sees_a_change()  # so its process has ended, and was waited for
+    assert sees_a_change()  # so its process has ended and was reaped
 
 
 @pytest.mark.parametrize(
@@ -481,7 +481,7 @@ def test_what_is_shown_can_be_written_into_a_config(
 def test_settings_are_frozen(tmp_path: Path) -> None:
     settings = loader.load(write(tmp_path / "c.toml", MINIMAL)).settings
     with pytest.raises(FrozenInstanceError):
-        settings.upload.timeout_s = 3  # type: ignore[misc]  # the point
+        settings.upload.timeout_s = 3  # type: ignore[misc]  # must fail
 
 
 def test_the_schema_holds_every_key() -> None:
@@ -509,7 +509,7 @@ _NEARLY = {
     *("extra.power", "extra.cpu", "extra.Cpu"),
     *("device", "gps.on_connect", "upload.url", "upload.proxy", "upload.headers"),
 }
-"""Keys whose schema refuses a switch in quotes, or does not know each limit."""
+"""Keys whose schema refuses a quoted boolean, or does not know every limit."""
 
 
 @pytest.mark.parametrize(
@@ -716,7 +716,7 @@ def test_the_schema_accepts_what_the_loader_accepts(key: str, value: object) -> 
 
 
 def as_toml(value: object) -> str:
-    """A value of TOML in one line."""
+    """The TOML value on one line."""
     if isinstance(value, dict):
         return (
             "{" + ", ".join(f"{as_toml(key)} = {as_toml(one)}" for key, one in value.items()) + "}"
@@ -980,7 +980,7 @@ def test_wrong_attributes(tmp_path: Path, line: str, says: str) -> None:
     assert says in str(caught.value)
 
 
-# In a process of its own
+# In a separate process
 
 
 def test_another_process_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1033,7 +1033,7 @@ def test_another_process_that_cannot_be_had(
 
 def test_a_config_that_the_system_does_not_let_us_read_is_not_called_wrong(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
-    path.symlink_to("/proc/self/mem")  # nothing is mapped where it begins
+    path.symlink_to("/proc/self/mem")  # no memory is mapped at its start
     for load in (loader.load, subprocess_loader.load):
         with pytest.raises(ResourceError, match=f"config {path}: Input/output.*sudo dmesg"):
             load(path)
@@ -1069,13 +1069,13 @@ def test_the_newest_copy_wins_over_an_older_one_that_the_environment_fits(
     path = write(tmp_path / "c.toml", MINIMAL)
     last_good.keep({str(path): MINIMAL})
     last_good.keep({str(path): MINIMAL.replace("van-07", "van-08") + 'username = "van"\n'})
-    # Beside a username it is a second way to log in.
+    # In addition to a username, it is a second login method.
     monkeypatch.setenv("TELEMETRY_AGENT_UPLOAD__TOKEN_FILE", "/run/token")
     path.unlink()
     found = subprocess_loader.load(path, fall_back=True)
     assert found.settings.device == "van-08"
     assert found.settings.upload.token_file is None
-    # A key of another version: the older copy, and with it the environment.
+    # A key of another version: the older copy is used, with the environment.
     last_good.keep({str(path): MINIMAL})
     last_good.keep({str(path): MINIMAL + "[later]\n"})
     found = subprocess_loader.load(path, fall_back=True)

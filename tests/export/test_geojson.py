@@ -1,4 +1,4 @@
-"""GeoJSON, as RFC 7946 has it."""
+"""GeoJSON as specified by RFC 7946."""
 
 import json
 from itertools import pairwise
@@ -26,7 +26,7 @@ def features(told: list[Stored]) -> list[dict[str, Any]]:
 
 
 def points_of(feature: dict[str, Any]) -> list[tuple[list[float], str]]:
-    """Positions with their times, whatever the geometry."""
+    """Positions with their times, for any geometry."""
     coordinates = feature["geometry"]["coordinates"]
     times = feature["properties"]["coordTimes"]
     if feature["geometry"]["type"] == "Point":

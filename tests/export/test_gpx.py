@@ -1,4 +1,4 @@
-"""GPX, by its schema and as gpxpy reads it."""
+"""GPX, checked against its schema and read by gpxpy."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ def valid(text: str) -> GPX:
 
 
 def shape(gpx: GPX) -> list[list[int]]:
-    """How many points the segments of each track have."""
+    """The number of points in each segment of each track."""
     return [[len(segment.points) for segment in track.segments] for track in gpx.tracks]
 
 

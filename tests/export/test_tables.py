@@ -1,4 +1,4 @@
-"""CSV and NDJSON, as others read them; and what all formats have in common."""
+"""CSV and NDJSON as other programs read them, and what all formats have in common."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 def fields(told: Stored) -> dict[str, Any]:
-    """All that is known of it."""
+    """All fields of the fix."""
     record = told.record
     return {
         "stream": record.stream,

@@ -1,4 +1,4 @@
-"""What docs/architecture.md names is there."""
+"""Everything that docs/architecture.md names exists."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ NAMED = sorted(set(re.findall(r"`([\w/]+\.py)` `([\w.]+)`", INDEX)))
 
 
 def defined(module: Path) -> set[str]:
-    """Functions and classes, and methods as ``Class.method``."""
+    """The functions and classes of a module, and its methods as ``Class.method``."""
     names = set()
     for node in ast.parse(module.read_text("utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -1,6 +1,6 @@
-"""Every block of code of every page is run, here or by the test that reads it, or says why not.
+"""Every code block of every page runs, here or in the test that reads it, or says why not.
 
-``<!-- shown only: WHY -->`` before a block keeps it from being run.
+A block after ``<!-- shown only: WHY -->`` does not run.
 """
 
 import re
@@ -32,7 +32,7 @@ READ_BY = {
     ("servers.md", "sql"): "old_clickhouse.py",
     ("upgrade.md", "sh"): "packages/test_pages_as_printed.py",
 }
-"""Page and language -> the test that runs these blocks."""
+"""The test that runs these blocks, by page and language."""
 
 RUN = [block for block in every_block() if block.shown_only is None]
 CONFIGS = [block for block in RUN if block.language == "toml"]
@@ -45,7 +45,7 @@ def name(block: Block) -> str:
 
 def test_no_block_escapes() -> None:
     fences = sum(line.startswith("```") for page in PAGES for line in page.read_text().splitlines())
-    assert fences == 2 * len(every_block())  # none is indented, or unknown for another reason
+    assert fences == 2 * len(every_block())  # no block is missed
     assert not [page for page in PAGES if "\n  ```" in page.read_text()]
     others = {(block.page, block.language) for block in RUN if block not in CONFIGS + TYPED}
     assert others == set(READ_BY)
@@ -64,7 +64,7 @@ def test_each_config_of_a_page_is_right(block: Block, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder where an agent runs that has recorded and delivered."""
+    """The folder of a running agent that has recorded and delivered."""
     folder = tmp_path_factory.mktemp("device")
     with (
         Endpoint("127.0.0.1:0", folder / "received.db") as endpoint,
@@ -78,7 +78,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.once("it shows what the pages print; the commands have tests of their own")
 @pytest.mark.parametrize("block", TYPED, ids=name)
 def test_what_is_typed_works_as_printed(block: Block, device: Path) -> None:
-    """Where a prompt stands before what is typed, the rest is what came."""
+    """If a block has prompts, its lines without a prompt are output."""
     if "sqlite3 " in block.text and shutil.which("sqlite3") is None:
         pytest.skip("needs Debian's sqlite3")
     lines = block.text.splitlines()

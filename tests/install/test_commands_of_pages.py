@@ -1,6 +1,6 @@
-"""What stands in the documentation is there: commands, options, targets, files, and an example.
+"""Everything in the documentation exists: commands, options, targets, files, and an example.
 
-What is typed in blocks of code is run as well: ``test_blocks_of_pages.py``.
+``test_blocks_of_pages.py`` also runs the commands in code blocks.
 """
 
 import re
@@ -23,13 +23,13 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MUL
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """Every command line in blocks of code, and between backticks, as words."""
+    """Yield every command line in code blocks and between backticks, as words."""
     fenced = [block.text for block in blocks_of(page) if block.language in {"", "sh", "console"}]
     rest = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     lines: list[str] = []
     for block in fenced:
         whole = block.replace("\\\n", " ").splitlines()
-        # Where a prompt stands before what is typed, the rest is what came.
+        # If a block has prompts, its lines without a prompt are output.
         lines += [line for line in whole if line.startswith("$ ")] or whole
     for line in lines + re.findall(r"`([^`\n]+)`", rest):
         for part in re.split(r"\s(?:&&|\|\|?)\s", line):
@@ -44,7 +44,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def fault(words: list[str]) -> str | None:
-    """What is not there."""
+    """The part of the command that does not exist."""
     program, *rest = words
     if program.rpartition("/")[2] == PROGRAM:
         return _unknown(rest)
@@ -131,7 +131,7 @@ def test_the_reader_sees_a_running_device_within_60_lines() -> None:
 
 def test_the_example_of_the_queue_runs_as_printed(tmp_path: Path) -> None:
     (example, *_) = blocks("ackqueue.md", "python")
-    for _ in range(2):  # it can be run again
+    for _ in range(2):  # a second run also works
         done = subprocess.run(
             [sys.executable, "-c", example],
             cwd=tmp_path,

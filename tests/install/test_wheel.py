@@ -1,4 +1,4 @@
-"""Wheel and sdist: whole, the same each time, with a version that says what they are."""
+"""Wheel and sdist: complete, reproducible, with a version that identifies them."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ BUILT = pytest.mark.once("one Python builds what is published, for every other")
 def build(
     source: Path, out: Path, *targets: str, npm: bool = True, release: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """As ``make wheel`` does; without npm, as on a device."""
+    """Build as ``make wheel`` does. Without npm, build as on a device."""
     environment = dict(os.environ) | ({"TELEMETRY_AGENT_RELEASE": "1"} if release else {})
     if not npm:
         environment["PATH"] = path_without("npm", out.parent / "programs")
@@ -34,7 +34,7 @@ def build(
 
 
 def path_without(program: str, folder: Path) -> str:
-    """A PATH with git alone: hatch asks it for nothing else."""
+    """A PATH with git only: hatch needs no other program."""
     folder.mkdir(exist_ok=True)
     git = shutil.which("git")
     assert git is not None
