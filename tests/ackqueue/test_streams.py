@@ -270,7 +270,7 @@ class Accounts(RuleBasedStateMachine):
     @precondition(lambda self: not self.refuses)
     @rule(seed=st.integers(0, 1000))
     def damage_at_rest(self, seed: int) -> None:
-        """Overwrite the header. The fixes are carried over, or those of a page are counted as lost."""
+        """Overwrite the header. Nothing is lost, or a page of fixes is counted as lost."""
         self.queue.close()
         self.sure = False
         damage.damage(self.path, damage.header, seed)
