@@ -38,7 +38,7 @@ def begun(batch: Batch, *, too_large: bool = False) -> Bisection:
 
 @dataclass
 class Found:
-    """How a search ended."""
+    """The result of a search."""
 
     requests: int = 1  # the batch itself
     refused_alone: set[int] = field(default_factory=set)
@@ -46,7 +46,7 @@ class Found:
 
 
 def search(size: int, bad: set[int], *, limit: int = 10**9) -> Found:
-    """Search a batch of the seqs 1 to ``size`` to the end."""
+    """Search a batch with the seqs 1 to ``size`` to the end."""
     found = Found()
     searching = begun(batch_of(*range(1, size + 1)))
     while (batch := searching.next(limit)) is not None:
@@ -72,7 +72,7 @@ def test_one_bad_fix_costs_at_most_two_requests_a_level(size: int) -> None:
 
 
 def test_a_half_that_must_hold_the_bad_fix_is_not_tried_whole() -> None:
-    assert search(64, {64}).requests == 1 + 6 + 1  # whole, six first halves, the bad fix
+    assert search(64, {64}).requests == 1 + 6 + 1  # the whole batch, six first halves, the bad fix
 
 
 @given(st.integers(2, 1000), st.data())

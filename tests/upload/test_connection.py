@@ -1,4 +1,4 @@
-"""A connection to the endpoint: TLS, writes, and how long it is used; also behind a NAT."""
+"""A connection to the endpoint: TLS, writes and reuse, also behind a NAT."""
 
 import contextlib
 import socket
@@ -29,7 +29,7 @@ def test_an_idle_connection_that_the_server_closed_is_not_used() -> None:
 
 
 def test_what_got_no_answer_is_not_sent_any_further() -> None:
-    """Else the next try would share a slow link with what the kernel still holds."""
+    """Otherwise the next try shares a slow link with the bytes left in the kernel's send buffer."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
@@ -125,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class LaterClock(Clock):
-    """Time that a test lets pass at once."""
+    """A clock that a test can move forward at once."""
 
     passed_s = 0.0
 
@@ -153,9 +153,9 @@ def way() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 def forget(device: Namespace, far: Namespace, number: int) -> None:
-    """As a NAT does: nothing reaches the device on its connections any more; new ones are fine.
+    """Act as a NAT that drops its state: the device's connections carry nothing; new ones work.
 
-    Those come from another address.
+    New connections use another source address.
     """
     far.ip(f"route add blackhole 10.9.0.{number}/32")
     device.ip(f"addr add 10.9.0.{number + 1}/24 dev eth0")
@@ -178,14 +178,14 @@ def test_after_one_lesson_no_request_waits_for_a_connection_that_a_nat_forgot() 
             post()
             forget(device, far, number)
             clock.passed_s += 10
-        assert took_s[1] < 30  # the lesson: a sixth of the deadline, and then a fresh connection
-        assert statistics.median(took_s[2:]) < 4  # the lesson takes 6 s
+        assert took_s[1] < 30  # learning costs a sixth of the deadline, then a fresh connection
+        assert statistics.median(took_s[2:]) < 4  # learning takes 6 s
         transport.close()
 
 
 @contextlib.contextmanager
 def near(keepalive_s: float) -> Iterator[tuple[Transport, LaterClock, list[int]]]:
-    """A server on this machine, and the ports that its clients came from."""
+    """A server on this machine, and the source ports of its clients."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.ports = []  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

@@ -1,4 +1,4 @@
-"""What the endpoint is shown, and what proves to us who it is: real files, real TLS."""
+"""How the agent and the endpoint prove their identity: real files, real TLS."""
 
 import base64
 import logging
@@ -63,7 +63,7 @@ def reason(outcome: Answer | NoAnswer) -> str:
     return outcome.reason
 
 
-# Who the endpoint is
+# The identity of the endpoint
 
 
 def test_an_own_authority_is_trusted_in_place_of_the_systems(
@@ -116,7 +116,7 @@ def test_a_session_is_resumed_on_the_next_connection(authority: Authority, serve
     assert sent[2] - sent[1] < 0.8 * (sent[1] - sent[0])
 
 
-# Who we are
+# The identity of the agent
 
 
 def test_a_client_certificate_is_shown(authority: Authority, served: Pair, van: Pair) -> None:
@@ -141,7 +141,7 @@ def test_a_client_certificate_is_shown(authority: Authority, served: Pair, van: 
 def test_a_client_certificate_is_shown_to_a_server_that_asks_late(
     authority: Authority, served: Pair, van: Pair
 ) -> None:
-    """Apache asks when it has read the path, if only some paths require a certificate."""
+    """Apache asks after it has read the path, if only some paths require a certificate."""
     seen: list[Any] = []
 
     def run(line: Line, request: Request) -> None:
@@ -206,7 +206,7 @@ def test_a_renewed_token_is_sent_with_the_next_request(
     credentials = Credentials({"X-Fleet": "north"}, token=file)
     with Server() as server, closing(Transport(server.url, credentials=credentials)) as transport:
         transport.exchange(PAYLOAD, 5)
-        file.write_text("")  # someone writes it just now
+        file.write_text("")  # a program is writing it at this moment
         transport.exchange(PAYLOAD, 5)
         transport.exchange(PAYLOAD, 5)
         file.write_text("second-token")
@@ -218,7 +218,7 @@ def test_a_renewed_token_is_sent_with_the_next_request(
         assert server.connections == 1
     assert sent == [f"Bearer {word}-token" for word in ("first", "first", "first", *["second"] * 2)]
     serves = "still using the previous contents"
-    empty, again = caplog.messages  # what fails again within a minute is not logged again
+    empty, again = caplog.messages  # a repeated failure within a minute is not logged
     assert empty == f"upload.token_file: {file} is empty; {serves}"
     assert re.fullmatch(rf"read {file} again after \d+ s \(failures: 2\)", again)
     assert credentials.masked("first-token second-token") == "*** ***"
@@ -324,7 +324,7 @@ def test_a_certificate_that_cannot_be_used_is_told(
     assert "\n" not in str(caught.value)
 
 
-# By a proxy
+# Through a proxy
 
 
 @pytest.fixture
@@ -341,7 +341,7 @@ def test_https_goes_through_a_tunnel_and_only_the_proxy_that_is_set_is_used(
     token.write_text("our-token")
     credentials = Credentials(ca_file=authority.pair.cert, token=token)
     with Server(tls=authority.server_context(served)) as server, Server(then=tunnel()) as proxy:
-        assert isinstance(exchange(server.url, credentials), Answer)  # the environment's is ignored
+        assert isinstance(exchange(server.url, credentials), Answer)  # no environment proxy
         by = f"http://127.0.0.1:{proxy.port}"
         with closing(Transport(server.url, credentials=credentials, proxy=by)) as transport:
             for _ in range(2):
@@ -446,7 +446,7 @@ def test_a_proxy_that_refuses_or_lies_delivers_nothing(
     assert re.match(why, said), said
 
 
-# A clock that is wrong
+# A wrong clock
 
 
 @pytest.mark.parametrize(
@@ -483,7 +483,7 @@ def test_a_certificate_of_another_time_is_told_from_a_wrong_clock(
         "aB3%2Fx%2By%3DZq9",
         "aB3%2fx%2by%3dZq9",
         "aB3/x%2By%3DZq9",
-        r"aB3\/x+y=Zq9",  # as PHP writes JSON
+        r"aB3\/x+y=Zq9",  # PHP escapes JSON like this
     ],
 )
 def test_a_server_may_quote_a_secret_in_its_own_way(tmp_path: Path, quoted: str) -> None:
@@ -492,7 +492,7 @@ def test_a_server_may_quote_a_secret_in_its_own_way(tmp_path: Path, quoted: str)
     credentials = Credentials(token=token)
     credentials.prepare()
     assert credentials.masked(f"who is {quoted}?") == "who is ***?"
-    for cut in range(180, 201):  # a long answer is cut, perhaps inside the secret
+    for cut in range(180, 201):  # a long answer is cut, perhaps in the middle of the secret
         said = credentials.masked(f"401: {words('x' * cut + quoted + 'y' * 100)}, it says")
         assert "aB3/" not in said
         assert "aB3%2" not in said

@@ -1,4 +1,4 @@
-"""Every wait for the endpoint ends: by its deadline, by an abort, or with an address."""
+"""Each wait for the endpoint ends: by its deadline, by an abort, or with an address."""
 
 import socket
 import threading
@@ -31,7 +31,7 @@ from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import NoAnswer
 
 DEADLINE_S = 1.5
-SLACK_S = 10.0  # of a busy machine; the acts go on for longer
+SLACK_S = 10.0  # for a busy machine; the acts take longer
 
 
 @pytest.mark.parametrize("fault", [reset(), reset(after_reading=True), hang_up()])
@@ -124,7 +124,7 @@ def test_the_deadline_ends_a_tls_handshake_that_hangs() -> None:
 
 
 def test_the_deadline_ends_a_tls_handshake_that_drips() -> None:
-    # The head of a record of 16 KiB, and then its bytes.
+    # The header of a TLS record of 16 KiB, then its bytes.
     slow = drips(b"\x02" * 500, first=b"\x16\x03\x03\x40\x00", at_once=True)
     with (
         Server(slow, tls=tls_server_context()) as server,
@@ -279,7 +279,7 @@ def test_an_address_that_never_answers_is_given_up_after_5_s() -> None:
 
 
 def test_no_route_is_a_state_of_its_own() -> None:
-    # The kernel has no route to the broadcast address of no network.
+    # The kernel has no route to this broadcast address.
     def resolve(host: str, port: int) -> list[Address]:
         return [Address(socket.AF_INET, ("255.255.255.255", 80))]
 

@@ -1,4 +1,4 @@
-"""What an answer means, in the part that all formats share."""
+"""The meaning of an answer, where all formats agree."""
 
 import json
 
@@ -13,7 +13,7 @@ from telemetry_agent.upload.formats.answers import judge as read
 from telemetry_agent.upload.formats.answers import offers_gzip
 
 NOTHING = batch_of()
-BATCH = batch_of(FIX, FIX, FIX)  # 17, 18, 19
+BATCH = batch_of(FIX, FIX, FIX)  # seq 17, 18, 19
 
 
 def answer(
@@ -64,7 +64,7 @@ def test_a_text_delivers(body: str) -> None:
         ('{"received":2,"rejected":[{"seq":17}]}', True),
         ('{"received":1,"rejected":[{"seq":17}],"retry":[18]}', True),
         ('{"received":1,"rejected":[{"seq":17}]}', False),
-        ('{"received":4}', True),  # not right, so it is not judged
+        ('{"received":4}', True),  # an invalid count is ignored
         ('{"received":true}', True),
         ('{"received":"3"}', True),
         ('{"received":"0"}', False),
@@ -189,7 +189,7 @@ def test_a_web_page_is_a_portal_or_a_wrong_url(status: int, body: str | bytes) -
         answer(200, '{"success":false}'),
         answer(202, '{"ok":false}'),
         answer(200, '{"status":"error"}'),
-        # JSend, AWS Lambda, its integration with a wrong mapping, and forms of all of them
+        # JSend, AWS Lambda, a wrong mapping of its integration, and variants of these
         answer(200, '{"status":"fail","data":null}'),
         answer(200, '{"errorMessage":"no table","errorType":"KeyError"}'),
         answer(200, '{"statusCode":500,"body":"{}"}'),

@@ -1,4 +1,4 @@
-"""What the URL says about the server behind a format."""
+"""What the URL shows about the server behind a format."""
 
 import pytest
 from upload.upload_parts import batch_of
@@ -14,13 +14,13 @@ from telemetry_agent.upload.interfaces import FormatName
 def test_home_assistant_says_nothing_to_a_webhook_that_it_does_not_know(
     name: FormatName, url: str
 ) -> None:
-    """It answers 200 with an empty body, also where its own code fails."""
+    """It answers 200 with an empty body, also when its own code fails."""
     batch = batch_of(FIX)
     read = choose(name, url).read
     said = read(Answer(200, {}, b"", verified_tls=False), batch)
     assert isinstance(said, Deferred)
     assert "Home Assistant does not know the webhook" in said.reason
-    # OwnTracks' webhook says [] also to what it cannot read.
+    # OwnTracks' webhook also answers [] to a request that it cannot read.
     other = read(Answer(200, {}, b"[]", verified_tls=False), batch)
     assert isinstance(other, Delivered) is (name == "owntracks")
     word = b"[]" if name == "owntracks" else b"Setting location for van07"

@@ -1,4 +1,4 @@
-"""ClickHouse: rows, the settings in the query, and the codes of its errors."""
+"""ClickHouse: rows, the settings in the query, and its error codes."""
 
 import json
 from urllib.parse import parse_qs
@@ -64,9 +64,9 @@ def test_clickhouse_leaves_what_the_url_says() -> None:
         (400, 27, Refused),
         (500, 41, Refused),
         (500, 252, Deferred),  # too many parts
-        (500, 242, Deferred),  # the replica only reads
-        (500, 241, Deferred),  # memory
-        (404, 999, Deferred),  # keeper
+        (500, 242, Deferred),  # the replica is read-only
+        (500, 241, Deferred),  # out of memory
+        (404, 999, Deferred),  # Keeper
     ],
 )
 @pytest.mark.parametrize("where", ["header", "body"])

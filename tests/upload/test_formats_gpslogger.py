@@ -1,4 +1,4 @@
-"""GPSLogger, as Home Assistant takes it: a form."""
+"""GPSLogger in Home Assistant's variant: a form."""
 
 from urllib.parse import parse_qs
 
@@ -22,4 +22,4 @@ def test_gpslogger_has_only_the_fields_that_home_assistant_knows() -> None:
         "provider": "gps",
     }
     worded = encoded("gpslogger", FIX._replace(extra='{"battery":"low"}'))
-    assert b"battery" not in worded.body  # a number there, or the position is refused
+    assert b"battery" not in worded.body  # Home Assistant takes only a number here

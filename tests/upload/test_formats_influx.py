@@ -1,4 +1,4 @@
-"""InfluxDB: line protocol, and which of its errors blame a fix."""
+"""InfluxDB: line protocol, and the errors that blame a fix."""
 
 import gzip
 
@@ -45,7 +45,7 @@ def test_influx_escapes_a_device_and_refuses_what_cannot_be_escaped() -> None:
         (500, b'{"message":"unexpected error: partial write: points beyond retention"}', Refused),
         (500, b'{"message":"unexpected error writing points: field type conflict"}', Held),
         (500, b'{"code":"internal error","message":"engine: timeout"}', Deferred),
-        (500, b'{"error":"partial write"}', Deferred),  # a cluster that lacks a node
+        (500, b'{"error":"partial write"}', Deferred),  # a cluster with a missing node
         (401, b"", Held),
         (404, b'{"error":"database not found"}', Held),
         (413, b"", Refused),

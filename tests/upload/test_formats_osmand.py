@@ -1,4 +1,4 @@
-"""OsmAnd, as Traccar takes it: one fix, in the query."""
+"""OsmAnd in Traccar's variant: one fix, in the query."""
 
 from urllib.parse import parse_qs
 

@@ -1,4 +1,4 @@
-"""Overland: GeoJSON, and one way only to say yes."""
+"""Overland: GeoJSON, and a single answer that means success."""
 
 import gzip
 import json

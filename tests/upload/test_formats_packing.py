@@ -1,4 +1,4 @@
-"""What several formats do alike: accuracy, own attributes, times in doubt, gzip."""
+"""What several formats share: accuracy, user attributes, times in doubt, gzip."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ from telemetry_agent.upload.interfaces import FormatName
 @pytest.mark.parametrize(
     ("err_h_mm", "hdop_e2", "metres", "whole_metres"),
     [
-        (2_600, 90, 2.6, 3),  # what the receiver says goes first
+        (2_600, 90, 2.6, 3),  # the receiver's own value comes first
         (14, 60, 1.0, 1),
         (0, None, 1.0, 1),
         (1_001, None, 1.001, 2),
@@ -31,7 +31,7 @@ from telemetry_agent.upload.interfaces import FormatName
 def test_accuracy_is_always_sent(
     err_h_mm: int | None, hdop_e2: int | None, metres: float, whole_metres: int
 ) -> None:
-    """Home Assistant and Reitti drop a position without it, and say yes."""
+    """Home Assistant and Reitti drop a position without accuracy, and answer with success."""
     fix = FIX._replace(err_h_mm=err_h_mm, hdop_e2=hdop_e2)
     (feature,) = json.loads(encoded("overland", fix).body)["locations"]
     assert feature["properties"]["horizontal_accuracy"] == metres

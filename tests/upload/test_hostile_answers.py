@@ -1,4 +1,4 @@
-"""Answers that no server should give: nothing is acknowledged by them, and nothing breaks."""
+"""Answers that no server should send: they acknowledge nothing and break nothing."""
 
 import contextlib
 import gzip
@@ -143,7 +143,7 @@ def test_a_refusal_that_was_cut_off_is_one(tmp_path: Path, name: FormatName) -> 
 def test_the_end_of_the_connection_may_be_the_end_of_the_answer(
     tmp_path: Path, name: FormatName, tls: bool, body: bytes
 ) -> None:
-    """As CGI scripts answer: no length, no notice of the end of the connection, or of TLS."""
+    """Answer like a CGI script: no length, and no notice that the connection or TLS ends."""
     context, credentials = (tls_server_context(), trusting()) if tls else (None, None)
     with (
         Server(then=says(OK + b"\r\n" + body), tls=context) as server,
@@ -156,7 +156,7 @@ def test_the_end_of_the_connection_may_be_the_end_of_the_answer(
 
 @pytest.mark.parametrize("status", [200, 401])
 def test_a_yes_to_a_request_that_was_not_read_is_none(tmp_path: Path, status: int) -> None:
-    """The answer comes, and the connection ends, while the request is still being sent."""
+    """The answer comes and the connection ends while the agent still sends the request."""
     at_once = drips(b"", first=with_body(b"no", b"HTTP/1.1 %d X\r\n" % status), at_once=True)
     with (
         Server(at_once) as server,

@@ -1,4 +1,4 @@
-"""One answer after another on a connection: which bytes are one, and where it ends."""
+"""Several answers on one connection: the bytes of each answer, and its end."""
 
 import contextlib
 import socket
@@ -79,7 +79,7 @@ def test_no_rest_of_an_answer_becomes_a_yes_to_the_next_request(rest: bytes) -> 
     ],
 )
 def test_after_a_204_with_a_body_the_connection_is_not_used_again(parts: list[bytes]) -> None:
-    """Its body would be the begin of the next answer."""
+    """Its body would be read as the start of the next answer."""
     for pipelined in (None, True, False):
         with (
             Server(says(*parts, then_hang=True), answer(503)) as server,

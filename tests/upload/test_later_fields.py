@@ -1,4 +1,4 @@
-"""An upgrade that adds a field to a fix stops no table and no config from before it."""
+"""A new field of a fix breaks no table and no config from before the upgrade."""
 
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -13,7 +13,7 @@ from telemetry_agent.fields import FIELDS
 from telemetry_agent.model import Batch, Fix, Record
 from telemetry_agent.upload.formats import clickhouse
 
-# The last of the table as one that was added later.
+# Treat the last field of the table as one that was added later.
 LATER = tuple(field for field in FIELDS if field.name == "odo")
 FIX = Fix(1764426119000, 48_117300000, 11_516667000, odo_m=1234)
 
@@ -24,7 +24,7 @@ def query_at(url: str) -> dict[str, list[str]]:
 
 
 def test_the_fields_of_the_first_release_are_pinned() -> None:
-    """A new field must say ``since``: tables and configs from before it go on working then."""
+    """A new field must have ``since``, so that older tables and configs still work."""
     first = " ".join(field.name for field in FIELDS if not field.since)
     assert first == (
         "time lat lon alt geoid_sep speed course mode quality hdop vdop pdop sats err_h err_v odo "

@@ -1,4 +1,4 @@
-"""Each batch that was handed out is ended or given back, and what gets no answer is put off."""
+"""Each leased batch is settled or given back; a batch without an answer is put off."""
 
 import threading
 from collections.abc import Callable, Collection
@@ -28,7 +28,7 @@ def test_unanswered_rows_stay_unack_while_there_is_something_else_to_try(tmp_pat
         assert b.counts == (4, 2, 0, 0)
         b.clock.advance(b.work() or 0)
         assert b.counts == (2, 4, 0, 0)
-        assert b.work() is None  # the third is answered: there is hope for the others
+        assert b.work() is None  # the third is answered, so the others are tried again
         assert b.counts == (0, 0, 6, 0)
         sent = [request.headers["idempotency-key"] for request in b.server.requests]
         assert len(sent) == 5
@@ -77,7 +77,7 @@ def test_a_fix_that_gets_no_answer_does_not_hold_up_its_batch(
         for _ in range(20):
             b.put(1)
             b.work_for(200)
-        # It may be the network, so it does not become a dead letter.
+        # The network may be the cause, so the fix does not become a dead letter.
         stats = b.queue.stats()
         assert (stats.acked, stats.ack_failed, stats.unack) == (27, 0, 1)
         before = len(b.server.requests)
@@ -94,7 +94,7 @@ def test_a_fix_that_gets_no_answer_does_not_hold_up_its_batch(
 def test_several_fixes_that_get_no_answer_wait_at_the_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each exchange that gets none takes its 30 s, and the order counts."""
+    """Each exchange without an answer takes its 30 s, and the order counts."""
     then = unanswered(range(1, 7), Line.reset)
     with bench(tmp_path, then=then, max_batch=4, live_first=False, compression="none") as b:
         exchange = b.transport.exchange
@@ -119,7 +119,7 @@ def test_several_fixes_that_get_no_answer_wait_at_the_back(
         assert b.counts == (0, 6, 42, 0)
         assert b.state == "ok"
         b.server.then = answer()
-        b.work_for(3600)  # by itself, also if no new fix comes
+        b.work_for(3600)  # also without a new fix
         assert b.counts == (0, 0, 48, 0)
 
 
@@ -192,7 +192,7 @@ def test_what_raises_where_the_disk_refuses_too_leaves_nothing_leased(
     broken = WireFormat(native.encode, mock.Mock(side_effect=RuntimeError("a bug")))
     with bench(tmp_path, answer(400)) as b:
         b.put_backlog(4)
-        b.step()  # refused: two halves are leased
+        b.step()  # refused: the two halves are leased
         with monkeypatch.context() as patch:
             patch.setattr(b.uploader._sender, "_format", broken)
             patch.setattr(b.queue.shared, "write", mock.Mock(return_value=StorageError("is full")))
@@ -222,7 +222,7 @@ def test_what_cannot_be_sent_becomes_a_dead_letter_and_stays_in_no_batch(tmp_pat
 def test_a_day_of_fixes_that_cannot_be_sent_takes_a_write_for_each_thousand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each alone would cost a sync, and a step of the uploader minutes on a worn card."""
+    """One write for each fix would cost a sync each: minutes per uploader step on a worn card."""
     with AckQueue(tmp_path / "queue.db") as queue:
         for _ in range(3000):
             queue.put(FIX, "van-07")

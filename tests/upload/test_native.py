@@ -61,7 +61,7 @@ def test_the_key_is_the_same_exactly_for_the_same_names(
     assert key(batch_of(*one)) != key(batch_of(*one, stream="0" * 16))
 
 
-# Reports of the agent about itself
+# Reports about the agent
 
 
 def test_a_report_travels_with_fixes_or_alone() -> None:

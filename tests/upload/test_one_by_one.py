@@ -63,7 +63,7 @@ def test_a_proxy_in_front_of_traccar_is_not_taken_for_its_answer_to_an_unknown_d
         b.put(3)
         assert b.work() == 120.0
         status = b.uploader.status()
-        # Its words differ among versions of Python.
+        # The phrase differs between versions of Python.
         assert (status.state, status.last_error) == ("held", f"413 {HTTPStatus(413).phrase}")
 
 
@@ -118,7 +118,7 @@ def test_answers_beside_one_too_many_acknowledge_nothing(tmp_path: Path) -> None
 
 
 def test_what_another_device_delivers_is_no_witness(tmp_path: Path) -> None:
-    """A renamed device: the server knows the old name, which is still in the backlog."""
+    """A renamed device: the server knows the old name, which the backlog still uses."""
     with bench(tmp_path, Traccar("van-06")) as b:
         b.put(3, "van-07")
         b.put(40, "van-06")
@@ -158,11 +158,12 @@ def test_a_device_that_was_renamed_waits_for_no_fix_under_its_old_name(
                 b.clock.advance(min(wait_s or 10, now_s + 10 - b.clock.monotonic_s()))
             b.work()
             hour.append(len(traccar.positions) - n - 1)
-        # Each 10 s after it was recorded, and in their order.
+        # Each arrives within 10 s of its recording, and in order.
         assert set(hour) == {0}
         times = [position["time_ms"] for position in traccar.positions]
         assert times == [FIX.time_ms + 1000 * n for n in range(365)]
-        # For each ``backoff_max`` of the hour: one, or as many as it takes to doubt the setup.
+        # For each ``backoff_max`` of the hour: one refusal, or the number that puts the setup in
+        # doubt.
         assert refused <= 31 * (1 if status != 400 else 6)
         assert b.counts == (3000, 0, 365, 0)
         said = b.uploader.status()
@@ -281,7 +282,7 @@ def test_a_refused_fix_that_could_not_be_sent_again_is_tried_later(
         b.put(10)
         b.uploader.step(b.clock.now_s)
         assert b.counts == (1, 0, 9, 0)
-        with monkeypatch.context() as stalled:  # half of the time passed before the first request
+        with monkeypatch.context() as stalled:  # half of the time is over before the first request
             stalled.setattr(b.transport, "series", lambda *_, **__: (None, 0))
             b.uploader.step(b.clock.now_s)
         for day in range(1, 7):

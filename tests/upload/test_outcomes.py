@@ -1,4 +1,4 @@
-"""How far what an endpoint asks for again is sent again."""
+"""Limits on the fixes that an endpoint asks for again."""
 
 from telemetry_agent.model import Delivered, ResendRange
 from telemetry_agent.upload.outcomes import Resending

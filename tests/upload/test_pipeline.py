@@ -1,4 +1,4 @@
-"""Several requests under way on one connection: order, ends, and servers that cannot do it."""
+"""Several requests in flight on one connection: order, ends, and servers without support for it."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
@@ -38,7 +38,7 @@ def number(asked: Asked) -> int:
 
 
 class Heard:
-    """What was answered, in its order."""
+    """The answers, in order."""
 
     def __init__(self, go_on: Callable[[Answer], bool] = lambda _: True) -> None:
         self.answers: list[Answer] = []
@@ -141,7 +141,7 @@ def test_what_came_behind_an_announced_end_is_sent_anew(
         transport.close()
     assert seen == list(range(180))
     assert server.connections == 4
-    assert not caplog.messages  # it is no fault
+    assert not caplog.messages  # this is not a fault
 
 
 def test_what_had_its_answer_is_told_before_the_connection_broke() -> None:
@@ -153,7 +153,7 @@ def test_what_had_its_answer_is_told_before_the_connection_broke() -> None:
         failure, unanswered = series(transport, payloads(200), 60, heard)
         transport.close()
     assert failure is not None
-    # A server that has not read all of it closes by a reset.
+    # A server that closes before it has read everything sends a reset.
     assert (
         failure.reason.startswith("the server closed the connection") or "reset" in failure.reason
     )
@@ -170,7 +170,7 @@ def test_no_more_is_sent_once_an_answer_makes_it_pointless(seen: list[int]) -> N
         transport, heard = Transport(server.url), Heard(lambda answer: answer.status == 200)
         assert series(transport, payloads(200), 60, heard) == (None, 0)
         transport.close()
-    assert len(heard.answers) == len(seen) < 20  # those under way are heard to their end
+    assert len(heard.answers) == len(seen) < 20  # requests in flight are read to their answers
 
 
 def test_a_connection_that_was_closed_meanwhile_is_repeated_on_a_fresh_one(seen: list[int]) -> None:
@@ -185,7 +185,7 @@ def test_a_connection_that_was_closed_meanwhile_is_repeated_on_a_fresh_one(seen:
 
 
 class OneBody(Recorder):
-    """A server that reads as the Recorder does, and says the number of the request that it took."""
+    """Read as the Recorder does, and answer with the number of the request that was accepted."""
 
     def __init__(self) -> None:
         self.taken: list[int] = []
@@ -214,7 +214,7 @@ def test_no_answer_is_taken_for_that_to_a_request_that_was_thrown_away(
 
 
 class Scripted:
-    """Dialer and connection of a server that reads so many requests of one write."""
+    """Dialer and connection of a server that reads ``reads`` requests of each write."""
 
     aborted = False
     tls = None
@@ -224,7 +224,7 @@ class Scripted:
         self.reads = reads
         self.closes_after = closes_after
         self.rounds: list[int] = []
-        """How many requests each write had."""
+        """Number of requests in each write."""
         self.connections = 0
         self.may_repeat = True
         self._owed = self._answered = 0
@@ -272,7 +272,7 @@ class Scripted:
 
 
 def scripted(server: Scripted) -> Callable[[int], tuple[int, int]]:
-    """Sends so many requests; returns how many were answered, and how many were not."""
+    """Return a function that sends ``count`` requests; it counts the answered and the others."""
     one = Pipeline(cast("Dialer", server), lambda: cast("Connection", server.connect()))
     request = b"POST / HTTP/1.1\r\n\r\n"
 
@@ -289,7 +289,7 @@ def test_a_round_is_twice_the_one_before_once_that_is_answered() -> None:
     send = scripted(server)
     assert send(500) == (500, 0)
     assert server.rounds == [1, 2, 4, 8, 16, 32, 64, 128, 128, 117]
-    assert send(130) == (130, 0)  # the connection is kept, and so is the size
+    assert send(130) == (130, 0)  # the connection is kept, and so is the round size
     assert server.rounds[10:] == [128, 2]
     assert server.connections == 1
 
@@ -298,11 +298,11 @@ def test_a_server_that_closes_after_so_many_gets_whole_rounds_up_to_there() -> N
     server = Scripted(closes_after=100)
     send = scripted(server)
     assert send(400) == (400, 0)
-    # Of the second round of 64, 37 are answered, which shows where a connection ends.
+    # 37 of the second round of 64 are answered, which shows where a connection ends.
     assert server.rounds == [1, 2, 4, 8, 16, 32, 64, 64, 36, 100, 100]
     assert server.connections == 4
     server.rounds.clear()
-    server.closes_after = 0  # the limit is gone
+    server.closes_after = 0  # the server has no limit now
     assert send(500) == (500, 0)
     assert server.rounds == [100, 128, 128, 128, 16]
     assert server.connections == 5
@@ -327,7 +327,7 @@ def test_after_two_broken_rounds_they_go_one_at_a_time_for_ten_minutes(reads: in
         *whole, broken = server.rounds
         assert max(whole, default=1) <= reads < broken
         assert (answered, unanswered) == (sum(whole) + reads, broken - reads)
-        assert send(1) == (1, 0)  # shows nothing
+        assert send(1) == (1, 0)  # proves nothing
         server.rounds.clear()
     server.clock.advance(599)
     assert send(300) == (300, 0)
@@ -367,7 +367,7 @@ def test_what_is_no_answer_is_said(bytes_: bytes, reason: str) -> None:
 
 @pytest.mark.parametrize("first", [b"Content-Length: 3000000\r\n", b""])
 def test_an_answer_that_is_too_long_is_one_without_its_end(first: bytes) -> None:
-    """For a web page as long as that, too, the user hears what answered."""
+    """Also for a long web page, the user sees what answered."""
     said = b"HTTP/1.1 200 OK\r\n%s\r\n%s" % (first, b"x" * 3_000_000)
     with Server(lambda _: said) as server:
         transport, heard = Transport(server.url), Heard()
@@ -422,7 +422,7 @@ def test_with_several_under_way_an_answer_too_many_counts_for_nothing() -> None:
             assert failure == NoAnswer(
                 "the server answers more often than it is asked", voids_earlier=True
             )
-        # One by one each answer is told from the next.
+        # Sent one by one, each answer belongs to its own request.
         assert series(transport, payloads(20), 60, Heard()) == (None, 0)
         transport.close()
 
@@ -464,7 +464,7 @@ def test_a_bug_in_the_listener_leaves_no_answer_for_the_next_series(echo: Server
         raise RuntimeError("a bug")
 
     transport, heard = Transport(echo.url), Heard()
-    series(transport, payloads(40), 60, Heard())  # so that several are under way
+    series(transport, payloads(40), 60, Heard())  # so that several are in flight
     with pytest.raises(RuntimeError):
         series(transport, payloads(40), 60, broken)
     series(transport, payloads(3, 100), 60, heard)

@@ -1,4 +1,4 @@
-"""What is refused, before servers that refuse at random or everything at first; and reloads."""
+"""Refusals by servers that refuse at random, or everything at first; and reloads."""
 
 import random
 from contextlib import closing
@@ -12,7 +12,7 @@ from telemetry_agent.ackqueue.row_states import State
 
 
 def refusing_at_random(share: float, bad: set[int], rng: random.Random) -> Act:
-    """400 to a share of all requests, and to each that holds a bad fix."""
+    """Answer 400 to a share of all requests, and to each request with a bad fix."""
 
     def run(line: Line, request: Request) -> None:
         if rng.random() < share or any(seq in bad for _, seq in request.names):
@@ -24,12 +24,12 @@ def refusing_at_random(share: float, bad: set[int], rng: random.Random) -> Act:
     return Act(run)
 
 
-# Ten refusals in a row come by chance to one fix in 1,024. (60 seeds: 7 of 15,000 fixes.)
+# One fix in 1,024 is refused ten times in a row by chance. (60 seeds: 7 of 15,000 fixes.)
 @pytest.mark.parametrize(("share", "seeds", "dead_max"), [(0.5, 20, 5), (0.1, 5, 0)])
 def test_an_endpoint_that_refuses_at_random_buries_no_good_fix(
     tmp_path: Path, share: float, seeds: int, dead_max: int
 ) -> None:
-    """5,000 good fixes over all seeds, and two bad ones in each."""
+    """5,000 good fixes over all seeds, and two bad fixes in each seed."""
     dead = 0
     count = 5000 // seeds
     for seed in range(seeds):
@@ -71,7 +71,7 @@ def test_an_endpoint_that_refuses_all_until_the_first_single_request_buries_none
 
 
 def in_turn(status: int, servers: int) -> Act:
-    """A proxy that passes requests on to its servers in turn, and only the last one works."""
+    """A proxy that passes requests on to its servers in turn; only the last server works."""
     count = 0
 
     def run(line: Line, request: Request) -> None:
@@ -92,7 +92,7 @@ def in_turn(status: int, servers: int) -> Act:
 def test_behind_a_proxy_whose_servers_have_turns_a_broken_one_buries_no_good_fix(
     tmp_path: Path, status: int, servers: int, exchange_s: float, flush_s: float
 ) -> None:
-    """A suspect could always meet it, and its witnesses another one."""
+    """A suspect could always reach the broken server, and its witnesses a working one."""
     with (
         Server(then=in_turn(status, servers)) as server,
         closing(Journey(server, tmp_path, backoff_max_s=2.0, flush_every_s=flush_s)) as journey,
@@ -106,7 +106,7 @@ def test_behind_a_proxy_whose_servers_have_turns_a_broken_one_buries_no_good_fix
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_reload_in_the_middle_of_anything_strands_nothing(tmp_path: Path, seed: int) -> None:
-    """100 reloads at random steps of a search, a hold, a run, with bad fixes among good ones."""
+    """100 reloads at random steps of a search, a hold or a run, with bad fixes among good ones."""
     rng = random.Random(seed)
     bad = {3, 64, 65, 200, *range(300, 360)}
     with (

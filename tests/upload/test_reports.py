@@ -1,4 +1,4 @@
-"""When the agent reports about itself, and that no fix ever suffers from it."""
+"""When the agent reports about itself, and that no fix suffers from a report."""
 
 import logging
 from pathlib import Path
@@ -16,7 +16,7 @@ BATCH = Batch(0, "0" * 16, "van-07", (), live=True)
 
 
 class Said:
-    """What the agent says about itself, as the test wants it."""
+    """The agent's report about itself, set by the test."""
 
     def __init__(self) -> None:
         self.words: tuple[str, ...] = ("3d", "ok", "")
@@ -64,7 +64,7 @@ def test_a_change_rides_at_once_and_goes_alone_once_a_minute_at_most() -> None:
     assert schedule.due(11.0)
     assert schedule.alone_in_s(11.0) == 59.0
     assert schedule.alone_in_s(500.0) == 0.0
-    said.words = ("3d", "ok", "")  # back before anybody was told
+    said.words = ("3d", "ok", "")  # back before anything was reported
     assert not schedule.due(12.0)
 
 
@@ -160,7 +160,7 @@ def test_a_time_out_with_a_report_shows_nothing_about_the_size(tmp_path: Path) -
         made, _ = report_bench(server, tmp_path, timeout_s=3.0)
 
         def run(line: Line, request: Request) -> None:
-            if "agent" in request.json:  # a path that carries no larger body
+            if "agent" in request.json:  # a path that does not carry larger bodies
                 made.clock.advance(5)
                 line.hang()
             line.server.take(request)
@@ -210,7 +210,7 @@ def test_without_fixes_it_goes_alone_with_a_key_of_its_own(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 500])
 def test_an_endpoint_that_refuses_reports_gets_every_fix(status: int, tmp_path: Path) -> None:
-    """Neither dead letters nor a hold nor a witness come of it."""
+    """A refused report causes neither dead letters nor a hold, and it is not a witness."""
 
     def run(line: Line, request: Request) -> None:
         if "agent" in request.json:
@@ -252,7 +252,7 @@ def test_a_refused_report_alone_holds_nothing(
 
 
 def test_a_report_is_no_witness(tmp_path: Path) -> None:
-    """Everything is refused but reports: so it is no fix's fault."""
+    """The endpoint refuses everything but reports, so no fix is at fault."""
 
     def run(line: Line, request: Request) -> None:
         line.reply(400 if request.names else 200)
@@ -334,7 +334,7 @@ def test_a_bad_fix_is_found_with_reports_on(tmp_path: Path) -> None:
         made.close()
 
 
-# In haste
+# Urgent fixes
 
 
 def test_haste_sends_fresh_fixes_without_company(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ DATE = "Mon, 23 Nov 2026 12:00:00 GMT"
 
 
 class Extreme(random.Random):
-    """Draws the same end of every interval."""
+    """Draw the same end of each interval."""
 
     def __init__(self, part: float) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ def test_haste_forgets_everything() -> None:
 
 
 def test_the_benchmark_of_a_fleet_knows_the_uploader() -> None:
-    """Its doubles take the place of a transport and a pace, and no type checker compares them."""
+    """Its fakes replace a transport and a pace, and no type checker compares them."""
     argv = [sys.executable, str(ROOT / "benchmarks/fleet.py"), "--agents", "40", "--backlog", "500"]
     said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     peaks = dict(re.findall(r"^(naive|the defaults) +(\d+) ", said, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""What goes first: live fixes, the backlog in turns, and what was refused last."""
+"""The order of uploads: live fixes, the backlog in turns, and refused fixes last."""
 
 from contextlib import closing
 from itertools import pairwise
@@ -47,14 +47,14 @@ def test_a_backlog_drains_also_if_live_fixes_are_due_again_after_each_exchange(
         b.put_backlog(8)
         for _ in range(6):
             b.put(1)
-            b.clock.advance(2)  # the exchange before took so long
+            b.clock.advance(2)  # the previous exchange took this long
             b.step()
         sent = [[seq for _, seq in request.names] for request in b.server.requests]
         assert sent == [[9], [1, 2, 3, 4], [10, 11], [5, 6, 7, 8], [12, 13], [14]]
 
 
 def test_live_fixes_and_the_backlog_share_what_a_limit_of_requests_leaves(tmp_path: Path) -> None:
-    """One request in 5 s, as nginx limits them: the second of two in a row is refused."""
+    """One request in 5 s, the limit of an nginx: it refuses the second of two in a row."""
     sent_s = [-99.0]
     taken: list[int] = []
 
@@ -100,7 +100,7 @@ def test_oldest_first_keeps_the_order_after_an_outage(
 ) -> None:
     with bench(tmp_path, then=act, max_batch=max_batch, live_first=False) as b:
         b.put_backlog(20)
-        # The twelfth wait is not one of those after which another fix is tried.
+        # After the twelfth wait, no other fix is tried.
         while b.uploader.status().waits < 12:
             b.clock.advance(b.work() or 0)
         b.server.requests.clear()
@@ -117,7 +117,7 @@ def test_oldest_first_keeps_the_order_after_an_outage(
 def test_oldest_first_is_not_held_up_by_fixes_that_get_no_answer(
     tmp_path: Path, bad: set[int], max_batch: int
 ) -> None:
-    """Nor does a bad fix that is alone put the others out of order."""
+    """A single bad fix does not change the order of the others either."""
     taken: list[int] = []
     tries, until_the_last = 0, 0
 
@@ -138,7 +138,7 @@ def test_oldest_first_is_not_held_up_by_fixes_that_get_no_answer(
         b.work_for(4000)
         assert b.counts == (0, len(bad), 60 - len(bad), 0)
         alone = not any(seq + 1 in bad for seq in bad)
-        within = 1 if max_batch == 1 else 2  # of a batch, the second is tried first
+        within = 1 if max_batch == 1 else 2  # in a batch, the second fix is tried first
         assert not alone or all(after > seq - within for seq, after in pairwise(taken))
         assert until_the_last <= len(taken) + 30 + 5 * len(bad)
 

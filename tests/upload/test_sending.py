@@ -1,4 +1,4 @@
-"""One attempt: compressed or plain, how large, and what no answer means."""
+"""One attempt: compressed or plain, its size, and what a missing answer means."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ from telemetry_agent.upload.interfaces import CompressionSetting, FormatName
 
 
 def test_what_was_never_sent_is_not_unack(tmp_path: Path) -> None:
-    """So a month offline can be thinned: what got no answer stays whole."""
+    """So a long offline backlog can be thinned: only fixes without an answer stay whole."""
     with bench(tmp_path) as b:
         b.transport.close()
         b.transport = Transport("http://127.0.0.1:1/")
@@ -35,7 +35,7 @@ def test_a_time_out_is_no_answer(tmp_path: Path) -> None:
 def test_a_batch_that_is_too_long_for_the_deadline_is_sent_in_parts(
     tmp_path: Path, returns: bool
 ) -> None:
-    """Also where the network seems to be away and to return after each time-out."""
+    """Also if the network seems to go and return after each time-out."""
     with bench(tmp_path, timeout_s=2.0) as b:
 
         def run(line: Line, request: Request) -> None:
@@ -60,7 +60,7 @@ def test_a_batch_that_is_too_long_for_the_deadline_is_sent_in_parts(
 def test_a_tls_error_is_no_answer(tmp_path: Path) -> None:
     with bench(tmp_path, tls=True) as b:
         b.transport.close()
-        b.transport = Transport(b.server.url)  # trusts the public authorities only
+        b.transport = Transport(b.server.url)  # trusts only the public authorities
         b.uploader._transport = b.uploader._sender._transport = b.transport
         b.put_backlog(2)
         assert b.work() == 1
@@ -136,7 +136,7 @@ def test_an_endpoint_without_gzip_is_served_plain(tmp_path: Path, status: int, b
         assert packed == [True, False, False, False]
 
 
-@pytest.mark.parametrize("status", [None, 502, 503, 504])  # a proxy in front says these
+@pytest.mark.parametrize("status", [None, 502, 503, 504])  # a proxy in front answers these
 @pytest.mark.parametrize("outage", [0, 5])
 def test_an_endpoint_that_gzip_crashes_is_served_plain(
     tmp_path: Path, status: int | None, outage: int
@@ -211,7 +211,7 @@ def test_gzip_stays_after_a_long_outage(tmp_path: Path) -> None:
         assert b.counts == (0, 0, 20, 0)
         packed = ["content-encoding" in request.headers for request in b.server.requests]
         assert packed[-1]
-        assert 1 <= packed.count(False) < 10  # the server may be another one, which gzip crashes
+        assert 1 <= packed.count(False) < 10  # it may be another server, which crashes on gzip
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
@@ -222,7 +222,7 @@ def test_the_wait_that_a_busy_server_asks_for_is_not_about_gzip(
     with bench(tmp_path, *[busy] * 8, max_batch=10, compression="gzip") as b:
         b.put_backlog(10)
         b.work_for(2000)
-        assert 9 <= len(b.server.requests) <= 12  # 502 and 504: in smaller batches
+        assert 9 <= len(b.server.requests) <= 12  # after 502 and 504: in smaller batches
         assert all("content-encoding" in request.headers for request in b.server.requests)
 
 

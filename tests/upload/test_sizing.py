@@ -6,7 +6,7 @@ from telemetry_agent.upload.sizing import Sizing
 
 
 def grown(max_batch: int = 1000) -> Sizing:
-    """One that knows a good link."""
+    """A sizing that has learned a good link."""
     sizing = Sizing(max_batch, 10, 30)
     while sizing.limit() < max_batch:
         sizing.took(sizing.limit(), 1000, 0.1, 0)
@@ -41,7 +41,7 @@ def test_a_slow_answer_shrinks_the_next_batch_in_proportion() -> None:
 def test_slowness_alone_shrinks_no_further_than_64_fixes() -> None:
     sizing = grown()
     for _ in range(20):
-        sizing.took(sizing.limit(), 1000, 25, 0)  # a slow server, whatever it gets
+        sizing.took(sizing.limit(), 1000, 25, 0)  # a server that is slow with every batch
     assert sizing.limit() == 64
     for _ in range(4):
         sizing.took(sizing.limit(), 1000, 4, 0)
@@ -65,7 +65,7 @@ def test_time_outs_shrink_batches_down_to_one_and_they_grow_while_time_is_left()
     sizing.took(4, 1000, 16, 0)
     assert sizing.limit() == 4
     for _ in range(12):
-        sizing.took(sizing.limit(), 1000, 14, 0)  # a slow server, whatever it gets
+        sizing.took(sizing.limit(), 1000, 14, 0)  # a server that is slow with every batch
     assert sizing.limit() == 64
 
 
@@ -166,7 +166,7 @@ def test_the_limit_is_always_possible(
 def hours_over_a_way_that_carries(
     at_most: int, hours: float, sizing: Sizing, now_s: float = 0.0
 ) -> list[float]:
-    """When time-outs happen; an exchange takes a tenth of a second."""
+    """Return the times of the time-outs; an exchange takes 0.1 s."""
     time_outs: list[float] = []
     end_s = now_s + hours * 3600
     while now_s < end_s:
@@ -189,7 +189,7 @@ def test_a_size_that_times_out_twice_is_tried_again_once_an_hour(at_most: int) -
     assert len(learned) <= 8
     assert max(learned) < 600
     assert len(hours_over_a_way_that_carries(at_most, 10, sizing, 3600)) <= 20
-    # The way becomes better: from the next try on, at once.
+    # The path gets better: the next try uses it at once.
     assert not hours_over_a_way_that_carries(1000, 1.2, sizing, 40_000)
     assert sizing.limit() == 1000
 
@@ -197,13 +197,13 @@ def test_a_size_that_times_out_twice_is_tried_again_once_an_hour(at_most: int) -
 def test_the_first_time_out_of_a_size_only_ends_its_growth() -> None:
     sizing = grown()
     assert sizing.limit() == 1000
-    sizing.failed(100, 0)  # nothing larger was pending
+    sizing.failed(100, 0)  # only a batch of this size was pending
     assert sizing.limit() == 100
     sizing.failed(100, 30)
     assert sizing.limit() == 25
     sizing.took(25, 2500, 0.1, 60)
     sizing.took(50, 5000, 0.1, 61)
-    assert sizing.limit() == 100  # nothing was answered between the two
+    assert sizing.limit() == 100  # there was no answer between the two
     sizing.failed(100, 90)
     assert sizing.limit() == 50
     sizing.took(50, 5000, 0.1, 91)

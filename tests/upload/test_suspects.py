@@ -1,4 +1,4 @@
-"""When what was refused is a dead letter: with a witness, alone and in runs."""
+"""When a refused fix becomes a dead letter: with a witness, alone and in runs."""
 
 import json
 import random
@@ -26,7 +26,7 @@ def test_an_endpoint_that_refuses_everything_kills_nothing(
         assert b.work() == BACKOFF_MAX_S
         assert b.state == "held"
         before_alarm = len(b.server.requests)
-        each_time = 2 if compression == "gzip" else 1  # packed, and once more plain
+        each_time = 2 if compression == "gzip" else 1  # compressed, and once more plain
         assert before_alarm <= (ceil(log2(count)) + 3) * each_time
         b.work_for(3600)
         assert b.counts == (count, 0, 0, 0)
@@ -66,7 +66,7 @@ def test_one_fix_that_is_too_large_needs_a_witness_too(tmp_path: Path, others: i
 
 
 def accepts_from(time_ms: int, refused: list[Request]) -> Act:
-    """Refuse each request that holds an older fix, whole."""
+    """Refuse each whole request that contains an older fix."""
 
     def run(line: Line, request: Request) -> None:
         if any(fix["time"] < time_ms for fix in times(request)):
@@ -90,7 +90,7 @@ def times(request: Request) -> list[dict[str, int]]:
 def test_a_backlog_that_is_too_old_delays_no_live_fix_and_costs_few_refusals(
     tmp_path: Path, flush_s: float, exchange_s: float
 ) -> None:
-    """Also where live fixes are accepted between the requests of a search."""
+    """Also if live fixes are accepted between the requests of a search."""
     refused: list[Request] = []
     with (
         Server(then=accepts_from(NOW_MS, refused)) as server,
@@ -111,7 +111,7 @@ def test_a_backlog_that_is_too_old_delays_no_live_fix_and_costs_few_refusals(
 
 
 def test_a_run_of_old_fixes_takes_no_live_fix_along(tmp_path: Path) -> None:
-    """Each of its single fixes costs an exchange, and live fixes do not wait for them."""
+    """Each old fix that is sent alone costs an exchange, and live fixes do not wait for it."""
     with (
         Server(then=accepts_from(NOW_MS, [])) as server,
         closing(Journey(server, tmp_path)) as journey,

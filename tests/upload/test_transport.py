@@ -1,4 +1,4 @@
-"""An exchange with the endpoint, whole: what goes there and what comes back."""
+"""A complete exchange with the endpoint: request and answer."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""What the status of uploads keeps at a reload."""
+"""What the upload status keeps over a reload."""
 
 import pytest
 from fakes import FakeClock

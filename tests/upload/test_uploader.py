@@ -160,7 +160,7 @@ def test_later_is_later(tmp_path: Path, status: int) -> None:
 def test_retry_after_is_obeyed_whatever_the_network_does(tmp_path: Path) -> None:
     with bench(tmp_path, answer(503, headers={"Retry-After": "120"})) as b:
         b.put_backlog(2)
-        assert b.work() == 121  # not sooner, and not in step with all who were told the same
+        assert b.work() == 121  # not sooner, and spread over the agents that had the same answer
         b.uploader.network_returned(0)
         b.put(5)
         assert b.work() == 121
@@ -193,9 +193,9 @@ def test_the_network_cuts_a_backoff_short(tmp_path: Path) -> None:
         b.server.script(hang_up())
         assert b.work() == 64
         b.put(1)
-        assert b.work() == 64  # a put cannot
+        assert b.work() == 64  # a put cannot end the wait
         b.uploader.network_returned(0)
-        assert b.work() == 10  # for the live one to gather company
+        assert b.work() == 10  # for the live fix to share its batch
         assert b.counts[2] == 2
         b.clock.advance(2)
         b.work()
@@ -207,7 +207,7 @@ def test_no_attempt_while_the_way_is_closed_but_one_each_backoff_max(tmp_path: P
     with bench(tmp_path, hang_up(), way=way) as b:
         b.put_backlog(2)
         way.why = ("no-route", "no route to 192.0.2.1")
-        assert b.work() == 1  # the first attempt, whatever the monitor thinks
+        assert b.work() == 1  # the first attempt, whatever the monitor reports
         assert len(b.server.requests) == 1
         b.clock.advance(1)
         assert b.work() == BACKOFF_MAX_S - 1
@@ -278,7 +278,7 @@ def test_a_network_that_changes_while_a_crashed_uploader_is_built_again_stops_no
         crashed = journey.uploader
         crashed.close()
         journey.uploader = journey.start()
-        crashed.network_changed()  # the monitor still has that one
+        crashed.network_changed()  # the monitor still uses the old uploader
         journey.drive(60)
         journey.close()
         assert server.ledger
@@ -351,7 +351,7 @@ def test_one_bad_fix_becomes_a_dead_letter_and_costs_little(
 def test_after_a_hold_in_the_middle_of_a_search_uploads_go_on(
     tmp_path: Path, refusals: int, live_first: bool
 ) -> None:
-    """No new fix comes, and all that are pending may be in the search."""
+    """No new fix comes, and the search may cover all pending fixes."""
     script = [answer(), *[answer(400)] * refusals, answer(401)]
     with bench(tmp_path, *script, live_first=live_first, compression="none") as b:
         b.put_backlog(1)
@@ -368,7 +368,7 @@ def test_a_500_in_the_middle_of_a_search_is_later_and_no_refusal(tmp_path: Path)
         assert (len(b.server.requests), b.counts) == (2, (8, 0, 0, 0))
 
 
-@pytest.mark.parametrize("status", [500, 409])  # 409: INSERT found one that is there
+@pytest.mark.parametrize("status", [500, 409])  # 409: INSERT found an existing row
 def test_five_times_500_while_others_are_accepted_is_poison(tmp_path: Path, status: int) -> None:
     with bench(tmp_path, then=refusing({3}, status), max_batch=8, compression="none") as b:
         b.put_backlog(8)
@@ -381,7 +381,7 @@ def test_five_times_500_while_others_are_accepted_is_poison(tmp_path: Path, stat
 
 
 def test_a_backlog_that_gets_500_for_ever_delays_no_live_fix(tmp_path: Path) -> None:
-    """An endpoint whose oldest partition begins after the backlog, for example."""
+    """For example, the oldest partition of the endpoint begins after the backlog."""
     with bench(tmp_path, then=refusing(set(range(1, 201)), 500), compression="none") as b:
         b.put_backlog(200)
         for _ in range(60):
@@ -407,7 +407,7 @@ def test_a_fix_that_crashes_the_server_behind_a_proxy_holds_up_no_other_and_stay
 
 
 def wanting_again(seqs: set[int]) -> Act:
-    """An endpoint that names these in ``retry``."""
+    """An endpoint that names these seqs in ``retry``."""
 
     def run(line: Line, request: Request) -> None:
         again = [seq for _, seq in request.names if seq in seqs]
@@ -435,7 +435,7 @@ def test_a_backlog_that_is_asked_for_later_for_ever_does_not_stop_live_fixes(
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_backlog_that_is_not_permitted_delays_no_live_fix(tmp_path: Path, status: int) -> None:
-    """The device was renamed, and the endpoint does not know its old name any more."""
+    """The device was renamed, and the endpoint no longer knows its old name."""
     with bench(tmp_path, then=refusing(set(range(1, 201)), status), compression="none") as b:
         b.put_backlog(200)
         began_s = b.clock.now_s
@@ -446,7 +446,7 @@ def test_a_backlog_that_is_not_permitted_delays_no_live_fix(tmp_path: Path, stat
         assert len(b.server.requests) < 70 + (b.clock.now_s - began_s) / BACKOFF_MAX_S
         assert b.counts == (200, 0, 60, 0)
         assert b.uploader.status().backlog_error == f"device van-07: {status}: bad fix"
-        # A first batch, then one fix at a time.
+        # One batch first, then one fix at a time.
         sent = [len(r.names) for r in b.server.requests if r.names[0][1] <= 200]
         assert set(sent[1:]) == {1}
         b.server.then = answer()
@@ -483,7 +483,7 @@ def test_haste_ends_the_pause_of_a_backlog(tmp_path: Path) -> None:
 def test_a_backlog_under_a_new_name_waits_for_none_under_the_old_name(
     tmp_path: Path, status: int, old: int
 ) -> None:
-    """The device was renamed, and only its new name is known."""
+    """The device was renamed, and the endpoint knows only its new name."""
     refused = set(range(1, old + 1))
     with bench(tmp_path, then=refusing(refused, status), compression="none") as b:
         b.put_backlog(old, "van-06")
@@ -500,7 +500,7 @@ def test_a_backlog_under_a_new_name_waits_for_none_under_the_old_name(
         assert len(refusals) <= (1 + taken_s / BACKOFF_MAX_S) * (12 if status == 400 else 1)
         stats = b.queue.stats()
         assert (stats.ready, stats.acked, stats.ack_failed) == (old, 260, 0)
-        waits_for_witness = (old, status) == (1, 400)  # a single fix that is refused
+        waits_for_witness = (old, status) == (1, 400)  # a refused fix that is alone
         assert f"device van-06: {status}" in str(b.uploader.status().backlog_error)
         b.server.then = answer()
         b.work_for(1000 if waits_for_witness else 2 * BACKOFF_MAX_S)
@@ -514,7 +514,7 @@ def test_a_backlog_under_a_new_name_waits_for_none_under_the_old_name(
 def test_a_refused_fix_of_an_old_name_is_tried_again_while_live_fixes_are_taken(
     tmp_path: Path, status: int, live_first: bool, old: int
 ) -> None:
-    """No fix of its name is left that could be its witness."""
+    """No other fix of its name is left as its witness."""
     then = refusing({old}, status)
     with bench(tmp_path, then=then, live_first=live_first, compression="none") as b:
         b.put_backlog(old, "van-06")
@@ -542,7 +542,7 @@ def test_where_the_order_counts_a_blocked_fix_of_an_old_name_holds_up_no_other_o
 
 
 def refusing_in_two_ways(first: set[int], status: int, second: set[int], other: int) -> Act:
-    """Each request that holds one of the first, or else of the second."""
+    """Refuse each request with a fix of ``first``, otherwise each with a fix of ``second``."""
 
     def run(line: Line, request: Request) -> bool | None:
         seqs = {seq for _, seq in request.names}
@@ -605,7 +605,7 @@ def test_a_refused_old_name_is_no_error_while_live_fixes_are_taken(
 
 
 def test_what_is_blocked_now_and_then_is_tried_again_soon(tmp_path: Path) -> None:
-    """Each try delays others, so tries become rare; but not for what is blocked next."""
+    """Each try delays other fixes, so tries become rare, but not for the next blocked fix."""
     with bench(tmp_path, then=refusing({1}, 403), compression="none") as b:
         b.put_backlog(2)
         b.work_among_live(60)
@@ -683,7 +683,7 @@ def test_a_fix_that_a_firewall_blocks_holds_up_no_backlog_where_no_live_fix_come
 def test_blocked_fixes_that_are_batches_of_their_own_hold_up_no_backlog(
     tmp_path: Path, bad: int, live: int
 ) -> None:
-    """Each was sent alone and got no answer, so it is sent again as it was."""
+    """Each fix was sent alone without an answer, so it is sent again the same way."""
     then = refusing(range(1, bad + 1), 403)
     with bench(tmp_path, *[hang_up()] * bad, then=then, compression="none") as b:
         for _ in range(bad):
@@ -722,7 +722,7 @@ def test_no_storm_where_a_firewall_blocks_each_second_fix(tmp_path: Path) -> Non
 def test_what_a_firewall_says_to_large_batches_makes_them_smaller(
     tmp_path: Path, live: bool
 ) -> None:
-    """One of Amazon's rules says 403 to each body of more than 8 kB."""
+    """One of Amazon's rules answers 403 to each body of more than 8 kB."""
     with bench(tmp_path, then=at_most(30, 403), compression="none") as b:
         b.put(500) if live else b.put_backlog(500)
         b.work_for(3 * BACKOFF_MAX_S)
@@ -739,7 +739,9 @@ def test_what_a_firewall_says_to_large_batches_makes_them_smaller(
 def test_what_a_server_closes_at_large_batches_makes_them_smaller(
     tmp_path: Path, status: int, live: int, *, live_first: bool
 ) -> None:
-    """uWSGI closes without an answer at a body above ``limit-post``; PHP out of memory says 500."""
+    """uWSGI closes at a body above ``limit-post``, without an answer; PHP without memory answers
+    500.
+    """
     then = at_most(30, status)
     with bench(tmp_path, then=then, live_first=live_first, compression="none") as b:
         b.put_backlog(2000)
@@ -765,7 +767,7 @@ def test_fixes_that_crash_the_server_leave_batches_large_where_no_live_fix_comes
 
 @pytest.mark.parametrize("fault", [answer(302), answer(404), answer(500), answer(503)])
 def test_after_a_fault_the_next_try_may_reach_another_server(tmp_path: Path, fault: Act) -> None:
-    """Behind a load balancer all requests of a connection reach the same one."""
+    """Behind a load balancer, all requests of a connection reach the same server."""
     with bench(tmp_path, answer(), fault) as b:
         for _ in range(2):
             b.put_backlog(1)
@@ -774,7 +776,7 @@ def test_after_a_fault_the_next_try_may_reach_another_server(tmp_path: Path, fau
 
 
 def test_an_endpoint_that_asks_to_wait_keeps_its_connection(tmp_path: Path) -> None:
-    """A new one would cost it more, and it has no time."""
+    """A new connection would cost the endpoint more, and it is busy."""
     with bench(tmp_path, answer(), answer(429, headers={"Retry-After": "5"})) as b:
         for _ in range(2):
             b.put_backlog(1)
@@ -787,7 +789,7 @@ def test_an_endpoint_that_asks_to_wait_keeps_its_connection(tmp_path: Path) -> N
 def test_no_storm_where_a_fix_is_refused_in_two_ways(
     tmp_path: Path, status: int, refused: int
 ) -> None:
-    """First it is refused, and waits for a witness; then it is one that may not be sent."""
+    """First the fixes are refused and wait for a witness; then they are not permitted."""
     bad = set(range(3, 3 + refused))
     with bench(tmp_path, then=refusing(bad, 400), compression="none") as b:
         b.put_backlog(40)
@@ -828,7 +830,7 @@ def test_a_500_to_the_backlog_and_to_live_fixes_too_backs_off(tmp_path: Path) ->
 def test_a_fix_that_gets_500_holds_up_no_backlog_where_no_live_fix_comes(
     tmp_path: Path, bad: int, live_first: bool
 ) -> None:
-    """The receiver is unplugged, or ``drain`` delivers without one."""
+    """The receiver is unplugged, or ``drain`` delivers without a receiver."""
     then = refusing({bad}, 500)
     with bench(tmp_path, then=then, live_first=live_first, compression="none") as b:
         b.put_backlog(40)
@@ -873,7 +875,7 @@ def test_an_endpoint_that_is_down_with_500_and_then_refuses_everything_sees_no_s
         assert b.counts == (0, 0, count, 0)
 
 
-# What it tells
+# What it reports
 
 
 def test_an_outage_is_two_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -905,7 +907,7 @@ def test_the_status_tells_since_when_and_until(tmp_path: Path) -> None:
         assert status.last_delivery_s == b.clock.now_s
 
 
-# Stopping, and faults of our own
+# Stopping, and internal errors
 
 
 def test_close_ends_a_request_in_flight(tmp_path: Path) -> None:
@@ -918,7 +920,7 @@ def test_close_ends_a_request_in_flight(tmp_path: Path) -> None:
         thread.join(60)
         assert not thread.is_alive()
         assert b.step() is None
-        b.uploader.last_upload(1)  # the last exchange did not go well
+        b.uploader.last_upload(1)  # the last exchange failed
         assert len(b.server.requests) == 1
         assert b.counts == (2, 0, 0, 0)
 

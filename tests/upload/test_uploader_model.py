@@ -1,4 +1,4 @@
-"""Whatever the server does, each fix is delivered, or dead for a reason, or still pending."""
+"""Whatever the server does, each fix is delivered, a dead letter with a reason, or pending."""
 
 import contextlib
 import tempfile
@@ -30,7 +30,7 @@ KINDS = [*REFUSALS, *OTHERS, *BROKEN, *TAKES, *LIES]
 
 @dataclass
 class Endpoint:
-    """Does as its plan says; then it is honest, and refuses only what is bad."""
+    """Follow the plan, then refuse only the bad fixes."""
 
     plan: list[str]
     bad: frozenset[int]
@@ -90,7 +90,7 @@ class Endpoint:
         return False
 
     def counting_refusals(self, name: Name) -> int:
-        """How often it was refused alone, with an acceptance of another before each."""
+        """Number of refusals of this fix alone, each after another fix was accepted."""
         count, last = 0, 0
         for at in self.refused_alone.get(name, []):
             if not count or any(accepted - {name} for accepted in self.accepted[last:at]):
@@ -100,7 +100,7 @@ class Endpoint:
 
 
 class World:
-    """The queue and the uploader before one endpoint."""
+    """The queue and the uploader with one endpoint."""
 
     def __init__(
         self, server: Server, endpoint: Endpoint, folder: Path, policy: UploadPolicy
@@ -158,7 +158,7 @@ def server() -> Iterator[Server]:
         yield running
 
 
-@example(  # three bad fixes, and one good fix after the other
+@example(  # three bad fixes, then one good fix after another
     plan=[],
     puts=[(3, 0.0)],
     bad=frozenset({1, 2, 3}),
@@ -202,7 +202,7 @@ def test_each_fix_ends_once_and_only_as_the_endpoint_said(
             world.work(seconds)
             world.check()
         world.work(20_000)
-        # From here on the endpoint is honest, and good fixes are the witnesses.
+        # From here on, the endpoint refuses only bad fixes, and good fixes are the witnesses.
         endpoint.plan.clear()
         endpoint.bad = frozenset(seq for seq in bad if seq <= len(world.names))
         for _ in range(21):

@@ -1,4 +1,4 @@
-"""``docs/protocol.md`` says what the agent sends, and what it makes of answers."""
+"""``docs/protocol.md`` shows what the agent sends and how it reads answers."""
 
 import base64
 import gzip

@@ -1,4 +1,4 @@
-"""What the tests of uploads share: batches, exchanges, and an uploader before a server."""
+"""What the upload tests share: batches, exchanges, and an uploader with a server."""
 
 import contextlib
 import random
@@ -95,7 +95,7 @@ def unanswered(outcome: Answer | NoAnswer) -> str:
 
 
 class FakeWay:
-    """The way to the endpoint as the test wants it."""
+    """The network path to the endpoint, set by the test."""
 
     def __init__(self) -> None:
         self.why: tuple[UploadState, str] | None = None
@@ -112,7 +112,7 @@ class FakeWay:
 
 
 class Bench:
-    """A queue, an uploader and a server, and a clock that the test moves."""
+    """A queue, an uploader, a server, and a clock that the test moves."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Bench:
             self.put_names.append((record.stream, record.seq))
 
     def put_backlog(self, count: int, device: str = "van-07") -> None:
-        """Fixes that were handed out before."""
+        """Put fixes that were leased before."""
         self.put(count, device)
         batch = self.queue.lease(count)
         assert batch is not None
@@ -156,7 +156,7 @@ class Bench:
         return self.uploader.step(self.clock.monotonic_s())
 
     def work(self, steps: int = 500) -> float | None:
-        """Step until there is something to wait for."""
+        """Step until the uploader waits."""
         for _ in range(steps):
             wait_s = self.step()
             if wait_s != 0:
@@ -164,14 +164,14 @@ class Bench:
         raise AssertionError("it never waits")
 
     def work_for(self, seconds: float) -> None:
-        """Step and wait, as the loop does."""
+        """Step and wait, like the loop."""
         end_s = self.clock.now_s + seconds
         while (left_s := end_s - self.clock.now_s) > 0:
             wait_s = self.work()
             self.clock.advance(left_s if wait_s is None else min(wait_s, left_s))
 
     def work_among_live(self, count: int) -> None:
-        """One live fix after the other, each sent by itself."""
+        """Put one live fix after another; each is sent alone."""
         for _ in range(count):
             self.put(1)
             self.work_for(20)
@@ -182,7 +182,7 @@ class Bench:
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
-        """ready, unack, acked, dead."""
+        """Counts: ready, unack, acked, dead."""
         stats = self.queue.stats()
         assert not stats.in_flight
         return stats.ready, stats.unack, stats.acked, stats.ack_failed
@@ -242,7 +242,7 @@ class Journey:
         )
 
     def reload(self) -> None:
-        """As SIGHUP does it: the old uploader ends, a new one goes on."""
+        """Reload like SIGHUP: the old uploader ends, a new one takes over."""
         self.uploader.close()
         self.transport.dialer.rearm()
         self.uploader = self.start()
