@@ -1,4 +1,4 @@
-"""The command ``decode``, from outside."""
+"""The command ``decode``, run as a process."""
 
 import gzip
 import json
@@ -111,7 +111,7 @@ def test_a_recording_without_a_date_can_be_given_one() -> None:
         "2026-11-24T00:00:00.000Z",
     ]
     assert not any("flags" in fix for fix in fixes)
-    # What the receiver says is worth more.
+    # The receiver's own date comes first.
     status, fixes, _ = decode("--date", "2020-01-01", data=gga("120000") + rmc("120001"))
     assert [fix["time"][:10] for fix in fixes] == ["2020-01-01", "2026-11-23"]
     status, _, error = decode("--date", "yesterday", data=data)

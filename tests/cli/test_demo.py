@@ -1,4 +1,4 @@
-"""What the demo prints, on any terminal."""
+"""The output of the demo, on any terminal."""
 
 import contextlib
 import http.client
@@ -41,8 +41,8 @@ def test_it_fits_80_columns_obeys_no_color_and_shows_the_backlog_shrink(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_it_is_not_about_a_tmp_in_memory() -> None:
-    """As on Debian 13."""
-    # The program may itself be somewhere in /tmp.
+    """Debian 13 has such a /tmp."""
+    # The program may itself be somewhere below /tmp.
     script = (
         'mount --bind "$0" /mnt; mount -t tmpfs tmpfs /tmp; '
         'mkdir -p "$0"; mount --bind /mnt "$0"; exec "$@"'
@@ -54,7 +54,7 @@ def test_it_is_not_about_a_tmp_in_memory() -> None:
 
 
 def test_the_cut_waits_for_the_first_viewer() -> None:
-    with agent("demo", "--for", "600s") as demo:  # without a viewer it is cut after 200 s
+    with agent("demo", "--for", "600s") as demo:  # without a viewer, the cut comes after 200 s
         port = int(demo.wait_for_line(r"Look at http://127.0.0.1:(\d+)/")[1])
         demo.wait_for_line(f"^ +{2 * _CUT_S:.0f} s ", limit_s=120)
         assert "no network" not in demo.text()
@@ -107,7 +107,7 @@ def test_the_end_of_its_terminal_leaves_no_file(how: int, tmp_path: Path) -> Non
         (19, 0, 19, "19 are missing"),  # 38 were sent
         (30, 8, 30, "8 still wait on the disk, none is lost."),
         (22, 16, 30, "16 still wait on the disk, none is lost."),  # 8 arrived without an answer
-        (22, 12, 30, "8 are missing"),  # of which four do not wait either
+        (22, 12, 30, "8 are missing"),  # 4 of them do not wait either
         (38, 0, 38, "each arrived exactly once. None was lost."),
     ],
 )

@@ -21,7 +21,7 @@ M_E9 = 8_983
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Two trips of 100 s on one day, and a fix on the next."""
+    """Two trips of 100 s on one day, and one fix on the next day."""
     with AckQueue(tmp_path / "queue.db", commit_every_s=60) as queue:
         north_m = 0.0
         for second in range(1000):

@@ -1,4 +1,4 @@
-"""What ``service`` refuses; what it does is in ``tests/packages/test_pip.py``."""
+"""What ``service`` refuses; ``tests/packages/test_pip.py`` tests what it does."""
 
 import os
 from pathlib import Path

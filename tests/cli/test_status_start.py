@@ -1,4 +1,4 @@
-"""``status`` is quick, also on a small board: it reads of the config only where the queue is."""
+"""``status`` is fast, also on a small board: from the config it reads only the queue's path."""
 
 import subprocess
 import sys
@@ -51,7 +51,7 @@ def test_it_finds_the_queue_where_the_config_says(
     (tmp_path / "config.d/site.toml").write_text('[queue]\npath = "/elsewhere/queue.db"\n')
     elsewhere = Path("/elsewhere/queue.db")
     assert queue_path(config) == loader.load(config).settings.queue.path == elsewhere
-    # A key that is wrong is no reason not to look.
+    # A wrong key does not stop the search for the path.
     config.write_text(config.read_text() + wrong)
     assert queue_path(config) == elsewhere
     monkeypatch.setenv("TELEMETRY_AGENT_QUEUE__PATH", "/env/queue.db")

@@ -1,4 +1,4 @@
-"""Numbers for people."""
+"""The numbers and words of ``status``."""
 
 import re
 from typing import Any
@@ -28,7 +28,7 @@ def test_a_rate_is_never_told_in_powers_of_ten(rate_hz: float, said: str) -> Non
 
 
 def test_what_is_wrong_with_the_receiver_has_a_line_of_its_own() -> None:
-    """``status --watch`` puts all lines of an update into one, where nobody looks at a terminal."""
+    """Without a terminal, ``status --watch`` joins all lines of an update into one."""
     receiver = ReceiverView(message="no data", remedy="check the cable", notice="antenna: OPEN")
     said = list(lines(Snapshot(receiver=receiver)))
     assert {"receiver:  no data: check the cable", "receiver:  antenna: OPEN"} < set(said)
@@ -148,7 +148,7 @@ LINES: list[tuple[dict[str, Any], str]] = [
         "storage:   I/O error; new fixes wait in memory$",
     ),
 ]
-"""What is known -> the beginning of a line, as a regular expression."""
+"""Known facts -> the beginning of a line, as a regular expression."""
 
 
 @pytest.mark.parametrize(("known", "line"), LINES)

@@ -1,4 +1,4 @@
-"""The agent on a disk that hangs once DISK_HANGS is there; it says how many rows were written."""
+"""The agent on a disk that hangs when DISK_HANGS exists; it prints the number of rows written."""
 
 import os
 import threading

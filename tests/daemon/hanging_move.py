@@ -1,4 +1,4 @@
-"""The agent whose queue moves as soon as it runs, and hangs while it is opened in its new place."""
+"""The agent moves its queue when it runs, and hangs while it opens the queue in the new place."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""The agent with a state directory that refuses files, and hangs once STATE_HANGS is there."""
+"""The agent with a state directory that refuses files, and hangs when STATE_HANGS exists."""
 
 import os
 import threading

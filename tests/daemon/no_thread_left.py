@@ -1,4 +1,4 @@
-"""The agent, to which the system refuses threads as soon as the file $NO_THREAD_LEFT exists."""
+"""The agent; the system refuses new threads when the file $NO_THREAD_LEFT exists."""
 
 import os
 import threading

@@ -1,7 +1,6 @@
-"""Tries what the agent must and must not be able to do, and logs the answers.
+"""Try what the agent must and must not be able to do, and log the results.
 
-Then it listens on a socket in the state directory, and tells each caller what the kernel says of
-the caller.
+Then listen on a socket in the state directory, and send each caller the kernel's data about it.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""The agent, which rests for a second after each portion of a damaged file that it carries over."""
+"""The agent, with a pause of 1 s after each portion that it carries over from a damaged file."""
 
 from telemetry_agent.ackqueue.recovery.carry_over import Carrier
 from telemetry_agent.cli import main

@@ -1,4 +1,4 @@
-"""What the account of a stream adds to a report, with what makes it long. docs/completeness.md."""
+"""How much a stream's account adds to a report, and what makes it long (docs/completeness.md)."""
 
 import random
 
@@ -25,7 +25,7 @@ REPORT = {
 
 
 def size(accounts: list[StreamAccount], compression: Compression) -> int:
-    """Of a request without fixes."""
+    """Size of a request without fixes, in bytes."""
     batch = Batch(0, "9f0c2d6e11a7b354", "van-07", (), live=True)
     agent = REPORT | (
         {"streams": [account_json(account) for account in accounts]} if accounts else {}
@@ -36,7 +36,7 @@ def size(accounts: list[StreamAccount], compression: Compression) -> int:
 def bytes_a_stream(
     streams: int, reasons: list[str], *, damaged: bool, finished: bool
 ) -> tuple[int, int]:
-    """Plain and compressed, of streams of up to 100,000 fixes."""
+    """Return bytes per stream, plain and compressed, of streams of up to 100,000 fixes."""
     draw = random.Random(7)
     accounts = []
     for _ in range(streams):
@@ -83,4 +83,4 @@ def test_the_account_of_a_stream_costs_no_more_bytes_than_documented(
     for streams, documented in ((1, one), (20, each_of_20)):
         plain, compressed = bytes_a_stream(streams, reasons, damaged=damaged, finished=finished)
         assert plain <= documented[0]
-        assert compressed <= documented[1] + 3  # another zlib
+        assert compressed <= documented[1] + 3  # another zlib version

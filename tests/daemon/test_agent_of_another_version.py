@@ -1,4 +1,4 @@
-"""The commands meet an agent of another version: no answer of it ends one in a traceback."""
+"""Commands with an agent of another version: none of its answers causes a traceback."""
 
 import json
 import socket
@@ -93,7 +93,7 @@ WRONG += [10**400]
 
 
 def places(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The path of every value of a tree."""
+    """Paths of all values of a tree."""
     for key, value in tree.items():
         yield (*above, key)
         if isinstance(value, dict):
@@ -101,7 +101,7 @@ def places(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tup
 
 
 def changed(tree: dict[str, Any], place: tuple[str, ...], value: object) -> dict[str, Any]:
-    """A copy with another value there; ``...``: with none."""
+    """Return a copy with another value at ``place``; ``...`` removes it."""
     copy: dict[str, Any] = json.loads(json.dumps(tree))
     *above, last = place
     inner = copy
@@ -114,7 +114,7 @@ def changed(tree: dict[str, Any], place: tuple[str, ...], value: object) -> dict
 
 
 class ForeignAgent:
-    """It gives the same answer to everyone."""
+    """An agent that gives everyone the same answer."""
 
     def __init__(self, path: Path) -> None:
         self.answer: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ForeignAg
 
 
 def run(*args: str) -> int:
-    """The exit status of a command; every other exception fails the test."""
+    """Return the exit status of a command; any other exception fails the test."""
     with pytest.raises(SystemExit) as ended:
         cli.main([*args, "--config", "config.toml"])
     assert isinstance(ended.value.code, int)

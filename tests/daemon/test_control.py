@@ -1,4 +1,4 @@
-"""The control socket over real sockets, with commands of the test's own."""
+"""The control socket over real sockets, with commands for the tests."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ LIMIT_S = 60
 
 
 class Commands:
-    """What the tests ask for."""
+    """The commands that the tests send."""
 
     def __init__(self) -> None:
         self.waiting = threading.Semaphore(0)
@@ -108,7 +108,7 @@ def connected(queue: Path) -> Iterator[socket.socket]:
 
 
 def said(sock: socket.socket) -> list[Any]:
-    """All lines until the agent hangs up."""
+    """Return all lines until the agent closes the connection."""
     data = b""
     while more := sock.recv(65536):
         data += more
@@ -135,7 +135,7 @@ def test_on_the_wire_it_is_json_lines_with_an_end(queue: Path, commands: Command
 def test_another_version_is_told_once_and_understood(queue: Path, commands: Commands) -> None:
     notes: list[str] = []
     with listening(queue, commands):
-        newer = {"ask": "echo", "protocol": PROTOCOL + 1}  # the echo is of that version then
+        newer = {"ask": "echo", "protocol": PROTOCOL + 1}  # the echo then has that version
         assert list(ask(queue, newer, notes.append)) == [{"ask": "echo"}, {"number": 2}]
     (note,) = notes
     assert note.startswith(f"this command understands protocol {PROTOCOL}, the agent speaks 2:")
@@ -255,7 +255,7 @@ def test_a_client_for_whom_the_system_has_no_thread_is_told(
     with listening(queue, commands) as task:
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", refuse)
-            for _ in range(20):  # more than there is room for: each is forgotten
+            for _ in range(20):  # more than the limit of clients: each one must be forgotten
                 with pytest.raises(AgentError, match="the system refuses the agent a thread"):
                     list(ask(queue, {"ask": "echo"}))
         wait_until(lambda: not task._clients)
@@ -328,12 +328,12 @@ def test_another_queue_is_not_that_of_this_agent(
 def test_a_client_that_has_asked_and_closes_its_side_gets_the_whole_answer(
     queue: Path, commands: Commands
 ) -> None:
-    """As ``socat`` and ``nc -N`` do at the end of their input."""
+    """``socat`` and ``nc -N`` do this at the end of their input."""
     with listening(queue, commands) as control, connected(queue) as sock:
         sock.sendall(b'{"ask": "wait"}\n')
         sock.shutdown(socket.SHUT_WR)
         assert commands.waiting.acquire(timeout=LIMIT_S)
-        wait_until(lambda: len(control._clients) == 1)  # that of ``listening`` has left
+        wait_until(lambda: len(control._clients) == 1)  # the client of ``listening`` has left
         (client,) = control._clients
         client.ring()
         with sock.makefile() as lines:

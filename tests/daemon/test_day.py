@@ -1,7 +1,7 @@
-"""A day of the whole agent, in the time that the work takes: what the log says.
+"""A day of the whole agent, compressed to the time that the work takes: what it logs.
 
 The tasks are those of ``daemon/app.py`` with real parts: a pty, the queue file, sockets, the
-reference endpoint. Only their clock is the test's, and so they are stepped here and not by threads.
+reference endpoint. Only the clock belongs to the test, so the test steps the tasks without threads.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ OUTAGES = (
 
 
 class Day:
-    """The agent, its receiver, its endpoint, and the time."""
+    """The agent, its receiver, its endpoint and the clock."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack, interval_s: int) -> None:
         self.clock = FakeClock()
@@ -69,10 +69,10 @@ class Day:
         stack.callback(self.agent.queue.close)
         for task in (self._reader, *self._tasks()):
             stack.callback(task.close)
-        self._reader.step(self.clock.now_s)  # opens it
+        self._reader.step(self.clock.now_s)  # opens the receiver
 
     def live(self, seconds: int) -> None:
-        """Record and deliver for so long."""
+        """Record and deliver for this many seconds."""
         for _ in range(seconds // self._interval_s):
             said = self._drive.epoch(self.recorded)
             self._send(b"".join(re.findall(rb"\$GN(?:RMC|GGA).*\r\n", said)))
@@ -82,9 +82,9 @@ class Day:
                 self._step(task)
 
     def _send(self, data: bytes) -> None:
-        """Return when all of it can be read, so that the reader gets it in one piece.
+        """Return when all data can be read, so that the reader gets it in one piece.
 
-        The kernel passes it on in a thread of its own. If the rest came with the next step, it
+        The kernel passes the data on in another thread. If the rest came with the next step, it
         would be the first position of a receiver that has sent for 10 s.
         """
         os.write(self._receiver, data)
@@ -96,7 +96,7 @@ class Day:
         return int.from_bytes(count, sys.byteorder)
 
     def suffer(self, fault: str, seconds: int) -> None:
-        """An outage: the endpoint is ``gone``, or does as it is told."""
+        """Run an outage: the endpoint is ``gone``, or has this fault."""
         if fault == "gone":
             self.endpoint.disconnect()
         else:
@@ -117,7 +117,7 @@ class Day:
         task.bell.clear()
         while (wait_s := task.step(self.clock.now_s)) == 0 or self._probes(task):
             if wait_s != 0:
-                # The one thing that takes real time: a resolution in a thread of its own.
+                # Only this takes real time: a name resolution in its own thread.
                 task.bell.wait(LIMIT_S)
                 task.bell.clear()
 
@@ -127,7 +127,7 @@ class Day:
 
 
 def live_a_day(folder: Path, interval_s: int) -> None:
-    """A fix each ``interval_s``, four outages, and everything arrives."""
+    """Record a fix each ``interval_s``, with four outages; everything arrives."""
     with contextlib.ExitStack() as stack:
         day = Day(folder, stack, interval_s)
         day.live(3600)
@@ -135,7 +135,7 @@ def live_a_day(folder: Path, interval_s: int) -> None:
             day.suffer(fault, 60 * minutes)
             day.live(2 * 3600)
         day.live(DAY_S - day.recorded * interval_s)
-        # The last one waits for company, and for the sentence that would end it.
+        # The last fixes wait to share a batch, or for the sentence that ends the epoch.
         assert day.recorded - day.endpoint.count() <= 2 + 60 // interval_s
         assert day.recorded == DAY_S // interval_s
 

@@ -1,4 +1,4 @@
-"""The delivery part by itself: it needs a queue, and neither page, receiver nor control."""
+"""The delivery part alone: it needs a queue, but no page, receiver or control socket."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from telemetry_agent.upload.uploader import Uploader
 
 
 def recorded(folder: Path, url: str, **upload: object) -> Settings:
-    """Settings that only the delivery can be built from, and 20 fixes that wait."""
+    """Settings for the delivery part only, and a queue with 20 pending fixes."""
     path = folder / "queue.db"
     with AckQueue(path) as queue:
         for second in range(20):

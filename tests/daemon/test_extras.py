@@ -1,4 +1,4 @@
-"""The user's own attributes: read at each recorded fix, and never in the reader's way."""
+"""The user's own attributes: read for each recorded fix, without delaying the reader."""
 
 import json
 import os
@@ -20,12 +20,12 @@ clock = Clock()
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a thread may begin late: no value is left out for that."""
+    """On a busy machine a thread may start late; the value must still be read."""
     monkeypatch.setattr(extras, "_PATIENCE_S", 60.0)
 
 
 def of(**files: ExtraFile) -> Extras:
-    """The extras that these files give."""
+    """Extras from these files."""
     return Extras(ExtraSettings(attributes=files))
 
 
@@ -123,7 +123,7 @@ def test_a_file_that_hangs_costs_one_short_wait(
     read = of(door=ExtraFile(tmp_path / "door"))
     began_s = clock.monotonic_s()
     assert [read.json() for _ in range(50)] == [None] * 50
-    assert clock.monotonic_s() - began_s < 20  # to wait each time takes 25 s
+    assert clock.monotonic_s() - began_s < 20  # a wait each time would take 25 s
     let_go.set()
     until_s = clock.monotonic_s() + 60
     while read.json() != '{"door":1}':
@@ -172,6 +172,6 @@ def test_each_fix_carries_what_the_files_say_at_its_time(tmp_path: Path) -> None
     extra = [json.loads(fix).get("extra", {}) for (fix,) in rows]
     values = [
         each["load_pct"] for each in extra if each
-    ]  # in time, which a busy machine may not be
+    ]  # values read in time; a busy machine may miss some
     assert sorted(set(values)) == [0.5, 1.5]
     assert values == sorted(values)

@@ -1,4 +1,4 @@
-"""What becomes of a queue that an earlier agent left in the runtime directory."""
+"""What happens to a queue that an earlier agent left in the runtime directory."""
 
 from contextlib import closing
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_only_fixes_that_wait_in_memory_are_kept_there(tmp_path: Path, runtime: 
     put(queue, 3)
     batch = lease(queue)
     disk.refuses = "full"
-    queue.ack(batch)  # only that waits now
+    queue.ack(batch)  # only this change is pending now
     queue_place.keep_in_runtime(queue)
     assert files(runtime) == set()
     put(queue, 2, start=3)
@@ -99,7 +99,7 @@ def test_a_disk_that_fails_when_the_queue_is_opened_is_left_until_the_next_start
     agent = start(tmp_path)
     with closing(agent.queue):
         assert agent.queue.path == runtime / "queue.db"
-        assert agent.must_move()  # the folder takes files, which does not show that the disk works
+        assert agent.must_move()  # the folder takes files; this does not show that the disk works
         assert not agent.may_move()
 
 

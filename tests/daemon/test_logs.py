@@ -15,7 +15,7 @@ from telemetry_agent.daemon.logs import JournalHandler, journal_datagram
 
 
 def parsed(datagram: bytes) -> dict[str, str]:
-    """journald's side of its native protocol."""
+    """The journald side of its native protocol."""
     fields = {}
     while datagram:
         head, _, rest = datagram.partition(b"\n")
@@ -51,7 +51,7 @@ def log(journald: socket.socket) -> Iterator[logging.Logger]:
 
 
 def run(code: str) -> str:
-    """Standard error of a process that runs ``code`` after the imports."""
+    """Return the standard error of a process that runs ``code`` after the imports."""
     program = f"import logging, threading\nfrom telemetry_agent.daemon import logs\n{code}"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
@@ -120,7 +120,7 @@ def test_a_crash_comes_with_its_traceback_and_without_secrets(
 def test_a_busy_journald_holds_nobody_up_and_no_line_is_lost(
     journald: socket.socket, log: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sent = 2000  # more than any socket queue of the kernel's default holds
+    sent = 2000  # more than a socket queue holds with the kernel's default
     for number in range(sent):
         log.info("%d", number)
     journald.setblocking(False)
@@ -255,7 +255,7 @@ def test_a_line_that_is_larger_than_the_buffer_is_counted_and_the_next_one_is_wr
 
 def test_without_a_standard_error_nothing_is_written_into_another_file(tmp_path: Path) -> None:
     program = (
-        # First, because a library may keep a file of its own open.
+        # First, because a library may open a file of its own.
         f"import os\nassert os.open({str(tmp_path / 'queue')!r}, os.O_CREAT | os.O_RDWR) == 2\n"
         "import logging\nfrom telemetry_agent.daemon import logs\n"
         "logs.configure('info', 'auto', 'van-07')\n"

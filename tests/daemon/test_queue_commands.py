@@ -1,4 +1,4 @@
-"""What can be asked of a queue, and draining, with a real queue and statuses of the test's own."""
+"""Queue commands and ``drain``, with a real queue and statuses from the test."""
 
 import json
 import math
@@ -29,7 +29,7 @@ FIX = Fix(1_795_435_200_000, 48_117300000, 11_516667000)
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Iterator[AckQueue]:
-    """Ten fixes, a second apart; 4 and 5 are refused, 6 to 10 wait."""
+    """Ten fixes, 1 s apart; 4 and 5 are refused, 6 to 10 wait."""
     with AckQueue(tmp_path / "queue.db", clock=FakeClock()) as queue:
         for second in range(5):
             queue.put(FIX._replace(time_ms=FIX.time_ms + 1000 * second), "van-07")
@@ -157,11 +157,11 @@ def test_what_makes_no_sense_is_told_and_changes_nothing(
     assert queue.stats() == before
 
 
-# Exporting
+# Export
 
 
 def exported(queue: AckQueue, **asked: Any) -> list[dict[str, Any]]:
-    """The lines of NDJSON."""
+    """The NDJSON lines, parsed."""
     text = "".join(answer["text"] for answer in told(queue, "export", format="ndjson", **asked))
     return [json.loads(line) for line in text.splitlines()]
 
@@ -215,11 +215,11 @@ def test_an_export_goes_on_through_a_purge(tmp_path: Path) -> None:
     assert seqs == [*range(1, 1001), *range(4990, 5001)]
 
 
-# Draining
+# Drain
 
 
 class Script(Bell):
-    """A bell whose wait does the next thing that an uploader would do."""
+    """A bell whose wait runs the next action of an uploader."""
 
     def __init__(self, queue: AckQueue, *deeds: Any) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ class Script(Bell):
 
     def hurry(self) -> None:
         self.hurried += 1
-        self.ring()  # the uploader may be that quick
+        self.ring()  # an uploader can be this fast
 
     def ring(self) -> None:
         self.rung = True
@@ -342,7 +342,7 @@ def test_drain_does_not_wait_for_more_than_a_minute(queue: AckQueue) -> None:
     with pytest.raises(UnavailableError):
         list(Script(queue, fail(wait_s=61)).run())
     asked_for = Script(queue, lambda _script: None)
-    fail("waiting", 3600)(asked_for)  # before anybody drained
+    fail("waiting", 3600)(asked_for)  # before any ``drain``
     with pytest.raises(UnavailableError):
         list(asked_for.run())
 
@@ -359,7 +359,7 @@ def test_drain_of_a_held_queue_says_why(queue: AckQueue) -> None:
     assert raised.value.exit_status == 1
 
 
-# Tapping
+# Tap
 
 
 def test_a_tap_that_reads_too_slowly_misses_the_oldest_and_is_told(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The part that records: which source it reads, and what depends on it."""
+"""The recording part: which source it reads, and what depends on the source."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -72,7 +72,7 @@ def test_a_manager_that_does_not_read_does_not_hold_the_agent_up(
 ) -> None:
     monkeypatch.setattr("telemetry_agent.daemon.service._SEND_LIMIT_S", 0.01)
     while notify(WATCHDOG=1):
-        pass  # until its queue is full
+        pass  # until the manager's queue is full
     assert manager.recv(4096) == b"WATCHDOG=1"
     assert notify(WATCHDOG=1)
 

@@ -29,7 +29,7 @@ FIX = Fix(1_795_435_200_000, 48_117300000, 11_516667000, mode=3, sats=8, hdop_e2
 
 
 class Bench(Puppet):
-    """A puppet, and what its status says."""
+    """A puppet and its status."""
 
     def record(self, fix: Fix = FIX) -> None:
         self.fix_comes(fix)
@@ -141,7 +141,7 @@ def test_what_was_sent_in_a_day_is_told(bench: Bench) -> None:
     assert (told["sent_bytes"], told["sent_bytes_24h"], told["rate_hz"]) == (4700, 0, 0)
 
 
-# What the endpoint is told
+# The report to the endpoint
 
 
 def test_the_report_is_that_of_the_contract(bench: Bench) -> None:

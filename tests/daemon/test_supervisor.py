@@ -13,7 +13,7 @@ from telemetry_agent.tasks import Bell, Task
 
 
 class Work(Task):
-    """A task that crashes so many times, then idles."""
+    """A task that crashes ``crashes`` times, then idles."""
 
     max_step_s = 1.0
 
@@ -156,7 +156,7 @@ def test_the_wait_for_a_new_task_does_not_remember_the_crashes_of_last_week(
 
 
 def test_a_task_that_is_built_while_another_takes_its_place_does_not_replace_that() -> None:
-    """A crashed task is built again, which may wait for a disk, and a reload comes meanwhile."""
+    """A crashed task is built again, which may wait for a disk; a reload comes during that time."""
     building, goes_on = threading.Event(), threading.Event()
     built: list[Work] = []
 

@@ -1,4 +1,4 @@
-"""The unit as it is shipped, under a real systemd."""
+"""The shipped unit under a real systemd."""
 
 import json
 import os
@@ -48,7 +48,7 @@ PROBED = INSTALLED | {
 
 
 def drop_in(*lines: str) -> dict[str, str]:
-    """The shipped unit, and a drop-in as an engineer would write it."""
+    """The shipped unit, with a drop-in such as an engineer writes."""
     return {UNIT: TEXT, f"{UNIT}.d/test.conf": "\n".join(["[Service]", *lines])}
 
 
@@ -59,14 +59,14 @@ def machine() -> Iterator[Machine]:
 
 
 def config(source: str, url: str) -> dict[str, bytes]:
-    """The agent is installed, with this config."""
+    """A machine with the agent installed, and this config."""
     text = CONFIG.format(source=source, url=url)
     return INSTALLED | {"/etc/telemetry-agent/config.toml": text.encode()}
 
 
 @pytest.fixture
 def simulator(tmp_path: Path) -> Iterator[Simulator]:
-    """A receiver for everybody."""
+    """A receiver that every user can open."""
     with simulated(tmp_path, rate_hz=5) as simulator:
         simulator.device.chmod(0o666)
         yield simulator
@@ -165,7 +165,7 @@ def test_the_path_of_a_fix_under_the_sandbox(simulator: Simulator, tmp_path: Pat
 
 
 def test_who_may_ask_what_under_the_sandbox() -> None:
-    """The agent sees neither the processes nor the users and groups of others there."""
+    """Inside the sandbox, the agent sees neither processes nor users and groups of others."""
     asked = {"status": ["status"], "stats": ["queue", "stats"], "list": ["queue", "list"]}
     nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup"]
     with boot({UNIT: TEXT}, config("/dev/none", NOWHERE)) as machine:
@@ -209,7 +209,7 @@ def test_a_stuck_thread_is_ended_by_the_watchdog_and_the_agent_started_again(tas
         machine.systemctl("start", UNIT)
         stuck = machine.main_pid(UNIT)
         machine.path("/etc/telemetry-agent/stuck").write_text(task)
-        # Else an idle uploader makes no step. The watchdog may be the first to end it.
+        # An idle uploader makes no step without this. The watchdog may end the agent first.
         machine.run("/usr/bin/telemetry-agent", "drain", check=False)
         machine.wait_for(lambda: f"stuck: {task}" in machine.messages(UNIT), "noticed")
         machine.path("/etc/telemetry-agent/stuck").unlink()
@@ -218,7 +218,7 @@ def test_a_stuck_thread_is_ended_by_the_watchdog_and_the_agent_started_again(tas
         assert machine.main_pid(UNIT) not in (0, stuck)
         said = machine.messages(UNIT)
     assert "Watchdog timeout" in said
-    # Where each thread stood, for whoever has to find out why.
+    # The position of each thread, to find the cause.
     assert "Fatal Python error: Aborted" in said
     assert "step_or_hang" in said
 
@@ -228,11 +228,11 @@ def test_an_endpoint_that_hangs_is_no_fault_and_does_not_hold_up_a_stop(
 ) -> None:
     with Server(then=hang()) as server:
         files = config(str(simulator.device.resolve()), server.url)
-        # A sign of life each 4 s: a loaded machine may wake the main thread as much too late.
+        # One watchdog message each 4 s; a loaded machine may wake the main thread 4 s late.
         with boot(drop_in("WatchdogSec=8s"), files) as machine:
             machine.systemctl("start", UNIT)
             server.wait_for(lambda s: bool(s.requests))
-            # Without an answer for longer than the watchdog is patient.
+            # The request has no answer for longer than the watchdog's limit.
             machine.wait_for(lambda: machine.messages(UNIT).count("is in time") > 2, "fed")
             assert machine.show(UNIT, "NRestarts") == "0"
             machine.systemctl("stop", UNIT)
@@ -265,7 +265,7 @@ def test_a_wrong_config_is_tried_again_until_it_is_right() -> None:
 def test_every_end_is_started_again_without_a_limit() -> None:
     with boot(drop_in("RestartSec=0"), INSTALLED | {CONFIG_PATH: b"[gps"}) as machine:
         machine.systemctl("start", UNIT, check=False)
-        # systemd's own limit would end it after 5 within 10 s.
+        # systemd's own limit would stop the restarts after 5 within 10 s.
         machine.wait_for(lambda: int(machine.show(UNIT, "NRestarts")) > 6, "seventh restart")
         machine.path(CONFIG_PATH).write_bytes(INSTALLED[CONFIG_PATH])
         machine.wait_active(UNIT)
@@ -284,7 +284,7 @@ def test_the_delay_before_a_start_grows_to_its_limit() -> None:
     )
     delays_s = [(start - end) / 1e6 for end, start in zip(ends_us, starts_us, strict=False)][:7]
     if grows:
-        # From 50 ms to 2 s in five steps, each as many times longer; the journal is a bit late.
+        # From 50 ms to 2 s in five steps with equal factors; the journal is slightly late.
         least_s = [0.05 * 40 ** (min(step, 5) / 5) for step in range(7)]
         assert all(delay >= 0.95 * least for delay, least in zip(delays_s, least_s, strict=True))
     assert min(delays_s) < 1
@@ -325,14 +325,14 @@ print(queue.execute("SELECT x FROM t").fetchone()[0], end="")
 
 
 def by(user: str, machine: Machine, program: str) -> str:
-    """What ``program`` prints when ``user`` runs it; empty where it fails."""
+    """Return what ``program`` prints as ``user``; empty if it fails."""
     argv = ["runuser", "--user", user, "--", "/usr/bin/python-inside", "-c", program]
     return machine.run(*argv, check=False).stdout
 
 
 @pytest.fixture
 def receiver() -> Iterator[str]:
-    """A pty, as serial receivers come: for root and the group dialout."""
+    """A pty with the mode of a serial receiver: for root and the group dialout."""
     master, slave = os.openpty()
     path = Path(os.ttyname(slave))
     path.chmod(0o660)
@@ -347,7 +347,7 @@ def test_the_sandbox(receiver: str) -> None:
     with boot(drop_in(f"Environment=RECEIVER={receiver}"), files) as machine:
         machine.run("useradd", "--groups=telemetry-agent", "engineer")
         machine.run("useradd", "stranger")
-        # A device that everyone may open, were it not for the unit.
+        # Everyone could open this device without the unit's sandbox.
         machine.run("mknod", "--mode=666", "/dev/foreign", "c", "10", "229")
         # A serial port that no machine has.
         machine.run("mknod", "--mode=666", "/dev/ttyS191", "c", "4", "255")
@@ -356,10 +356,10 @@ def test_the_sandbox(receiver: str) -> None:
         users = ("root", "telemetry-agent", "engineer", "stranger")
         answers = [by(user, machine, ASK) for user in users]
         reads = [by(user, machine, READ) for user in users]
-    # systemd allows a kind of device that the kernel knows at the start.
+    # systemd allows only kinds of devices that the kernel knows at the start.
     known = " ttyS\n" in Path("/proc/devices").read_text()
     assert (facts.pop("serial port") != "EPERM") is known
-    assert facts.pop("writable code") in {"EPERM", "EACCES"}  # by a filter, or by the kernel
+    assert facts.pop("writable code") in {"EPERM", "EACCES"}  # from a filter, or from the kernel
     assert facts == {
         "write /etc": "EROFS",
         "write /usr": "EROFS",
@@ -377,7 +377,7 @@ def test_the_sandbox(receiver: str) -> None:
         "ctypes callback": 7,
         "user namespace": "EPERM",
         "adjtimex": "EPERM",
-        "synchronised": True,  # timesyncd says so
+        "synchronised": True,  # timesyncd's file says so
         "host name": "EPERM",
         "foreign device": "EPERM",
         "receiver": "ok",
@@ -409,13 +409,13 @@ def test_a_read_only_state_directory_does_not_keep_it_from_recording() -> None:
         told = machine.run("/usr/bin/telemetry-agent", "status").stdout
         assert "recording into /run/telemetry-agent, at most 16 MiB" in told
         machine.systemctl("stop", UNIT)
-        machine.path("/run/telemetry-agent/queue.db").stat()  # it outlasts the stop
+        machine.path("/run/telemetry-agent/queue.db").stat()  # it survives the stop
 
 
 def test_the_last_good_config_serves_and_the_status_line_says_so(machine: Machine) -> None:
     machine.systemctl("start", UNIT)
     line = machine.show(UNIT, "StatusText")
-    # After 10 s the first report was tried.
+    # The first report is tried after 10 s.
     assert re.match("van-07 from /dev/none: no receiver; uploads (not tried yet|unreachable)", line)
     machine.systemctl("stop", UNIT)
     machine.path("/etc/telemetry-agent/config.toml").write_bytes(bytes(400))

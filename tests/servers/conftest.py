@@ -1,4 +1,4 @@
-"""The drive that each server gets, recorded once."""
+"""The drive that is sent to each server, recorded once."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from rig import record_backlog
 
 @pytest.fixture(scope="session")
 def backlog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The queue of an agent that drove for so many seconds without a network."""
+    """The queue of an agent that drove for ``FIXES`` seconds without a network."""
     folder = tmp_path_factory.mktemp("drive")
     record_backlog(folder, FIXES)
     return folder

@@ -1,8 +1,8 @@
-"""A real ClickHouse 18.16, and the engine of a current one for what that is too old for.
+"""A real ClickHouse 18.16, and a current engine for features that 18.16 lacks.
 
-The current engine (chdb) runs inside the test, behind an HTTP server of our own, and its table is
-the one of the documentation. It reads a decimal number to one unit in the last place of a double,
-so numbers are compared to the last digit that the agent sends.
+The current engine (chdb) runs inside the test, behind an HTTP server of the test, with the table of
+the documentation. It reads a decimal number to one unit in the last place of a double, so numbers
+are compared to the last digit that the agent sends.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ INTO = "/?query=INSERT%20INTO%20gps.fixes%20FORMAT%20JSONEachRow"
 
 @pytest.fixture
 def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A ClickHouse 18.16 with the documentation's columns in the types that it knows."""
+    """A ClickHouse 18.16 with the documented columns, in types that it knows."""
     with clickhouse(tmp_path_factory.mktemp("clickhouse")) as url:
         ask(url, b"CREATE DATABASE gps")
         engine = f"ReplacingMergeTree {ORDER}"
@@ -41,7 +41,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The engine; a process has one, of 150 MB, and only where these tests run."""
+    """The engine: one per process, 150 MB, loaded only where these tests run."""
     from chdb.session import Session  # noqa: PLC0415
 
     return Session(str(tmp_path_factory.mktemp("engine")))  # type: ignore[no-untyped-call]
@@ -53,13 +53,13 @@ def engine(session: Any) -> "Engine":
 
 
 class Engine:
-    """A current ClickHouse in this process, behind its own HTTP interface as we imitate it."""
+    """A current ClickHouse in this process, behind an imitation of its HTTP interface."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
         self.tokens: list[str] = []
         session.query("DROP DATABASE IF EXISTS gps")
-        for statement in TABLE.split(";")[:2]:  # it has no users
+        for statement in TABLE.split(";")[:2]:  # the engine has no users
             session.query(statement)
 
     def __call__(self, asked: Asked) -> Said:
@@ -85,7 +85,7 @@ class Engine:
 
 
 def rows(said: str) -> list[dict[str, Any]]:
-    """Rows in the words of the queue: what is absent there is NULL or empty here."""
+    """Rows in the queue's terms: a value that is absent there is NULL or empty here."""
     lines = [json.loads(line) for line in said.splitlines()]
     return [{k: _rounded(v) for k, v in line.items() if v not in ABSENT} for line in lines]
 
@@ -141,7 +141,7 @@ def test_a_batch_that_comes_again_is_one_insert(engine: Engine, tmp_path: Path) 
         Server(answer) as server,
         contextlib.closing(Uploading(tmp_path, server.url + INTO, "clickhouse")) as u,
     ):
-        u.put(16)  # what the first batch holds
+        u.put(16)  # one first batch
         u.clock.advance(u.work() or 0)
         assert u.work() is None
         assert u.counts == (0, 0, 16, 0)
@@ -165,7 +165,7 @@ def test_the_audit_of_the_documentation_finds_what_was_taken(engine: Engine) -> 
     ):
         query(f"INSERT INTO gps.accounts VALUES {said}")
     columns = "(device, stream, seq, time)"
-    for stream, rows in (("one", 70), ("one", 20), ("two", 7), ("new", 3)):  # some come twice
+    for stream, rows in (("one", 70), ("one", 20), ("two", 7), ("new", 3)):  # some rows come twice
         query(
             f"INSERT INTO gps.fixes {columns} SELECT 'van-07', '{stream}', number + 1, "
             f"toDateTime64('2026-11-23 12:00:00', 3, 'UTC') + number FROM numbers({rows}) "

@@ -1,7 +1,7 @@
-"""A real ClickHouse of two replicas with ZooKeeper, and a table that is older than the agent.
+"""A real ClickHouse with two replicas and ZooKeeper, and a table that is older than the agent.
 
-It is 18.16, which does not know the deduplication token: a relay takes it away. So what comes again
-is recognised by its bytes, as any Replicated table does, or by its sorting key.
+The version is 18.16, which does not know the deduplication token: a relay removes it. So the server
+recognises repeated rows by their bytes, as any Replicated table does, or by their sorting key.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def test_a_table_from_before_a_field_was_added_takes_the_fixes(
     with clickhouse(tmp_path) as url:
         ask(url, b"CREATE DATABASE gps")
         ask(url, f"CREATE TABLE gps.fixes {columns()} ENGINE = MergeTree {ORDER}".encode())
-        # As a later release would send it: with a field that no column is for.
+        # A later release may send this: a field without a column.
         newer = b'{"tilt":1.5,'
 
         def relay(asked: Asked) -> Said | None:
@@ -57,7 +57,7 @@ def test_a_table_from_before_a_field_was_added_takes_the_fixes(
                 upload.work()
                 assert upload.counts == (0, 0, 5, 0)
                 assert json.loads(ask(url, b"SELECT count() FROM gps.fixes FORMAT JSON"))["rows"]
-                # A table that is not one of ours is still told.
+                # A table that is not one of ours is still reported.
                 ask(url, b"CREATE DATABASE other")
                 ask(url, b"CREATE TABLE other.fixes (seq UInt64) ENGINE = MergeTree ORDER BY seq")
                 assert "Code: 16" in upload.held_at(f"{server.url}/?database=other")
@@ -81,7 +81,7 @@ _USERS = """<yandex><profiles><default></default></profiles><users><default><pas
 
 
 class Replica:
-    """One ClickHouse, which can be killed and started again."""
+    """One ClickHouse that can be killed and started again."""
 
     def __init__(self, folder: Path, name: str, zookeeper: int) -> None:
         folder.mkdir()
@@ -107,9 +107,9 @@ class Replica:
 
 @contextlib.contextmanager
 def zookeeper(folder: Path) -> Iterator[int]:
-    """Debian's; its port."""
+    """Debian's ZooKeeper; yield its port."""
     if not _ZOOKEEPER.exists():
-        program("zookeeper")  # which says what is missing
+        program("zookeeper")  # reports what is missing
     port = free_port()
     config = folder / "zoo.cfg"
     config.write_text(
@@ -126,7 +126,7 @@ def zookeeper(folder: Path) -> Iterator[int]:
 
 
 def _said(port: int) -> str:
-    """What ZooKeeper answers to ``srvr``: before it serves, that it does not."""
+    """ZooKeeper's answer to ``srvr``; before it serves, an error text."""
     with (
         contextlib.suppress(ConnectionError),
         socket.create_connection(("127.0.0.1", port), 60) as sock,
@@ -160,7 +160,7 @@ class Cluster:
         replica.start(self._cleanup)
 
     def has_once(self, sent: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
-        """Each replica has the drive exactly once."""
+        """Check that each replica has the drive exactly once."""
         for replica in self.replicas:
             ask(replica.url, b"SYSTEM SYNC REPLICA gps.fixes")
             rows = [json.loads(line) for line in ask(replica.url, READ.encode()).splitlines()]
@@ -185,7 +185,7 @@ def test_two_replicas_store_a_drive_once_though_one_is_killed_and_the_agent_too(
 def test_with_a_quorum_nothing_is_delivered_while_a_replica_is_away(
     tmp_path: Path, backlog: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The second replica is killed when three batches are stored."""
+    """The second replica is killed after three batches are stored."""
     first, second = cluster.replicas
     said: list[Said | None] = []
     stored: list[int] = []
@@ -229,10 +229,10 @@ def test_with_a_quorum_nothing_is_delivered_while_a_replica_is_away(
 
 
 class Balancer:
-    """Before the replicas: the first that answers gets the request.
+    """A load balancer: the first replica that answers gets the request.
 
-    At the third insert the first replica is killed when it has stored it, and the answer is lost;
-    at the sixth the agent is to be killed when that is stored.
+    When the first replica has stored the third insert, it is killed and the answer is lost. When
+    the sixth insert is stored, the test kills the agent.
     """
 
     def __init__(self, first: Replica, second: Replica) -> None:

@@ -1,4 +1,4 @@
-"""nginx and Caddy in front of an endpoint: their limits, and the pages that they answer with."""
+"""nginx and Caddy in front of an endpoint: their limits and their error pages."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ def endpoint(folder: Path, port: int) -> Iterator[Running]:
 
 
 def settle(made: Uploading) -> None:
-    """Until nothing is left to send."""
+    """Work until nothing is left to send."""
     for _ in range(60):
         wait_s = made.work()
         if wait_s is None:
@@ -57,7 +57,8 @@ def test_what_a_proxy_refuses_or_cannot_pass_on_arrives_later(front: Front, tmp_
         with endpoint(tmp_path, port) as server:
             settle(made)
             assert made.counts == (0, 0, 1500, 0)
-            # nginx says 413 to what is larger, Caddy 502, which is about the size after four waits.
+            # For a larger body, nginx answers 413. Caddy answers 502; after four waits, size is
+            # suspected.
             assert made.uploader.status().failed_requests <= 7
             server.send(signal.SIGSTOP)
             os.waitid(os.P_PID, server.process.pid, os.WSTOPPED)

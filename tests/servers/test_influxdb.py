@@ -1,4 +1,4 @@
-"""What a real InfluxDB 1.6 refuses."""
+"""The refusals of a real InfluxDB 1.6."""
 
 import contextlib
 import time
@@ -27,9 +27,9 @@ def test_what_it_refuses_in_part_or_whole(server: str, tmp_path: Path) -> None:
     create(server, "short WITH DURATION 1d")
     with contextlib.closing(Uploading(tmp_path, f"{server}/write?db=short", "influx")) as u:
         u.put(30, fix=FIX._replace(time_ms=now_ms))
-        u.put(2)  # beyond what it keeps
+        u.put(2)  # older than its retention
         u.put(30, fix=FIX._replace(time_ms=now_ms + 60_000))
-        for n in range(10):  # a refusal counts if another fix was accepted before
+        for n in range(10):  # a refusal counts only after another fix was accepted
             u.put(1, fix=FIX._replace(time_ms=now_ms + 100_000 + 1000 * n))
             u.work()
         assert u.counts == (0, 0, 70, 2)
@@ -38,7 +38,7 @@ def test_what_it_refuses_in_part_or_whole(server: str, tmp_path: Path) -> None:
         }
         assert len(influx_rows(server, "short")) == 70
 
-        other = "gps,device=van-07 lat=1i 1764426000000"  # of a program that counts degrees
+        other = "gps,device=van-07 lat=1i 1764426000000"  # from a program that counts degrees
         create(server, "other")
         ask(f"{server}/write?db=other&precision=ms", other.encode())
         assert u.held_at(f"{server}/write?db=other").startswith(

@@ -1,4 +1,4 @@
-"""The endpoint of docs/endpoint.md, as it stands there, on a real PostgreSQL."""
+"""The endpoint of docs/endpoint.md, unchanged, on a real PostgreSQL."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextlib.contextmanager
 def endpoint(folder: Path, database: str) -> Iterator[str]:
-    """The code of the documentation as a process; its URL."""
+    """Run the code of the documentation as a process; yield its URL."""
     program, port = folder / "endpoint.py", free_port()
     program.write_text(CODE)
     env = {"DATABASE": database, "PORT": str(port)}
@@ -43,7 +43,7 @@ def endpoint(folder: Path, database: str) -> Iterator[str]:
 
 
 def post(url: str, said: Any, token: str = TOKEN) -> tuple[int, dict[str, Any], str | None]:
-    """Status, answer, and when to come again."""
+    """Return status, answer and ``Retry-After``."""
     headers = {"Authorization": f"Bearer {token}"}
     request = urllib.request.Request(url, data=json.dumps(said).encode(), headers=headers)
     try:

@@ -1,4 +1,4 @@
-"""A drive to every server: through two cuts, a kill of server and agent, and read back equal."""
+"""A drive to each server, with two cuts and a kill of server and agent, is read back equal."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from uploading import Uploading
 from telemetry_agent.ackqueue.queue import AckQueue
 from telemetry_agent.lab.endpoint import Endpoint
 
-# Each format, each proxy, and what is itself written in Python.
+# Each format, each proxy, and each server that is written in Python.
 FIRST: tuple[type[Destination], ...] = (
     *(PHP, Flask, FastAPI, Django, BehindNginx, BehindCaddy),
     *(InfluxDB, ClickHouse, TraccarBehindNginx, RealRecorder),
@@ -64,7 +64,7 @@ def test_a_drive_is_read_back_equal(kind: type[Destination], tmp_path: Path, bac
     assert equal(server, sent, stored)
     assert len(stored) - len(seen_once(stored)) <= server.repeats
     names = [(row["stream"], row["seq"]) for row in stored if "stream" in row and "seq" in row]
-    if names:  # it keeps them, so it can be audited
+    if names:  # the server keeps the names, so it can be audited
         with AckQueue(tmp_path / "agent" / "queue.db") as queue:
             queue.shared.ledger.streams.reopen(1, queue.last_row())
             said = audit(queue.accounts()[0], names)
@@ -73,7 +73,7 @@ def test_a_drive_is_read_back_equal(kind: type[Destination], tmp_path: Path, bac
 
 
 def test_the_recorder_keeps_up_with_a_receiver(tmp_path: Path) -> None:
-    """Ten times faster than most, and each answer takes half of the time that there is."""
+    """A receiver ten times faster than most; each answer takes half of the time between fixes."""
     recorder = Recorder()
     with Server(recorder, latency_s=0.05) as server, simulated(tmp_path, 60, rate_hz=10) as gps:
         config = write_config(
@@ -103,7 +103,7 @@ def test_the_reference_endpoint_earns_gzip_with_its_first_answer(tmp_path: Path)
 
 
 def test_what_a_server_cannot_take_is_held_and_nothing_is_lost(tmp_path: Path) -> None:
-    """Compass says 200 to a wrong token, Home Assistant's GPSLogger wants a form."""
+    """Compass answers 200 to a wrong token; Home Assistant's GPSLogger needs a form."""
     with Server(Compass(TOKEN)) as server:
         made = Uploading(tmp_path, f"{server.url}/api/input?token=wrong", "overland")
         made.put(5)
@@ -116,7 +116,7 @@ def test_what_a_server_cannot_take_is_held_and_nothing_is_lost(tmp_path: Path) -
         reason = made.held_at(url.replace("owntracks?u=jane", "gpslogger"))
         assert reason.startswith("422: required key not provided")
         made.close()
-        # It answers 200 to each webhook, so as not to tell which there are.
+        # It answers 200 to each webhook, to hide which webhooks exist.
         (tmp_path / "unknown").mkdir()
         unknown = Uploading(tmp_path / "unknown", url.replace("owntracks?", "x?"), "owntracks")
         unknown.put(5)
