@@ -1,4 +1,4 @@
-"""Each command that a message of the package advises was tried; this is the closed list."""
+"""Each command that a message of the package advises was tried; this is the complete list."""
 
 import ast
 import re
@@ -16,10 +16,10 @@ ELSEWHERE = {
         "tests/servers/test_clickhouse.py"
     ),
 }
-"""A command -> the test that runs it for another reason."""
+"""Command -> the test that runs it for another reason."""
 
 BY_HAND = {
-    # The script of Raspberry Pi OS, with the boot files of a Raspberry Pi, changed them as it says.
+    # Tried: the script of Raspberry Pi OS changed the boot files of a Raspberry Pi as described.
     "sudo raspi-config nonint do_overlayfs 1",
     "sudo raspi-config nonint do_serial_cons 1",
     "sudo raspi-config nonint do_serial_hw 0",
@@ -30,11 +30,11 @@ NO_COMMANDS = {
     *("queue list", "queue list --state ack_failed", "service install", "service uninstall"),
     *("pmtiles extract", "telemetry-agent service install", "apt purge", "apt remove"),
 }
-"""Other things between backticks: names, and texts of help."""
+"""Other texts between backticks: names and help texts."""
 
 
 def text(node: ast.AST) -> str | None:
-    """A string, with {} for what is filled in."""
+    """Return a string, with {} for each inserted value."""
     if isinstance(node, ast.JoinedStr):
         return "".join(text(part) or "{}" for part in node.values)
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
@@ -50,7 +50,7 @@ def advised() -> Iterator[str]:
 
 
 def inside(node: ast.AST) -> Iterator[ast.AST]:
-    """The parts of a formatted string, and a docstring."""
+    """Parts of a formatted string, and docstrings."""
     if isinstance(node, ast.JoinedStr):
         yield from (part for part in ast.walk(node) if part is not node)
     elif isinstance(node, ast.Expr):

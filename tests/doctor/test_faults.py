@@ -1,4 +1,4 @@
-"""The table of seeded faults: each is named with its remedy, and nothing else is blamed."""
+"""The table of injected faults: each one is named with its remedy, and nothing else is blamed."""
 
 import contextlib
 import errno
@@ -72,7 +72,7 @@ FAULTS: list[Any] = []
 def fault(
     name: str, verdict: str, said: str, remedy: str, *marks: pytest.MarkDecorator
 ) -> Callable[[Seed], Seed]:
-    """A seed, and what must be told of it."""
+    """Register a fault and its expected finding."""
 
     def add(seed: Seed) -> Seed:
         row = Fault(seed, name, verdict, said, remedy)
@@ -233,7 +233,7 @@ def a_silent_receiver(bench: Bench) -> None:
 
 @fault("sentences", "fail", "at 9600 baud is not NMEA", 'set gps.baud = "auto" to detect')
 def a_wrong_baud_rate(bench: Bench) -> None:
-    # What 9600 baud look like at 115200: no byte is text.
+    # 9600 baud, read at 115200: no byte is text.
     bench.plug_in(bytes([0x80, 0xE0, 0x00, 0x98, 0xFE]) * 60, every_s=0.02)
 
 
@@ -255,13 +255,13 @@ def a_bad_cable(bench: Bench) -> None:
 @fault("line load", "warn", r"\d{3}% of 4800 baud", "raise the receiver's baud rate.*GSV is")
 def a_line_that_is_too_slow(bench: Bench) -> None:
     crowded(bench)
-    # A pty takes as many bytes as come, so here it stands for a line.
+    # A pty has no baud limit, so the test treats it as a serial line.
     patch = mock.patch("telemetry_agent.doctor.reception.line_baud", lambda _name, baud: baud)
     bench.cleanup.enter_context(patch)
 
 
 def crowded(bench: Bench) -> None:
-    """More bytes than 4800 baud carry."""
+    """Send more bytes than 4800 baud carry."""
     bench.gps["baud"] = 4800
     bench.plug_in(*(Drive(START_MS, interval_ms=250).epoch(i) for i in range(3)), every_s=0.25)
 
@@ -296,7 +296,7 @@ def a_receiver_with_another_datum(bench: Bench) -> None:
 
 
 def blind(*snrs: int) -> bytes:
-    """An epoch without a fix, and satellites with these signals."""
+    """Return an epoch without a fix, and satellites with these signals."""
     seen = "".join(f",{prn:02},45,180,{snr:02}" for prn, snr in enumerate(snrs, 1))
     return (
         line("GPRMC,120000.00,V,,,,,,,231126,,,N")
@@ -518,7 +518,7 @@ def a_state_directory_in_memory(bench: Bench) -> None:
     shared.mkdir()
     bench.cleanup.callback(shared.rmdir)
     bench.state = shared
-    bench.root = Path("/")  # what is really mounted
+    bench.root = Path("/")  # the real mounts
 
 
 @fault("file system", "fail", "is on overlay .*a power cut loses everything", "do_overlayfs 1")
@@ -745,7 +745,7 @@ def a_token_for_root_alone(bench: Bench) -> None:
 
 
 def secret(bench: Bench, mode: int) -> Path:
-    """A token where every user can look."""
+    """A token file in a folder that every user can read."""
     token = bench.folder / "deep" / "token"
     token.parent.mkdir()
     token.write_text("s3cret-t0ken")
@@ -908,7 +908,7 @@ def a_server_of_another_kind(bench: Bench) -> None:
     bench.serve(then=says(b"220 mail.example ESMTP\r\n"))
 
 
-# The agent that runs
+# The running agent
 
 
 STATUS = {
@@ -1095,7 +1095,7 @@ def a_receiver_that_says_nothing_to_the_agent(bench: Bench) -> None:
 
 
 def trouble(state: str, message: str) -> dict[str, str]:
-    """What the agent's status reports of its receiver."""
+    """The receiver part of the agent's status."""
     return {"source": "/dev/x", "state": state, "message": message, "remedy": "unplug it"}
 
 
@@ -1134,7 +1134,7 @@ def an_asker_that_may_not_listen(bench: Bench) -> None:
 
 
 def machine(bench: Bench) -> Machine:
-    """A made-up machine in place of this one."""
+    """Simulate another machine."""
     mounts = (bench.root / "proc/self/mountinfo").read_text()
     (bench.root / "proc/self/mountinfo").unlink()
     (bench.root / "proc/self").rmdir()
@@ -1300,7 +1300,7 @@ def test_every_check_is_described_in_its_order() -> None:
 
 @ROOT_ONLY
 def test_without_the_rights_to_judge_nothing_fails(bench: Bench) -> None:
-    """A stranger asks where the service is well; its files are its own."""
+    """A user without rights asks; the service works and owns its files."""
     bench.user = "daemon"
     service = pwd.getpwnam("daemon")
     device = bench.plug_in(*driving())
@@ -1311,7 +1311,7 @@ def test_without_the_rights_to_judge_nothing_fails(bench: Bench) -> None:
     for path in (bench.state, *bench.state.iterdir(), token, token.parent):
         os.chown(path, service.pw_uid, service.pw_gid)
     bench.upload["token_file"] = str(token)
-    bench.serve(then=answer(401))  # with the token it would be another answer
+    bench.serve(then=answer(401))  # with the token, the answer would differ
     config = bench.config
     found = as_nobody(bench, config)
     assert not failing(found), found
@@ -1333,7 +1333,7 @@ def test_without_the_rights_to_judge_nothing_fails(bench: Bench) -> None:
 
 
 def as_nobody(bench: Bench, config: Path) -> dict[str, Finding]:
-    """What the doctor tells a user without any rights; root looks first, and imports for both."""
+    """Return the findings for a user without rights; root runs first, to import the modules."""
     bench.told(config)
     os.setegid(65534)
     os.seteuid(65534)

@@ -1,4 +1,4 @@
-"""Order, limits and ends of checks; the checks themselves are made up."""
+"""Order, limits and end of checks; the checks are made up."""
 
 import threading
 from collections.abc import Callable, Iterator

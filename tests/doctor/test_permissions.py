@@ -1,4 +1,4 @@
-"""What another user may do, compared with what the kernel lets that user do."""
+"""The computed permissions of another user, compared with those of the kernel."""
 
 import os
 import struct
@@ -18,11 +18,11 @@ NO_ID = 0xFFFFFFFF
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 
 LISTS = [
-    # What a certificate's folder gets: setfacl -m u:telemetry-agent:r
+    # ``setfacl -m u:telemetry-agent:r`` on a certificate's folder
     [(USER, 4, UID)],
     [(USER, 4, UID + 1)],
     [(USER, 0, UID), (GROUP, 6, GID)],
-    # What udev's uaccess and plugdev leave on a serial port
+    # udev's uaccess and plugdev on a serial port
     [(GROUP, 6, OTHER_GID)],
     [(GROUP, 6, GID)],
     [(GROUP, 4, GID), (GROUP, 2, OTHER_GID)],
@@ -31,7 +31,7 @@ LISTS = [
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """Where every user can look, which pytest's own folders are not."""
+    """A folder that every user can read, unlike pytest's folders."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

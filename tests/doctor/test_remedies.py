@@ -1,6 +1,6 @@
-"""The table of mistakes at the server: ``doctor`` and ``init`` name each with its remedy.
+"""The table of mistakes at the server: ``doctor`` and ``init`` name each one with its remedy.
 
-Real servers wherever Debian has them: InfluxDB 1.6, VictoriaMetrics, ClickHouse 18.16, nginx.
+The servers are real where Debian has them: InfluxDB 1.6, VictoriaMetrics, ClickHouse 18.16, nginx.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class Mistake(NamedTuple):
     remedy: str
     verdict: str
     by_init: str
-    """What ``init`` says of it, if only a position shows it: ``init`` sends none."""
+    """The message of ``init``, if only a position shows the mistake: ``init`` sends none."""
 
 
 TABLE: list[Any] = []
@@ -55,7 +55,7 @@ TABLE: list[Any] = []
 def mistake(
     check: str, said: str, remedy: str, verdict: str = "fail", *, by_init: str = ""
 ) -> Callable[[Callable[[Bench, "Real"], object]], object]:
-    """Adds a row: what is done wrong, and what must be said of it."""
+    """Add a row: a mistake and the expected message."""
 
     def add(make: Callable[[Bench, "Real"], object]) -> object:
         row = Mistake(make, check, said, remedy, verdict, by_init)
@@ -66,7 +66,7 @@ def mistake(
 
 
 class Real:
-    """The real servers, each started when it is first asked for."""
+    """The real servers; each one starts on first use."""
 
     def __init__(self, folder: Path, cleanup: contextlib.ExitStack) -> None:
         self._folder = folder
@@ -83,14 +83,14 @@ class Real:
         return self._urls[name]
 
     def nginx(self, what: str) -> str:
-        """Its URL where it does ``what``."""
+        """Return the URL of an nginx that does ``what``."""
         if not self._ports:
             self._start_nginx()
         scheme = "https" if what.startswith("tls") else "http"
         return f"{scheme}://127.0.0.1:{self._ports[what]}"
 
     def certificate(self) -> Path:
-        """The authority of the certificate for another name."""
+        """Return the authority of a certificate for another name."""
         return self._folder / "authority.pem"
 
     def _start_nginx(self) -> None:
@@ -260,7 +260,7 @@ def a_webhook_that_home_assistant_does_not_know(bench: Bench, real: Real) -> Non
 
 
 def home_assistant(asked: Asked) -> Said:
-    """It answers everybody, and to a webhook that it does not know."""
+    """It answers every request, including those to an unknown webhook."""
     page = b"<!DOCTYPE html><html><head><title>Home Assistant</title>"
     return Said(200, page if asked.path == "/" else b"")
 
@@ -284,7 +284,7 @@ def the_address_of_home_assistant_itself(bench: Bench, real: Real) -> None:
     bench.url = bench.cleanup.enter_context(Server(home_assistant)).url
 
 
-# The web server before it
+# The web server in front
 
 
 @mistake("answer", "404: nginx itself answers", "correct the path of upload.url.*proxy_pass")
@@ -345,7 +345,7 @@ def a_certificate_for_another_name(bench: Bench, real: Real) -> None:
     bench.upload = {"ca_file": str(real.certificate())}
 
 
-# The way there
+# The network path
 
 
 @mistake(

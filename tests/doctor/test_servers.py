@@ -1,4 +1,4 @@
-"""How each server says no, and what the doctor makes of it."""
+"""How each server refuses, and what the doctor reports."""
 
 import contextlib
 import json
@@ -50,7 +50,7 @@ def test_traccar_with_a_position(bench: Bench, known: bool) -> None:
     _, answer = asked(bench, traccar, "/", send=True, format="osmand")
     if known:
         assert (answer.verdict, answer.said) == ("pass", "200: a position was accepted")
-        # It was recorded, and is not one of nowhere.
+        # The position was recorded, and it is a real one.
         assert [round(p["lat"], 1) for p in traccar.positions] == [48.1]
     else:
         assert (answer.verdict, answer.said) == (
@@ -77,7 +77,7 @@ def test_the_page_at_the_root_is_asked_for_without_a_secret(bench: Bench, tmp_pa
 
 
 def test_traccar_knows_a_device_by_the_name_that_was_sent(bench: Bench) -> None:
-    bench.device = "van-08"  # since it recorded as van-07
+    bench.device = "van-08"  # renamed after it recorded as van-07
     _, answer = asked(bench, Traccar(), "/", send=True, format="osmand")
     assert "add a device with the identifier van-07 in Traccar" in answer.remedy
 
@@ -101,7 +101,7 @@ def test_the_newest_recorded_position_is_sent_under_its_own_name(
     bench: Bench, tmp_path: Path, running: bool
 ) -> None:
     bench.recorded(3)
-    bench.source = "/dev/none"  # it works without a receiver
+    bench.source = "/dev/none"  # the check works without a receiver
     with AckQueue(bench.queue) as queue:
         newest = queue.newest(1)[0]
         if running:
@@ -116,7 +116,7 @@ def test_the_newest_recorded_position_is_sent_under_its_own_name(
 
 
 def newest_of(queue: AckQueue) -> list[dict[str, Any]]:
-    """What a running agent answers."""
+    """The answer of a running agent."""
     return list(queue_commands(queue)["queue newest"]({"limit": 100}, Bell()))
 
 
@@ -160,7 +160,7 @@ def test_phonetrack_and_the_recorder_say_yes_to_everything(bench: Bench) -> None
     assert "it ends in /pub for the Recorder" in answer.remedy
 
 
-# What the real ones say; tests/servers has them.
+# The answers of the real servers, as in tests/servers.
 _NO_DATABASE = b'{"error":"database not found: \\"none\\""}'
 
 
@@ -255,7 +255,7 @@ def test_it_tells_how_to_offer_gzip(bench: Bench) -> None:
         ("MergeTree ORDER BY y SETTINGS non_replicated_deduplication_window = 10000", "pass"),
         ("ReplicatedReplacingMergeTree('/a', '{replica}') ORDER BY y", "pass"),
         ("Distributed('fleet', 'gps', 'fixes', rand())", "pass"),
-        ("", "pass"),  # the user may not look
+        ("", "pass"),  # the user may not read the system table
     ],
 )
 def test_clickhouse_is_asked_whether_its_table_knows_what_comes_again(

@@ -1,4 +1,4 @@
-"""The agent where the kernel gives no netlink, as in some containers."""
+"""The agent on a kernel without netlink, as in some containers."""
 
 import errno
 import os

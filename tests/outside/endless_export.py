@@ -1,4 +1,4 @@
-"""Our commands; an export writes its beginning, says so, and then waits for an interruption."""
+"""The commands; an export writes its beginning, reports that, and waits for an interrupt."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""Starts, stops and reloads under conditions that nobody wishes for."""
+"""Starts, stops and reloads under bad conditions."""
 
 import contextlib
 import fcntl
@@ -122,7 +122,7 @@ def test_a_config_that_cannot_be_used_is_refused_in_one_line(
             status = asked.wait(60)
         if command == "doctor":
             assert status == 1
-        elif status == 0:  # only the queue's path matters to it
+        elif status == 0:  # it needs only the queue's path
             assert command == "status"
         else:
             assert status == (71 if breaks in {folder, huge} else 78)
@@ -132,7 +132,7 @@ def test_a_config_that_cannot_be_used_is_refused_in_one_line(
 
 @pytest.mark.parametrize("limit", [5, 8, 10, 12, 14, 16, 18, 20, 24])
 def test_a_start_with_few_descriptors_works_or_ends_in_words(limit: int, config: Path) -> None:
-    for _ in range(2):  # the second start finds what the first one left
+    for _ in range(2):  # the second start finds the files of the first one
         command = ("prlimit", f"--nofile={limit}", *AGENT, "run", "--config", str(config))
         with running(*command) as daemon:
             daemon.wait_for_line("telemetry-agent(:| .* records) ", 60)

@@ -1,4 +1,4 @@
-"""Each row of the answer table, with the real process: no traceback, and no lost fix."""
+"""Each row of the answer table, with the real process: no traceback and no lost fix."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 HELD = (401, 402, 403, 404, 405, 406, 407, 410, 411, 421, 426, 428, 431, 451, 418)
 LATER = (503, 408, 409, 423, 424, 425, 429, 502, 504)
 
-# What the endpoint does first (after that it takes everything) and what the agent says.
+# The first answers of the endpoint (then it accepts everything), and the agent's message.
 ROWS: dict[str, tuple[list[Act], str | None]] = {
     "200 empty": ([answer(200)], None),
     "201": ([answer(201)], None),
@@ -93,7 +93,7 @@ def test_row(row: str, backlog: Path, tmp_path: Path) -> None:
                 "backoff_initial": "50ms",
                 "backoff_max": "100ms",
                 "compression": "gzip" if "gzip" in row else "auto",
-                # One fix a request: each that is accepted is one between two refusals.
+                # One fix per request: an accepted one comes between two refusals.
                 "max_batch": 1 if dead else 1000,
             },
         )
@@ -102,7 +102,7 @@ def test_row(row: str, backlog: Path, tmp_path: Path) -> None:
                 agent.wait_for_line(says_)
                 if not dead and "gzip" not in row:
                     agent.wait_for_line("delivering again")
-            times = 2 if row == "endless body" else 1  # its answer is too long: sent again in parts
+            times = 2 if row == "endless body" else 1  # the answer is too long: sent again in parts
             server.wait_for(
                 lambda s: sum(count >= times for count in s.ledger.values()) == FIXES - dead
             )

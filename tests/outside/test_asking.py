@@ -1,4 +1,4 @@
-"""The commands against a real daemon, and where none runs, as a user meets them."""
+"""The commands with a real daemon, and without one, as a user runs them."""
 
 import contextlib
 import json
@@ -34,7 +34,7 @@ def endpoint(tmp_path: Path) -> Endpoint:
 
 
 class Asked:
-    """The commands of one config."""
+    """The commands with one config."""
 
     def __init__(self, config: Path) -> None:
         self.config = config
@@ -49,7 +49,7 @@ class Asked:
         return lines if args[:2] == ("queue", "list") or args[0] == "drain" else lines[0]
 
     def refused(self, *args: str) -> tuple[int, str]:
-        """Exit status and the one line on standard error."""
+        """Return the exit status and the single line on standard error."""
         result = self.run(*args)
         (line,) = result.stderr.splitlines()
         assert line.startswith("telemetry-agent: ")
@@ -118,7 +118,7 @@ def test_watch_follows_the_agent_over_its_restart(tmp_path: Path) -> None:
 def test_an_agent_that_starts_is_not_called_stopped(tmp_path: Path) -> None:
     asked = Asked(config := write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/"))
     record_backlog(tmp_path, 1)
-    lock = QueueLock(tmp_path / "queue.db")  # the agent's first act; its socket comes later
+    lock = QueueLock(tmp_path / "queue.db")  # the agent locks first; its socket comes later
     holds = f"with pid {os.getpid()}, which holds .*: it may be an agent that starts or ends"
     status = asked.run("status").stdout
     assert re.match(f"no agent answers\nthe queue .* {holds}", status)
@@ -215,7 +215,7 @@ def test_dead_letters_are_listed_put_back_and_given_up(with_daemon: bool, tmp_pa
             stream = dead[0]["stream"]
             text = asked.run("queue", "list", "--state", "ack_failed").stdout
             assert f"{stream}:2 " in text
-            # What was delivered is no dead letter.
+            # A delivered fix is not a dead letter.
             status, line = asked.refused("queue", "retry", f"{stream}:2", f"{stream}:1")
             assert (status, "dead letters not found: 1 of these names" in line) == (1, True)
             status, line = asked.refused("queue", "discard", "--all")
@@ -341,7 +341,7 @@ def test_drain_of_what_the_disk_refuses_ends_with_74(tmp_path: Path) -> None:
             server.wait_for(lambda s: len(s.ledger) >= 10)
             pid = daemon.process.pid
             writable = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, writable[1]))  # no file takes a byte
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, writable[1]))  # no file can grow
             daemon.wait_for_line("cannot write the queue")
             wait_until(lambda: asked.json("status")["queue"]["uncommitted"] > 0)
             simulator.hush()
@@ -356,7 +356,7 @@ def test_drain_of_what_the_disk_refuses_ends_with_74(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_refuses_is_named_until_it_is_written_again(tmp_path: Path) -> None:
-    """And a change of the queue that only memory has is not called done."""
+    """Also, a change of the queue that is only in memory is not reported as done."""
     record_backlog(tmp_path, 5)
     with Server() as server:
         asked = Asked(write_config(tmp_path, "/dev/none", server.url))
@@ -366,7 +366,7 @@ def test_a_disk_that_refuses_is_named_until_it_is_written_again(tmp_path: Path) 
             assert "disk_error" not in asked.run("queue", "stats").stdout
             pid = daemon.process.pid
             writable = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, writable[1]))  # no file takes a byte
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, writable[1]))  # no file can grow
             status, line = asked.refused("queue", "resend", "--since", "2h")
             assert status == 74
             assert "5 fixes resent in memory only: cannot write the queue" in line
@@ -433,13 +433,13 @@ def test_tap_gives_every_byte_and_takes_none(tmp_path: Path, endpoint: Endpoint)
         times = [time for _, _, time in endpoint.received()]
     assert len(set(times)) == len(times) == simulator.sent
     for tap in taps:
-        whole = tap.heard[tap.heard.index(b"\n") + 1 :]  # it came in the middle of the first
-        end = whole.index(sent[-1000:]) + 1000  # an epoch may have been on its way
+        whole = tap.heard[tap.heard.index(b"\n") + 1 :]  # the first line may be cut
+        end = whole.index(sent[-1000:]) + 1000  # an epoch may still be on its way
         assert sent.endswith(whole[:end])
 
 
 class Tap(subprocess.Popen[bytes]):
-    """What it says is read as it comes: it would miss what nobody reads."""
+    """Its output is read at once, because a tap drops lines that are not read."""
 
     def __init__(self, config: Path) -> None:
         argv = [*AGENT, "tap", "--config", str(config)]
@@ -479,7 +479,7 @@ def test_a_tap_that_does_not_read_holds_up_no_fix(tmp_path: Path, endpoint: Endp
                 assert endpoint.wait_for(3000, 60)
                 tap.settimeout(60)
                 heard = b""
-                while b"dropped_bytes" not in heard:  # told as soon as the tap reads
+                while b"dropped_bytes" not in heard:  # sent as soon as the tap reads
                     more = tap.recv(1 << 20)
                     assert more
                     heard += more
@@ -497,7 +497,7 @@ def test_tap_ends_after_its_time_and_needs_a_daemon(tmp_path: Path) -> None:
             while not asked.json("status")["receiver"]["fixes"]:
                 pass
             result = asked.run("tap", "--for", "3s", "--json")
-            with Path("/dev/full").open("wb") as full:  # its note on the receiver is lost
+            with Path("/dev/full").open("wb") as full:  # its note about the receiver is lost
                 argv = [*AGENT, "tap", "--for", "0.1s", "--config", str(config)]
                 done = subprocess.run(argv, stderr=full, env=environment(), check=False)
             assert done.returncode == 0
@@ -506,12 +506,12 @@ def test_tap_ends_after_its_time_and_needs_a_daemon(tmp_path: Path) -> None:
     assert any(line.startswith("$GNGGA") for line in lines)
 
 
-# Who may ask
+# Permissions
 
 
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
-    """Where another user may go, unlike pytest's folders."""
+    """A folder that another user can enter, unlike pytest's folders."""
     if os.geteuid() != 0:
         if "CI" in os.environ:
             pytest.fail("these tests need root")
@@ -664,7 +664,7 @@ SERVICE = 12345
 
 @pytest.fixture
 def services_folder(public_folder: Path) -> Path:
-    """A folder of another user's with a queue in it."""
+    """A folder of another user, with a queue in it."""
     folder = public_folder / "state"
     folder.mkdir()
     record_backlog(folder, 3)
@@ -703,7 +703,7 @@ def test_nothing_in_the_services_folder_becomes_roots(
     command: list[str], status: int, services_folder: Path
 ) -> None:
     config = config_for(services_folder)
-    (services_folder / "queue.db.lock").unlink()  # so there is something to make
+    (services_folder / "queue.db.lock").unlink()  # so there is a file to create
     result = ask_as(config, *command, user=0, groups=[])
     assert result.returncode == status, result.stderr
     for name, owner in owners(services_folder).items():
@@ -732,7 +732,7 @@ def test_root_exports_into_a_folder_of_roots(services_folder: Path, tmp_path: Pa
 
 
 def test_a_symlink_of_the_services_user_leads_root_nowhere(services_folder: Path) -> None:
-    """It would have a queue made where only root may write; one of root's own is followed."""
+    """Such a link could create a queue where only root may write; root's own links are followed."""
     public_folder = services_folder.parent
     roots = public_folder / "roots"
     roots.mkdir(0o755)

@@ -1,4 +1,4 @@
-"""The commands, their exit statuses and their messages, as a user meets them."""
+"""The commands: exit statuses and messages, as a user sees them."""
 
 import json
 import os
@@ -130,7 +130,7 @@ def test_too_few_file_descriptors_are_said_in_one_line(tmp_path: Path) -> None:
 
 def test_a_config_that_cannot_be_read_ends_with_71(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    config.symlink_to("/proc/self/mem")  # nothing is mapped where it begins
+    config.symlink_to("/proc/self/mem")  # the first page is not mapped
     result = run_agent("run", "--config", str(config))
     assert result.returncode == 71
     assert result.stderr == (
@@ -276,7 +276,7 @@ def test_ctrl_c_ends_the_demo_with_its_summary() -> None:
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_endpoint() -> None:
-    with agent("demo", "--no-page", "--for", "9s") as demo:  # cut after 3
+    with agent("demo", "--no-page", "--for", "9s") as demo:  # network cut after 3 s
         demo.wait_for_line("no network")
         demo.send(signal.SIGINT)
         demo.wait_for_line("Ending after the backlog is delivered")
@@ -375,7 +375,7 @@ def test_a_command_in_a_remedy_can_be_typed_whatever_the_path(tmp_path: Path) ->
     found = json.loads(run_agent("doctor", "--json", "--config", str(config)).stdout)["checks"]
     remedies = {check["name"]: check["remedy"] for check in found}
     assert advised(remedies["state directory"])[-1] == str(folder / "queue.db.lock")
-    # As where the service was never installed.
+    # The service was never installed.
     assert advised(remedies["agent"])[-2:] == ["--config", str(config)]
     options = ("--url", "http://127.0.0.1:9/", "--source", "file:///dev/null", "--force")
     said = run_agent("init", "--config", str(config), *options).stdout

@@ -1,4 +1,4 @@
-"""What the endpoint can prove, by real processes: the agent, the endpoint and its audit."""
+"""What the endpoint can prove, with real processes: the agent, the endpoint and its audit."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ TRIES = 200  # each runs a command
 
 @contextlib.contextmanager
 def receiving(db: Path, *options: str) -> Iterator[str]:
-    """The URL of an endpoint."""
+    """Run an endpoint and yield its URL."""
     with agent("receive", "--listen", "127.0.0.1:0", "--db", str(db), *options) as endpoint:
         yield endpoint.wait_for_line("http://.*")[0].strip()
 
@@ -47,7 +47,7 @@ def driven(folder: Path, url: str, **upload: object) -> Iterator[Running]:
 
 
 def audit(db: Path) -> tuple[int, str]:
-    """What the command says of it."""
+    """Return the exit status and output of the audit."""
     done = run_agent("receive", "--audit", "--db", str(db))
     return done.returncode, done.stdout
 
@@ -63,7 +63,7 @@ def wait_until_complete(db: Path, until: str = LAST) -> str:
 
 
 def take_away(db: Path, first: int, last: int) -> str:
-    """The stream of which these seqs are no longer there."""
+    """Delete these seqs at the endpoint; return their stream."""
     with contextlib.closing(sqlite3.connect(db, timeout=60)) as file, file:
         file.execute("DELETE FROM fixes WHERE seq BETWEEN ? AND ?", (first, last))
         return str(file.execute("SELECT DISTINCT stream FROM fixes").fetchone()[0])
@@ -106,7 +106,7 @@ def test_an_endpoint_may_not_ask_where_the_config_forbids_it(tmp_path: Path) -> 
         wait_until_complete(db)
         take_away(db, 31, 33)
         heard: set[str] = set()
-        while len(heard) < 3:  # each of these answers has asked
+        while len(heard) < 3:  # each of these answers asks again
             heard.add(report(url))
     assert "asked for fixes again" not in running.text()
     assert audit(db)[0] == 1
@@ -140,14 +140,14 @@ def received(db: Path) -> set[tuple[str, int]]:
 
 
 def report(url: str) -> str:
-    """When the agent reported last."""
+    """Return the time of the agent's last report."""
     with urllib.request.urlopen(url.replace("/v1/fixes", "/v1/agents")) as answer:
         return str(json.load(answer)[0]["heard"])
 
 
 @pytest.mark.parametrize("seed", [3, 11])
 def test_what_damage_took_is_named_by_the_endpoint(tmp_path: Path, seed: int) -> None:
-    """Recorded offline, damaged at rest, delivered: the audit is complete but for what is gone."""
+    """Recorded offline, damaged on disk, delivered: the audit misses only what the damage took."""
     path, db = tmp_path / "queue.db", tmp_path / "received.db"
     records = damage.fill(path, 400)
     damage.damage(path, damage.five_pages, seed)

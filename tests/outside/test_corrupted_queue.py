@@ -1,4 +1,4 @@
-"""A real agent on queues that were corrupted at random: it records, delivers, and ends."""
+"""A real agent on randomly corrupted queues: it records, delivers, and ends."""
 
 import pytest
 from ackqueue.corrupted_agent import prove_agent

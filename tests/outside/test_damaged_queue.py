@@ -32,7 +32,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def flip_bits(path: Path, *seqs: int) -> None:
-    """One in each of these fixes."""
+    """Flip one bit in each of these fixes."""
     with closing(sqlite3.connect(path)) as database:
         for seq in seqs:
             flipped = "(lon_e9 | 1 << 20) - (lon_e9 & 1 << 20)"
@@ -52,19 +52,19 @@ def test_a_flipped_bit_in_a_fix_never_reaches_the_endpoint(tmp_path: Path) -> No
             assert json.loads(status.stdout)["queue"]["lost"] == {"damaged": 5}
             assert agent.end() == 0
     assert {seq for _, seq in server.ledger} == set(range(1, 31)) - {3, 6, 9, 12, 15}
-    assert verify(config)[0] == 0  # what was damaged is gone, and counted
+    assert verify(config)[0] == 0  # the damaged fixes are gone, and counted
 
 
 def test_a_flipped_bit_in_the_newest_number_costs_one_fix(tmp_path: Path) -> None:
     path = tmp_path / "queue.db"
     damage.fill(path, 30)
     damage.damage(path, damage.header)
-    with AckQueue(path) as queue:  # it begins at row 2 ** 32
+    with AckQueue(path) as queue:  # the carried-over queue begins at row 2 ** 32
         carry_over(queue)
         damage.record(queue, 10)
         newest = queue.last_row()
     data = bytearray(path.read_bytes())
-    at, bit = damage.number_bits(path.read_bytes(), newest)[6]  # 2 ** 34 more
+    at, bit = damage.number_bits(path.read_bytes(), newest)[6]  # adds 2 ** 34
     data[at] ^= 1 << bit
     path.write_bytes(data)
     with Server() as server:
@@ -189,7 +189,7 @@ def test_verify_asks_the_running_agent(tmp_path: Path) -> None:
     damage.fill(tmp_path / "queue.db", 3000)
     flip_bits(tmp_path / "queue.db", 2100, 2200)
     (tmp_path / "queue.db.kept-4").write_bytes(b"of another day")
-    # One attempt, which comes to the first thousand.
+    # A single attempt, which reaches the first thousand fixes.
     upload = {"backoff_initial": "10min", "backoff_max": "10min"}
     probes = {"probe_every": "10min"}
     config = write_config(
@@ -210,7 +210,7 @@ def test_verify_asks_the_running_agent(tmp_path: Path) -> None:
 def test_a_copy_that_is_not_in_its_place_is_shown_as_the_agent_will_carry_it_over(
     tmp_path: Path,
 ) -> None:
-    """As a kill leaves it, after the queue file was deleted in use."""
+    """The state after a kill, with the queue file deleted in use before."""
     path = tmp_path / "queue.db"
     damage.fill(path, 30)
     path.rename(tmp_path / "queue.db.damaged-1")

@@ -12,7 +12,7 @@ from processes import AGENT, agent, run_agent, running
 from rig import simulated, started, stats, write_config
 
 IN_TIME_S = 60
-"""Of which 10 s are for a slow answer."""
+"""In seconds; 10 s of it are for a slow answer."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def state(tmp_path: Path) -> dict[str, str]:
 
 
 def on_share(config: Path, share: Path) -> Path:
-    """The same config below the mount."""
+    """Return a copy of the config on the mount."""
     (share / "config.toml").write_text(config.read_text())
     return share / "config.toml"
 
@@ -60,7 +60,7 @@ def test_a_start_without_a_last_good_config_ends_in_words(tmp_path: Path, share:
     with dead_mount(share):
         result = run_agent("run", "--config", str(config), timeout_s=IN_TIME_S)
     assert result.returncode == 71
-    assert result.stderr.splitlines()[-1] == (  # on a slow machine: after that it takes so long
+    assert result.stderr.splitlines()[-1] == (  # on a slow machine, other lines come first
         f"telemetry-agent: cannot read the config {config}, or config.d beside it: its file system "
         "does not answer: repair the mount that it is on, or put the config on a disk of this "
         "device"
@@ -89,7 +89,7 @@ def test_a_queue_whose_mount_dies_does_not_hold_up_a_stop(tmp_path: Path, share:
     with agent("run", "--config", str(config), env=queue) as daemon:
         daemon.wait_for_line("telemetry-agent .* records ")
         with dead_mount(share) as mount:
-            assert mount.asked.wait(60)  # whether the files are in their place
+            assert mount.asked.wait(60)  # the agent checks whether its files are in place
             daemon.send(signal.SIGTERM)
             daemon.wait_for_line("a file system hangs: the process ends without it$")
         assert daemon.wait(60) == 0, daemon.text()
@@ -123,7 +123,7 @@ def test_a_secret_holds_uploads_and_nothing_else(key: str, tmp_path: Path, share
             daemon.send(signal.SIGTERM)
             daemon.wait_for_line("stopped: ", IN_TIME_S)
             assert time.monotonic() - began_s < 60
-            mount.end()  # the kernel keeps a process whose thread waits there
+            mount.end()  # the kernel keeps a process with a thread that waits there
             assert daemon.wait(60) == 0
     assert stats(tmp_path).ready > 0
 

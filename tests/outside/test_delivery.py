@@ -1,4 +1,4 @@
-"""Delivery by the real process: to whom, by which way, in which order, and how often."""
+"""Delivery by the real process: recipient, path, order and number of copies."""
 
 import json
 import random
@@ -40,7 +40,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def only_with(token: str) -> Act:
-    """Take what comes with this token; quote any other."""
+    """Accept requests with this token; quote any other token."""
 
     def run(line: Line, request: Request) -> None:
         shown = request.headers.get("authorization", "")
@@ -154,7 +154,7 @@ def test_a_credential_is_not_sent_in_the_clear(tmp_path: Path) -> None:
 
 
 def test_behind_a_proxy_only_the_proxy_is_spoken_to(tmp_path: Path) -> None:
-    """The endpoint's name is never resolved here, and the monitor tries the proxy."""
+    """The device never resolves the endpoint's name, and the monitor probes the proxy."""
     record_backlog(tmp_path, 8)
     with Server(hang_up(), hang_up()) as proxy:
         config = write_config(
@@ -180,7 +180,7 @@ def test_the_connection_outlives_flush_every(tmp_path: Path) -> None:
         with started(config) as agent:
             server.wait_for(lambda s: len(s.requests) >= 4)
             connections = {request.connection for request in server.requests[:4]}
-            assert agent.end() == 0  # with a last upload, on a connection of its own
+            assert agent.end() == 0  # after a last upload, on another connection
     assert len(connections) == 1
 
 
@@ -210,7 +210,7 @@ def test_whatever_breaks_each_fix_is_stored_once() -> None:
 
 
 def put_backlog(folder: Path, fixes: int) -> str:
-    """As of a former life of the agent; returns its stream."""
+    """Put fixes of an earlier agent process; return its stream."""
     with AckQueue(folder / "queue.db", commit_every_s=3600) as queue:
         for second in range(fixes):
             queue.put(fix_at(second), "van-07")
@@ -222,7 +222,7 @@ def test_a_fresh_fix_passes_the_backlog_on_a_slow_link(tmp_path: Path) -> None:
     with simulated(tmp_path, rate_hz=10) as simulator, Server() as server:
 
         def order() -> list[str]:
-            """Whose fixes each request carried."""
+            """Return, for each request, whose fixes it carried."""
             streams = [{stream for stream, _ in each.names} for each in list(server.requests)]
             return ["old" if old in each else "fresh" for each in streams if each]
 
@@ -242,7 +242,7 @@ def test_a_fresh_fix_passes_the_backlog_on_a_slow_link(tmp_path: Path) -> None:
                 came = order()
                 assert agent.end() == 0
     assert sum(stream == old for stream, _ in server.ledger) < 20_000, "all of it was through"
-    # Held up, the fresh fixes would come after the whole backlog. They came between its parts.
+    # Delayed fresh fixes would come after the whole backlog. They came between its parts.
     assert sum(whose == "old" for whose, _ in groupby(came)) > 3, came
     assert set(server.ledger.values()) == {1}
 
@@ -264,7 +264,7 @@ def test_by_default_an_endpoint_that_does_not_unpack_loses_nothing(
 
 
 def test_drain_ends_where_only_a_refused_fix_is_left(tmp_path: Path) -> None:
-    """Nothing is left that could be accepted beside it, so nobody knows whether it is bad."""
+    """No other fix can be accepted as a witness, so nobody knows whether this one is bad."""
     record_backlog(tmp_path, 100)
     with Server(then=refusing({100})) as server:
         config = write_config(tmp_path, "/dev/none", server.url)
@@ -322,7 +322,7 @@ def test_a_disk_that_refuses_is_asked_once_a_second_and_costs_nothing(tmp_path: 
             server.wait_for(lambda s: len(s.ledger) >= 10)
             pid = agent.process.pid
             writable = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, writable[1]))  # no file takes a byte
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, writable[1]))  # no file can grow
             agent.wait_for_line("cannot write the queue .* tried again each second")
             refused = simulator.sent
             while simulator.sent < refused + 60:  # 3 s

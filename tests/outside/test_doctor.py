@@ -1,4 +1,4 @@
-"""``doctor`` as a user meets it: beside a running agent, without one, and when all is wrong."""
+"""``doctor`` as a user runs it: with a running agent, without one, and if everything is wrong."""
 
 import contextlib
 import json
@@ -32,10 +32,10 @@ def test_beside_a_running_agent_it_asks_that(tmp_path: Path) -> None:
     assert (result.returncode, report["verdict"]) in {(0, "warn"), (0, "pass")}
     by_name = {check["name"]: check for check in json.loads(sent.stdout)["checks"]}
     assert by_name["answer"]["said"] == "200: a position was accepted"
-    assert set(server.ledger) <= set(committed(tmp_path / "queue.db"))  # a name that exists
+    assert set(server.ledger) <= set(committed(tmp_path / "queue.db"))  # an existing name
     assert max(server.ledger.values()) == 2
     batches = [json.loads(request.body) for request in server.requests if request.body[:1] == b"{"]
-    # What it sent itself holds no position, and the stream is nobody's.
+    # The doctor's own request contains no position, and its stream belongs to no agent.
     assert sum(not batch["fixes"] and "agent" not in batch for batch in batches) == 1
 
 
@@ -65,7 +65,7 @@ def test_it_is_done_in_15_s_though_nothing_answers(tmp_path: Path) -> None:
         clock = Clock()
         began_s = clock.monotonic_s()
         result = run_agent("doctor", "--config", str(config))
-        assert clock.monotonic_s() - began_s < 60  # 15 where nothing else keeps the machine busy
+        assert clock.monotonic_s() - began_s < 60  # takes 15 s on an idle machine
     assert result.returncode == 1
     assert "✘ fail  sentences        no data from" in result.stdout
     assert "✘ fail  tcp " in result.stdout

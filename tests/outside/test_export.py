@@ -1,4 +1,4 @@
-"""``export`` from a real daemon, and where none runs."""
+"""``export`` from a real daemon, and without one."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ ENDLESS = str(Path(__file__).parent / "endless_export.py")
 
 @pytest.fixture(params=[True, False], ids=["with a daemon", "without"])
 def export(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """The command on a queue with a backlog of two minutes; gives what it says."""
+    """The command on a queue with a backlog of two minutes; it returns the output."""
     record_backlog(tmp_path, FIXES)
     with daemon_or_none(tmp_path, run=request.param) as config:
 
@@ -56,7 +56,7 @@ def test_every_format_from_the_queue(export: Callable[..., str], tmp_path: Path)
     lines = [json.loads(line) for line in export("--format", "ndjson").splitlines()]
     assert [line["seq"] for line in lines] == list(range(1, FIXES + 1))
     assert {line["state"] for line in lines} <= {"ready", "unack"}
-    assert export("--format", "csv").count("\n") == FIXES + 1  # read as text: \r\n is \n
+    assert export("--format", "csv").count("\n") == FIXES + 1  # in text mode, \r\n becomes \n
     gpx = gpxpy.parse(export("--format", "gpx"))
     assert [len(segment.points) for track in gpx.tracks for segment in track.segments] == [FIXES]
     (feature,) = json.loads(export("--format", "geojson"))["features"]
@@ -119,12 +119,12 @@ def test_what_goes_wrong_is_told(args: list[str], status: int, says: str, tmp_pa
     assert says in result.stderr
 
 
-# What is long
+# Long exports
 
 
 @pytest.fixture
 def long(tmp_path: Path) -> Path:
-    """The config of a queue that takes a second to export."""
+    """The config of a queue whose export takes 1 s."""
     store = Store(tmp_path / "queue.db", connect)
     stream = int(STREAM, 16)
     rows = [encode(n, stream, n, "van-07", after(n, HERE)) for n in range(1, 60_001)]
@@ -218,7 +218,7 @@ def test_a_terminal_sees_a_bar(long: Path) -> None:
     )
     os.close(slave)
     seen = b""
-    with contextlib.suppress(OSError):  # the terminal of a process that has ended
+    with contextlib.suppress(OSError):  # the terminal of an ended process
         while data := os.read(master, 65536):
             seen += data
     os.close(master)

@@ -1,4 +1,4 @@
-"""``init``: what it shows, what it writes, what it refuses."""
+"""``init``: what it shows, writes and refuses."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def test_a_user_who_cannot_have_the_queue_of_the_service_gets_one_of_their_own(
 def test_a_running_agent_that_does_not_read_this_config_need_not_be_restarted(
     tmp_path: Path,
 ) -> None:
-    """Such as the service, if another config is made for a second receiver."""
+    """For example, the service runs while a config is made for a second receiver."""
     flags = ["--device", "van-08", "--source", "/dev/none", "--url", URL]
     config = write_config(tmp_path, "/dev/none", URL)
     with started(config) as daemon:
@@ -202,9 +202,9 @@ def test_a_wrong_option_is_reported_before_anything_is_tried(
 
 
 def answering(path: Path, *answers: str, flags: Sequence[str] = ()) -> CompletedProcess[str]:
-    """``init`` on a terminal, where these lines are typed."""
+    """Run ``init`` on a terminal and type these lines."""
     master, terminal = pty.openpty()
-    which = ["0"] if _ports() else []  # none of this machine's ports is a receiver's
+    which = ["0"] if _ports() else []  # none of the ports here is a receiver
     os.write(master, "".join(f"{answer}\n" for answer in [*which, *answers]).encode())
     done = subprocess.run(
         [*AGENT, "init", "--config", str(path), "--force", *flags],
@@ -224,7 +224,7 @@ def test_it_asks_for_name_and_server_and_again_after_a_bad_answer(tmp_path: Path
     path = tmp_path / "config.toml"
     path.write_text("old")
     bad_names, bad_urls = ["  ", "{nonsense}", "van-09"], ["ftp://x"]
-    # The address answers to nobody: not all the same, then another one.
+    # This address does not answer: do not keep it, then enter another one.
     away = ["http://127.0.0.1:9", "native", "n"]
     with Endpoint("127.0.0.1:0", tmp_path / "r.db") as endpoint:
         done = answering(path, *bad_names, *bad_urls, *away, endpoint.url, "native")
@@ -264,7 +264,7 @@ def test_it_proposes_a_name_that_no_other_device_has(
 
 
 class Root(BaseHTTPRequestHandler):
-    """A server of which only the page at its root is looked at."""
+    """A server whose root page alone is read."""
 
     page: ClassVar[tuple[dict[str, str], str]]
 
@@ -324,7 +324,7 @@ def test_a_server_is_known_by_its_answer(
         ("http://o.lan:8083", "owntracks"),
         ("http://o.lan/pub?u=jane", "owntracks"),
         ("https://i.lan/api/v2/write?org=o&bucket=b", "influxdb2"),
-        ("http://c.lan:8123", None),  # ClickHouse or Home Assistant: its answer shows it
+        ("http://c.lan:8123", None),  # ClickHouse or Home Assistant: recognised by its answer
         ("http://homeassistant.local:8123", "home-assistant"),
         ("https://ha.lan/api/webhook/0123", "home-assistant"),
         ("https://hooks.nabu.casa/gAAA", "home-assistant"),
@@ -479,7 +479,7 @@ def test_what_the_trial_has_shown_to_be_done_is_not_to_do(tmp_path: Path) -> Non
     with Server(Dawarich("k3y")) as dawarich:
         assert "; put Dawarich's API key" in output_of("dawarich", dawarich.url)
         assert "API key" not in output_of("dawarich", f"{dawarich.url}/?api_key=k3y")
-    with Server(Recorder()) as recorder:  # which accepts everything
+    with Server(Recorder()) as recorder:  # accepts everything
         assert "To do: check that ?u=" in output_of("owntracks", f"{recorder.url}/pub?u=jane")
 
 

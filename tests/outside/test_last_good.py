@@ -31,7 +31,7 @@ def copies(state: dict[str, str]) -> set[str]:
 
 
 def status(config: Path) -> str:
-    """Asked with a config that names the same queue."""
+    """Return the output of ``status``, with a config that names the same queue."""
     return run_agent("status", "--config", str(config)).stdout
 
 
@@ -88,7 +88,7 @@ def test_it_records_and_delivers_by_the_last_good_config_and_goes_on_when_mended
             assert "config:    the last good config is in effect: " in status(same)
             config.unlink(missing_ok=True)
             config.write_text(text)
-            daemon.wait_for_line("reloaded: ", 60)  # by itself
+            daemon.wait_for_line("reloaded: ", 60)  # without a signal
             assert "last good" not in status(same)
             assert daemon.end() == 0
 
@@ -108,7 +108,7 @@ def test_a_config_that_was_edited_and_is_still_wrong_is_read_once(
         daemon.wait_for_line("the last good config, uploads are held")
         override.write_text("[upload3]\n")
         daemon.wait_for_line("the previous config stays in effect: .*upload3", 60)
-        until_s = time.monotonic() + 4  # it looks each second
+        until_s = time.monotonic() + 4  # the agent checks each second
         while time.monotonic() < until_s:
             status(same)
         assert daemon.text().count("stays in effect") == 1
@@ -157,7 +157,7 @@ def test_a_damaged_copy_gives_way_to_the_one_before(tmp_path: Path, state: dict[
     assert newest.stat().st_mode & 0o777 == 0o600
     inode = newest.stat().st_ino
     worked_once(config, state)
-    assert newest.stat().st_ino == inode  # written only when it changed
+    assert newest.stat().st_ino == inode  # written only after a change
     newest.write_bytes(newest.read_bytes().replace(b"van-08", b"van-09"))
     typo(config)
     with agent("run", "--config", str(config), env=state) as daemon:

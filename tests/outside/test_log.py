@@ -1,4 +1,4 @@
-"""What the log of a real agent says of an outage, and in which form."""
+"""How a real agent logs an outage, and in which form."""
 
 import fcntl
 import json
@@ -49,7 +49,7 @@ def test_a_standard_error_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> 
     fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
     with endpoint, simulated(tmp_path) as simulator, os.fdopen(read_end) as pipe:
         config = write_config(tmp_path, str(simulator.device), endpoint.url, log={"format": "json"})
-        # At this level it says each millisecond that every thread is in time.
+        # At this level, the agent logs each millisecond that every thread is in time.
         env = environment({"WATCHDOG_USEC": "2000"})
         daemon = subprocess.Popen(
             [*AGENT, "run", "--config", str(config)], stderr=write_end, env=env
@@ -64,7 +64,7 @@ def test_a_standard_error_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> 
             assert re.fullmatch(
                 r"[\d,]+ log lines were dropped: standard error was not read", said[-1]["message"]
             )
-            said.append(json.loads(pipe.readline()))  # it goes on
+            said.append(json.loads(pipe.readline()))  # logging goes on
             assert [line["time"] for line in said] == sorted(line["time"] for line in said)
             assert endpoint.wait_for(endpoint.count() + 40, 60)
             daemon.send_signal(signal.SIGTERM)

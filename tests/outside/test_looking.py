@@ -1,4 +1,4 @@
-"""Looking changes nothing: whoever looks, whatever state the queue is in."""
+"""Read commands change nothing, for any user and any state of the queue."""
 
 import json
 import os
@@ -33,11 +33,11 @@ FIXES = 300
 
 
 def clean(_path: Path) -> None:
-    """As a stopped agent leaves it."""
+    """The state after an agent was stopped."""
 
 
 def with_log(path: Path) -> None:
-    """As a killed agent, or a power cut, leaves it."""
+    """The state after a kill of the agent or a power cut."""
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
@@ -64,7 +64,7 @@ def pages(path: Path) -> None:
 
 
 def late_page(path: Path) -> None:
-    """Opening the file does not meet it, reading all fixes does."""
+    """Damage a page that only a read of all fixes reaches; the file can be opened."""
     damage.damage(path, damage.late_page)
 
 
@@ -93,20 +93,20 @@ def emptied(path: Path) -> None:
 
 
 def aside(path: Path) -> None:
-    """As an agent leaves it that ended before there was a new file in its place."""
+    """The state after an agent ended before it made a new file in this place."""
     header(path)
     path.rename(path.with_name("queue.db.damaged-1"))
 
 
 def only_log(path: Path) -> None:
-    """As a user leaves it who deleted the queue file of a killed agent."""
+    """The state after a user deleted the queue file of a killed agent."""
     path.unlink()
     with_log(path)
     path.unlink()
 
 
 def linked(path: Path) -> None:
-    """A symlink leads to its file, and its log is beside that."""
+    """A symlink to the queue file; the write-ahead log is beside the target."""
     with_log(path)
     disk = path.parent.with_name("disk")
     disk.mkdir()
@@ -123,7 +123,7 @@ STATES += [only_log, linked]
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """One that others can reach."""
+    """A folder that other users can enter."""
     made = Path("/var/tmp", f"looking-{os.getpid()}-{threading.get_ident()}")
     made.mkdir()
     made.chmod(0o755)
@@ -134,7 +134,7 @@ def folder() -> Iterator[Path]:
 
 
 def queue_in(folder: Path, state: Callable[[Path], None]) -> Path:
-    """The config; the queue is beside it, in a folder of its own."""
+    """Return the config; the queue is in a folder beside it."""
     state_directory = folder / "state"
     state_directory.mkdir()
     path = state_directory / "queue.db"
@@ -151,7 +151,7 @@ def queue_in(folder: Path, state: Callable[[Path], None]) -> Path:
 
 
 def everything(folder: Path) -> dict[str, tuple[object, ...]]:
-    """Every name there, with all that a look could change."""
+    """Return each name with all attributes that a read command could change."""
     return {
         str(path): (
             (status := path.lstat()).st_ino,
@@ -235,7 +235,7 @@ def test_what_is_left_of_a_missing_file_is_not_called_nothing(
         look(config, ["doctor"]).stdout.replace("queue.db.damaged", "damaged")
     )
     assert f"queue:     {fixes} pending" in look(config, ["status"]).stdout
-    retried = look(config, ["queue", "retry", "--all"])  # the owner may also change it
+    retried = look(config, ["queue", "retry", "--all"])  # the owner may also change the queue
     assert retried.stdout == "0 fixes retried\n"
     assert f'"ready": {fixes}' in look(config, ["queue", "stats", "--json"]).stdout
 
@@ -267,7 +267,7 @@ def test_of_a_file_with_damaged_pages_the_rest_is_shown(
 def test_a_log_at_rest_needs_no_copy_of_the_queue(folder: Path) -> None:
     config = queue_in(folder, with_log)
     for command in LOOKING[:-1]:
-        if command[0] == "export":  # root does not become the owner: the file is the caller's
+        if command[0] == "export":  # root does not become the owner: the file belongs to the caller
             continue
         result = look(config, command, ("prlimit", "--fsize=4096", *AGENT))
         assert result.returncode == 0, result.stderr

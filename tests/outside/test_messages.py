@@ -1,4 +1,4 @@
-"""Words that are true, as a user meets them."""
+"""Messages are correct, as a user reads them."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_the_next_attempt_is_the_probe_where_that_comes_first(tmp_path: Path) ->
             status = json.loads(run_agent("status", "--json", "--config", str(config)).stdout)
             return bool(status["upload"]["next_attempt_s"] <= 60)
 
-        wait_until(comes_first)  # the monitor, a thread of its own, hears of the failure last
+        wait_until(comes_first)  # the monitor, in another thread, sees the failure last
 
 
 def test_a_queue_of_a_newer_version_is_not_called_damaged(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The whole agent, as a real process, in a network that is broken in every way.
+"""The whole agent, as a real process, in a network with every kind of outage.
 
-Each outage prints what it measured (``pytest -rP``).
+Each outage prints its measurements (``pytest -rP``).
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from field import (
 from processes import run_agent
 from rig import committed, record_backlog
 
-GIVES_UP_SOON = {"timeout": "5s"}  # nothing else ends what is sent into an outage of this kind
+GIVES_UP_SOON = {"timeout": "5s"}  # nothing else ends a request into such an outage
 NO_NETLINK = str(Path(__file__).parent / "agent_without_netlink.py")
 
 
@@ -62,11 +62,11 @@ def field(tmp_path: Path) -> Iterator[Field]:
 def test_an_outage_that_the_kernel_sees(
     field: Field, what: str, where: str, breaks: str, mends: str
 ) -> None:
-    # A LAN endpoint: there is no default route at any time.
+    # A LAN endpoint: the device never has a default route.
     broken = {"device": field.device, "far": field.far}[where]
     field.start(FAR)
     broken.ip(breaks)
-    # After a packet without an answer the kernel asks for the neighbour once a second, three times.
+    # After an unanswered packet, the kernel sends three neighbour requests, one per second.
     outage = field.no_way(what, away_s=4.0 if what == "carrier lost" else 1.0)
     outage.over(field.mend(broken, mends))
     field.everything_arrived()
@@ -110,7 +110,7 @@ def test_a_request_that_hangs_in_the_old_network_does_not_outlive_it(field: Fiel
     field.device.ip("link set eth0 down")
     outage = field.no_way("link down while a request hangs, and up")
     states: list[int] = []
-    while not {1, 2} <= set(states):  # what was sent without an answer, and what came after it
+    while not {1, 2} <= set(states):  # sent without an answer, and recorded later
         states = [state for state, _ in committed(field.folder / "queue.db").values()]
     outage.over(field.mend(field.device, "link set eth0 up"))
     field.everything_arrived()
@@ -136,7 +136,7 @@ def test_an_outage_that_the_kernel_does_not_see(field: Field, what: str) -> None
         field.far.ip(f"route add blackhole {NEAR}")
         mend = partial(field.far.ip, f"route del blackhole {NEAR}")
     outage = Outage(field, f"{what} (seen by probe)")
-    # In this second at most one probe falls, and one request that was begun before.
+    # This second contains at most one probe, and one request that began earlier.
     outage.noticed("unreachable", attempts_max=2)
     since_s = clock.monotonic_s()
     mend()
@@ -146,7 +146,7 @@ def test_an_outage_that_the_kernel_does_not_see(field: Field, what: str) -> None
 
 @pytest.mark.parametrize("dead_ipv4", [False, True])
 def test_ipv6_alone(field: Field, dead_ipv4: bool) -> None:
-    if dead_ipv4:  # it has a route, is tried first, and nobody answers there
+    if dead_ipv4:  # it has a route and is tried first, but does not answer
         field.device.ip(f"route add default via {FAR}")
         field.device.hosts({"endpoint.test": [NOBODY, FAR6]})
         field.device.file("gai.conf", "precedence ::ffff:0:0/96 100\n")
@@ -227,7 +227,7 @@ def test_without_netlink_the_probe_alone_serves(field: Field) -> None:
 
 
 def test_a_backlog_over_a_slow_link_holds_up_no_live_fix(field: Field) -> None:
-    """200 kbit/s, in both directions."""
+    """200 kbit/s in each direction."""
     backlog, flush_every_s = 4000, 1.0
     record_backlog(field.folder, backlog)
     ((stream, _), *_) = committed(field.folder / "queue.db")
@@ -252,8 +252,8 @@ def test_a_backlog_over_a_slow_link_holds_up_no_live_fix(field: Field) -> None:
         f"{backlog} fixes in {took_s:.1f} s, {len(live)} live batches between them, "
         f"no live fix later than {late_s:.1f} s (gathering for {flush_every_s:g} s included)\n"
     )
-    # Held up, the live fixes would come after the whole backlog. How late they are in seconds
-    # depends on the machine; the order of the requests does not.
+    # Delayed live fixes would come after the whole backlog. Their delay in seconds depends on the
+    # machine; the order of the requests does not.
     between = [
         len(list(run)) for old, run in groupby(of == stream for *_, of, _, _ in order) if old
     ]
@@ -263,16 +263,17 @@ def test_a_backlog_over_a_slow_link_holds_up_no_live_fix(field: Field) -> None:
 
 
 def test_a_path_that_loses_large_packets_is_learned(field: Field) -> None:
-    """1,300 bytes are the limit, and nobody says so: the far machine claims to take 1,500."""
+    """The limit is 1,300 bytes, but no message reports it: the far machine announces 1,500."""
     record_backlog(field.folder, 600)
-    field.device.ip("link set eth0 gso_max_segs 1")  # or veth passes segments on uncut
+    field.device.ip("link set eth0 gso_max_segs 1")  # otherwise veth passes segments on uncut
     field.far.ip(f"route change 10.91.0.0/24 dev eth0 src {FAR} advmss 1460")
     field.far.ip("link set eth0 mtu 1300")
     field.start(FAR, settled=False, upload={"timeout": "2s", "backoff_max": "1s"})
     assert field.endpoint.wait_for(600, 150), field.agent.text()
     failed = [failed_requests(field)]
     assert failed[0] > 0, "the path carried everything"
-    # The lesson may not be over when the backlog is. Without it, seven requests fail in this time.
+    # The agent may still learn when the backlog is delivered. Without learning, seven requests fail
+    # in this time.
     while len(failed) < 2 or failed[-1] - failed[-2] > 2:
         assert len(failed) < 5, failed
         field.drive(20 * RATE_HZ)

@@ -1,4 +1,4 @@
-"""Viewers of the page who use up what file descriptors or memory there are."""
+"""Viewers of the page use up the file descriptors or the memory."""
 
 import contextlib
 import os
@@ -17,13 +17,13 @@ from telemetry_agent.lab.endpoint import Endpoint
 from telemetry_agent.page.map_file import LARGEST_RANGE_BYTES
 from telemetry_agent.page.server import bound
 
-DESCRIPTORS = 64  # the agent without viewers has 30
+DESCRIPTORS = 64  # the agent without viewers uses 30
 RATE_HZ = 20
 
 
 @contextlib.contextmanager
 def crowd(port: int, count: int) -> Iterator[list[socket.socket]]:
-    """So many connections that ask for events and come back when they are dropped."""
+    """Open ``count`` connections that request events and come back when they are dropped."""
     with contextlib.ExitStack() as stack:
         lines = [
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
@@ -36,7 +36,7 @@ def crowd(port: int, count: int) -> Iterator[list[socket.socket]]:
 
 
 def idle_viewer(port: int) -> socket.socket:
-    """A connection of a viewer who reads very little."""
+    """A connection of a viewer that reads very little."""
     viewer = socket.socket()
     viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     viewer.settimeout(60)
@@ -45,7 +45,7 @@ def idle_viewer(port: int) -> socket.socket:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that a process ever had."""
+    """Return the peak memory of a process."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found
     return int(found[1]) * 1024
@@ -88,7 +88,7 @@ def test_recording_and_delivery_go_on_and_the_log_stays_short(tmp_path: Path) ->
             said = [line for line in daemon.err[before:] if "deliver" not in line]
             assert len(said) <= 2 * minutes, daemon.text()
             until_s = time.monotonic() + 60
-            while not answers(port):  # the crowd is being let go
+            while not answers(port):  # the agent drops the crowd
                 assert time.monotonic() < until_s
             receiver.hush()
             assert endpoint.wait_for(receiver.sent, 60), daemon.text()
@@ -96,7 +96,7 @@ def test_recording_and_delivery_go_on_and_the_log_stays_short(tmp_path: Path) ->
 
 
 def test_viewers_who_do_not_read_the_map_take_little_memory(tmp_path: Path) -> None:
-    """With the memory limit of the service, they would end it."""
+    """With more memory, they would end a service that has a memory limit."""
     port = free_port()
     area = write_map(tmp_path / "area.pmtiles")
     os.truncate(area, 2 * LARGEST_RANGE_BYTES)

@@ -1,4 +1,4 @@
-"""Twenty browsers look on, and the agent records as if nobody did."""
+"""Twenty browsers are connected, and the agent records as without them."""
 
 import http.client
 import sys
@@ -17,7 +17,7 @@ RSS_MAX_KB = 60_000
 
 
 class Viewer(threading.Thread):
-    """Reads events until the agent ends."""
+    """Read events until the agent ends."""
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)

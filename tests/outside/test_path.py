@@ -1,4 +1,4 @@
-"""The path of a fix, with the real process: from a receiver's bytes to an endpoint."""
+"""The path of a fix with the real process: from a receiver's bytes to an endpoint."""
 
 import random
 import shutil
@@ -85,7 +85,7 @@ def test_a_device_that_vanishes_and_returns_on_another_node(
 
 
 def test_kill_minus_nine_at_random_moments(tmp_path: Path, endpoint: Endpoint) -> None:
-    """Nothing that was committed is lost, and no name is given to two fixes."""
+    """No committed fix is lost, and no name is used for two fixes."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - pytest shows it where the test fails
     draw = random.Random(seed)
@@ -142,7 +142,7 @@ def test_sigterm_while_the_last_upload_hangs(tmp_path: Path) -> None:
     record_backlog(tmp_path, 10)
     answered = answer(headers={"Accept-Encoding": "gzip"})
     with Server(answered, then=hang(store=True)) as server, simulated(tmp_path) as simulator:
-        # So only the backlog is sent before the end.
+        # With this, only the backlog is sent before the end.
         config = write_config(
             tmp_path, str(simulator.device), server.url, upload={"flush_every": "1h"}
         )
@@ -184,7 +184,7 @@ def test_one_bad_fix_becomes_a_dead_letter_and_the_rest_arrives(tmp_path: Path) 
     def refuse_one(line: Line, request: Request) -> bool | None:
         return (answer(400) if (old, 42) in request.names else answer()).run(line, request)
 
-    # Each refusal needs an accepted fix as its witness: the receiver goes on.
+    # Each refusal needs an accepted fix as its witness, so the receiver goes on.
     with Server(then=Act(refuse_one)) as server, simulated(tmp_path) as simulator:
         config = write_config(tmp_path, str(simulator.device), server.url)
         with started(config) as daemon:
@@ -195,7 +195,7 @@ def test_one_bad_fix_becomes_a_dead_letter_and_the_rest_arrives(tmp_path: Path) 
             assert daemon.end() == 0
     assert set(server.ledger.values()) == {1}
     searched = [r for r in server.requests if any(stream == old for stream, _ in r.names)]
-    # The search, and five refusals of the one fix alone, which an acceptance each may part.
+    # The search, and five refusals of the single fix; an accepted request may come between them.
     assert len(searched) <= 2 * ceil(log2(100)) + 2 * 5
     counts = stats(tmp_path)
     assert (counts.ready, counts.ack_failed) == (0, 1)

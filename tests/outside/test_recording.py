@@ -1,4 +1,4 @@
-"""What is recorded, by a real agent over restarts."""
+"""What a real agent records over restarts."""
 
 import contextlib
 import json
@@ -65,7 +65,7 @@ def test_a_recording_at_full_speed_waits_for_the_disk(tmp_path: Path) -> None:
 
 
 def test_a_recording_gives_the_fixes_of_decode(tmp_path: Path) -> None:
-    """Each VTG belongs to the RMC after it: only the first sentence shows that."""
+    """Each VTG belongs to the RMC after it; only the first sentence shows this."""
     recording = tmp_path / "drive.nmea"
     sentences = (
         text
@@ -105,7 +105,7 @@ def test_the_interval_of_the_config_is_taken(tmp_path: Path) -> None:
 
 
 def wait_for_quiet(manager: socket.socket, seconds: float) -> None:
-    """Until nothing more has come for so long."""
+    """Read until nothing comes for ``seconds``."""
     manager.settimeout(seconds)
     with contextlib.suppress(TimeoutError):
         while manager.recv(4096):
@@ -129,7 +129,7 @@ def test_stopped_for_longer_than_its_watchdog_allows_and_continued_it_goes_on(
                 manager.settimeout(60)
                 while manager.recv(4096) != b"WATCHDOG=1":
                     pass
-                wait_for_quiet(manager, 0.1)  # by now main waits again
+                wait_for_quiet(manager, 0.1)  # the main thread waits again by now
                 agent.send(signal.SIGSTOP)
                 wait_for_quiet(manager, 4.0)  # longer than the watchdog's interval
                 agent.send(signal.SIGCONT)

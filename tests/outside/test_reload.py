@@ -1,4 +1,4 @@
-"""SIGHUP: a changed config is applied without losing a fix, or refused in words."""
+"""SIGHUP: a changed config is applied without losing a fix, or refused with a message."""
 
 import json
 import re
@@ -195,7 +195,7 @@ def test_in_the_search_for_refused_fixes_it_strands_none(tmp_path: Path) -> None
             reloaded.set()
             server.wait_for(lambda s: len(s.ledger) == 1000 - len(bad), limit_s=60)
             assert agent.end() == 0
-        # The last bad fixes wait for others to be accepted; none is forgotten.
+        # The last bad fixes wait for an accepted fix; no fix is forgotten.
         left = status(config)["queue"]
         assert left["in_flight"] == 0
         assert left["pending"] + sum(left["dead_letters"].values()) == len(bad)
@@ -215,7 +215,7 @@ def test_with_a_request_in_flight_it_strands_none(tmp_path: Path) -> None:
             assert taken.wait(60)
             agent.send(signal.SIGHUP)
             agent.wait_for_line("reloaded")
-            server.wait_for(lambda s: len(s.ledger) == 300, limit_s=60)  # not after the time-out
+            server.wait_for(lambda s: len(s.ledger) == 300, limit_s=60)  # before the time-out
             assert agent.end() == 0
         left = status(config)["queue"]
         assert (left["in_flight"], left["pending"], left["dead_letters"]) == (0, 0, {})

@@ -1,4 +1,4 @@
-"""Whatever the limit of memory, the user reads what is short and what to do."""
+"""With any memory limit, the user reads what is short and what to do."""
 
 import compileall
 import re
@@ -14,13 +14,13 @@ PLAIN = re.compile(
 )
 
 
-# With less, the interpreter itself can end without a word.
+# With less memory, the interpreter itself can end without a message.
 @pytest.mark.parametrize("limit_mb", [45, 50, 52, 55, 60, 65, 70, 73, 75, 80, 100, 200])
 def test_a_start_with_short_memory_ends_in_words(limit_mb: int, tmp_path: Path) -> None:
-    # As installed: the compiler has words of its own for short memory.
+    # Compile first, like an installation: the compiler has other messages for short memory.
     compileall.compile_dir(ROOT / "telemetry_agent", quiet=2)
     config = write_config(tmp_path, "/dev/none", "http://127.0.0.1:9/", log={"level": "warning"})
-    for _ in range(2):  # the second start finds what the first one left
+    for _ in range(2):  # the second start finds the files of the first one
         command = ("prlimit", f"--as={limit_mb * 1_000_000}", *AGENT, "run")
         with running(*command, "--config", str(config)) as daemon:
             daemon.wait_for_line(f"{PLAIN.pattern}|/dev/none: no such device", 60)

@@ -1,4 +1,4 @@
-"""Signals are heard whatever the agent waits for."""
+"""The agent handles signals during every kind of wait."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def interrupts(name, *others):
 builtins.__import__ = interrupts
 main(sys.argv[2:])
 """
-"""The interpreter cannot raise an exception where it drops the lock of an import."""
+"""The interpreter cannot raise an exception where it releases the lock of an import."""
 
 
 @pytest.mark.parametrize("module", ["click", "telemetry_agent.config"])
@@ -165,7 +165,7 @@ def test_a_reload_that_comes_during_the_start_is_kept(tmp_path: Path) -> None:
 
 
 def wait_until_it_begins(daemon: Running) -> None:
-    """Until there is a second thread; before that a signal ends it as it ends any program."""
+    """Wait for a second thread; before that, a signal ends the agent like any program."""
     threads = Path(f"/proc/{daemon.process.pid}/task")
     wait_until(lambda: len(list(threads.iterdir())) > 1)
 
@@ -186,4 +186,4 @@ def test_a_stop_while_a_damaged_file_is_carried_over(tmp_path: Path) -> None:
         daemon.wait_for_line("telemetry-agent .* records ")
         daemon.send(signal.SIGTERM)
         ends_in_time(daemon)
-    assert list(tmp_path.glob("queue.db.damaged-*"))  # it was in the middle of it
+    assert list(tmp_path.glob("queue.db.damaged-*"))  # the recovery was interrupted

@@ -1,4 +1,4 @@
-"""A disk that takes seconds to sync: reading goes on, nothing is lost, and no thread is stuck."""
+"""A disk that takes seconds to sync: the agent reads on, loses nothing, and no thread is stuck."""
 
 import json
 import socket
@@ -38,14 +38,14 @@ def test_it_holds_up_no_reading_where_each_fix_is_committed_at_once(
         watchdog(tmp_path) as manager,
     ):
         config = write_config(tmp_path, str(receiver.device), endpoint.url, queue=AT_ONCE)
-        AckQueue(tmp_path / "queue.db").close()  # to make it takes a dozen syncs
+        AckQueue(tmp_path / "queue.db").close()  # creating it takes a dozen syncs
         command = (*slow, *AGENT, "run", "--config", str(config))
         with running(*command, env=manager.environment) as daemon:
             daemon.wait_for_line("telemetry-agent .* records ", limit_s=300)
             fixes, began_s = read(config), time.monotonic()
             manager.wait(6 * sync_s)
             fixes, took_s = read(config) - fixes, time.monotonic() - began_s
-            assert fixes > 10 * took_s / sync_s  # held up, it would be what a pty holds in a sync
+            assert fixes > 10 * took_s / sync_s  # a delayed reader gets one pty buffer a sync
             receiver.hush()
             assert endpoint.wait_for(receiver.sent, 12 * sync_s + 60), daemon.text()
             assert manager.longest_gap_s() < manager.LIMIT_S, daemon.text()
@@ -66,12 +66,12 @@ def test_what_one_read_brought_is_one_commit(tmp_path: Path) -> None:
         with running(sys.executable, str(NOTING), "run", "--config", str(config)) as daemon:
             connection, _ = sender.accept()
             with connection:
-                # A commit begins 50 ms after the first fix: on a busy machine that may be too soon
-                # for the others. If each were a commit of its own, no try would show another.
+                # A commit begins 50 ms after the first fix. On a busy machine the other fixes may
+                # come later. If each fix had its own commit, every try would show that.
                 drive = iter(Drive(START_MS))
                 for number in range(1, 21):
                     connection.sendall(b"".join(islice(drive, 30)))
-                    # The last one may wait for the next epoch.
+                    # The last fix may wait for the next epoch.
                     daemon.wait_until(partial(has_written, daemon, 30 * number - 1))
                     if largest(daemon) >= 20:
                         break

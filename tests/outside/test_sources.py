@@ -1,4 +1,4 @@
-"""Receivers that are not on a serial port: the real process, and real ones at the other end."""
+"""Receivers without a serial port: the real process with real senders."""
 
 import contextlib
 import socket
@@ -55,7 +55,7 @@ def test_auto_takes_the_gpsd_of_this_machine(tmp_path: Path, endpoint: Endpoint)
 
 
 def _no_gap(endpoint: Endpoint) -> None:
-    """gpsd reads before the agent is there: the first fixes are nobody's, and then none is lost."""
+    """gpsd reads before the agent starts: the first fixes are not recorded, all later ones are."""
     times_ms = sorted(
         round(datetime.fromisoformat(time).timestamp() * 1000) for _, _, time in endpoint.received()
     )
@@ -95,7 +95,7 @@ def test_over_udp(tmp_path: Path, endpoint: Endpoint) -> None:
 def _listens(sender: socket.socket) -> bool:
     try:
         sender.send(b"\r\n")
-        sender.send(b"\r\n")  # tells what became of the first
+        sender.send(b"\r\n")  # fails if the first one was refused
     except ConnectionRefusedError:
         return False
     return True

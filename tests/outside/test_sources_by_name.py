@@ -1,6 +1,6 @@
-"""Receivers behind a name: name servers that are silent, an address that is dead beside a good one.
+"""Receivers with a host name: silent name servers, and a dead address beside a good one.
 
-At the other end there are real ones: gpsd, and a program that sends sentences over TCP.
+The senders are real: gpsd, and a program that sends sentences over TCP.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ clock = Clock()
 
 
 class Van:
-    """A device, and a far machine of which it knows the name."""
+    """A device, and a far machine whose name it knows."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self.folder, self._stack = folder, stack
@@ -46,7 +46,7 @@ class Van:
         self.device.ip(f"route add default via {FAR}")
 
     def serve(self, scheme: str) -> None:
-        """A receiver on the far machine, for whoever connects."""
+        """Run a receiver on the far machine, for every client."""
         if scheme == "gpsd":
             receiver = self._stack.enter_context(simulated(self.folder, rate_hz=10))
             argv = (*gpsd_command(PORT, receiver.device), "-G")
@@ -97,7 +97,7 @@ def van(tmp_path: Path) -> Iterator[Van]:
 def test_a_silent_name_server_is_reported_and_stops_nothing(van: Van, scheme: str) -> None:
     van.cable()
     van.far.ip(f"addr add {NAME_SERVER}/32 dev lo")
-    van.device.file("resolv.conf", f"nameserver {NAME_SERVER}\n")  # it takes 10 s to give up
+    van.device.file("resolv.conf", f"nameserver {NAME_SERVER}\n")  # giving up takes 10 s
     van.device.file("nsswitch.conf", "hosts: dns\n")
     van.serve(scheme)
     with contextlib.closing(NameServer(van.far)) as names:

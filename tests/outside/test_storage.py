@@ -1,4 +1,4 @@
-"""Storage that forgets or refuses: recording and delivery go on, and it is said."""
+"""Storage that forgets or refuses: recording and delivery go on, and the agent reports it."""
 
 import contextlib
 import fcntl
@@ -33,14 +33,14 @@ SHUT_DOWN = 0x8004_587D  # EXT4_IOC_SHUTDOWN
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, which turns read-only at the first error."""
+    """A separate file system that turns read-only at the first error."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     image, point = tmp_path / "image", tmp_path / "state"
     image.touch()
     os.truncate(image, 32 << 20)
     point.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)  # all room is for all users
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)  # nothing reserved for root
     subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, point], check=True)
     try:
         yield point
@@ -73,7 +73,7 @@ def status(config: Path, env: dict[str, str]) -> dict[str, object]:
 
 
 def complete(server: Server) -> bool:
-    """Each fix that was named has come, once."""
+    """Return whether each named fix has arrived."""
     streams: dict[str, set[int]] = {}
     for stream, seq in list(server.ledger):
         streams.setdefault(stream, set()).add(seq)
@@ -123,7 +123,7 @@ def test_a_disk_that_is_read_only_at_the_start_is_gone_back_to(tmp_path: Path, d
             daemon.wait_for_line("also delivering .* in .*/run/queue.db")
             text = config.read_text().replace("http://127.0.0.1:9/", server.url)
             config.write_text(text)
-            daemon.send(signal.SIGHUP)  # a reload is for these too
+            daemon.send(signal.SIGHUP)  # a reload applies to these too
             wait_until(lambda: len({stream for stream, _ in list(server.ledger)}) == 3)
             simulator.hush()
             wait_until(lambda: complete(server) and pending(config, env) == 0)
@@ -151,7 +151,7 @@ def test_drain_sends_what_an_earlier_agent_left_elsewhere(tmp_path: Path) -> Non
 def test_a_disk_with_a_backlog_that_is_mounted_late_is_recorded_to_and_delivered(
     tmp_path: Path, disk: Path
 ) -> None:
-    """As one on USB with ``nofail``: the agent starts before it is there."""
+    """A USB disk with ``nofail``: the agent starts before the disk is mounted."""
     record_backlog(disk, 30)
     left = {file.name for file in disk.iterdir()}
     subprocess.run(["umount", disk], check=True)
@@ -162,7 +162,7 @@ def test_a_disk_with_a_backlog_that_is_mounted_late_is_recorded_to_and_delivered
             wait_until(lambda: pending(config, env) > 10)
             subprocess.run(["mount", "-o", "loop", tmp_path / "image", disk], check=True)
             daemon.wait_for_line("another disk was mounted over ")
-            wait_until(lambda: pending(config, env) > 40)  # on the disk, with those that were there
+            wait_until(lambda: pending(config, env) > 40)  # on the disk, with the earlier fixes
             config.write_text(config.read_text().replace("http://127.0.0.1:9/", server.url))
             daemon.send(signal.SIGHUP)
             wait_until(lambda: len({stream for stream, _ in list(server.ledger)}) == 3)
@@ -224,7 +224,7 @@ def test_a_disk_that_is_taken_away_and_put_back_is_used_again(tmp_path: Path, di
         with started(config, env) as daemon:
             server.wait_for(lambda s: len(s.ledger) > 10)
             folder = os.open(disk, os.O_RDONLY)
-            fcntl.ioctl(folder, SHUT_DOWN, struct.pack("I", 2))  # all of it is an I/O error now
+            fcntl.ioctl(folder, SHUT_DOWN, struct.pack("I", 2))  # every access is an I/O error now
             os.close(folder)
             subprocess.run(["umount", "--lazy", disk], check=True)
             again = shutil.copy(tmp_path / "image", tmp_path / "again")  # as another device
@@ -306,7 +306,7 @@ def test_a_state_directory_that_leads_nowhere_is_left_once(tmp_path: Path) -> No
             daemon.wait_for_line("recording into .*/run, at most")
             wait_until(lambda: pending(config, env) > 10)
             assert daemon.end() == 0
-    assert "taken along" not in "\n".join(daemon.err)  # from one directory to the other
+    assert "taken along" not in "\n".join(daemon.err)  # moved between two directories
 
 
 def test_a_state_directory_that_is_deleted_is_left_with_all_fixes(tmp_path: Path) -> None:
@@ -319,8 +319,8 @@ def test_a_state_directory_that_is_deleted_is_left_with_all_fixes(tmp_path: Path
         with agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("telemetry-agent .* records ")
             wait_until(lambda: pending(config, env) > 10)
-            state.parent.rename(gone := tmp_path / "gone")  # else the agent could write into it
-            state.parent.touch()  # it cannot be made again
+            state.parent.rename(gone := tmp_path / "gone")  # so the agent cannot write into it
+            state.parent.touch()  # it cannot be created again
             shutil.rmtree(gone)
             daemon.wait_for_line("recording into .*/run, at most")
             simulator.hush()
@@ -337,7 +337,7 @@ def test_a_full_disk_stops_nothing_whether_the_queue_is_there_or_not(
         with agent("run", "--config", str(config), env=env) as daemon:
             daemon.wait_for_line("telemetry-agent .* records ")
             wait_until(lambda: pending(config, env) > 10)
-            daemon.send(signal.SIGKILL)  # its log stays
+            daemon.send(signal.SIGKILL)  # its write-ahead log stays
         (disk / "queue.db.ballast").unlink(missing_ok=True)
         (disk / "queue.db-shm").unlink()
         fill(disk)
@@ -405,7 +405,7 @@ def test_a_restart_on_a_full_disk_loses_nothing(tmp_path: Path, disk: Path) -> N
             wait_until(lambda: pending(config, env) > 10)
 
             def waits_in_memory() -> bool:
-                fill(disk)  # again, as the agent frees its ballast
+                fill(disk)  # again, because the agent frees its ballast
                 now = status(config, env)
                 return int(now["queue"]["uncommitted"]) > 20  # type: ignore[index]
 
@@ -416,12 +416,12 @@ def test_a_restart_on_a_full_disk_loses_nothing(tmp_path: Path, disk: Path) -> N
         assert re.search(said, daemon.text())
         config.write_text(config.read_text().replace("http://127.0.0.1:9/", server.url))
         with agent("run", "--config", str(config), env=env) as daemon:
-            # In the second case not even the index of the log had room.
+            # In the second case there was no room even for the index of the write-ahead log.
             daemon.wait_for_line("also delivering .* in .*/run/queue.db|recording into .*/run, at")
             (disk / "others").unlink()
 
             def accounted() -> int:
-                # There was no room for some: they are counted.
+                # Some fixes had no room: they are counted.
                 lost = status(config, env)["queue"]["lost"]  # type: ignore[index]
                 return len(server.ledger) + sum(map(int, lost.values()))
 

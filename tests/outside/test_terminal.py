@@ -1,4 +1,4 @@
-"""What a person at a terminal sees live."""
+"""Live output on a terminal."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ LIMIT_S = 60
 
 
 class Terminal:
-    """A command at a terminal of its own."""
+    """A command with its own terminal."""
 
     def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
         self.process = process
@@ -33,7 +33,7 @@ class Terminal:
             assert self._read(), self.seen
 
     def read_all(self) -> None:
-        with contextlib.suppress(OSError):  # the terminal of a process that has ended
+        with contextlib.suppress(OSError):  # the terminal of an ended process
             while self._read():
                 pass
 
@@ -92,7 +92,7 @@ def test_a_drain_shows_how_far_it_is(tmp_path: Path) -> None:
             drain.read_all()
             assert drain.process.wait(LIMIT_S) == 0
     assert b"100%" in drain.seen
-    assert b"\x1b[2K" in drain.seen[drain.seen.rindex(b"100%") :]  # nothing stale is left of it
+    assert b"\x1b[2K" in drain.seen[drain.seen.rindex(b"100%") :]  # no old text is left
     assert drain.seen.endswith(b"nothing is left: 5 delivered\r\n")
 
 
@@ -103,7 +103,7 @@ def test_the_doctors_words_fit_into_80_columns(tmp_path: Path) -> None:
     lines = re.sub(r"\x1b\[[\d;]*m", "", doctor.seen.decode()).splitlines()
     wide = [line for line in lines if len(line) > 80 and " " in line[25:].strip()]
     assert not wide, wide
-    assert any(line.startswith(" " * 27) for line in lines)  # a remedy goes on below itself
+    assert any(line.startswith(" " * 27) for line in lines)  # a remedy continues in its own column
 
 
 def test_a_no_to_the_question_of_discard_deletes_nothing_and_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What commands say while the config is wrong."""
+"""The messages of commands while the config is wrong."""
 
 from pathlib import Path
 
