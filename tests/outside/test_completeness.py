@@ -106,7 +106,7 @@ def test_an_endpoint_may_not_ask_where_the_config_forbids_it(tmp_path: Path) -> 
         wait_until_complete(db)
         take_away(db, 31, 33)
         heard: set[str] = set()
-        while len(heard) < 3:  # each of these answers asks again
+        while len(heard) < 3:  # each of these answers asks for the fixes
             heard.add(report(url))
     assert "asked for fixes again" not in running.text()
     assert audit(db)[0] == 1

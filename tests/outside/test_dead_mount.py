@@ -12,7 +12,7 @@ from processes import AGENT, agent, run_agent, running
 from rig import simulated, started, stats, write_config
 
 IN_TIME_S = 60
-"""In seconds; 10 s of it are for a slow answer."""
+"""10 s of this are for a slow answer."""
 
 
 @pytest.fixture

@@ -324,7 +324,7 @@ def test_a_server_is_known_by_its_answer(
         ("http://o.lan:8083", "owntracks"),
         ("http://o.lan/pub?u=jane", "owntracks"),
         ("https://i.lan/api/v2/write?org=o&bucket=b", "influxdb2"),
-        ("http://c.lan:8123", None),  # ClickHouse or Home Assistant: recognised by its answer
+        ("http://c.lan:8123", None),  # ClickHouse or Home Assistant: its answer shows which
         ("http://homeassistant.local:8123", "home-assistant"),
         ("https://ha.lan/api/webhook/0123", "home-assistant"),
         ("https://hooks.nabu.casa/gAAA", "home-assistant"),

@@ -96,7 +96,7 @@ def test_recording_and_delivery_go_on_and_the_log_stays_short(tmp_path: Path) ->
 
 
 def test_viewers_who_do_not_read_the_map_take_little_memory(tmp_path: Path) -> None:
-    """With more memory, they would end a service that has a memory limit."""
+    """Otherwise they could end the service at its memory limit."""
     port = free_port()
     area = write_map(tmp_path / "area.pmtiles")
     os.truncate(area, 2 * LARGEST_RANGE_BYTES)

@@ -67,7 +67,8 @@ def test_what_one_read_brought_is_one_commit(tmp_path: Path) -> None:
             connection, _ = sender.accept()
             with connection:
                 # A commit begins 50 ms after the first fix. On a busy machine the other fixes may
-                # come later. If each fix had its own commit, every try would show that.
+                # come later. If each fix had its own commit, no try would have
+                # a larger one.
                 drive = iter(Drive(START_MS))
                 for number in range(1, 21):
                     connection.sendall(b"".join(islice(drive, 30)))

@@ -306,7 +306,7 @@ def test_a_state_directory_that_leads_nowhere_is_left_once(tmp_path: Path) -> No
             daemon.wait_for_line("recording into .*/run, at most")
             wait_until(lambda: pending(config, env) > 10)
             assert daemon.end() == 0
-    assert "taken along" not in "\n".join(daemon.err)  # moved between two directories
+    assert "taken along" not in "\n".join(daemon.err)  # no move between directories
 
 
 def test_a_state_directory_that_is_deleted_is_left_with_all_fixes(tmp_path: Path) -> None:

@@ -739,9 +739,7 @@ def test_what_a_firewall_says_to_large_batches_makes_them_smaller(
 def test_what_a_server_closes_at_large_batches_makes_them_smaller(
     tmp_path: Path, status: int, live: int, *, live_first: bool
 ) -> None:
-    """uWSGI closes at a body above ``limit-post``, without an answer; PHP without memory answers
-    500.
-    """
+    """uWSGI closes without an answer above ``limit-post``; PHP out of memory answers 500."""
     then = at_most(30, status)
     with bench(tmp_path, then=then, live_first=live_first, compression="none") as b:
         b.put_backlog(2000)
