@@ -13,7 +13,7 @@ from telemetry_agent.tasks import Bell, Task
 
 
 class Work(Task):
-    """A task that crashes ``crashes`` times, then idles."""
+    """A task that raises each of ``crashes``, then idles."""
 
     max_step_s = 1.0
 
