@@ -1,4 +1,4 @@
-"""A small PMTiles file, made by hand: the tiles round one place, each with water and a road."""
+"""A small PMTiles file, made by hand: the tiles around one place, each with water and a road."""
 
 import gzip
 import itertools
@@ -11,14 +11,14 @@ LAT, LON, DEEPEST = 48.2, 11.3, 10
 
 
 def tile_of(zoom: int, lat: float, lon: float) -> tuple[int, int]:
-    """Column and row in Web Mercator."""
+    """The column and row in Web Mercator."""
     turn = math.radians(lat)
     y = (1 - math.log(math.tan(turn) + 1 / math.cos(turn)) / math.pi) / 2
     return int((lon + 180) / 360 * 2**zoom), int(y * 2**zoom)
 
 
 def tile_id(zoom: int, x: int, y: int) -> int:
-    """Along the Hilbert curve, after all tiles of lower zooms."""
+    """The position on the Hilbert curve, counted after all tiles of lower zooms."""
     number = int((4**zoom - 1) // 3)
     side = 2**zoom >> 1
     while side:
@@ -47,7 +47,7 @@ def field(number: int, value: int | bytes) -> bytes:
 
 
 def shape(kind: int, points: list[tuple[int, int]]) -> bytes:
-    """A feature: 2 is a line, 3 a polygon; its only attribute is ``kind``, the first value."""
+    """A feature: kind 2 is a line, 3 a polygon. Its only attribute ``kind`` has the first value."""
     commands = [1 << 3 | 1]
     at = (0, 0)
     for i, (x, y) in enumerate(points):
@@ -68,14 +68,14 @@ def layer(name: str, kind: str, features: list[bytes]) -> bytes:
 
 
 def write(path: Path, attribution: str = "<b>made</b> by &copy; nobody<script>x</script>") -> Path:
-    """West is land and east is water, with a road between."""
+    """Write a map with land in the west, water in the east and a road between them."""
     everywhere = [(0, 0), (4096, 0), (4096, 4096), (0, 4096)]
     tile = gzip.compress(
         layer("earth", "earth", [shape(3, everywhere)])
         + layer("water", "ocean", [shape(3, [(2300, 0), (4096, 0), (4096, 4096), (2300, 4096)])])
         + layer("roads", "highway", [shape(2, [(2170, 0), (2170, 4096)])])
     )
-    # Ids as differences, run lengths, lengths, offsets plus 1: all are the same tile.
+    # Ids as differences, run lengths, lengths, offsets plus 1: all ids share one tile.
     ids = sorted(tile_id(zoom, *tile_of(zoom, LAT, LON)) for zoom in range(DEEPEST + 1))
     steps = [ids[0], *(b - a for a, b in itertools.pairwise(ids))]
     numbers = [len(ids), *steps, *([1] * len(ids)), *([len(tile)] * len(ids)), *([1] * len(ids))]

@@ -1,4 +1,4 @@
-"""A machine on which all is well, to be made worse: real parts wherever there are any."""
+"""A healthy machine in which a test injects faults. It uses real parts where possible."""
 
 import contextlib
 import itertools
@@ -29,7 +29,7 @@ START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z
 
 
 class Calendar(Clock):
-    """The real clock on another day."""
+    """The real clock with the date and time of another day."""
 
     def __init__(self, wall_ms: int = START_MS, *, synchronised: bool = True) -> None:
         self.wall = FakeClock(wall_ms=wall_ms, synchronised=synchronised)
@@ -42,7 +42,7 @@ class Calendar(Clock):
 
 
 class Bench:
-    """One device with its receiver (a recording, until another is plugged in) and endpoint."""
+    """One device with an endpoint and a receiver: a recording, until ``plug_in`` replaces it."""
 
     def __init__(self, folder: Path, cleanup: contextlib.ExitStack) -> None:
         self.folder = folder
@@ -88,19 +88,19 @@ class Bench:
         return file
 
     def recorded(self, fixes: int = 50) -> None:
-        """Fixes that an agent has recorded, and not delivered."""
+        """Fill the queue with fixes that an agent has recorded but not delivered."""
         with AckQueue(self.queue) as queue:
             for i in range(fixes):
                 queue.put(Fix(START_MS + i * 1000, 48_117_300_000 + i, 11_516_667_000), "van-07")
 
     def mounted(self, *lines: str) -> None:
-        """What the machine has mounted, as /proc tells it."""
+        """Set the mounts of the machine: lines of /proc/self/mountinfo."""
         file = self.root / "proc/self/mountinfo"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(lines))
 
     def plug_in(self, *says: bytes, every_s: float = 0.1) -> int:
-        """A receiver on a real pty that says these again and again; its far end."""
+        """Connect a receiver on a real pty that sends these in a loop; return the device end."""
         master, device = pty.openpty()
         tty.setraw(device)
         self.cleanup.callback(os.close, device)
@@ -129,7 +129,7 @@ class Bench:
         return self.url
 
     def told(self, config: Path | None = None, *, send: bool = False) -> dict[str, Finding]:
-        """What the doctor finds."""
+        """Run the doctor; return its findings by name."""
         config = config or self.config
         machine = Machine(
             clock=self.clock,
@@ -146,7 +146,7 @@ class Bench:
 
 
 def answers(**asked: Any) -> Callable[[Path, Mapping[str, Any]], Iterator[dict[str, Any]]]:
-    """A running agent that gives these answers; what is an error is raised."""
+    """A running agent that gives these answers. An answer that is an exception is raised."""
 
     def ask(_path: Path, question: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for answer in asked[question["ask"]]:

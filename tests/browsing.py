@@ -1,4 +1,4 @@
-"""A real browser on the page: the stories of ``browser.mjs``."""
+"""A real browser on the page, for the stories of ``browser.mjs``."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ PICTURES = os.environ.get("TELEMETRY_AGENT_PICTURES", "")
 
 
 def require_browser() -> None:
-    """In CI all of it must be there."""
+    """Skip the test if a part is missing; in CI, fail."""
     missing = [name for name in ("node", "chromium") if shutil.which(name) is None]
     if not (ROOT / "node_modules/playwright-core").exists():
         missing.append("playwright-core (npm ci)")
@@ -24,7 +24,7 @@ def require_browser() -> None:
 
 @contextmanager
 def browsing(story: str, url: str, env: Mapping[str, str] = {}) -> Iterator[Running]:
-    """A browser that acts the story out."""
+    """A browser that runs the story."""
     require_browser()
     arguments = [PICTURES] if PICTURES else []
     node = shutil.which("node") or "node"
@@ -33,5 +33,5 @@ def browsing(story: str, url: str, env: Mapping[str, str] = {}) -> Iterator[Runn
 
 
 def comes_true(browser: Running, limit_s: float = 250) -> None:
-    """The story ended well."""
+    """Wait until the story has succeeded."""
     assert browser.wait(limit_s) == 0, browser.text()

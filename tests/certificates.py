@@ -1,4 +1,4 @@
-"""An authority of our own and what it signs, by openssl."""
+"""A certificate authority for tests, and the certificates that it signs (with openssl)."""
 
 import ssl
 import subprocess
@@ -8,14 +8,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate and its key, PEM."""
+    """A certificate and its key, in PEM files."""
 
     cert: Path
     key: Path
 
 
 class Authority:
-    """Signs certificates into ``folder``."""
+    """A certificate authority that writes signed certificates to ``folder``."""
 
     def __init__(self, folder: Path, name: str = "ca") -> None:
         self._folder = folder
@@ -42,7 +42,7 @@ class Authority:
         return pair
 
     def server_context(self, pair: Pair, *, clients: bool = False) -> ssl.SSLContext:
-        """For ``Server(tls=…)``; with ``clients`` it demands a certificate of ours from them."""
+        """The context for ``Server(tls=…)``; ``clients``: it requires a client certificate of ours."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pair.cert, pair.key)
         if clients:

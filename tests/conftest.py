@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Settings and fixtures for every test."""
 
 import contextlib
 import itertools
@@ -14,23 +14,23 @@ from hypothesis import HealthCheck, settings
 
 from telemetry_agent.disks import mount_of
 
-# Six tests at a time on two cores, and others' work beside them: an example may take its time.
-# What hangs is ended by pytest-timeout.
+# Six tests run at a time on two cores, beside other work: an example may be slow.
+# pytest-timeout ends tests that hang.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", settings.get_profile("here"), max_examples=10_000)
 settings.load_profile("here")
 
-# Started in the background by a shell, or with nohup, pytest and all that it starts would ignore
-# Ctrl-C, Ctrl-\, or the end of the terminal. Some tests are about these.
+# If a shell starts pytest in the background, or with nohup, then pytest and its child processes
+# ignore Ctrl-C, Ctrl-\ or the end of the terminal. Some tests need these signals.
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 for _end in _ENDS:
     signal.signal(_end, signal.default_int_handler if _end is signal.SIGINT else signal.SIG_DFL)
 
-# The services of a booted systemd, and other users, read what tests write.
+# The services of a booted systemd, and other users, read files that tests write.
 os.umask(0o022)
 
-# Below pytest's folder there are sockets, whose paths have at most 107 bytes, and queues, which are
-# reported if they are in memory.
+# pytest's folder contains sockets, whose paths are limited to 107 bytes, and queues, which the
+# agent reports if they are in memory.
 _given = tempfile.gettempdir()
 if len(_given) > 20 or ((mount := mount_of(Path(_given))) is not None and mount.kind == "tmpfs"):
     os.environ["TMPDIR"] = tempfile.tempdir = "/var/tmp"
@@ -42,12 +42,12 @@ def _waits_long(test_file: Path) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let half of the workers of ``--dist worksteal`` begin with the tests that wait long.
+    """Let half of the workers of ``--dist worksteal`` start with the tests that wait long.
 
-    A worker gets an equal part of the list, in order, and takes from the end of another's part when
-    it has done its own. The packages and the slow disk have the longest tests: one that began last
-    would be awaited. They wait most, above all while root file systems are made: the other half
-    need not.
+    Each worker gets an equal part of the list, in order, and takes tests from the end of another
+    part when its own is done. The packages and the slow disk have the longest tests: if one started
+    last, the run would wait for it. These tests mostly wait, especially while root file systems are
+    created, so the other half of the workers uses the processor.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
@@ -66,14 +66,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Ask for the reason of a mark that leaves a test out of a run."""
+    """Require a reason for each mark that excludes a test from a run."""
     if any(not mark.args for mark in item.iter_markers("once")):
         raise pytest.UsageError(f"{item.nodeid}: say why it runs once")
 
 
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
-    """A command that runs in this process sets what ends it."""
+    """Restore the signal handlers: a command that runs in this process replaces them."""
     before = {one: signal.getsignal(one) for one in _ENDS}
     yield
     for one, act in before.items():
@@ -82,7 +82,7 @@ def signals_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def usual_port_of_the_page() -> Iterator[None]:
-    """Two demos that begin at once would both find it free. Here each looks for another."""
+    """Avoid the usual port: two demos that start together would both find it free."""
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):
             held.enter_context(socket.create_server(("127.0.0.1", 8077)))

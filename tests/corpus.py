@@ -1,7 +1,7 @@
-"""The recordings of real receivers, and how a decoding of one is compared with gpsd's.
+"""Recordings of real receivers, and the comparison of our decoder with gpsd's.
 
-``NAME.nmea`` holds the bytes as they came, ``NAME.fixes.json`` gpsd's fix for each instant. They
-lie outside of the repository: in the folder that TELEMETRY_AGENT_CORPUS names, or beside it in
+``NAME.nmea`` contains the raw bytes, ``NAME.fixes.json`` gpsd's fix for each instant. They are
+outside the repository: in the folder that TELEMETRY_AGENT_CORPUS names, or beside the repository in
 ``shared/gnss-corpus``. ``python tests/corpus.py`` prints the comparison as a table.
 """
 
@@ -25,7 +25,7 @@ FOLDER = Path(
 _TIME_MS = 10
 _DEGREES = 2e-7
 _ALTITUDE_M = 0.051
-_FEET_M = 0.2  # with $PGRMZ gpsd takes the altitude from whole feet
+_FEET_M = 0.2  # with $PGRMZ, gpsd's altitude comes from whole feet
 _SPEED_M_S = 0.002
 _COURSE_DEGREES = 0.001
 _ROLLOVER_MS = 1024 * 7 * 86_400_000
@@ -33,21 +33,21 @@ _ROLLOVER_MS = 1024 * 7 * 86_400_000
 
 @dataclass
 class Recording:
-    """One receiver, and what gpsd made of it."""
+    """The recording of one receiver, and gpsd's fixes of it."""
 
     name: str
     data: bytes
     role: str
     ambiguous: str | None
     rollover: bool
-    """gpsd moved the dates by 1024 weeks, we do not."""
+    """Whether gpsd moved the dates by 1024 weeks; our decoder does not."""
     fixes: list[dict[str, Any]]
     no_fix_times: list[str]
 
 
 @dataclass
 class Comparison:
-    """What a decoding lacks, gets wrong, or has too much."""
+    """The missing, wrong and extra values of our decoder."""
 
     found: int = 0
     missing: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Comparison:
 
 
 def recordings() -> list[Recording]:
-    """All of them; none if the folder is not there."""
+    """All recordings; an empty list if the folder does not exist."""
     return [_load(path) for path in sorted(FOLDER.glob("*.nmea"))]
 
 
@@ -80,7 +80,7 @@ def decode(data: bytes) -> list[Fix]:
 
 
 def compare(recording: Recording, fixes: list[Fix]) -> Comparison:
-    """Hold a decoding against gpsd's."""
+    """Compare the fixes of our decoder with gpsd's."""
     comparison = Comparison()
     altitude_m = _FEET_M if b"$PGRMZ" in recording.data else _ALTITUDE_M
     for theirs in recording.fixes:
@@ -118,7 +118,7 @@ def _agrees(ours: dict[str, Any], theirs: dict[str, Any], altitude_m: float) -> 
         if their_name not in theirs:
             continue
         if our_name not in ours:
-            # gpsd derives a speed and a course where no sentence carried them.
+            # gpsd derives a speed and a course when no sentence contains them.
             if our_name in {"speed", "course"}:
                 continue
             return False

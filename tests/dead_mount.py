@@ -1,6 +1,6 @@
-"""A mount whose file system never answers, as a share whose server is gone.
+"""A mount whose file system never answers, like a network share whose server is gone.
 
-It is real FUSE: a process that asks it waits in the kernel, and not even SIGKILL ends it.
+It is real FUSE: a process that accesses it waits in the kernel, and even SIGKILL does not end it.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class DeadMount:
-    """What is at ``folder`` is hidden until ``end``; ``asked`` is set when somebody waits."""
+    """A mount that hides the files at ``folder`` until ``end``; sets ``asked`` on an access."""
 
     def __init__(self, folder: Path) -> None:
         self.asked = threading.Event()
@@ -38,21 +38,21 @@ class DeadMount:
         self._reader.start()
 
     def _greet(self) -> None:
-        """Answer the kernel's first request (FUSE_INIT), and never another."""
+        """Answer only the kernel's first request (FUSE_INIT)."""
         asked = os.read(self._kernel, _MOST_BYTES)
         (number,) = struct.unpack_from("<Q", asked, 8)
         accepted = struct.pack("<IIIIHHIIHHI", 7, 31, 0, 0, 12, 9, 1 << 16, 1, 0, 0, 0) + bytes(28)
         os.write(self._kernel, struct.pack("<IiQ", 16 + len(accepted), 0, number) + accepted)
 
     def _read(self) -> None:
-        # Only a request that was read cannot be interrupted.
+        # The kernel makes a request uninterruptible only after it was read.
         with contextlib.suppress(OSError):
             while True:
                 os.read(self._kernel, _MOST_BYTES)
                 self.asked.set()
 
     def end(self) -> None:
-        """Show again what is below; who waits gets an error."""
+        """Unmount: the hidden files appear again, and waiting processes get an error."""
         if not self._is_over:
             self._is_over = True
             _libc.umount2(self._folder, _MNT_DETACH | 1)  # MNT_FORCE ends the connection
@@ -62,7 +62,7 @@ class DeadMount:
 
 @contextlib.contextmanager
 def dead_mount(folder: Path) -> Iterator[DeadMount]:
-    """Such a mount, until the end of the block."""
+    """A mount that never answers, until the end of the block."""
     mount = DeadMount(folder)
     try:
         yield mount

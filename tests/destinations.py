@@ -1,8 +1,8 @@
-"""The servers that a drive is sent to, and how what they store is read back.
+"""The servers that a drive is sent to, and the code that reads back what they store.
 
-Each of them can be killed and started again with what it has stored. The programs are other
-people's, except for the stand-ins. Those that no package archive has are named by a variable of the
-environment; without it their tests are skipped (docs/servers.md).
+Each server can be killed and started again with its stored data. The programs are other
+people's, except for the stand-ins. For a program that is not in a package archive, an environment
+variable names its location; if it is unset, the tests are skipped (docs/servers.md).
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def at_ms(fix: Fix) -> int:
 
 
 def accuracy_m(fix: Fix) -> float:
-    """What the receiver says, else the estimate."""
+    """The receiver's accuracy if it sends one, else the estimate."""
     estimate = math.ceil(round(50 * float(fix["hdop"]), 3)) / 10
     return max(1.0, float(fix.get("err_h", estimate)))
 
@@ -64,7 +64,7 @@ def knots(fix: Fix) -> float:
 
 
 def elsewhere(variable: str) -> str:
-    """What the environment names; without it the test is skipped."""
+    """The value of the environment variable; skip the test if it is unset."""
     if variable not in os.environ:
         pytest.skip(f"{variable} is not set: see docs/servers.md")
     return os.environ[variable]
@@ -74,54 +74,54 @@ class Destination:
     """One server with its data in ``folder``."""
 
     cut_after = 8_000
-    """Bytes until the way is cut."""
+    """How many bytes pass before the connection is cut."""
     upload: ClassVar[dict[str, Any]] = {"format": "native"}
     repeats = 0
     """How many fixes it may store twice."""
     ordered = False
-    """Whether the fixes reach it in their order."""
+    """Whether the fixes reach it in order of recording."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def running(self) -> contextlib.AbstractContextManager[str]:
-        """The server, until it is killed; the URL for the agent."""
+        """Run the server until it is killed; yield the URL for the agent."""
         raise NotImplementedError
 
     def stored(self, url: str) -> list[Any]:
-        """What it has, in the order in which it came."""
+        """The stored fixes, in the order in which they came."""
         raise NotImplementedError
 
     def as_stored(self, fix: Fix) -> Any:
-        """A fix of the queue, as it should be there."""
+        """A fix of the queue in the form in which the server should store it."""
         return fix
 
     def is_complete(self) -> bool:
-        """By its own audit, where it keeps accounts."""
+        """Whether the server's own audit, if it has one, finds all fixes."""
         return True
 
 
 def equal(server: Destination, sent: list[Fix], stored: list[Any]) -> bool:
-    """Whether it has each fix with its values, and in their order where that counts."""
+    """Whether the server stored each fix with its values, and in order if the order matters."""
     expected, once = seen_once(map(server.as_stored, sent)), seen_once(stored)
     return once == expected if server.ordered else sorted(once) == sorted(expected)
 
 
 def seen_once(rows: Iterable[Any]) -> list[str]:
-    """One text for each different row, whether it writes 516 or 516.0."""
+    """One text for each distinct row; 516 and 516.0 are the same."""
     texts = (json.dumps(json.loads(json.dumps(r), parse_int=float), sort_keys=True) for r in rows)
     return list(dict.fromkeys(texts))
 
 
-# The native format, to applications as people write them.
+# Native format: applications as users write them.
 
 
 class App(Destination):
-    """Appends a line for each fix, and then answers."""
+    """An application that appends a line for each fix, then answers."""
 
     repeats = 2 * BATCH
     ready = ""
-    """What it prints when it is, beside answering."""
+    """The line that it prints when it is ready; empty: an answer on its port is enough."""
 
     def command(self, port: int) -> tuple[str, ...]:
         raise NotImplementedError
@@ -146,12 +146,12 @@ class App(Destination):
             yield f"http://127.0.0.1:{port}/"
 
     def stored(self, url: str) -> list[Any]:
-        # A request with accounts and no fixes is an empty line at Node-RED.
+        # Node-RED writes an empty line for a request with accounts but no fixes.
         return [json.loads(line) for line in self.file.read_text().splitlines() if line]
 
 
 class PHP(App):
-    cut_after = 40_000  # it never gets a compressed body
+    cut_after = 40_000  # it never receives a compressed body
 
     def command(self, port: int) -> tuple[str, ...]:
         options = ("-d", "display_errors=0", "-S", f"127.0.0.1:{port}", "-t", str(APPS))
@@ -183,7 +183,7 @@ class Node(App):
 
 
 def node_program(name: str) -> str:
-    """A package of npm in ``tests/apps``."""
+    """The path of an npm package in ``tests/apps``."""
     found = APPS / "node_modules" / name
     if not found.exists():
         assert not os.environ.get("CI"), f"{name} is missing: make tests/apps/node_modules"
@@ -209,7 +209,7 @@ class NodeRED(App):
 
 
 class Postgres(Destination):
-    """The endpoint of docs/endpoint.md; the endpoint is killed, and its database."""
+    """The endpoint of docs/endpoint.md. The kill ends the endpoint and its database."""
 
     cut_after = 18_000  # the first request is not compressed
 
@@ -246,7 +246,7 @@ class Postgres(Destination):
 
 
 class BehindNginx(App):
-    """The reference endpoint, which nginx asks in HTTP/1.0."""
+    """The reference endpoint behind nginx, which sends it HTTP/1.0."""
 
     cut_after = 18_000
     repeats = 0
@@ -303,10 +303,10 @@ class InfluxDB(Destination):
 
 
 class VictoriaMetrics(Destination):
-    """It is asked to end: what it has taken in its last seconds is in its memory only."""
+    """VictoriaMetrics. It gets SIGTERM: the data of its last seconds is only in its memory."""
 
     upload: ClassVar[dict[str, Any]] = {"format": "influx"}
-    _WORDS = frozenset({"stream", "device", "quality", "flags", "time"})  # which it does not keep
+    _WORDS = frozenset({"stream", "device", "quality", "flags", "time"})  # not stored
 
     @contextlib.contextmanager
     def running(self) -> Iterator[str]:
@@ -314,7 +314,7 @@ class VictoriaMetrics(Destination):
             yield f"{url}/write"
 
     def stored(self, url: str) -> list[Any]:
-        # It finds what it took when it has indexed it, and does not say when that is.
+        # Queries find data only after it is indexed, and the server does not report when that is.
         limit_s = time.monotonic() + 120
         rows, before = self._rows(url.removesuffix("/write")), -1
         while (len(rows) < FIXES or len(rows) > before) and time.monotonic() < limit_s:
@@ -341,7 +341,7 @@ class VictoriaMetrics(Destination):
 
 
 class ClickHouse(Destination):
-    """ClickHouse 18.16, with the documentation's table as it knows that."""
+    """ClickHouse 18.16, with the documentation's table in the types that it knows."""
 
     upload: ClassVar[dict[str, Any]] = {"format": "clickhouse"}
 
@@ -366,11 +366,11 @@ class ClickHouse(Destination):
 
 
 def _rounded(value: Any) -> Any:
-    """It reads a number to one unit in the last place of a double."""
+    """Round a number: the server parses to within one unit in the last place of a double."""
     return round(value, 9) if isinstance(value, float) else value
 
 
-# Servers for trackers: one fix in a request
+# Servers for trackers: one fix per request
 
 
 class _TraccarDestination(Destination):
@@ -420,7 +420,7 @@ class TraccarStandIn(_TraccarDestination):
 
 
 class TraccarBehindNginx(TraccarStandIn):
-    """nginx closes each connection after 100 requests."""
+    """Traccar behind nginx, which closes each connection after 100 requests."""
 
     @contextlib.contextmanager
     def running(self) -> Iterator[str]:
@@ -429,10 +429,10 @@ class TraccarBehindNginx(TraccarStandIn):
 
 
 def traccar_classes(source: Path, folder: Path) -> str:
-    """Compile Traccar's decoders; the class path for Java.
+    """Compile Traccar's decoders; return the class path for Java.
 
-    What Debian does not package has an elder brother there, with the same classes under the name
-    ``javax``. The device table and the database are ours (``apps/traccar``).
+    For each library that Debian lacks, Debian has an older version with the same classes under the
+    name ``javax``. The device table and the database are ours (``apps/traccar``).
     """
     jars = [
         *("netty-all", "netty-common", "netty-buffer", "netty-codec", "netty-codec-http"),
@@ -461,7 +461,7 @@ def traccar_classes(source: Path, folder: Path) -> str:
 
 
 class TraccarDecoder(_TraccarDestination):
-    """Traccar's own decoder from its source, in front of a file instead of its database."""
+    """Traccar's own decoder, built from source. It writes to a file instead of a database."""
 
     protocol = "osmand"
     query = ""
@@ -557,7 +557,7 @@ class RealRecorder(_OwnTracksDestination):
 
 
 class TraccarOwnTracks(TraccarDecoder):
-    """Traccar's decoder of the format OwnTracks."""
+    """Traccar's decoder of the OwnTracks format."""
 
     cut_after = 60_000
     upload: ClassVar[dict[str, Any]] = {"format": "owntracks"}
@@ -582,7 +582,7 @@ class TraccarOwnTracks(TraccarDecoder):
 
 
 class HomeAssistant(_OwnTracksDestination):
-    """Home Assistant's own webhook for OwnTracks. It knows no times, and a place only once."""
+    """Home Assistant's own OwnTracks webhook. It stores no times, and each place only once."""
 
     webhook = "owntracks?u=jane"
     names: tuple[str, ...] = ("latitude", "longitude", "gps_accuracy", "velocity", "course")
@@ -605,7 +605,7 @@ class HomeAssistant(_OwnTracksDestination):
 
 
 class HomeAssistantGPSLogger(HomeAssistant):
-    """Its webhook for GPSLogger."""
+    """Home Assistant's own GPSLogger webhook."""
 
     upload: ClassVar[dict[str, Any]] = {"format": "gpslogger"}
     webhook = "gpslogger"
@@ -664,7 +664,7 @@ class DawarichStandIn(Destination):
 
 
 class PhoneTrackStandIn(DawarichStandIn):
-    repeats = 2 * BATCH  # what had no answer comes again, and is stored again
+    repeats = 2 * BATCH  # after a lost answer, fixes are sent again and stored again
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -714,7 +714,7 @@ class CompassStandIn(DawarichStandIn):
 
 
 class CompassCode(CompassStandIn):
-    """Compass's own endpoint and files, without its framework (``apps/compass.php``)."""
+    """Compass's own endpoint and file storage, without its framework (``apps/compass.php``)."""
 
     @contextlib.contextmanager
     def running(self) -> Iterator[str]:

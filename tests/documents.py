@@ -1,4 +1,4 @@
-"""What stands in the documentation, to be run as it stands there."""
+"""The code blocks of the documentation, which tests run as printed."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _BLOCK = re.compile(
 
 
 def anchors(page: Path) -> set[str]:
-    """The names of its headings in links, as GitHub makes them."""
+    """The anchors of its headings, as GitHub creates them."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}
@@ -24,7 +24,7 @@ def anchors(page: Path) -> set[str]:
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code, and why no test runs it, where a comment before it says so."""
+    """A code block. A comment before it may say why no test runs it."""
 
     page: str
     language: str
@@ -33,7 +33,7 @@ class Block:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """In the order of the page."""
+    """The code blocks of a page, in order."""
     return [
         Block(page.name, found["language"], found["text"], found["why"])
         for found in _BLOCK.finditer(page.read_text())
@@ -41,12 +41,12 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def every_block() -> list[Block]:
-    """Of all pages."""
+    """The code blocks of all pages."""
     return [block for page in PAGES for block in blocks_of(page)]
 
 
 def blocks(name: str, language: str) -> list[str]:
-    """Every code block in a language, in the order of the document."""
+    """Every code block in a language, in order."""
     return [
         block.text
         for block in every_block()

@@ -1,4 +1,4 @@
-"""A recorded drive on its way to a server: through an outage, a lost answer and a kill."""
+"""Send a recorded drive to a server, with an outage, a lost answer and a kill."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from polling import wait_until
 from processes import run_agent
 from rig import started, stats, write_config
 
-FIXES = int(os.environ.get("TELEMETRY_AGENT_DRIVE", "2000"))  # of the drive that each server gets
+FIXES = int(os.environ.get("TELEMETRY_AGENT_DRIVE", "2000"))  # in the drive to each server
 BATCH = 200
 AUDIT_S = 120
 
@@ -32,11 +32,11 @@ def drive_to(
     is_complete: Callable[[], bool] = lambda: True,
     **upload: Any,
 ) -> list[dict[str, Any]]:
-    """Send what is in the queue ``backlog``; returns that, absent values left out.
+    """Send the fixes of the queue ``backlog``; return them, without absent values.
 
-    The first connection is cut in the middle of a request. The answer to a later one is lost, and
-    then the server is killed, and the agent. ``cut_after``: bytes until each of these. A
-    ``server`` that is only a URL runs on. ``is_complete``: what its own audit says in the end.
+    The first connection is cut in the middle of a request. On a later connection an answer is lost;
+    then the server and the agent are killed. ``cut_after``: bytes before each of these. A
+    ``server`` given as a URL is not killed. ``is_complete``: the final result of its own audit.
     """
     shutil.copytree(backlog, folder, dirs_exist_ok=True)
     start: Start = (lambda: contextlib.nullcontext(server)) if isinstance(server, str) else server
@@ -72,7 +72,7 @@ def drive_to(
 
 
 def recorded(folder: Path) -> list[dict[str, Any]]:
-    """Every fix that the queue holds, delivered ones too, in the order of recording."""
+    """Every fix in the queue, including delivered ones, in the order of recording."""
     with contextlib.closing(sqlite3.connect(folder / "queue.db")) as db:
         db.row_factory = sqlite3.Row
         rows = db.execute("SELECT * FROM fixes ORDER BY time").fetchall()

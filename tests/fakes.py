@@ -1,4 +1,4 @@
-"""Fakes for the seams, shared by the tests of every room."""
+"""Fakes of the interfaces, shared by all tests."""
 
 import random
 import socket
@@ -8,7 +8,7 @@ from telemetry_agent.gnss.sources.hotplug import PortBell
 
 
 class FakeClock(Clock):
-    """Time that passes when the test says so."""
+    """A clock that only the test advances."""
 
     def __init__(self, *, wall_ms: int = 1_790_000_000_000, synchronised: bool = True) -> None:
         self.now_s = 1000.0
@@ -30,7 +30,7 @@ class FakeClock(Clock):
 
 
 class FakePorts(PortBell):
-    """A bell that hears of devices from the test, and not from the kernel."""
+    """A bell that gets device events from the test instead of the kernel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,17 +39,17 @@ class FakePorts(PortBell):
         self._kernel.setblocking(False)
 
     def says(self, *messages: bytes) -> None:
-        """What the kernel would say."""
+        """Simulate messages of the kernel."""
         for message in messages:
             self._test.send(message)
 
     def add_port(self) -> None:
-        """What the kernel would say of a new port."""
+        """Simulate the kernel's message about a new port."""
         self.says(b"add@/devices/usb1\0ACTION=add\0SUBSYSTEM=tty\0DEVNAME=ttyUSB0\0")
 
 
 class AlwaysReachable:
-    """Nothing is known of the way to the endpoint: every attempt is worth making."""
+    """Reachability without information about the route: every attempt is allowed."""
 
     def closed(self) -> None:
         pass
@@ -62,7 +62,7 @@ class AlwaysReachable:
 
 
 class Longest(random.Random):
-    """Draws the end of every interval, so that waits are known."""
+    """A random generator that always draws the end of the interval, so that waits are known."""
 
     def uniform(self, a: float, b: float) -> float:
         return b

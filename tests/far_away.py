@@ -1,4 +1,4 @@
-"""A way between two machines on which a packet takes its time, and IPv6 packets vanish."""
+"""A slow link between two machines that delays IPv4 packets and drops IPv6 packets."""
 
 import fcntl
 import os
@@ -15,9 +15,9 @@ _PACKET_BYTES = 65536
 
 
 class FarAway:
-    """A device ``far0`` in both, up, to be given addresses; until it is closed.
+    """A device ``far0`` in both machines, up and without addresses, until ``close``.
 
-    Only IPv4 arrives, in order, ``one_way_s`` after it was sent. None is lost or slowed down.
+    Only IPv4 packets arrive, all of them, in order, ``one_way_s`` after they were sent.
     """
 
     def __init__(self, near: Namespace, far: Namespace, one_way_s: float) -> None:

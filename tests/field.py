@@ -1,4 +1,4 @@
-"""A device with the whole agent, a far machine with the endpoint, and a network to break.
+"""A device with the whole agent, a far machine with the endpoint, and a network between them.
 
 ::
 
@@ -10,9 +10,9 @@
         outage.over(field.mend(field.device, "link set eth0 up"))
         field.everything_arrived()
 
-Each machine is a network namespace; the agent is a real process in its own. The waits of its config
-are such that only what a test is about can wake the uploader: where the kernel sees the return, the
-next probe is ten minutes away, as is the next attempt after a failure.
+Each machine is a network namespace; the agent is a real process in the device's. The config has
+long waits, so that only the tested event can wake the uploader: the next attempt after a failure is
+ten minutes away, and so is the next probe where the kernel sees the route return.
 """
 
 import contextlib
@@ -45,19 +45,19 @@ PORT = 8080
 RATE_HZ = 20  # of the receiver
 NEAR, FAR = "10.91.0.1", "10.91.0.2"
 NEAR6, FAR6 = "fd91::1", "fd91::2"
-BEYOND = "10.92.0.1"  # on the far machine's loopback: needs a route
-NOBODY = "10.92.0.9"  # the far machine takes what is sent there, and drops it
+BEYOND = "10.92.0.1"  # on the far machine's loopback: the device needs a route to it
+NOBODY = "10.92.0.9"  # the far machine accepts packets to this address and drops them
 NAME_SERVER = "10.92.0.53"
 
 
 class Noting(Endpoint):
-    """The reference endpoint, which also knows when each request came."""
+    """The reference endpoint, which also records when each request came."""
 
     def __init__(self, listen: str, db: Path, *faults: str) -> None:
         super().__init__(listen, db, [Fault.parse(fault) for fault in faults])
         self.arrivals: list[float] = []
         self.taken: list[tuple[float, str, int, int]] = []
-        """When, and what: stream, first and last seq."""
+        """The time, the stream, and the first and last seq."""
         self._arrived = threading.Condition()
 
     def next_fault(self) -> str | None:
@@ -73,7 +73,7 @@ class Noting(Endpoint):
         return super().take(parcel)
 
     def first_since(self, since_s: float) -> float:
-        """Seconds from then to the first request."""
+        """Seconds from ``since_s`` to the first request."""
 
         def first() -> float | None:
             return next((at_s for at_s in self.arrivals if at_s > since_s), None)
@@ -86,7 +86,7 @@ class Noting(Endpoint):
 
 
 class Field:
-    """A device, a far machine with the endpoint, one cable, both families."""
+    """A device and a far machine with the endpoint, joined by a cable, with IPv4 and IPv6."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self.folder, self._stack = folder, stack
@@ -107,7 +107,7 @@ class Field:
         self.far.ip(f"addr add {far}/24 dev {device}")
 
     def listen(self, *faults: str) -> None:
-        """Start the endpoint, on every address."""
+        """Start the endpoint on every address."""
         self.endpoint = Noting(f"[::]:{PORT}", self.folder / "received.db", *faults)
         self._stack.push(self.endpoint)
         self.far.inside(self.endpoint.__enter__)
@@ -121,7 +121,7 @@ class Field:
         command: tuple[str, ...] = (*AGENT, "run"),
         **sections: Any,
     ) -> None:
-        """Start receiver and agent; wait until it delivers."""
+        """Start the receiver and the agent; wait until the agent delivers."""
         if not hasattr(self, "endpoint"):
             self.listen()
         self.simulator = self._stack.enter_context(simulated(self.folder, rate_hz=RATE_HZ))
@@ -144,21 +144,21 @@ class Field:
             assert self.endpoint.wait_for(5, LIMIT_S), self.agent.text()
 
     def drive(self, fixes: int) -> None:
-        """Wait until the receiver has sent so many more."""
+        """Wait until the receiver has sent this many more fixes."""
         until = self.simulator.sent + fixes
         while self.simulator.sent < until:
             self.simulator.done.wait(0.05)
 
     def connects(self) -> int:
-        """How often a process of the device sent a SYN."""
+        """The number of SYNs that processes of the device have sent."""
         lines = self.device.inside(Path("/proc/thread-self/net/snmp").read_text).splitlines()
         names, values = (line.split() for line in lines if line.startswith("Tcp:"))
         return int(values[names.index("ActiveOpens")])
 
     def mend(self, where: Namespace, *commands: str, address: str = FAR) -> float:
-        """Mend it; when the device's kernel told that there is a way to the address again.
+        """Run the commands; return when the device's kernel reports a route to the address.
 
-        Of a carrier it tells up to a second late.
+        The kernel reports a carrier up to a second late.
         """
         there = resolve(address, PORT)[0]
         until_s = clock.monotonic_s() + LIMIT_S
@@ -173,13 +173,13 @@ class Field:
         return clock.monotonic_s()
 
     def no_way(self, what: str, away_s: float = 1.0) -> "Outage":
-        """The agent has noticed that there is none: it makes no attempt."""
+        """Wait until the agent has noticed that the route is gone; it must make no attempt."""
         outage = Outage(self, what)
         outage.noticed("no-route", away_s)
         return outage
 
     def everything_arrived(self, backlog: int = 0) -> None:
-        """Nothing was lost, and nothing is stored twice."""
+        """Check that no fix was lost and none is stored twice."""
         self.simulator.hush()
         sent = self.simulator.sent + backlog
         assert self.endpoint.wait_for(sent, LIMIT_S), self.agent.text()
@@ -192,22 +192,22 @@ class Field:
 
 
 class Outage:
-    """From when the agent has ``noticed`` it until it is ``over``; prints what it saw."""
+    """An outage from when the agent has ``noticed`` it until it is ``over``; prints a table row."""
 
     def __init__(self, field: Field, what: str) -> None:
         self._field, self._what = field, what
         self.attempts = 0
 
     def noticed(self, word: str, away_s: float = 1.0, *, attempts_max: int = 0) -> None:
-        """Wait for it, drive on for a while, and count how often the agent tries to connect.
+        """Wait for the outage, drive for ``away_s``, and count the agent's attempts to connect.
 
-        ``attempts_max`` is for that while; if it takes longer, a probe more falls into it for each
-        interval of the probes.
+        ``attempts_max`` is the limit for ``away_s``. If the drive takes longer, one more probe is
+        allowed for each probe interval.
         """
         self._field.agent.wait_for_line(f"debug: .* {word}: ")
         began_s, connects = clock.monotonic_s(), self._field.connects()
         count = -1
-        while count != (count := self._field.endpoint.count()):  # what had come is being stored
+        while count != (count := self._field.endpoint.count()):  # still storing old requests
             self._field.drive(round(away_s * RATE_HZ))
             assert clock.monotonic_s() < began_s + LIMIT_S
         self.attempts = self._field.connects() - connects
@@ -216,13 +216,13 @@ class Outage:
         assert self.attempts <= attempts_max + probes, self._field.agent.text()
 
     def over(self, since_s: float) -> None:
-        """It was mended then, and a request comes; prints how long that took."""
+        """Wait for the first request after the repair at ``since_s``; print how long it took."""
         took_s = self._field.endpoint.first_since(since_s)
         sys.stdout.write(f"| {self._what} | {1000 * took_s:.0f} ms | {self.attempts} |\n")
 
 
 class NameServer:
-    """Tells whoever asks for anything that it is at ``BEYOND``; while ``mute``, nothing."""
+    """A name server that resolves every name to ``BEYOND``; it does not answer while ``mute``."""
 
     def __init__(self, where: Namespace) -> None:
         self.mute = True
@@ -249,7 +249,7 @@ class NameServer:
             if self.mute:
                 continue
             end = question.index(b"\0", 12) + 5
-            count = int(question[end - 4 : end - 2] == b"\0\1")  # of addresses: only IPv4 has one
+            count = int(question[end - 4 : end - 2] == b"\0\1")  # no address for IPv6
             head = question[:2] + b"\x81\x80\0\1" + struct.pack(">H", count) + bytes(4)
             record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(BEYOND)
             self._socket.sendto(head + question[12:end] + record * count, peer)

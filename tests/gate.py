@@ -1,4 +1,4 @@
-"""A way between the agent and a server that can be shut, also in the middle of a request."""
+"""A relay between the agent and a server that can be shut, even in the middle of a request."""
 
 import contextlib
 import socket
@@ -11,7 +11,7 @@ _RST = struct.pack("ii", 1, 0)
 
 
 class Gate(Listening):
-    """Passes connections on to ``port`` while it is open."""
+    """A relay that forwards connections to ``port`` while it is open."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
@@ -24,11 +24,11 @@ class Gate(Listening):
         self.is_open = True
 
     def aim_at(self, port: int) -> None:
-        """Pass new connections on to another port."""
+        """Forward new connections to another port."""
         self._to = port
 
     def open(self, up_bytes: int | None = None, *, lose_answer: bool = False) -> None:
-        """Let through so many bytes from the agent, then shut.
+        """Let ``up_bytes`` from the agent through, then shut.
 
         ``lose_answer``: the server still gets the rest of the request; its answer is lost.
         """
@@ -36,7 +36,7 @@ class Gate(Listening):
             self.is_open, self._left, self._loses_answer = True, up_bytes, lose_answer
 
     def shut(self) -> None:
-        """Cut every connection, and each new one at once."""
+        """Cut every connection, and each new one immediately."""
         with self._changed:
             self.is_open = False
             pairs, self._pairs = self._pairs, set()
@@ -61,13 +61,13 @@ class Gate(Listening):
             return
         try:
             far = socket.create_connection(("127.0.0.1", self._to))
-        except OSError:  # the server is killed
+        except OSError:  # the server was killed
             near.close()
             return
         far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._changed:
             self._pairs.add((near, far))
-            is_shut = not self.is_open  # meanwhile
+            is_shut = not self.is_open  # it may have been shut meanwhile
         if is_shut:
             self.shut()
             return

@@ -1,4 +1,4 @@
-"""The endpoint's own audit as a judge: what ``receive`` says of what it accepted and was told."""
+"""The audit of ``receive``, applied to given fixes and accounts."""
 
 from collections.abc import Iterable
 from contextlib import closing
@@ -15,7 +15,7 @@ _PLACE = {"time": "2026-11-23T12:00:00.000Z", "lat": 48.1, "lon": 11.5}
 
 
 def store(database: FixDatabase, received: Iterable[Name]) -> None:
-    """Have it accept these fixes."""
+    """Store these fixes in the endpoint's database."""
     fixes: dict[str, list[dict[str, Any]]] = {}
     for stream, seq in received:
         fixes.setdefault(stream, []).append({"seq": seq, **_PLACE})
@@ -24,7 +24,7 @@ def store(database: FixDatabase, received: Iterable[Name]) -> None:
 
 
 def audit(accounts: Iterable[StreamAccount], received: Iterable[Name]) -> dict[str, Any]:
-    """Of a device that had these fixes accepted, and reports these accounts."""
+    """The audit of a device whose fixes were accepted and which reports these accounts."""
     report = {"streams": [account_json(account) for account in accounts]}
     with closing(FixDatabase(Path(":memory:"))) as database:
         store(database, received)

@@ -8,19 +8,19 @@ import time
 
 from listening import Listening
 
-_CHUNK_BYTES = 1400  # what a packet carries
+_CHUNK_BYTES = 1400  # payload of a packet
 
 
 class Link(Listening):
-    """Passes TCP connections on to ``port``, each direction at ``bits_per_s``, and counts.
+    """A relay that forwards TCP connections to ``port`` and counts bytes.
 
-    What is sent arrives ``delay_s`` later; connecting takes no longer.
+    Each direction carries ``bits_per_s``. Data arrives ``delay_s`` later; a connect is not delayed.
     """
 
     def __init__(
         self, port: int, bits_per_s: float = float("inf"), *, delay_s: float = 0.0
     ) -> None:
-        # A link holds little of what is under way: the sender must not be ahead of it.
+        # A link buffers little data: the sender must not get ahead of it.
         super().__init__(receive_buffer_bytes=4096)
         self.up_bytes = 0
         self.down_bytes = 0

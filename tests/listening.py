@@ -1,4 +1,4 @@
-"""What the servers and ways of the tests share: they accept connections while they are entered."""
+"""The base of the tests' servers and relays: a context manager that accepts connections."""
 
 import contextlib
 import socket
@@ -8,14 +8,14 @@ from typing import Self
 
 
 class Listening:
-    """Listens on loopback, and serves each connection in a thread."""
+    """A listener on loopback that serves each connection in a thread."""
 
     def __init__(self, *, receive_buffer_bytes: int | None = None) -> None:
         self.stopping = threading.Event()
-        self._stop, self.stopped = socket.socketpair()  # readable from the end on
+        self._stop, self.stopped = socket.socketpair()  # readable after the end
         self._threads: list[threading.Thread] = []
         self._listener = socket.socket()
-        if receive_buffer_bytes is not None:  # the connections inherit it
+        if receive_buffer_bytes is not None:  # connections inherit it
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", 0))
@@ -39,14 +39,14 @@ class Listening:
         self.stopped.close()
 
     def accepted(self, sock: socket.socket) -> None:
-        """Serve a connection: with ``start``, so that others can come meanwhile."""
+        """Serve a connection; use ``start``, so that others can be accepted meanwhile."""
         raise NotImplementedError
 
     def hang_up(self) -> None:
-        """End every connection."""
+        """Close every connection."""
 
     def start(self, target: Callable[..., None], *args: object) -> None:
-        """Run this in a thread, which the end waits for."""
+        """Run this in a thread; the exit of the context waits for it."""
         thread = threading.Thread(target=target, args=args, daemon=True)
         self._threads.append(thread)
         thread.start()

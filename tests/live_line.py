@@ -1,4 +1,4 @@
-"""A receiver on a live line, a second at a time."""
+"""A receiver on a live line, one second at a time."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,14 +14,14 @@ def live(wall_clock: Callable[[], int | None] = lambda: None, baud: int | None =
 
 
 def second(decoder: Decoder, n: int, *sentences: bytes) -> list[Fix]:
-    """One second on the line: the sentences at its beginning, then quiet, with ticks when due."""
+    """One second on the line: sentences at its start, then silence, with ticks when due."""
     fixes = decoder.feed(b"".join(sentences), float(n))
     due_s = decoder.due_s()
     return fixes if due_s is None else fixes + decoder.tick(due_s)
 
 
 def times(fixes: list[Fix]) -> list[str]:
-    """Their times of day."""
+    """The times of day of the fixes."""
     return [rfc3339(fix.time_ms)[11:-1] for fix in fixes]
 
 

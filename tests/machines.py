@@ -1,4 +1,4 @@
-"""Made-up machines, for what is read from /sys, /dev and /proc."""
+"""Fake machines, for code that reads /sys, /dev and /proc."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from telemetry_agent.gnss.sources.machine import Candidate, find_receivers
 
 
 class Machine:
-    """A made-up tree of /sys, /dev and /proc."""
+    """A fake tree of /sys, /dev and /proc."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -18,7 +18,7 @@ class Machine:
         self._tty("tty0", root / "sys/devices/virtual/tty/tty0")
 
     def usb(self, ids: str, says: str, *ttys: str, interface: int = 0, by_id: str = "") -> None:
-        """A USB device whose interfaces, from ``interface`` on, have these ports."""
+        """Add a USB device whose interfaces, starting at ``interface``, have these ports."""
         self._usb += 1
         device = self.root / f"sys/devices/pci0000:00/usb1/1-{self._usb}"
         device.mkdir(parents=True)
@@ -36,7 +36,7 @@ class Machine:
             place = device / f"1-{self._usb}:1.{number}"
             place.mkdir()
             (place / "bInterfaceNumber").write_text(f"{number:02x}\n")
-            # A CDC port lies below its interface, a bridge has a folder of its own between.
+            # A CDC port is directly below its interface; a bridge has its own folder in between.
             port = place / tty if tty.startswith("ttyUSB") else place
             self._tty(tty, port)
             if by_id:

@@ -1,12 +1,12 @@
-"""A server of our own that misbehaves on command.
+"""A server that misbehaves on command.
 
 ::
 
     with Server(status(503), reset(after_reading=True)) as server:
         post_to(server.url)
 
-A script is a list of acts. Each request takes the next one, and when the script is over, each
-takes ``then`` (by default: take all and answer 200). What the server took is in ``ledger``.
+A script is a list of acts. Each request runs the next act; after the last act, each request runs
+``then`` (default: store all fixes and answer 200). ``ledger`` counts the stored fixes.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ Name = tuple[str, int]
 
 @dataclass
 class Request:
-    """What came in; the names are those of the native format."""
+    """A received request; ``names`` are the fixes of a request in the native format."""
 
     method: str
     target: str
@@ -50,7 +50,7 @@ class Request:
 
 
 class Line:
-    """One connection, from the server's side."""
+    """The server's end of a connection."""
 
     def __init__(self, server: "Server", sock: socket.socket, number: int) -> None:
         self.server = server
@@ -79,7 +79,7 @@ class Line:
         return request
 
     def has_more(self) -> bool:
-        """Whether something has come behind the last request."""
+        """Whether more bytes have come after the last request."""
         return bool(self._buffer)
 
     def _more(self) -> bool:
@@ -90,7 +90,7 @@ class Line:
     def reply(
         self, status: int = 200, body: bytes | str = b"", headers: Mapping[str, str] = {}
     ) -> None:
-        """A whole answer."""
+        """Send a complete answer."""
         body = body.encode() if isinstance(body, str) else body
         self.head(status, {"Content-Length": str(len(body)), **headers})
         self.sock.sendall(body)
@@ -100,14 +100,14 @@ class Line:
         self.sock.sendall(f"HTTP/1.1 {status} Whatever\r\n{lines}\r\n".encode())
 
     def drip(self, data: bytes, interval_s: float = 0.05) -> None:
-        """One byte at a time, until the end of data, of the client or of the server."""
+        """Send one byte at a time, until the data, the client or the server ends."""
         for byte in data:
             if self.server.stopping.wait(interval_s):
                 return
             self.sock.sendall(bytes([byte]))
 
     def hang(self) -> None:
-        """Say and read nothing, until the client hangs up or the server stops."""
+        """Send and read nothing until the client hangs up or the server stops."""
         while not self.server.stopping.is_set():
             poll = select.poll()
             poll.register(self.sock, select.POLLRDHUP | select.POLLHUP)
@@ -123,11 +123,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Act:
-    """What to do with a request; false from ``run``: the connection is over."""
+    """The reaction to a request; if ``run`` returns false, the connection ends."""
 
     run: Callable[[Line, Request], bool | None]
     at_once: bool = False
-    """Do it as soon as a request begins (or a client connects), without reading it."""
+    """Run as soon as a request begins (or a client connects), without reading it."""
 
 
 def answer(
@@ -138,7 +138,7 @@ def answer(
     store: bool | None = None,
     close: bool = False,
 ) -> Act:
-    """A whole answer; the fixes are taken if the status says so, or as ``store`` says."""
+    """Send a complete answer. The fixes are stored if the status is 2xx; ``store`` overrides it."""
 
     def run(line: Line, request: Request) -> bool:
         if store if store is not None else 200 <= status < 300:
@@ -150,7 +150,7 @@ def answer(
 
 
 def refusing(bad: Collection[int], status: int = 400, otherwise: int = 200) -> Act:
-    """Refuse each request that holds one of these seqs, whole; status 0: close at it."""
+    """Refuse each whole request that contains one of these seqs; status 0: close instead."""
 
     def run(line: Line, request: Request) -> bool:
         if any(seq in bad for _, seq in request.names):
@@ -163,7 +163,7 @@ def refusing(bad: Collection[int], status: int = 400, otherwise: int = 200) -> A
 
 
 def at_most(fixes: int, status: int = 413) -> Act:
-    """Refuse more fixes than that; status 0: close at them."""
+    """Refuse requests with more fixes than this; status 0: close instead."""
 
     def run(line: Line, request: Request) -> bool:
         if len(request.names) > fixes:
@@ -182,7 +182,7 @@ def refuse(line: Line, status: int, body: str = "") -> bool:
 
 
 def no_gzip(status: int = 400, body: str = "") -> Act:
-    """Take plain requests only."""
+    """Accept only uncompressed requests."""
 
     def run(line: Line, request: Request) -> None:
         if "content-encoding" in request.headers:
@@ -195,7 +195,7 @@ def no_gzip(status: int = 400, body: str = "") -> Act:
 
 
 def reset(*, after_reading: bool = False, store: bool = False) -> Act:
-    """Reset the connection, before or after the request was read (and taken)."""
+    """Reset the connection, before or after reading (and storing) the request."""
 
     def run(line: Line, request: Request) -> bool:
         if store:
@@ -207,7 +207,7 @@ def reset(*, after_reading: bool = False, store: bool = False) -> Act:
 
 
 def hang_up(*, store: bool = False) -> Act:
-    """Read the request, then close without a word."""
+    """Read the request, then close without an answer."""
 
     def run(line: Line, request: Request) -> bool:
         if store:
@@ -230,7 +230,7 @@ def hang(*, after_reading: bool = True, store: bool = False) -> Act:
 
 
 def says(*parts: bytes, store: bool = False, then_hang: bool = False) -> Act:
-    """Send these bytes as they are, and close (or hang)."""
+    """Send these raw bytes, then close (or hang)."""
 
     def run(line: Line, request: Request) -> bool:
         if store:
@@ -270,7 +270,7 @@ def endless(first: bytes, chunk: bytes, *, store: bool = False) -> Act:
 
 
 def twice(status: int = 200, body: str = "") -> Act:
-    """Answer, and answer again in the same breath."""
+    """Send the answer twice in one write."""
 
     def run(line: Line, request: Request) -> None:
         line.server.take(request)
@@ -282,7 +282,7 @@ def twice(status: int = 200, body: str = "") -> Act:
 
 
 def tunnel(*, says: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> Act:
-    """As a proxy: connect to where CONNECT says, and pass everything on."""
+    """Act as a proxy: connect to the target of CONNECT and forward everything."""
 
     def run(line: Line, request: Request) -> bool:
         host, _, port = request.target.rpartition(":")
@@ -300,14 +300,14 @@ def tunnel(*, says: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> A
 
 
 class Server(Listening):
-    """Listens on loopback while it is entered."""
+    """A scripted HTTP server on loopback, as a context manager."""
 
     def __init__(
         self, *script: Act, then: Act | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
         super().__init__()
         self.ledger: Counter[Name] = Counter()
-        """How often each fix was taken."""
+        """How often each fix was stored."""
         self.requests: list[Request] = []
         self.connections = 0
         self.then = then or answer()
@@ -321,7 +321,7 @@ class Server(Listening):
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/v1/fixes"
 
     def script(self, *acts: Act) -> None:
-        """More acts, after those that are left."""
+        """Append acts to the script."""
         with self._lock:
             self._script += acts
 
@@ -332,7 +332,7 @@ class Server(Listening):
             self._lock.notify_all()
 
     def wait_for(self, happened: Callable[["Server"], bool], limit_s: float = 60) -> None:
-        """Wait until a request or a stored fix makes it so."""
+        """Wait until it is true; check after each request and each stored fix."""
         with self._lock:
             assert self._lock.wait_for(lambda: happened(self), limit_s), (
                 f"{len(self.requests)} requests, {len(self.ledger)} fixes: not what was waited for"
@@ -356,10 +356,10 @@ class Server(Listening):
         self.start(self._serve, sock, self.connections)
 
     def _serve(self, sock: socket.socket, number: int) -> None:
-        # A client that hangs up is none of the server's faults.
+        # A client that hangs up is not an error of the server.
         with contextlib.suppress(OSError), contextlib.closing(sock):
             if self._next_is_at_once():
-                # Before TLS: this is also how a handshake is left hanging.
+                # Before TLS, so that an act can also leave a handshake hanging.
                 self._next().run(Line(self, sock, number), Request("", "", {}, b"", number))
                 return
             if self._tls:
@@ -367,7 +367,7 @@ class Server(Listening):
                 with self._lock:
                     self._lines.append(sock)
             with contextlib.closing(sock):
-                # Else ``__exit__`` may have closed all lines before this one was among them.
+                # Otherwise ``__exit__`` may have closed all lines before this one was added.
                 if not self.stopping.is_set():
                     self._talk(Line(self, sock, number))
 
@@ -395,8 +395,8 @@ class Server(Listening):
             return self._script.pop(0) if self._script else self.then
 
 
-# For localhost and 127.0.0.1, of tests only; the first is valid for a century, the second until
-# 2001, the third from 2100 on.
+# Certificates for localhost and 127.0.0.1, used only by tests. The first is valid until 2126, the
+# second until 2001, the third from 2100.
 _KEY = """\
 -----BEGIN EC PRIVATE KEY-----
 MHcCAQEEIArjFKhbFhchohoEI1R08P7OVbwcFogsT+gC/ckxNmkioAoGCCqGSM49
@@ -448,19 +448,19 @@ _CERTIFICATES = {"now": _CERTIFICATE, "past": _EXPIRED, "future": _NOT_YET_VALID
 
 @functools.cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    """Made where it is used: a process that imports this and is killed would leave it behind."""
+    """Create it on first use: a killed process that only imports this leaves no folder behind."""
     return tempfile.TemporaryDirectory()
 
 
 def tls_server_context(validity: Validity = "now") -> ssl.SSLContext:
-    """For ``Server(tls=…)``."""
+    """The context for ``Server(tls=…)``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair_file(validity))
     return context
 
 
 def demands_certificates(most: ssl.TLSVersion) -> ssl.SSLContext:
-    """For ``Server(tls=…)``; of a client it trusts only the expired certificate."""
+    """The context for ``Server(tls=…)`` that trusts only the expired certificate of a client."""
     context = tls_server_context()
     context.load_verify_locations(ca_file("past"))
     context.verify_mode = ssl.CERT_REQUIRED
@@ -469,27 +469,27 @@ def demands_certificates(most: ssl.TLSVersion) -> ssl.SSLContext:
 
 
 def pair_file(validity: Validity) -> Path:
-    """A certificate with its key."""
+    """A file with a certificate and its key."""
     file = Path(_folder().name) / f"pair-{validity}.pem"
     file.write_text(_KEY + _CERTIFICATES[validity])
     return file
 
 
 def ca_file(validity: Validity = "now") -> Path:
-    """Where the server's certificate stands."""
+    """The path of the server's certificate."""
     file = Path(_folder().name) / f"ca-{validity}.pem"
     file.write_text(_CERTIFICATES[validity])
     return file
 
 
 def trusting(validity: Validity = "now") -> Credentials:
-    """Trusts the server's certificate (and nothing else)."""
+    """Credentials that trust only the server's certificate."""
     return Credentials(ca_file=ca_file(validity))
 
 
 @contextlib.contextmanager
 def swallowed_syn() -> Iterator[int]:
-    """A port of loopback that lets connecting hang: its backlog is full."""
+    """A loopback port on which connecting hangs, because its backlog is full."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))

@@ -1,9 +1,9 @@
-"""What real receivers and gpsd say, damaged: by the line, and by firmware that knows its checksums.
+"""Damaged output of real receivers and gpsd: by a bad line, or by firmware with right checksums.
 
-``survive`` decodes lines that are damaged in any way as the daemon would: nothing may raise, and
-what comes out can be stored. ``judge`` and ``judge_reports`` go further: each damaged sentence or
-report stands between two whole ones, and ``oracle`` says, by rules of its own, which position can
-be derived from it. That one must come out and no other, and the whole ones as they are.
+``survive`` decodes lines with any damage as the daemon does: the decoder must not raise, and every
+fix must be storable. ``judge`` and ``judge_reports`` are stricter: each damaged sentence or report
+is between two intact ones, and ``oracle`` derives its position by independent rules. The decoder
+must return exactly that position, and the intact ones unchanged.
 """
 
 import itertools
@@ -33,18 +33,18 @@ _JSON_VALUES: tuple[Any, ...] = (
     *({}, [None], [{}], [{"used": True}], [{"used": True, "PRN": "x"}], {"a": [[[]]]}),
 )
 _SENTENCES_PER_FEED = 20
-_ANCHORS = 300  # until their times begin again
+_ANCHORS = 300  # until their times repeat
 
 
 def bodies() -> list[str]:
-    """Every different sentence of the recordings, and of a simulated drive."""
+    """Every distinct sentence of the recordings and of a simulated drive."""
     recorded = [recording.data for recording in corpus.recordings()]
     driven = map(Drive(1_795_435_200_000).epoch, range(100))
     return sorted(set(map(str, Framer().feed(b"\n".join([*recorded, *driven])))))
 
 
 def mutated(bodies: Sequence[str], count: int, seed: int) -> Iterator[bytes]:
-    """So many lines. Half of them have a right checksum, so that their fields are read."""
+    """``count`` damaged lines. Half have a right checksum, so that their fields are read."""
     draw = random.Random(seed)
     for _ in range(count):
         body = draw.choice(bodies)
@@ -59,7 +59,7 @@ def mutated(bodies: Sequence[str], count: int, seed: int) -> Iterator[bytes]:
 
 
 def _damaged(body: str, draw: random.Random) -> str:
-    """Other fields, or other characters in them; the checksum is made anew from this."""
+    """Change fields, or characters in them; the caller computes the new checksum."""
     if draw.random() < 0.3:
         characters = list(body)
         for _ in range(draw.randint(1, 3)):
@@ -83,10 +83,10 @@ def _damaged(body: str, draw: random.Random) -> str:
 
 
 def survive(lines: Iterator[bytes]) -> tuple[int, int]:
-    """Decode and sample them all as the daemon would; whatever comes out can be stored.
+    """Decode and sample all lines as the daemon does; check that every fix can be stored.
 
     Returns:
-        How many lines, and how many fixes.
+        The number of lines and of fixes.
     """
     decoder = Decoder(fix_rollover=False)
     sampler = Sampler(SamplingPolicy())
@@ -108,10 +108,10 @@ def survive(lines: Iterator[bytes]) -> tuple[int, int]:
 
 
 def judge(bodies: Sequence[str], count: int, seed: int) -> tuple[int, int]:
-    """Damage so many sentences, make their checksums anew, and hold each against the oracle.
+    """Damage ``count`` sentences, correct their checksums, and compare each with the oracle.
 
     Returns:
-        How many could be judged, and how many of them hold a position.
+        How many could be judged, and how many of them contain a position.
     """
     draw = random.Random(seed)
 
@@ -124,7 +124,7 @@ def judge(bodies: Sequence[str], count: int, seed: int) -> tuple[int, int]:
 
 
 def judge_reports(count: int, seed: int) -> tuple[int, int]:
-    """The same for gpsd's reports."""
+    """Do the same as ``judge`` for gpsd's reports."""
     draw = random.Random(seed)
     reports = Reports()
 
@@ -218,7 +218,7 @@ def _judge(
             oracle.time_of_day_ms(anchors[i % _ANCHORS]) for i in (n - 1, n, n + 1)
         )
         fixes = decoder.feed(sentences(line + whole(anchors[(n + 1) % _ANCHORS])), 0.0)
-        # What says the time of a whole one, or of what came just before, is late or part of it.
+        # With the time of an intact one, or of the line just before, it is late or belongs to that.
         earlier = [each.time_ms if each else None for each in last]
         clear = all(each and not each.is_near([before, here, there]) for each in last)
         if said is not None and clear and not said.is_near(earlier[:-1]):

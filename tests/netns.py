@@ -1,4 +1,4 @@
-"""Networks of our own, to break: namespaces, veth pairs between them, processes inside.
+"""Private networks for fault tests: namespaces, veth pairs between them, processes inside.
 
 ::
 
@@ -8,8 +8,8 @@
         device.ip("addr add 10.1.0.1/24 dev eth0")
         with running(*device.command("sleep", "9")): ...
 
-Needs root and iproute2. Namespaces carry our pid in their names and are removed at the end, and
-with them their links, addresses and routes.
+It needs root and iproute2. The name of a namespace contains our pid. At the end, namespaces are
+removed with their links, addresses and routes.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _IP_LIMIT_S = 60
 
 
 class Namespace:
-    """A machine of its own as far as the network is concerned; its loopback is up."""
+    """A separate machine for the network; its loopback is up."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -46,7 +46,7 @@ class Namespace:
         _run("tc", "-n", self.name, *command.split())
 
     def command(self, *args: str) -> tuple[str, ...]:
-        """The command line that runs ``args`` here, as the process that is started itself."""
+        """The command line that runs ``args`` here, without an extra process."""
         return ("ip", "netns", "exec", self.name, *args)
 
     def sysctl(self, name: str, value: str) -> None:
@@ -55,20 +55,20 @@ class Namespace:
         self.inside(lambda: setting.write_text(value))
 
     def file(self, name: str, text: str) -> None:
-        """What ``/etc/NAME`` says to processes that are started here from now on."""
+        """Set the content of ``/etc/NAME`` for processes that are started here later."""
         folder = Path("/etc/netns", self.name)
         while not folder.exists():
-            with contextlib.suppress(FileNotFoundError):  # another run has just removed the parent
+            with contextlib.suppress(FileNotFoundError):  # another run just removed the parent
                 folder.mkdir(parents=True, exist_ok=True)
         folder.joinpath(name).write_text(text)
 
     def hosts(self, names: Mapping[str, Sequence[str]]) -> None:
-        """Its ``/etc/hosts``."""
+        """Set its ``/etc/hosts``."""
         lines = [f"{address} {name}\n" for name, found in names.items() for address in found]
         self.file("hosts", "".join(lines))
 
     def inside(self, function: Callable[[], T]) -> T:
-        """Call a function in a thread that lives here: sockets that it makes stay here."""
+        """Call a function in a thread of this namespace; its sockets stay in the namespace."""
 
         def call() -> T:
             with Path("/run/netns", self.name).open("rb") as handle:
@@ -86,13 +86,13 @@ class Namespace:
 
 
 class Network:
-    """Namespaces that end together."""
+    """Namespaces that are removed together."""
 
     def __init__(self) -> None:
         self.namespaces: list[Namespace] = []
 
     def namespace(self, name: str) -> Namespace:
-        """A new one; its full name is unique on the machine."""
+        """Add a namespace; its full name is unique on the machine."""
         made = Namespace(f"ta{os.getpid()}-{name}")
         _ip("netns", "add", made.name)
         self.namespaces.append(made)
@@ -100,7 +100,7 @@ class Network:
         return made
 
     def cable(self, a: Namespace, a_device: str, b: Namespace, b_device: str) -> None:
-        """Join two with a pair of interfaces, both up. Taking one down cuts the other's carrier."""
+        """Join two namespaces by two interfaces, both up. If one goes down, so does the carrier."""
         _ip("link", "add", a_device, "netns", a.name, "type", "veth",
             "peer", "name", b_device, "netns", b.name)  # fmt: skip
         a.ip(f"link set {a_device} up")
@@ -109,7 +109,7 @@ class Network:
 
 @contextlib.contextmanager
 def network() -> Iterator[Network]:
-    """A network that is gone when the block ends; skips the test where none can be made."""
+    """A network, removed at the end of the block. Skip the test if it cannot be created."""
     if lack := _lack():
         if os.environ.get("CI"):
             pytest.fail(f"network namespaces cannot be made: {lack}")
@@ -124,7 +124,7 @@ def network() -> Iterator[Network]:
 
 @cache
 def _lack() -> str:
-    """What is missing for a namespace with a veth pair; empty: nothing."""
+    """The reason why a namespace with a veth pair cannot be created; empty if it can."""
     if os.geteuid() != 0:
         return "not root"
     if shutil.which("ip") is None:

@@ -1,7 +1,7 @@
-"""Debian's ClickHouse 18.16, which is older than what the agent needs.
+"""Debian's ClickHouse 18.16, which is older than the version that the agent needs.
 
-It knows neither the deduplication token nor milliseconds: a relay takes the one away, and a
-recorded drive has none of the others.
+It supports neither the deduplication token nor milliseconds: a relay removes the token, and a
+recorded drive has only whole seconds.
 """
 
 import re
@@ -16,14 +16,14 @@ ORDER = "PARTITION BY toYYYYMM(time) ORDER BY (device, time, stream, seq)"
 
 
 def columns() -> str:
-    """Those of the documentation in the types that 18.16 knows."""
+    """The documentation's columns in the types that 18.16 supports."""
     listed = TABLE[TABLE.index("gps.fixes (") + len("gps.fixes") : TABLE.index("ENGINE")]
     listed = listed.replace("DateTime64(3, 'UTC')", "DateTime('UTC')")
     return re.sub(r"LowCardinality\((\w+)\)", r"\1", re.sub(r" CODEC\(.*\)", "", listed))
 
 
 def without_token(url: str, asked: Asked, body: bytes | None = None) -> Said | None:
-    """Pass a request on to it."""
+    """Forward a request to ClickHouse without its deduplication token."""
     target, tokens = re.subn(r"&insert_deduplication_token=\w+", "", asked.target)
     assert tokens == 1
     kept = {k: v for k, v in asked.headers.items() if k in {"authorization", "content-encoding"}}

@@ -1,4 +1,4 @@
-"""What CI runs on one Python only: ``make check SELECT='-m "not once"'`` leaves it out."""
+"""Marks for tests that CI runs on one Python: ``make check SELECT='-m "not once"'`` skips them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,5 +14,5 @@ FURTHER = pytest.mark.once("more cases of a proof whose first cases run on every
 def mostly_once(
     cases: Sequence[Any], first: int, mark: pytest.MarkDecorator = FURTHER
 ) -> list[Any]:
-    """Parameters of which the ``first`` ones run on every Python, and the others once."""
+    """Parameters: the ``first`` cases run on every Python, the others once."""
     return [*cases[:first], *(pytest.param(case, marks=mark) for case in cases[first:])]

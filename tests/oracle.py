@@ -1,7 +1,7 @@
-"""Which position can be derived from one sentence, or from one of gpsd's reports.
+"""The position that can be derived from one sentence, or from one of gpsd's reports.
 
-Written after the rules, without a look at the decoder: fields by regular expressions, numbers by
-fractions. It says nothing of what needs several sentences.
+Written from the rules, independently of the decoder: fields by regular expressions, numbers by
+fractions. It does not judge values that need several sentences.
 """
 
 import json
@@ -24,28 +24,28 @@ _NEAR_MS = 60
 
 @dataclass(frozen=True)
 class Said:
-    """What is in it. Without a place there is no position to come out."""
+    """The values of a sentence or report. Without a place, no position may come out."""
 
     time_ms: int | None = None
-    """Of day."""
+    """Time of day."""
     day: int | None = None
-    """Since 1970."""
+    """Days since 1970-01-01."""
     place_e9: tuple[int, int] | None = None
     alt_mm: int | None = None
     speed_mm_s: int | None = None
 
     def is_near(self, times_ms: Iterable[int | None]) -> bool:
-        """Whether it may be of the same instant as one of those, or of a day that is not clear."""
+        """Whether it may be the same instant as one of these, or its day is ambiguous."""
         if self.time_ms is None:
             return False
         if not 60_000 <= self.time_ms < DAY_MS - 60_000:
-            return True  # the day that goes on may win over its date
+            return True  # the current day may override its date
         apart = [abs(self.time_ms - other) for other in times_ms if other is not None]
-        # Twelve hours away either day is as near; by quarter hours a GLL may have the local time.
+        # At 12 hours both days are equally near; at quarter hours a GLL may have the local time.
         return any(ms <= _NEAR_MS or (ms + 2_000) % 900_000 <= 4_000 for ms in apart)
 
     def at_ms(self, known_ms: int) -> int:
-        """Its full time, where this one is known."""
+        """Its full time in milliseconds since 1970, nearest to ``known_ms`` if it has no date."""
         assert self.time_ms is not None
         if self.day is not None:
             return self.day * DAY_MS + self.time_ms
@@ -58,7 +58,7 @@ NOTHING = Said()
 
 
 def of_sentence(body: str) -> Said | None:
-    """What is between ``$`` and ``*``; None: that is not clear from it alone."""
+    """The values of the text between ``$`` and ``*``; None if ambiguous without other sentences."""
     if re.search(r"[^ -~]|\$", body) or len(body) > 126:
         return None if "$" in body or "\n" in body or "\r" in body else NOTHING
     fields = body.split(",")
@@ -108,7 +108,7 @@ def _gns(fields: list[str]) -> Said:
 
 
 def time_of_day_ms(text: str) -> int:
-    """``hhmmss`` of something that is whole."""
+    """The time of an intact ``hhmmss``."""
     return (int(text[:2]) * 3600 + int(text[2:4]) * 60 + int(text[4:6])) * 1000
 
 
@@ -161,7 +161,7 @@ def _number(text: str, factor: Fraction | int) -> int | None:
 
 
 def of_report(line: bytes) -> Said | None:
-    """A line of gpsd's JSON; None: that is not clear from it alone."""
+    """The values of a line of gpsd's JSON; None if ambiguous without other lines."""
     if not line.startswith(b"{"):
         return None if line.startswith(b"$") else NOTHING
     try:

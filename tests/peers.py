@@ -1,4 +1,4 @@
-"""Real servers of other people, each started on a free port in a folder of its own."""
+"""Real third-party servers, each started on a free port in its own folder."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from processes import running
 
 
 def program(name: str, *folders: str) -> str:
-    """Where it is; without it the test is skipped, but never in CI."""
+    """The path of a program. If it is missing, skip the test; in CI, fail."""
     path = os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/sbin"])
     found = shutil.which(name, path=path)
     if found is None:
@@ -30,7 +30,7 @@ def program(name: str, *folders: str) -> str:
 
 
 def ask(url: str, body: bytes | None = None, **query: str) -> str:
-    """What a server says to a GET, or to a POST with that body."""
+    """The server's answer to a GET, or to a POST with the body."""
     if query:
         url += f"?{urllib.parse.urlencode(query)}"
     with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=60) as answer:
@@ -40,7 +40,7 @@ def ask(url: str, body: bytes | None = None, **query: str) -> str:
 
 @contextlib.contextmanager
 def gpsd(*devices: Path) -> Iterator[int]:
-    """gpsd with these receivers; its port. It sends them nothing."""
+    """Run gpsd with these receivers; yield its port. It sends nothing to them."""
     port = free_port()
     with running(*gpsd_command(port, *devices)):
         wait_until_answers(port)
@@ -48,12 +48,12 @@ def gpsd(*devices: Path) -> Iterator[int]:
 
 
 def gpsd_command(port: int, *devices: Path) -> tuple[str, ...]:
-    """The command line that runs it."""
+    """The command line of gpsd."""
     return (program("gpsd"), "-N", "-n", "-b", "-S", str(port), *map(str, devices))
 
 
 def wait_until_answers(port: int, limit_s: float = 60) -> None:
-    """Until something listens there."""
+    """Wait until a server listens on the port."""
 
     def answers() -> bool:
         with socket.socket() as probe:
@@ -64,7 +64,7 @@ def wait_until_answers(port: int, limit_s: float = 60) -> None:
 
 @contextlib.contextmanager
 def influxdb(folder: Path) -> Iterator[str]:
-    """InfluxDB 1.6; its URL."""
+    """Run InfluxDB 1.6; yield its URL."""
     port = free_port()
     config = folder / "influxdb.conf"
     config.write_text(
@@ -80,7 +80,7 @@ def influxdb(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def victoria_metrics(folder: Path) -> Iterator[str]:
-    """VictoriaMetrics 1.79, which keeps one of several samples at one time; its URL."""
+    """Run VictoriaMetrics 1.79, which keeps one sample per time; yield its URL."""
     port = free_port()
     with running(
         program("victoria-metrics"),
@@ -112,7 +112,7 @@ _USERS = """<yandex><profiles><default></default></profiles><users>
 
 @contextlib.contextmanager
 def clickhouse(folder: Path) -> Iterator[str]:
-    """ClickHouse 18.16; its URL. Users: ``default`` without a password, ``agent``."""
+    """Run ClickHouse 18.16; yield its URL. Users: ``default`` without a password, ``agent``."""
     port = free_port()
     config = folder / "config.xml"
     config.write_text(_CLICKHOUSE.format(port=port, tcp=free_port(), folder=folder))
@@ -124,7 +124,7 @@ def clickhouse(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
-    """PostgreSQL 15; how libpq connects to it. It refuses to run as root."""
+    """Run PostgreSQL 15, not as root (it refuses); yield the connection string for libpq."""
     folders = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin")]
     initdb, server = program("initdb", *folders), program("postgres", *folders)
     data, port = folder / "data", free_port()
@@ -132,7 +132,7 @@ def postgresql(folder: Path) -> Iterator[str]:
     if os.geteuid() == 0:
         user = pwd.getpwnam("postgres")
         os.chown(folder, user.pw_uid, user.pw_gid)
-        # The folders above are root's alone, and another run of the tests closes them again.
+        # Only root may enter the folders above, and another test run closes them again.
         may = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
         who = (f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
         demoted = ("setpriv", *who, *may)
@@ -140,7 +140,7 @@ def postgresql(folder: Path) -> Iterator[str]:
     if not data.exists():
         subprocess.run([*demoted, initdb, *made], check=True, stdout=subprocess.DEVNULL, cwd=folder)
     args = ["-D", str(data), "-p", str(port), "-k", str(folder), "-c", "listen_addresses="]
-    args += ["-c", "dynamic_shared_memory_type=mmap"]  # what a kill leaves is in its folder
+    args += ["-c", "dynamic_shared_memory_type=mmap"]  # after a kill, the rest is in its folder
     with running(*demoted, server, *args, cwd=folder) as started:
         started.wait_for_line("ready to accept connections")
         yield f"host={folder} port={port} user=postgres dbname=postgres"
@@ -148,7 +148,7 @@ def postgresql(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def nginx(folder: Path, upstream: str, *settings: str) -> Iterator[str]:
-    """nginx in front of ``upstream``, with what its configuration does by itself; its URL."""
+    """Run nginx in front of ``upstream`` with its default configuration; yield its URL."""
     port, parts = free_port(), urllib.parse.urlsplit(upstream)
     temporary = "".join(
         [f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi")]
@@ -166,12 +166,12 @@ def nginx(folder: Path, upstream: str, *settings: str) -> Iterator[str]:
     with running(program("nginx"), "-c", str(config), "-p", str(folder)) as proxy:
         wait_until_answers(port)
         yield parts._replace(netloc=f"127.0.0.1:{port}").geturl()
-        proxy.end()  # it has workers
+        proxy.end()  # also ends its workers
 
 
 @contextlib.contextmanager
 def caddy(folder: Path, upstream: str, settings: str = "", transport: str = "") -> Iterator[str]:
-    """Caddy in front of ``upstream``; its URL."""
+    """Run Caddy in front of ``upstream``; yield its URL."""
     port, parts = free_port(), urllib.parse.urlsplit(upstream)
     config = folder / "Caddyfile"
     config.write_text(
@@ -186,7 +186,7 @@ def caddy(folder: Path, upstream: str, settings: str = "", transport: str = "") 
 
 
 def influx_rows(url: str, database: str) -> list[dict[str, Any]]:
-    """Every row of ``gps``, in the order of time, as InfluxDB gives it back."""
+    """Every row of ``gps`` in InfluxDB, in order of time."""
     said = json.loads(ask(f"{url}/query", db=database, epoch="ms", q="SELECT * FROM gps"))
     series = said["results"][0].get("series", [])
     return [

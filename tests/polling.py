@@ -1,4 +1,4 @@
-"""Waits for what gives no notice: a file, a port or an answer of another process."""
+"""Wait for an event without a notification: a file, a port, an answer of another process."""
 
 import threading
 import time
@@ -9,8 +9,8 @@ _NEVER = threading.Event()
 
 
 def wait_until(happened: Callable[[], object], limit_s: float = 60) -> None:
-    """Look again and again until it is so; fail after the limit."""
+    """Poll until it is true; fail after the limit."""
     deadline_s = time.monotonic() + limit_s
     while not happened():
         assert time.monotonic() < deadline_s, f"not within {limit_s:g} s"
-        _NEVER.wait(_PAUSE_S)  # a loop would take the processor from what is waited for
+        _NEVER.wait(_PAUSE_S)  # a busy loop would slow the other process

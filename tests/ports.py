@@ -5,15 +5,15 @@ import os
 import socket
 
 _PORTS = range(12_000, 32_000)
-"""Below those that the kernel gives to whoever connects or asks for any."""
+"""Below the kernel's ephemeral ports."""
 _claims: list[socket.socket] = []
 _numbers = itertools.count(os.getpid() * 97)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nothing listens, and which nobody else gets from here.
+    """An unused port of 127.0.0.1, reserved for this process until the process ends.
 
-    It is this process's until that ends: two tests at the same time never have the same one.
+    Two tests that run at the same time never get the same port.
     """
     for number in _numbers:
         port = _PORTS[number % len(_PORTS)]

@@ -1,4 +1,4 @@
-"""Real processes of ours, for tests from outside."""
+"""Our commands as real processes, for tests from outside."""
 
 import contextlib
 import os
@@ -16,13 +16,13 @@ AGENT = (sys.executable, "-m", "telemetry_agent")
 
 
 def environment(extra: Mapping[str, str] = {}) -> dict[str, str]:
-    """Ours without the config's variables, with this checkout first on the path."""
+    """Our environment without the config's variables, with this checkout first on the path."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("TELEMETRY_AGENT_")}
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **extra}
 
 
 class Running:
-    """A started process whose lines are collected as they come."""
+    """A process whose output lines are collected as they come."""
 
     def __init__(self, *args: str, env: Mapping[str, str] = {}, cwd: Path | None = None) -> None:
         self.args = args
@@ -57,7 +57,7 @@ class Running:
             self._news.notify_all()
 
     def wait_for_line(self, pattern: str, limit_s: float = 60) -> re.Match[str]:
-        """The first line of either stream that holds the pattern."""
+        """Wait for the first line of stdout or stderr that matches the pattern."""
 
         def found() -> re.Match[str] | None:
             return next(
@@ -71,7 +71,7 @@ class Running:
         return match
 
     def wait_until(self, said: Callable[[], bool], limit_s: float = 60) -> None:
-        """Look at what it has said after each line, until it is so."""
+        """Check ``said`` after each line until it is true."""
         with self._news:
             self._news.wait_for(lambda: said() or not self._alive(), limit_s)
         assert said(), self.text()
@@ -83,7 +83,7 @@ class Running:
         self.process.send_signal(number)
 
     def end(self, limit_s: float = 60, *, by: int = signal.SIGTERM) -> int:
-        """Ask it to end, wait for it and for its last lines."""
+        """Send the signal; wait until the process has ended and its last lines are read."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(by)
         return self.wait(limit_s)
@@ -99,13 +99,13 @@ class Running:
         self.wait()
 
     def text(self) -> str:
-        """All that it has said."""
+        """All of its output."""
         return "\n".join(["-- out", *self.out, "-- err", *self.err])
 
 
 @contextlib.contextmanager
 def running(*args: str, env: Mapping[str, str] = {}, cwd: Path | None = None) -> Iterator[Running]:
-    """A process that is gone when the block ends. It must not have printed a traceback."""
+    """A process that ends with the block. It must not print a traceback."""
     started = Running(*args, env=env, cwd=cwd)
     try:
         yield started
@@ -119,7 +119,7 @@ def running(*args: str, env: Mapping[str, str] = {}, cwd: Path | None = None) ->
 def agent(
     *args: str, env: Mapping[str, str] = {}, cwd: Path | None = None
 ) -> contextlib.AbstractContextManager[Running]:
-    """One of the agent's commands as a process."""
+    """A command of the agent as a process."""
     return running(*AGENT, *args, env=env, cwd=cwd)
 
 
@@ -130,7 +130,7 @@ def run_agent(
     stdin: bytes = b"",
     timeout_s: float = 60,
 ) -> subprocess.CompletedProcess[str]:
-    """One of the agent's commands, run to its end. It must not have printed a traceback."""
+    """Run a command of the agent to its end. It must not print a traceback."""
     done = subprocess.run(
         [*AGENT, *args],
         input=stdin.decode("latin-1"),

@@ -1,4 +1,4 @@
-"""An agent whose receiver and endpoint are what the test says. None of its threads runs."""
+"""An agent whose receiver and endpoint are set by the test. None of its threads runs."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from telemetry_agent.upload.upload_status import UploadStatus
 
 
 class Puppet:
-    """The agent, and what it is told."""
+    """The agent, and the state of its receiver and endpoint."""
 
     def __init__(self, folder: Path, device: str = "van-07") -> None:
         self.clock = FakeClock()
@@ -32,7 +32,7 @@ class Puppet:
             upload=UploadSettings(url="http://example.com/"),
         )
         self.agent = agent = Agent(settings, self.clock)
-        agent.storage = None  # wherever the tests run
+        agent.storage = None  # the result must not depend on the tests' disk
         self.queue = agent.queue
         self.receiver = ReceiverStatus("/dev/gps", "absent", self.clock.now_s)
         self.upload = UploadStatus(since_s=self.clock.now_s)
@@ -40,7 +40,7 @@ class Puppet:
         agent.delivery.status = lambda: self.upload  # type: ignore[method-assign]
 
     def fix_comes(self, fix: Fix) -> None:
-        """From the receiver; it is recorded."""
+        """Record a fix as if it came from the receiver."""
         self.agent.recording._record(fix)
 
     def uploader_stepped(self, upload: UploadStatus) -> None:

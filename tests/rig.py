@@ -1,4 +1,4 @@
-"""The agent as a real process, with a simulated receiver and an endpoint round it."""
+"""The agent as a real process, with a simulated receiver and an endpoint."""
 
 import contextlib
 import itertools
@@ -24,7 +24,7 @@ Name = tuple[str, int]
 def write_config(
     folder: Path, source: str, url: str, *, upload: Mapping[str, Any] = {}, **sections: Any
 ) -> Path:
-    """A config with short waits. A request has the time that a busy machine may need."""
+    """Write a config with short waits. Its request timeout allows for a busy machine."""
     tables: dict[str, Mapping[str, Any]] = {
         "gps": {"source": source, "baud": 115200},
         "sampling": {"interval": "0s"},
@@ -64,7 +64,7 @@ def simulated(
 
 
 def record_backlog(folder: Path, fixes: int) -> None:
-    """A queue of an agent that ran where there was no network."""
+    """Fill the queue as an agent without a network does."""
     recording = folder / "drive.nmea"
     drive = Drive(START_MS)
     recording.write_bytes(b"".join(drive.epoch(i) for i in range(fixes)))
@@ -77,20 +77,20 @@ def record_backlog(folder: Path, fixes: int) -> None:
 
 @contextlib.contextmanager
 def started(config: Path, env: Mapping[str, str] = {}) -> Iterator[Running]:
-    """The daemon, from when it runs."""
+    """Run the daemon; yield it when it is up."""
     with agent("run", "--config", str(config), env=env) as daemon:
         daemon.wait_for_line("telemetry-agent .* records ")
         yield daemon
 
 
 def stats(folder: Path) -> QueueStats:
-    """Of an agent that does not run."""
+    """The queue's statistics, while the agent is stopped."""
     with AckQueue(folder / "queue.db") as queue:
         return queue.stats()
 
 
 def committed(database: Path) -> dict[Name, tuple[int, str]]:
-    """Name -> state and time of each fix on disk, by plain SQLite."""
+    """Name -> state and time of each fix on disk, read by plain SQLite."""
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
         rows = db.execute("SELECT stream, seq, state, time FROM fixes").fetchall()
     found = {(stream, seq): (state, time) for stream, seq, state, time in rows}

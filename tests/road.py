@@ -1,4 +1,4 @@
-"""Fixes on a straight road to the east, and what a sampler makes of them."""
+"""Fixes on a straight road to the east, and a sampler's choice of them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -42,12 +42,12 @@ def seconds(fixes: Iterable[Fix]) -> list[float]:
 
 
 def poor(fix: Fix) -> Fix:
-    """The receiver says HDOP 99.99."""
+    """The fix with the HDOP 99.99 of a receiver."""
     return PoorFix._make(fix._replace(hdop_e2=None))
 
 
 def parked(policy: SamplingPolicy | None = None) -> Sampler:
-    """Stands since second 0; it is second 200."""
+    """A sampler at second 200 of a vehicle that has been parked since second 0."""
     sampler = Sampler(policy or SamplingPolicy())
     feed(sampler, standing(0, 201))
     assert sampler.parking.parked

@@ -1,10 +1,10 @@
-"""Random faults between an agent and its endpoint, after which each fix is stored exactly once.
+"""Random faults between an agent and its endpoint; each fix must be stored exactly once.
 
-A schedule is drawn from its seed: the backlog, and what goes wrong with each request, in turn. The
-agent (real queue, uploader and sockets) is a process of its own, which is killed where the schedule
-says so, and started again. It records while it uploads. After the faults the endpoint is honest.
-Then every fix that was committed must be there, under its own name and with its own content, and
-nothing else. And the endpoint's audit of what the agent accounted for must say the same.
+A seed determines a schedule: the backlog, and a fault for each request in turn. The agent (real
+queue, uploader and sockets) is a separate process, which is killed where the schedule requires it,
+and started again. It records while it uploads. After the faults the endpoint works. In the end it
+must have every committed fix, with its own name and content, and nothing else. The endpoint's audit
+of the agent's accounts must give the same result.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ def fix_at(second: int) -> Fix:
 
 
 def live(path: Path, url: str, records: int) -> None:
-    """One life of the agent: it records some fixes, and ends when everything is delivered."""
+    """One run of the agent: record some fixes, and end when everything is delivered."""
     logging.disable()
     clock = Clock()
     with AckQueue(path) as queue, contextlib.closing(Transport(url)) as transport:
@@ -103,18 +103,18 @@ def live(path: Path, url: str, records: int) -> None:
 
 @dataclass
 class Endpoint:
-    """Stores by name, and breaks off as told."""
+    """An endpoint that stores by name and injects the faults of the schedule."""
 
     agent: Any = None
     """The agent's process."""
     stored: dict[Name, Any] = field(default_factory=dict)
     database: FixDatabase = field(default_factory=lambda: FixDatabase(Path(":memory:")))
-    """Of ``receive``, for its audit."""
+    """The database of ``receive``, for its audit."""
     came: Counter[Name] = field(default_factory=Counter)
     keys: dict[str, list[Name]] = field(default_factory=dict)
     kills: int = 0
     faults: list[str] = field(default_factory=list)
-    """What must not be, and was."""
+    """Violations that were found."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def act(self, kind: str, draw: random.Random) -> Act:
@@ -220,7 +220,7 @@ class Endpoint:
 
 
 def audited(endpoint: Endpoint) -> Iterator[str]:
-    """What the endpoint's audit does not find as it must be: complete, to the last fix."""
+    """Differences of the endpoint's audit from the required result: complete up to the last fix."""
     (said,) = endpoint.database.audits() or [{}]
     last = {stream: 0 for stream, _ in endpoint.stored}
     for stream, seq in endpoint.stored:
@@ -243,24 +243,24 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Told:
-    """What came of a schedule."""
+    """The result of a schedule."""
 
     fixes: int
     repeats: int
-    """How often a fix came that was there already."""
+    """How often a fix came that was already stored."""
     kills: int
     faults: list[str]
 
 
 def run_schedules(seeds: range, jobs: int = 4) -> Iterator[Told]:
-    """Some at the same time, for they mostly wait. In processes: each watches children of its own,
-    and those of one process are watched by all of its threads."""
+    """Run several schedules at a time, because they mostly wait. Each has a process of its own: the
+    children of one process would be watched by all of its threads."""
     with ProcessPoolExecutor(jobs, mp_context=_processes) as pool:
         yield from pool.map(run_schedule, seeds)
 
 
 def run_schedule(seed: int) -> Told:
-    """Draw and run one."""
+    """Draw and run one schedule."""
     draw = random.Random(seed)
     endpoint = Endpoint()
     acts = [endpoint.act(draw.choice(KINDS), draw) for _ in range(draw.randrange(3, 14))]

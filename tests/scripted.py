@@ -1,4 +1,4 @@
-"""A receiver on a pty that behaves by script: it has a speed, and it obeys commands."""
+"""A scripted receiver on a pty, with a baud rate and commands."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ LIMIT_S = 60.0
 
 
 class ScriptedReceiver:
-    """Says ``says`` at each beat, as noise to whoever listens at another speed than ``baud``."""
+    """A receiver that sends ``says`` at each beat, or noise if the line's speed is not ``baud``."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class ScriptedReceiver:
 
     @property
     def speed(self) -> int:
-        """At which the line is."""
+        """The baud rate of the line."""
         constant = termios.tcgetattr(self._slave)[5]
         return next(
             int(name[1:])

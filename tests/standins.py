@@ -1,7 +1,7 @@
-"""Stand-ins for servers that cannot be had here, strict after their decoders' documented behaviour.
+"""Stand-ins for servers that cannot run here. They follow their decoders' documented behaviour.
 
-They refuse what the real ones refuse, and are silent where those are silent: what the agent learns
-from them is what it would learn there. None of them is the real thing.
+They refuse requests that the real servers refuse, and are silent where those are silent, so the
+agent gets the same answers. None of them is the real server.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Said:
-    """What is answered; ``close``: with the announcement that the connection ends."""
+    """An answer; with ``close`` it announces the end of the connection."""
 
     status: int = 200
     body: bytes = b""
@@ -55,13 +55,13 @@ class Said:
 
 
 class Server(Listening):
-    """Answers in order; each answer leaves ``latency_s`` after its request came.
+    """A server that answers in order, each request after ``latency_s``.
 
-    A request that is answered with nothing ends the connection without a word.
+    If the answer is None, it closes the connection without a response.
 
-    For a ``Recorder`` it reads as the real one does: all that has been read when the body is
-    complete is the body of one request. It is answered once, and what else comes before the answer
-    is thrown away.
+    For a ``Recorder`` it reads like the real one: when the body is complete, all bytes read so far
+    are the body of one request. It is answered once; bytes that come before the answer are
+    discarded.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Server(Listening):
         return f"http://127.0.0.1:{self.port}"
 
     def wait_for(self, happened: Callable[[], bool], limit_s: float = 60) -> None:
-        """Wait until a request makes it so."""
+        """Wait until it is true; check after each request."""
         with self._changed:
             assert self._changed.wait_for(happened, limit_s), f"not after {self.requests} requests"
 
@@ -127,7 +127,7 @@ class Server(Listening):
             buffer = rest[length:]
             method, target, _ = first.split(" ", 2)
             if owed and owed[-1][2]:
-                continue  # behind an answer that ends the connection nothing is looked at
+                continue  # after an answer that ends the connection, ignore the rest
             with self._changed:
                 self.requests += 1
                 said = self._answer(Asked(method, target, headers, rest[:length], number))
@@ -139,11 +139,11 @@ class Server(Listening):
 
 
 class Traccar:
-    """The decoder of port 5055: parameters in the query, or in the body if that has none.
+    """Traccar's decoder of port 5055: parameters in the query, else in the body.
 
-    An identifier that it does not know is 400, and so is none. What is no number ends the
-    connection. Zero degrees twice is the last known position. Everything else is stored again each
-    time that it comes.
+    An unknown or missing identifier gets 400. A value that is not a number ends the connection.
+    Latitude 0 with longitude 0 means the last known position. Everything else is stored again each
+    time it comes.
     """
 
     def __init__(self, *devices: str) -> None:
@@ -197,14 +197,14 @@ def _attribute(value: str) -> float | bool | str:
 
 
 class Recorder:
-    """OwnTracks Recorder's /pub: says ``[]`` to everything, and keeps what is one location.
+    """OwnTracks Recorder's /pub: answers ``[]`` to everything, and stores a body with one location.
 
-    It takes one request at a time: see ``Server``.
+    It reads one request at a time: see ``Server``.
     """
 
     def __init__(self) -> None:
         self.locations: dict[str, list[dict[str, Any]]] = {}
-        """Topic -> what its .rec file holds."""
+        """Topic -> the content of its .rec file."""
 
     def __call__(self, asked: Asked) -> Said:
         if asked.path != "/pub":
@@ -232,9 +232,9 @@ def _is_number(value: object) -> bool:
 
 
 class Dawarich:
-    """Its Overland endpoint: the key in the URL or as a bearer token, one row for place and time.
+    """Dawarich's Overland endpoint: key in the URL or bearer token, one row per place and time.
 
-    It leaves out a feature without geometry or timestamp, and says ok. It does not unpack gzip.
+    It skips a feature without geometry or timestamp, and answers ok. It does not decompress gzip.
     """
 
     def __init__(self, *keys: str) -> None:
@@ -266,16 +266,16 @@ def _parsed_s(text: str) -> int:
 
 
 class Unlooking:
-    """An endpoint of one's own that does not look at Content-Encoding.
+    """A user's own endpoint that ignores Content-Encoding.
 
-    As seen with ``php://input`` in PHP, ``get_json(silent=True)`` in Flask and ``JSON.parse`` in
-    Node: a body that is not JSON holds nothing, and the answer is 200 all the same.
+    As with ``php://input`` in PHP, ``get_json(silent=True)`` in Flask and ``JSON.parse`` in Node:
+    a body that is not JSON counts as empty, and the answer is still 200.
     """
 
     def __init__(self) -> None:
         self.stored: list[dict[str, Any]] = []
         self.packed = 0
-        """How many requests came compressed."""
+        """The number of compressed requests."""
 
     def __call__(self, asked: Asked) -> Said:
         self.packed += "content-encoding" in asked.headers
@@ -286,10 +286,10 @@ class Unlooking:
 
 
 class PhoneTrack:
-    """Its Overland endpoint in Nextcloud: says ok whatever it stores.
+    """PhoneTrack's Overland endpoint in Nextcloud: it answers ok even if it stores nothing.
 
-    The session's token stands in the path, and a wrong one stores nothing. A body that is no JSON
-    holds no locations. What comes again is stored again.
+    The session's token is in the path; with a wrong token nothing is stored. A body that is not
+    JSON counts as empty. A location that comes again is stored again.
     """
 
     def __init__(self, *tokens: str) -> None:
@@ -309,7 +309,7 @@ class PhoneTrack:
 
 
 class Reitti:
-    """Its endpoint for Overland's format: drops what has no accuracy, and says ok."""
+    """Reitti's endpoint for Overland's format: drops locations without accuracy, and answers ok."""
 
     def __init__(self) -> None:
         self.points: list[dict[str, Any]] = []
@@ -331,7 +331,7 @@ class Reitti:
 
 
 class GPSLogger:
-    """Home Assistant's webhook: no field that it does not know, and 200 at any other address."""
+    """Home Assistant's webhook: refuses unknown fields, and answers 200 at any other path."""
 
     _NUMBERS = frozenset(
         {"latitude", "longitude", "accuracy", "altitude", "battery", "direction", "speed"}
@@ -357,9 +357,9 @@ class GPSLogger:
 
 
 class Compass:
-    """Compass with a cache: of one second it keeps what comes first, and nothing at 0, 0.
+    """Compass with a cache: it keeps the first location of each second, and none at 0, 0.
 
-    A wrong token is said with status 200.
+    A wrong token is reported with status 200.
     """
 
     def __init__(self, token: str) -> None:

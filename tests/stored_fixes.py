@@ -1,4 +1,4 @@
-"""Fixes as a queue tells them, made up for exports."""
+"""Made-up fixes for exports, in the form that a queue returns."""
 
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -21,17 +21,17 @@ def stored(fix: Fix, *, device: str = "van-07", stream: str = STREAM, seq: int =
 
 
 def drive(*fixes: Fix) -> list[Stored]:
-    """Of one run."""
+    """Stored fixes of one run."""
     return [stored(fix, seq=seq) for seq, fix in enumerate(fixes, 1)]
 
 
 def after(seconds: float, fix: Fix = HERE, **changed: Any) -> Fix:
-    """The same fix that much later, but for what has changed."""
+    """The same fix, ``seconds`` later, with the given changes."""
     return fix._replace(time_ms=fix.time_ms + round(seconds * 1000), **changed)
 
 
 def text_of(name: str, fixes: Sequence[Stored], sizes: Sequence[int] = (1000,)) -> str:
-    """The whole file, written from pieces of these sizes, in turn."""
+    """The whole export file, written in pieces of these sizes, in turn."""
     chunks: list[Sequence[Stored]] = []
     place = 0
     while place < len(fixes):
@@ -73,7 +73,7 @@ _NAMES = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_s
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[Stored]:
-    """What a queue may hold: some devices and streams, near and far places, any times."""
+    """Possible contents of a queue: several devices and streams, near and far places, any times."""
     told: list[Stored] = []
     for _ in range(draw(st.integers(0, 4))):
         device, stream = draw(_NAMES), draw(st.sampled_from([STREAM, "f" * 16]))

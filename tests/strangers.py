@@ -1,4 +1,4 @@
-"""Our commands, run by another user of the machine."""
+"""Our commands, run as another user of the machine."""
 
 from processes import AGENT
 
@@ -31,10 +31,10 @@ if user:
     os.setuid(user)
 main(sys.argv[2:])
 """
-"""Imports first, and no other process: the user may not be allowed to read this Python."""
+"""Imports come first, in one process: the user may not be allowed to read this Python."""
 
 
 def as_another(*args: str, user: int, group: int = NOBODY, groups: list[int]) -> list[str]:
-    """A command line of ours, run by somebody else."""
+    """The command line that runs one of our commands as another user."""
     ids = " ".join(map(str, [user, group, *groups]))
     return [AGENT[0], "-c", AS_ANOTHER, ids, *args]

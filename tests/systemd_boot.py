@@ -1,23 +1,23 @@
 """Boots a real systemd as PID 1, in a fraction of a second, to run units under it.
 
-Everything is private to the boot: process ids, mounts, host name, IPC, cgroups; the network alone
-is shared, so that a unit can talk to a server of the test. The root file system is the machine's
-own under an overlay in memory: programs and libraries are there, what a unit writes is gone
-afterwards, and nothing of it reaches the machine. There is no udev and no D-Bus, and ``/dev`` holds
-the harmless devices and this machine's ptys only. The units of the machine are not there either:
-systemd, journald, and what the test brings.
+Everything is private to the boot: process ids, mounts, host name, IPC, cgroups. Only the network
+is shared, so that a unit can connect to a server of the test. The root file system is the
+machine's own under an overlay in memory: programs and libraries are present, and writes of a unit
+are lost afterwards and never reach the machine. udev and D-Bus do not run, and ``/dev`` contains
+only harmless devices and this machine's ptys. The only units are systemd's, journald's and those
+of the test.
 
 Python, its packages and this source are bound to ``/opt``, because they may live in a home
-directory, which ProtectHome hides. To install the agent, put ``"/usr/bin/telemetry-agent":
-launcher("-m telemetry_agent")`` among the files.
+directory, which ProtectHome hides. To install the agent, add ``"/usr/bin/telemetry-agent":
+launcher("-m telemetry_agent")`` to the files.
 
-Another systemd than the machine's is booted where TELEMETRY_AGENT_SYSTEMD names a folder with its
-``usr``, which is copied over the machine's. CONTRIBUTING.md says how to make one.
+To boot another systemd than the machine's, set TELEMETRY_AGENT_SYSTEMD to a folder with its
+``usr``, which is copied over the machine's. CONTRIBUTING.md describes how to create one.
 
 It needs root, Linux with overlayfs, and the programs of PROGRAMS.
 
-How it ends: unshare gets SIGKILL, with it PID 1, and with that every process of its namespace;
-when the cgroup says that it is empty, it is removed.
+At the end, unshare gets SIGKILL; PID 1 dies with it, and then every process of the namespace. When
+the cgroup reports that it is empty, it is removed.
 """
 
 import contextlib
@@ -110,7 +110,7 @@ T = TypeVar("T")
 
 
 def require_systemd() -> None:
-    """Skip the test where no systemd can be booted; in CI that is a failure."""
+    """Skip the test if systemd cannot be booted; in CI, fail."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     missing += [] if SYSTEMD.exists() else [str(SYSTEMD)]
     if os.geteuid() == 0 and not missing:
@@ -122,7 +122,7 @@ def require_systemd() -> None:
 
 
 def launcher(*arguments: str) -> bytes:
-    """A program, for the ``files`` of ``boot``, that runs this Python with ``arguments``."""
+    """A program for the ``files`` of ``boot`` that runs this Python with ``arguments``."""
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return (
         "#!/bin/sh\n"
@@ -164,7 +164,7 @@ class Machine:
         return done
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
-        """What ``systemctl`` prints. ``start`` returns when the unit is ready, or has failed."""
+        """The output of ``systemctl``. ``start`` returns when the unit is ready or has failed."""
         return self.run("systemctl", *arguments, check=check).stdout.strip()
 
     def show(self, unit: str, name: str) -> str:
@@ -172,7 +172,7 @@ class Machine:
         return self.systemctl("show", "--value", f"--property={name}", unit)
 
     def main_pid(self, unit: str) -> int:
-        """The main process, as it is numbered inside; 0 without one."""
+        """The id of the main process inside; 0 without one."""
         return int(self.show(unit, "MainPID"))
 
     def journal(self, unit: str) -> list[dict[str, Any]]:
@@ -182,15 +182,15 @@ class Machine:
         return [_entry(json.loads(line)) for line in lines.splitlines()]
 
     def messages(self, unit: str) -> str:
-        """The texts of ``journal``, a line each."""
+        """The texts of ``journal``, one per line."""
         return "\n".join(str(entry.get("MESSAGE")) for entry in self.journal(unit))
 
     def path(self, inside: str) -> Path:
-        """Where the test finds the file that is called ``inside`` there."""
+        """The path, outside, of the file with the path ``inside``."""
         return Path(f"/proc/{self._init_pid}/root{inside}")
 
     def wait_for(self, condition: Callable[[], T], what: str, limit_s: float = _LIMIT_S) -> T:
-        """Look at ``condition`` now and after each new entry of the journal, until it is true."""
+        """Check ``condition`` now and after each new journal entry until it is true."""
         assert self._follower.stdout is not None
         deadline_s = time.monotonic() + limit_s
         while not (result := condition()):
@@ -205,7 +205,7 @@ class Machine:
         return result
 
     def wait_active(self, unit: str, limit_s: float = _LIMIT_S) -> None:
-        """Wait until ``unit`` is active, that is ready."""
+        """Wait until ``unit`` is active (ready)."""
         self.wait_for(lambda: self.show(unit, "ActiveState") == "active", f"{unit} active", limit_s)
 
 
@@ -213,12 +213,12 @@ class Machine:
 def boot(
     units: Mapping[str, str] | None = None, files: Mapping[str, bytes] | None = None
 ) -> Iterator[Machine]:
-    """A systemd that has booted and started none of ``units``.
+    """Boot systemd without starting any of ``units``.
 
     Args:
         units: name (``x.service``, or ``x.service.d/y.conf``) -> text.
-        files: absolute path inside -> content; executable where it begins with ``#!``. Users of
-            ``/usr/lib/sysusers.d`` are made before systemd starts.
+        files: absolute path inside -> content; executable if it begins with ``#!``. The users of
+            ``/usr/lib/sysusers.d`` are created before systemd starts.
     """
     require_systemd()
     with contextlib.ExitStack() as cleanup:
@@ -230,7 +230,7 @@ def boot(
         notify = cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         notify.bind(str(folder / "notify"))
         log = cleanup.enter_context((folder / "init.log").open("wb"))
-        # If the test's own process dies, so does unshare, and with it everything in there.
+        # If the test's own process dies, unshare dies too, and with it every process inside.
         argv = ["setpriv", "--pdeathsig=KILL", "unshare", "--fork", "--kill-child=KILL"]
         argv += ["--pid", "--mount", "--propagation=private", "--uts", "--ipc", "sh", "-c", _INIT]
         environment = {
@@ -260,7 +260,7 @@ def _enter(init_pid: int) -> list[str]:
 
 
 def _cgroup2() -> Path:
-    """Where the unified hierarchy is mounted, be it alone or beside the older ones."""
+    """The mount point of the unified hierarchy, with or without older hierarchies beside it."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         mount, _, kind = line.partition(" - ")
         if kind.split()[0] == "cgroup2":
@@ -296,7 +296,7 @@ def _lay_out(folder: Path, units: Mapping[str, str], files: Mapping[str, bytes])
 
 
 def _wait_ready(unshare: subprocess.Popen[bytes], notify: socket.socket, folder: Path) -> int:
-    """Wait for PID 1 to say READY; its process id out here."""
+    """Wait until PID 1 reports READY; return its process id outside."""
     deadline_s = time.monotonic() + _LIMIT_S
     exited = os.pidfd_open(unshare.pid)
     try:
@@ -317,7 +317,7 @@ def _wait_ready(unshare: subprocess.Popen[bytes], notify: socket.socket, folder:
 
 
 def _entry(fields: dict[str, Any]) -> dict[str, Any]:
-    """A field that is no plain text comes as a list of bytes."""
+    """Decode an entry: a field that is not plain text is a list of bytes."""
     return {
         name: bytes(value).decode("utf-8", "replace") if _is_bytes(value) else value
         for name, value in fields.items()

@@ -1,4 +1,4 @@
-"""Looking up and connecting: real sockets, and addresses that never answer."""
+"""Name look-ups and connections, with real sockets and addresses that never answer."""
 
 import contextlib
 import math
@@ -39,7 +39,7 @@ def resolver(*found: Address) -> Resolver:
 
 
 def connect(names: Resolver, *, connect_s: float = 5.0) -> tuple[Address, float]:
-    """The address that was reached, and how long it took."""
+    """Connect; return the address that answered and the time it took in seconds."""
     began_s = clock.monotonic_s()
     connecting = Connecting(names, "far.example", 80, began_s, connect_s=connect_s)
     with connecting.run(clock, Bell().wait) as sock:
@@ -72,7 +72,7 @@ def test_four_dead_addresses_cost_about_a_second() -> None:
             names = resolver(*(at(80, host) for host in dead), living)
             reached, took_s = device.inside(lambda: connect(names))
     assert reached == living
-    assert 1.0 <= took_s < 15.0  # one after the other: 30 s
+    assert 1.0 <= took_s < 15.0  # 30 s if tried one after the other
 
 
 def test_blackholes_and_refusals_cost_nothing() -> None:
@@ -85,7 +85,7 @@ def test_blackholes_and_refusals_cost_nothing() -> None:
             names = resolver(*dead, refusing(), living)
             tries = [device.inside(lambda: connect(names)) for _ in range(5)]
             assert {reached for reached, _ in tries} == {living}
-            assert min(took_s for _, took_s in tries) < 1.0  # to wait for each takes 1.5 s
+            assert min(took_s for _, took_s in tries) < 1.0  # 1.5 s if it waited for each
             with pytest.raises(UnreachableError, match=r"^no route to 10.96.0.1:80, ") as raised:
                 device.inside(lambda: connect(resolver(*dead)))
     assert (raised.value.kind, raised.value.state) == ("no-route", "no-route")
@@ -140,7 +140,7 @@ def test_each_kind_of_failure_is_named_once(server: Address) -> None:
 
 
 def hanging(*answers: list[Address]) -> tuple[Resolve, threading.Event]:
-    """Answers so often, and hangs from then on, until it is let go."""
+    """A resolver that gives these answers, then hangs until the event is set."""
     left, go_on = list(answers), threading.Event()
 
     def ask(_host: str, _port: int) -> list[Address]:
@@ -153,7 +153,7 @@ def hanging(*answers: list[Address]) -> tuple[Resolve, threading.Event]:
 
 
 def test_a_bell_ends_the_wait_for_a_name_at_once() -> None:
-    class Rung(Exception):  # noqa: N818 - no error
+    class Rung(Exception):  # noqa: N818 - not an error
         pass
 
     bell, (ask, go_on) = Bell(), hanging()
@@ -245,7 +245,7 @@ def test_a_look_up_that_hangs_is_not_waited_for_and_the_hanging_ones_stay_few(
         assert len(began) == 14
         names._ask = lambda _host, _port: [server]
         time.advance(90_000)
-        assert connect(names)[0] == server  # the network of today
+        assert connect(names)[0] == server  # the current network
     finally:
         end.set()
 
@@ -282,7 +282,7 @@ def test_a_look_up_for_which_no_descriptor_is_left_fails_and_the_next_one_works(
     ):
         connecting[0].poll(0.0)
     assert connect(names)[0] == server
-    # What an earlier look-up has found serves.
+    # The result of an earlier look-up is used.
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
         connecting.append(Connecting(names, "far.example", 80, clock.monotonic_s()))

@@ -78,7 +78,7 @@ def test_the_free_bytes_of_a_folder_that_does_not_exist(tmp_path: Path) -> None:
 def test_room_where_the_c_library_cannot_take_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As musl on ext2."""
+    """posix_fallocate fails, as with musl on ext2."""
 
     def refuse(_fd: int, _start: int, _count: int) -> None:
         raise OSError(errno.EOPNOTSUPP, "Not supported")

@@ -101,7 +101,7 @@ def agent(endpoint: Endpoint) -> Iterator[Agent]:
     agent.close()
 
 
-# ---- each fix once
+# ---- each fix is stored once
 
 
 def names(endpoint: Endpoint) -> list[tuple[str, int]]:
@@ -188,7 +188,7 @@ def test_a_connection_serves_many_requests_and_none_waits_for_nagle(agent: Agent
         agent.send(batch(1))
         took_s.append(clock.monotonic_s() - started_s)
     assert agent.http.sock is wire
-    assert min(took_s) < 0.040  # which Nagle's algorithm and a delayed ACK cost each
+    assert min(took_s) < 0.040  # the delay by Nagle's algorithm and a delayed ACK
 
 
 def test_what_the_agent_says_of_itself_is_kept_the_last_of_each_device(
@@ -210,7 +210,7 @@ def test_what_the_agent_says_of_itself_is_kept_the_last_of_each_device(
     assert endpoint.count() == 2
 
 
-# ---- what is refused
+# ---- refused requests
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_blanks_round_a_value_are_not_part_of_it(endpoint: Endpoint) -> None:
 
 def test_a_request_line_without_end_is_refused_with_a_reason(endpoint: Endpoint) -> None:
     answer = raw(endpoint, b"POST /" + b"a" * 65_536)
-    reason = HTTPStatus.REQUEST_URI_TOO_LONG.phrase  # Python 3.13 has another
+    reason = HTTPStatus.REQUEST_URI_TOO_LONG.phrase  # differs in Python 3.13
     assert answer.endswith(b'{"error": "%s"}' % reason.encode())
 
 
@@ -399,7 +399,7 @@ def test_what_is_not_http_is_no_trouble(endpoint: Endpoint, agent: Agent) -> Non
 
 
 def raw(endpoint: Endpoint, request: bytes) -> bytes:
-    """Send, say that no more comes, and read to the end."""
+    """Send, shut down the sending side, and read to the end."""
     url = urlsplit(endpoint.url)
     with socket.create_connection((url.hostname, url.port), LIMIT_S) as wire:
         wire.sendall(request)
@@ -520,7 +520,7 @@ def test_ipv6(tmp_path: Path) -> None:
     endpoint.__exit__()
 
 
-# ---- what cannot be started
+# ---- failures at start
 
 
 @pytest.mark.parametrize("listen", ["", "8080", ":8080", "localhost:", "localhost:http", "x:65536"])
@@ -664,7 +664,7 @@ def test_the_command_says_in_one_line_what_is_wrong(
     assert text in ended.stderr
 
 
-# The document
+# ---- the document
 
 
 def test_it_answers_as_the_document_says(endpoint: Endpoint) -> None:

@@ -1,4 +1,4 @@
-"""The reference endpoint is as its OpenAPI description says, and lets in whom it should."""
+"""The reference endpoint matches its OpenAPI description and admits only permitted clients."""
 
 import json
 import os

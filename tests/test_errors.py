@@ -1,4 +1,4 @@
-"""An error has a message and a remedy, also behind a process or a socket."""
+"""An error keeps its message and remedy across a process or a socket."""
 
 import pickle
 

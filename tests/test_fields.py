@@ -74,7 +74,7 @@ def test_the_table_has_every_field_in_the_order_of_a_fix() -> None:
 
 
 def test_a_field_is_known_to_four_modules_and_to_those_that_translate_it() -> None:
-    """With a migration in the schema, that is the recipe "Add a field" in CONTRIBUTING.md."""
+    """These modules and a schema migration are the recipe "Add a field" in CONTRIBUTING.md."""
     package = Path(telemetry_agent.__file__).parent
     needed = {"model.py", "fields.py", "gnss/sentences.py", "gnss/epoch.py"}
     for name in ("geoid_sep", "vdop", "err_v"):

@@ -1,4 +1,4 @@
-"""Each foreign library has one place that imports it, so that one place knows its traps."""
+"""Each third-party library is imported in one place, which handles its pitfalls."""
 
 import ast
 import functools
@@ -27,7 +27,7 @@ IMPORTERS = {
 }
 
 
-@functools.cache  # a second of the processor for the whole package
+@functools.cache  # it takes 1 s of CPU time for the whole package
 def imported(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""An object changes its own fields and no others: of another one it asks for a change by a call."""
+"""An object sets only its own fields; it changes another object by a call."""
 
 import ast
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from once import SOURCE
 
 PACKAGE = Path(__file__).parent.parent / "telemetry_agent"
 
-# What other libraries want to be set as a field.
+# Fields that the interface of another library requires to be set.
 OF_LIBRARIES = {
     "connection.text_factory",  # sqlite3
     "ctx.color",  # click
@@ -28,7 +28,7 @@ OF_LIBRARIES = {
 
 
 def written(source: str) -> Iterator[str]:
-    """The fields of others that a module assigns, such as ``queue.limit``."""
+    """The fields of other objects that a module assigns, such as ``queue.limit``."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Assign | ast.Delete):
             targets = node.targets

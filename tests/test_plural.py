@@ -22,7 +22,7 @@ _PERCENT = re.compile(rf"%d(?:{_COUNTS.pattern})")
 
 
 def faults(source: str) -> Iterator[str]:
-    """Each message in which a number that may be 1 stands before a plural."""
+    """Each message that has a plural after a number that may be 1."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.JoinedStr):
             for value, text in zip(node.values, node.values[1:], strict=False):

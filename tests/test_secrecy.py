@@ -1,4 +1,4 @@
-"""Secrets are masked whatever the other threads do."""
+"""Secrets are masked regardless of other threads."""
 
 import sys
 from threading import Event, Thread
@@ -54,7 +54,7 @@ def test_a_quoted_secret_is_masked_on_the_line_of_a_log(quoted: str) -> None:
 
 
 def test_a_secret_across_the_end_of_what_is_quoted_is_masked() -> None:
-    """Behind many spaces, which a log does not show."""
+    """The secret comes after many spaces, which a log does not show."""
     token = "a-tökén-of-one-server"
     for spaces in range(980, 1001):
         body = b" " * spaces + token.encode() + b"."
@@ -67,7 +67,7 @@ def test_only_what_is_secret_is_masked() -> None:
     url = "https://example.com/?user=jane&key=a%2Fb&token=&p=x"
     assert secrets_in_url(url) == {"a%2Fb", "a/b", "x"}
     assert masked_url(url) == "https://example.com/?user=jane&key=***&token=***&p=***"
-    assert masked("a cat", {"a", "cat"}) == "a cat"  # it would hide the text, not the secret
+    assert masked("a cat", {"a", "cat"}) == "a cat"  # masking would hide the text, not the secret
 
 
 def test_a_compressed_reason_is_not_quoted() -> None:

@@ -1,4 +1,4 @@
-"""A file that the config names is read within a time limit, whatever kind of file it is."""
+"""A file that the config names is read within a time limit, whatever its type."""
 
 import os
 import threading

@@ -53,7 +53,7 @@ def test_what_another_version_says_is_read_as_far_as_it_is_understood() -> None:
     said = as_json(FULL)
     said["protocol"] = PROTOCOL + 7
     said["shoe_size"] = 43
-    said["receiver"]["state"] = "asleep"  # a word of later
+    said["receiver"]["state"] = "asleep"  # a state of a later version
     said["receiver"]["fixes"] = "twelve"
     said["receiver"]["hdop"] = float("nan")
     said["receiver"]["rate_hz"] = float("inf")

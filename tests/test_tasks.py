@@ -14,7 +14,7 @@ from telemetry_agent.tasks import Beat, Bell, FairLock, KernelBell, Task, run_lo
 
 
 class Steps(Task):
-    """A task that answers its steps from a list, then stops the loop."""
+    """A task whose steps return the values of a list; then it stops the loop."""
 
     max_step_s = 1.0
 
@@ -111,7 +111,7 @@ def test_a_fair_lock_is_had_in_the_order_of_asking() -> None:
             turns.append(thread)
             while len(lock._waiting) <= number:
                 pass
-    with lock:  # behind all who asked before
+    with lock:  # after all earlier waiters
         assert had == list(range(5))
         assert lock.locked()
     for thread in turns:
@@ -120,11 +120,11 @@ def test_a_fair_lock_is_had_in_the_order_of_asking() -> None:
 
 
 def test_an_interrupted_wait_for_a_fair_lock_leaves_it_to_the_next() -> None:
-    """Ctrl-C in a program that uses the queue; else its ``close`` would wait without end."""
+    """After Ctrl-C in a program that uses the queue, ``close`` must not wait indefinitely."""
     lock = FairLock()
     held, over = threading.Event(), threading.Event()
     main = threading.get_ident()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a command in a test sets another
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a command in a test replaces it
 
     def hold() -> None:
         with lock:
@@ -148,7 +148,7 @@ def test_an_interrupted_wait_for_a_fair_lock_leaves_it_to_the_next() -> None:
 
 @pytest.fixture
 def bell(monkeypatch: pytest.MonkeyPatch) -> KernelBell:
-    """Without the kernel's messages: the machine's network may change at any time."""
+    """A bell without the kernel's messages: the machine's network may change at any time."""
 
     def refused(protocol: int, groups: int) -> socket.socket:
         raise PermissionError(1, "Operation not permitted")
@@ -170,7 +170,7 @@ def test_a_bell_without_the_kernel_says_so_once(
 
 
 def test_a_ring_ends_the_next_wait_and_arming_forgets_it(bell: KernelBell) -> None:
-    for _ in range(100_000):  # more than any buffer holds
+    for _ in range(100_000):  # more than fits in any buffer
         bell.ring()
     bell.wait(None)
     bell.clear()
@@ -209,7 +209,7 @@ def test_what_hangs_is_left_behind_after_its_time() -> None:
 
 
 def test_what_is_left_behind_fails_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it needs was closed meanwhile."""
+    """Its resource was closed meanwhile."""
     failures: list[threading.ExceptHookArgs] = []
     monkeypatch.setattr(threading, "excepthook", failures.append)
     closed = threading.Event()
@@ -252,7 +252,7 @@ def test_a_disk_that_refuses_is_one_line(
 
 
 def test_a_thread_that_gets_no_memory_to_begin_with_is_refused() -> None:
-    """Python waits for it without end."""
+    """Without the refusal, Python would wait for it indefinitely."""
     program = """
 import re, resource, threading
 from pathlib import Path

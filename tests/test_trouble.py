@@ -102,10 +102,10 @@ def test_the_end_is_logged_where_the_beginning_was_before_a_change_by_the_user(
 
 
 def test_threads_that_share_it_may_see_its_end_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The main thread and the worker of the service both notify the service manager."""
+    """The service's main thread and worker thread both notify systemd."""
 
     class Interrupted(FakeClock):
-        """Another thread ends the trouble while this one reads the clock."""
+        """A clock: another thread ends the trouble while this one reads it."""
 
         def __init__(self) -> None:
             super().__init__()

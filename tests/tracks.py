@@ -1,9 +1,9 @@
-"""Made-up days of made-up vehicles, once as they were and once as a receiver tells them.
+"""Simulated days of vehicles: the true track, and the track that a receiver reports.
 
-A day is one true state for each second. What the receiver makes of it has three kinds of noise,
-each as receivers have it: white, a drift that wanders over minutes, and reflections that put the
-position aside for some seconds. Its speed is measured by Doppler shift and feels only a little of
-the first. The same seed gives the same day.
+A day is one true state per second. The receiver adds three kinds of realistic noise: white noise, a
+drift over minutes, and reflections that shift the position for some seconds. Its speed is
+measured by Doppler shift and has only a little of the white noise. The same seed gives the same
+day.
 """
 
 import math
@@ -18,11 +18,11 @@ from telemetry_agent.model import Fix
 START_MS = 1_795_392_000_000  # 2026-11-23T00:00:00Z
 DAY_S = 86_400
 _LAT, _LON = 48.1173, 11.516667
-_M_PER_DEGREE_NORTH, _M_PER_DEGREE_EAST = 111_192.7, 74_456.0  # of the ellipsoid, there
+_M_PER_DEGREE_NORTH, _M_PER_DEGREE_EAST = 111_192.7, 74_456.0  # of the ellipsoid at the start
 
 
 class State(NamedTuple):
-    """Where the vehicle is, in metres east and north of the start, and how it moves."""
+    """Position of the vehicle, in metres east and north of the start, and its motion."""
 
     east_m: float
     north_m: float
@@ -31,7 +31,7 @@ class State(NamedTuple):
 
 
 class Vehicle:
-    """Drives, turns and stands, a second at a time."""
+    """A vehicle that drives, turns and stands, one second at a time."""
 
     def __init__(self, *, course_deg: float = 40.0, acceleration_m_s2: float = 1.5) -> None:
         self.states: list[State] = []
@@ -42,7 +42,7 @@ class Vehicle:
         self.states += [self._state._replace(speed_m_s=0.0)] * round(seconds)
 
     def drive(self, metres: float, cruise_m_s: float, *, turn_deg: float = 0.0) -> None:
-        """A stretch from standstill to standstill; first a bend at a quarter of the speed."""
+        """Drive from standstill to standstill; start with a bend at a quarter of the speed."""
         a = self._acceleration_m_s2
         left_m, speed_m_s = metres, 0.0
         bend_deg = turn_deg
@@ -78,7 +78,7 @@ def parked() -> Vehicle:
 
 
 def commute() -> Vehicle:
-    """To work in the morning, back in the evening, through a town and over a fast road."""
+    """A drive to work in the morning and back in the evening, through a town and on a fast road."""
     draw = random.Random(7)
     car = Vehicle()
     car.stand(7 * 3600)
@@ -100,10 +100,10 @@ def commute() -> Vehicle:
 
 
 def boat_at_anchor(*, chain_m: float = 15.0) -> Vehicle:
-    """Swings about its anchor with wind and tide, a day long."""
+    """A boat that swings around its anchor with wind and tide for a day."""
     boat = Vehicle()
     for t_s in range(DAY_S):
-        # Slow turns of the wind, and sheering to and fro within minutes.
+        # Slow changes of the wind, and swinging from side to side within minutes.
         angle = 1.2 * math.sin(math.tau * t_s / 21_000) + 0.5 * math.sin(math.tau * t_s / 240)
         rate = 1.2 * math.tau / 21_000 * math.cos(
             math.tau * t_s / 21_000
@@ -117,7 +117,7 @@ def boat_at_anchor(*, chain_m: float = 15.0) -> Vehicle:
 
 
 def walk() -> Vehicle:
-    """Two hours through a town on foot, with looks at shop windows."""
+    """Two hours on foot through a town, with stops at shop windows."""
     draw = random.Random(5)
     feet = Vehicle(acceleration_m_s2=0.7)
     while len(feet.states) < 7200:
@@ -145,7 +145,7 @@ def tractor() -> Vehicle:
 
 
 class Noise(NamedTuple):
-    """What the receiver adds."""
+    """The receiver's noise."""
 
     white_m: float = 0.4
     drift_m: float = 3.0
@@ -162,7 +162,7 @@ OPEN_SKY = Noise()
 def received(
     states: Sequence[State], noise: Noise = OPEN_SKY, *, seed: int = 1, speed: bool = True
 ) -> Iterator[Fix]:
-    """One fix a second. Without ``speed`` as from a receiver that sends only positions."""
+    """One fix per second. Without ``speed``, as from a receiver that sends only positions."""
     draw = random.Random(seed)
     keep = math.exp(-1 / noise.drift_s)
     kick_m = noise.drift_m * math.sqrt(1 - keep * keep)
@@ -198,7 +198,7 @@ def received(
 
 
 def place(east_m: float, north_m: float) -> Place:
-    """Metres from the start -> where that is."""
+    """Convert metres from the start to a place."""
     return (
         (_LAT + north_m / _M_PER_DEGREE_NORTH) * 1e9,
         (_LON + east_m / _M_PER_DEGREE_EAST) * 1e9,
@@ -206,7 +206,7 @@ def place(east_m: float, north_m: float) -> Place:
 
 
 def largest_error_m(states: Sequence[State], recorded: Iterable[Fix]) -> float:
-    """Between the true track and the recorded one, joined by straight lines; jumps left out."""
+    """The largest distance of the true track from straight lines between fixes, without jumps."""
     fixes = [fix for fix in recorded if "jump" not in fix.flags]
     times = [fix.time_ms for fix in fixes]
     worst_m = 0.0

@@ -1,4 +1,4 @@
-"""The uploader before any server, one format at a time."""
+"""The uploader with any server and format."""
 
 import contextlib
 import sqlite3
@@ -20,7 +20,7 @@ FIX = Fix(1764426119000, 48_117300000, 11_516667000)
 
 
 class Uploading:
-    """A queue and an uploader before ``url``; time passes when the test says so."""
+    """A queue and an uploader to ``url``, with a clock that only the test advances."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Uploading:
         self.aim_at(url)
 
     def aim_at(self, url: str) -> None:
-        """Send to another endpoint from now on."""
+        """Switch to another endpoint."""
         self.transport = Transport(url, credentials=self._credentials)
         wire_format = choose(self._name, url)
         self.uploader = Uploader(
@@ -56,16 +56,16 @@ class Uploading:
     def put(
         self, count: int, device: str = DEVICE, *, flagged: Collection[int] = (), fix: Fix = FIX
     ) -> None:
-        """So many fixes, one a second from ``fix`` on."""
+        """Add ``count`` fixes, one per second, starting at ``fix``."""
         for n in range(count):
             flags: tuple[Flag, ...] = ("time",) if n in flagged else fix.flags
             self.queue.put(fix._replace(time_ms=fix.time_ms + 1000 * n, flags=flags), device)
-        batch = self.queue.lease(10_000)  # so that it is a backlog
+        batch = self.queue.lease(10_000)  # turns them into a backlog
         if batch is not None:
             self.queue.release(batch)
 
     def work(self) -> float | None:
-        """Step until there is something to wait for."""
+        """Step until the uploader waits; return how long, in seconds."""
         for _ in range(300):
             wait_s = self.uploader.step(self.clock.monotonic_s())
             if wait_s != 0:
@@ -73,7 +73,7 @@ class Uploading:
         raise AssertionError("it never waits")
 
     def held_at(self, url: str) -> str:
-        """Some fixes are not taken at ``url``, and stay; why."""
+        """Check that fixes are held because ``url`` does not accept them; return the reason."""
         self.transport.close()
         self.aim_at(url)
         before = self.counts

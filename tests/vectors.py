@@ -10,7 +10,7 @@ DOCUMENT = ROOT / "docs" / "protocol.md"
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and the answer that stands below it."""
+    """A request and the answer below it."""
 
     headers: dict[str, str]
     body: str
@@ -19,7 +19,7 @@ class Exchange:
 
 
 def exchanges() -> list[Exchange]:
-    """Each pair of ``http`` blocks, in the order of the document."""
+    """Each pair of ``http`` blocks, in order."""
     shown = blocks("protocol.md", "http")
     found = []
     for request, answer in zip(shown[::2], shown[1::2], strict=True):
@@ -33,7 +33,7 @@ def exchanges() -> list[Exchange]:
 
 
 def answers() -> list[tuple[int, str, str]]:
-    """Status, body, and what becomes of the fixes, from each row of the table of answers."""
+    """Status, body and outcome of the fixes, from each row of the table of answers."""
     rows = re.findall(r"^\| `(\d+)` \| `?(.*?)`? \| (.*?) \|$", DOCUMENT.read_text(), re.MULTILINE)
     assert rows
     return [(int(status), "" if body == "none" else body, means) for status, body, means in rows]

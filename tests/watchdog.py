@@ -1,4 +1,4 @@
-"""A service manager that notes when the agent fed its watchdog."""
+"""A service manager that records when the agent fed its watchdog."""
 
 import contextlib
 import socket
@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 class Watchdog:
-    """What a service manager sees of an agent that runs with ``environment``."""
+    """The service manager of an agent that runs with ``environment``."""
 
     LIMIT_S = 8.0
-    """It would end an agent that does not feed it for so long."""
+    """A service manager kills an agent that does not feed it for this long."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -28,14 +28,14 @@ class Watchdog:
         self._thread.start()
 
     def wait(self, seconds: float) -> None:
-        """Until it was fed at a time so long after now."""
+        """Wait until it has been fed at least ``seconds`` from now."""
         until_s = time.monotonic() + seconds
         with self._fed:
             late = lambda: bool(self._fed_s) and self._fed_s[-1] >= until_s  # noqa: E731
             assert self._fed.wait_for(late, seconds + 60), "nobody feeds the watchdog"
 
     def longest_gap_s(self) -> float:
-        """The longest time without food, from the first on."""
+        """The longest time between two feeds, counted from the first."""
         with self._fed:
             times_s = [*self._fed_s, time.monotonic()]
         return max(after_s - before_s for before_s, after_s in pairwise(times_s))
