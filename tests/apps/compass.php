@@ -1,4 +1,4 @@
-<?php // Compass's own endpoint and its own files, for `php -S`. Lumen, the table of its databases and its cache are replaced.
+<?php // Compass's own endpoint and file storage, for `php -S`. Lumen, the database table and the cache are replaced.
 
 namespace Laravel\Lumen\Routing {
     class Controller
@@ -27,7 +27,7 @@ namespace {
     error_reporting(E_ALL & ~E_DEPRECATED);
     ini_set('display_errors', '0');
 
-    class DB // one row, whose write_token is in the environment
+    class DB // one row; its write_token comes from the environment
     {
         private $found = true;
 

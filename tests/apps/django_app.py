@@ -1,4 +1,4 @@
-"""An endpoint with Django, in one file, behind its own development server."""
+"""An endpoint with Django in one file, run by its development server."""
 
 import json
 import os

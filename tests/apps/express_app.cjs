@@ -1,4 +1,4 @@
-// Express unpacks gzip, and takes at most 100 kB.
+// Express decompresses gzip and accepts at most 100 kB.
 const fs = require('fs');
 const express = require('express');
 const app = express();

@@ -1,4 +1,4 @@
-"""An endpoint with FastAPI, as its tutorial would have it."""
+"""An endpoint with FastAPI, as in its tutorial."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""An endpoint with Flask that says yes to what it cannot read."""
+"""An endpoint with Flask that answers ok to a body that it cannot read."""
 
 import json
 import os

@@ -1,7 +1,7 @@
-"""Home Assistant with its webhooks for OwnTracks and GPSLogger, and nothing else: FOLDER PORT.
+"""Home Assistant with only its webhooks for OwnTracks and GPSLogger. Arguments: FOLDER PORT.
 
-Run by the Python for which Home Assistant is installed. Appends a line of JSON to FOLDER/stored
-each time that a tracker has a new state.
+Run it with the Python that has Home Assistant. It appends a line of JSON to FOLDER/stored each
+time a tracker has a new state.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ DOMAINS = ("owntracks", "gpslogger")
 
 
 def entry(domain: str) -> dict[str, Any]:
-    """What adding the integration in the browser stores."""
+    """The entry that is stored when a user adds the integration in the browser."""
     return {
         "created_at": "2026-01-01T00:00:00+00:00",
         "modified_at": "2026-01-01T00:00:00+00:00",
@@ -56,7 +56,7 @@ async def main(folder: Path, port: int) -> None:
     assert await async_setup_component(hass, "http", http)
     with (folder / "stored").open("a") as stored:
 
-        @callback  # type: ignore[untyped-decorator]  # or they may change places on their way
+        @callback  # type: ignore[untyped-decorator]  # otherwise states may be reordered
         def write(event: Any) -> None:
             state = event.data["new_state"]
             if state.entity_id.startswith("device_tracker.") and "latitude" in state.attributes:

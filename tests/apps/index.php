@@ -1,4 +1,4 @@
-<?php // says yes to what it cannot read
+<?php // answers ok to a body that it cannot read
 $said = json_decode(file_get_contents('php://input'), true);
 foreach ($said['fixes'] ?? [] as $fix) {
     $fix += ['stream' => $said['stream'], 'device' => $said['device']];

@@ -1,4 +1,4 @@
-// Says yes to what it cannot read.
+// Answers ok to a body that it cannot read.
 const fs = require('fs');
 require('http').createServer((request, response) => {
   const parts = [];

@@ -1,4 +1,4 @@
-// The settings of Node-RED: no editor, and one flow: HTTP in, lines, file, answer.
+// Settings of Node-RED: no editor, and one flow: HTTP in, lines, file, answer.
 const fs = require('fs');
 const flow = [
   { id: 'tab', type: 'tab', label: 'fixes' },
@@ -20,7 +20,7 @@ const flow = [
   },
   { id: 'out', z: 'tab', type: 'http response', wires: [] },
 ];
-const nodes = flow.map((node) => ({ ...node, x: 0, y: 0 })); // what has no place is no node
+const nodes = flow.map((node) => ({ ...node, x: 0, y: 0 })); // an entry without a position is not a node
 fs.writeFileSync(`${process.env.FOLDER}/flows.json`, JSON.stringify(nodes));
 module.exports = {
   uiHost: '127.0.0.1', uiPort: process.env.PORT, flowFile: 'flows.json', httpAdminRoot: false,

@@ -1,4 +1,4 @@
-"""The packages that the tests of this folder install."""
+"""Build the packages that the tests in this folder install."""
 
 import os
 import subprocess
@@ -13,18 +13,18 @@ from telemetry_agent.snapshot import PROTOCOL
 
 PREVIOUS = "0.0.9"
 DATED = {"SOURCE_DATE_EPOCH": "1795435200"}
-"""The date of what is built here, else that of the newest commit."""
+"""The date of the packages built here; the default is the newest commit's."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """Wheels, and packages by their name in build_debs."""
+    """The wheels, and the packages by their name in build_debs."""
 
     wheel: Path
     previous_wheel: Path
     debs: dict[str, Path]
     previous: dict[str, Path]
-    """An older version: it has the schema and the protocol before these."""
+    """An older version, with the previous schema and protocol."""
 
 
 def build(folder: Path) -> Built:
@@ -38,7 +38,7 @@ def build(folder: Path) -> Built:
     _replace(source / "PKG-INFO", f"Version: {version}\n", f"Version: {PREVIOUS}\n")
     code = source / "telemetry_agent"
     _replace(code / "snapshot.py", f"PROTOCOL = {PROTOCOL}\n", f"PROTOCOL = {PROTOCOL - 1}\n")
-    # It writes what today's does, as one schema version less.
+    # The older version writes the same content, with the schema version lowered by one.
     _replace(code / "ackqueue/file/schema.py", "(), (), (), (_STREAMS,)", "(), (), (_STREAMS,)")
     _hatch(source, folder / "older", "-t", "wheel")
     (older,) = (folder / "older").glob("*.whl")

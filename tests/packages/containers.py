@@ -1,8 +1,8 @@
-"""A whole Debian that boots with its own systemd, for packages to be installed in.
+"""A whole Debian that boots with its own systemd, to install packages in.
 
-The root file system is one of ``roots`` under an overlay in memory, so it is as new for each test,
-and nothing reaches the machine. It has a network of its own with nothing but loopback. It needs
-root, overlayfs, and Debian's systemd-container and debootstrap.
+The root file system is one of ``roots`` under an overlay in memory: it is new for each test, and
+writes do not reach the machine. Its private network has only loopback. It needs root, overlayfs,
+and Debian's systemd-container and debootstrap.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-_LIMIT_S = 300.0  # five other tests may use the machine
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # as sudo has it
+_LIMIT_S = 300.0  # five other tests may run at the same time
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # as sudo sets it
 
-# Each machine has a cgroup of its own, else two of them would share that of the service. In a
-# namespace of process numbers whose first is nspawn, everything ends with that.
+# Each machine has its own cgroup; otherwise two of them would share the service's cgroup. nspawn is
+# PID 1 of its own PID namespace, so every process ends with it.
 _APART = """
 for cgroup in $CGROUPS; do echo 0 > "$cgroup/cgroup.procs"; done
 exec unshare --mount --pid --fork --kill-child=KILL --mount-proc "$@"
@@ -31,11 +31,11 @@ exec unshare --mount --pid --fork --kill-child=KILL --mount-proc "$@"
 
 
 class Container:
-    """One machine: it can be switched on, used, and have its power cut.
+    """A machine that can be booted, used and switched off.
 
     Args:
-        root: its file system, mounted.
-        folder: for what belongs to the test.
+        root: its mounted file system.
+        folder: for files of the test.
     """
 
     def __init__(self, root: Path, folder: Path) -> None:
@@ -46,7 +46,7 @@ class Container:
         self._leader = 0
 
     def boot(self) -> None:
-        """Switch it on; returns when its systemd is done with starting."""
+        """Boot; return when its systemd has started."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             path = self._folder / "notify"
             path.unlink(missing_ok=True)
@@ -59,7 +59,7 @@ class Container:
                 cgroup.mkdir()
             environment = {"NOTIFY_SOCKET": str(path), "CGROUPS": " ".join(map(str, self._cgroups))}
             with (self._folder / "console").open("ab") as log:
-                # If the test's own process dies, so does the machine.
+                # If the test's own process dies, the machine dies too.
                 self._unshare = subprocess.Popen(
                     ["setpriv", "--pdeathsig=KILL", "sh", "-euc", _APART, "sh", *argv],
                     env=dict(os.environ) | environment,
@@ -82,13 +82,13 @@ class Container:
         (self._leader,) = _children(nspawn)
 
     def cut_power(self) -> None:
-        """Everything in it is gone at once; the file system is as it is."""
+        """Kill all its processes at once; the file system stays as it is."""
         if self._unshare is None:
             return
         for nspawn in _children(self._unshare.pid):
             pidfd = os.pidfd_open(nspawn)
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            select.select([pidfd], [], [], _LIMIT_S)  # when the last process in there is gone
+            select.select([pidfd], [], [], _LIMIT_S)  # until the last process inside has ended
             os.close(pidfd)
         self._unshare.kill()
         self._unshare.wait(_LIMIT_S)
@@ -98,7 +98,7 @@ class Container:
                 Path(directory).rmdir()
 
     def argv(self, *argv: str) -> list[str]:
-        """How a program is run in there, as root."""
+        """The command line that runs a program inside as root."""
         inside = ["env", "-i", f"PATH={_PATH}", "HOME=/root", "LANG=C.UTF-8"]
         inside += ["DEBIAN_FRONTEND=noninteractive"]
         return ["nsenter", f"--target={self._leader}", "--all", *inside, *argv]
@@ -106,7 +106,7 @@ class Container:
     def run(
         self, *argv: str, check: bool = True, limit_s: float = _LIMIT_S
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end; both its streams are in ``stdout``."""
+        """Run a program to its end; ``stdout`` of the result includes stderr."""
         done = subprocess.run(
             self.argv(*argv),
             stdin=subprocess.DEVNULL,
@@ -122,7 +122,7 @@ class Container:
         return done
 
     def asked(self, *argv: str, answers: Sequence[tuple[str, str]]) -> str:
-        """Run a program on a terminal, and type each answer when its question is there."""
+        """Run a program on a terminal, and type each answer when its question appears."""
         master, terminal = pty.openpty()
         with subprocess.Popen(
             self.argv(*argv), stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -145,7 +145,7 @@ class Container:
         return text
 
     def said(self, *argv: str) -> str:
-        """What a program prints."""
+        """The output of a program."""
         return self.run(*argv).stdout.strip()
 
     def show(self, unit: str, name: str) -> str:
@@ -153,11 +153,11 @@ class Container:
         return self.said("systemctl", "show", "--value", f"--property={name}", unit)
 
     def start(self, unit: str, *argv: str) -> None:
-        """A service of the test: a receiver, an endpoint."""
+        """Start a service of the test: a receiver, an endpoint."""
         self.run("systemd-run", f"--unit={unit}", "--collect", "--property=Type=exec", *argv)
 
     def wait_for(self, *argv: str, until: Callable[[str], bool]) -> str:
-        """Follow what a program prints until a line is right; returns the line."""
+        """Follow a program's output until a line satisfies ``until``; return the line."""
         seen: list[str] = []
         with subprocess.Popen(
             self.argv(*argv),
@@ -177,7 +177,7 @@ class Container:
         return pytest.fail(f"{argv} never said so:\n{text}\n{self._journal()}")
 
     def wait_for_line(self, unit: str, text: str) -> str:
-        """Until ``unit``, as it was started last, has said this."""
+        """Wait until ``unit`` has logged the text since its last start."""
         started = self.show(unit, "InvocationID")
         return self.wait_for(
             *("journalctl", "--follow", "--lines=all", "--output=cat"),
@@ -191,7 +191,7 @@ class Container:
 
 
 def _hierarchies() -> list[Path]:
-    """Where systemd keeps its cgroups: the unified hierarchy, an older one of its own, or both."""
+    """The mount points of systemd's cgroups: unified hierarchy, systemd's older one, or both."""
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         mount, _, kind = line.partition(" - ")
@@ -218,7 +218,7 @@ def _lines(file: int, deadline_s: float) -> Iterator[str]:
 
 @contextlib.contextmanager
 def container(lower: Path) -> Iterator[Container]:
-    """A machine with this root file system, switched off."""
+    """A machine with this root file system, not booted yet."""
     with tempfile.TemporaryDirectory(prefix="machine-") as name:
         folder = Path(name)
         with _mounted("tmpfs", folder, "mode=0755", kind="tmpfs"):

@@ -1,4 +1,4 @@
-"""What is done on a device, and looked at there, whatever way the agent was installed."""
+"""Actions and checks on a device, for every kind of installation."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from packages.built import Built
 from packages.containers import Container
 
 RELEASES = {"trixie": "trixie", "bookworm": "amd64"}
-"""Debian's release -> the package for it on this machine."""
+"""Debian release -> its package for this machine."""
 UNIT = "telemetry-agent.service"
 QUEUE = "var/lib/telemetry-agent/queue.db"
 INIT = (
@@ -22,27 +22,27 @@ INIT = (
 
 
 def install(machine: Container, deb: Path, *options: str) -> str:
-    """As ``sudo apt install ./FILE`` does, without a network."""
+    """Install a package like ``sudo apt install ./FILE``, without a network."""
     shutil.copy(deb, machine.root / "root")
     argv = ["apt-get", "install", "--yes", "--no-install-recommends", *options]
     return machine.said(*argv, f"/root/{deb.name}")
 
 
 def typed(machine: Container, block: str, *, check: bool = True) -> str:
-    """A block as somebody types it who is root, and says yes to apt."""
+    """Run a block of commands as root; apt assumes yes."""
     script = f'cd /root; sudo() {{ env "$@"; }}\n{block}'
     return machine.run("bash", "-euc", script, check=check).stdout.strip()
 
 
 def start_receiver(machine: Container) -> None:
-    """A receiver for everybody at /run/gps."""
+    """Start a receiver at /run/gps that every user may access."""
     machine.start("receiver", "telemetry-agent", "simulate", "--link=/run/gps", "--rate=5")
     machine.wait_for_line("receiver", "/run/gps")
     machine.run("chmod", "666", "/run/gps")
 
 
 def plug_in_receiver(machine: Container) -> None:
-    """A receiver as the kernel shows one at USB: a u-blox 8."""
+    """Add a USB receiver, as the kernel shows it: a u-blox 8."""
     start_receiver(machine)
     usb = machine.root / "root/usb/1-1"
     (usb / "1-1:1.0").mkdir(parents=True)
@@ -66,7 +66,7 @@ def start_endpoint(machine: Container) -> None:
 
 
 def wait_for_status(machine: Container, path: str, least: int) -> None:
-    """Until a number of ``status --json`` has grown to this."""
+    """Wait until a number in ``status --json`` has reached ``least``."""
 
     def grown(line: str) -> bool:
         with contextlib.suppress(ValueError, KeyError):
@@ -82,8 +82,8 @@ def wait_for_status(machine: Container, path: str, least: int) -> None:
 def reboot_and_upgrade(
     machine: Container, built: Built, upgrade: Callable[[], object]
 ) -> set[tuple[str, int]]:
-    """Through an outage, a power cut and the upgrade of the running service. The names recorded."""
-    # No network, and the power goes: what waits is there at the next start.
+    """Test an outage, a power cut and an upgrade of the running service; return recorded names."""
+    # The network and then the power fail: pending fixes are still there at the next start.
     machine.run("systemctl", "stop", "endpoint")
     wait_for_status(machine, "queue.pending", 20)
     machine.cut_power()
@@ -105,7 +105,7 @@ def reboot_and_upgrade(
     machine.run("telemetry-agent", "drain")
     machine.run("systemctl", "stop", "endpoint", UNIT)
 
-    # Nothing is lost, nothing came twice.
+    # No fix is lost, and none came twice.
     recorded = rows(machine.root / QUEUE, "SELECT stream, seq FROM fixes")
     assert rows(machine.root / "root/received.db", "SELECT stream, seq FROM fixes") == recorded
     told = machine.said("journalctl", "--output=cat", "--unit=endpoint")
@@ -119,20 +119,20 @@ def rows(database: Path, query: str) -> set[tuple[str, int]]:
 
 
 def left_behind(machine: Container) -> set[str]:
-    """Every file whose name is ours, but for what apt and the test keep."""
+    """Every file with our name, except those of apt and of the test."""
     argv = ["find", "/", "/run", "-xdev", "-name", "*telemetry*agent*", "-not", "-path", "/root/*"]
     found = machine.said(*argv, "-not", "-path", "/proc/*", "-not", "-path", "/sys/*")
     return {line for line in found.splitlines() if not line.startswith("/var/cache/apt/")}
 
 
 def installed_kb(machine: Container) -> int:
-    """The size of every package there is."""
+    """The total size of the installed packages, in kB."""
     shown = ("dpkg-query", "--show", "--showformat=${Installed-Size}\\n")
     return sum(map(int, machine.said(*shown).split()))
 
 
 def costs(machine: Container) -> str:
-    """What the running service takes: memory, time to start, time of ``status``."""
+    """The costs of the running service: memory, time to start, duration of ``status``."""
     pid = machine.show(UNIT, "MainPID")
     memory = machine.said("grep", "VmRSS", f"/proc/{pid}/status").split()[1]
     began, ready = (

@@ -1,8 +1,8 @@
 """The packages for armhf and arm64, installed and run under an emulator: ``make foreign``.
 
-It takes 15 minutes, 10 more the first time, and is no part of ``make test``. It needs
-Debian's qemu-user-static, a kernel that takes emulators (binfmt_misc), and the recordings that
-``corpus`` names.
+It takes 15 minutes, 10 more the first time, and is not part of ``make test``. It needs
+Debian's qemu-user-static, a kernel that supports emulators (binfmt_misc), and the recordings of
+``corpus``.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ _ELF = {
     "armhf": ("arm", 1, 40),
     "arm64": ("aarch64", 2, 183),
 }
-"""Architecture -> qemu's name of it, the class and the machine in an ELF header."""
+"""Architecture -> qemu's name for it, and the class and machine in an ELF header."""
 
 
 @pytest.fixture(params=list(_ELF))
 def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """An architecture, and a Debian 12 for it under an overlay."""
+    """An architecture, and its Debian 12 under an overlay."""
     assert list(FOLDER.glob("*.nmea")), f"no recordings in {FOLDER}: set TELEMETRY_AGENT_CORPUS"
     architecture: str = request.param
     with contextlib.ExitStack() as cleanup:
@@ -57,7 +57,7 @@ def _mount(cleanup: contextlib.ExitStack, target: Path, kind: str, options: str 
 
 @contextlib.contextmanager
 def _emulator(name: str, elf_class: int, machine: int) -> Iterator[None]:
-    """The kernel runs programs of this kind; F: also where the emulator is out of sight."""
+    """Let the kernel run programs of this kind; flag F: also in a chroot without the emulator."""
     if not (_BINFMT / "register").exists():
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(_BINFMT)], check=True)
     entry = _BINFMT / f"telemetry-agent-{name}"
@@ -95,7 +95,7 @@ def test_it_installs_decodes_as_here_and_runs_the_demo(
     argv = [sys.executable, str(ROOT / "release/build_debs.py"), str(built.wheel), str(tmp_path)]
     said = subprocess.run([*argv, architecture], check=True, capture_output=True, text=True).stdout
     deb = Path(said.strip())
-    shutil.move(deb, target / "root" / deb.name)  # another file system
+    shutil.move(deb, target / "root" / deb.name)  # across file systems
     started_s = time.monotonic()
     inside(target, "apt-get", "install", "--yes", "--no-install-recommends", f"/root/{deb.name}")
     print(f"{architecture}: installed in {time.monotonic() - started_s:.0f} s")  # noqa: T201 - the proof
@@ -118,7 +118,7 @@ def test_it_installs_decodes_as_here_and_runs_the_demo(
 
 
 def times(target: Path) -> str:
-    """How long a start and ``status`` take under the emulator."""
+    """The duration of a start and of ``status`` under the emulator."""
     config = "root/config.toml"
     (target / config).write_text(
         'device = "van-07"\n[gps]\nsource = "tcp://127.0.0.1:9"\n[queue]\npath = "/root/queue.db"\n'

@@ -1,8 +1,8 @@
-"""Root file systems of Debian releases, made by debootstrap once and kept.
+"""Root file systems of Debian releases, created once by debootstrap and kept.
 
-They are kept where TELEMETRY_AGENT_ROOTS names, else in ~/.cache/telemetry-agent/roots.
-A root holds what a device has at its first start, and beside that the packages that the agent
-depends on, downloaded and not installed: so apt needs no network in a test.
+They are in the folder that TELEMETRY_AGENT_ROOTS names, else in ~/.cache/telemetry-agent/roots.
+A root contains the files of a device at its first start. The packages that the agent depends on
+are downloaded but not installed, so that apt needs no network in a test.
 """
 
 import fcntl
@@ -19,9 +19,9 @@ PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter", "dpkg-deb", "lintian")
 _BASE = "systemd,systemd-sysv,dbus,udev,ca-certificates,python3"
 _INSTALLED = {
     "trixie": [],
-    "bookworm": ["python3-venv"],  # for an installation by pip
+    "bookworm": ["python3-venv"],  # to install with pip
     "bookworm-to-trixie": [],
-    # That the remedies name; gpsd-clients is gpsd-tools, and two hundred packages for its windows.
+    # Programs that remedies name. gpsd-clients would add 200 packages for its GUI to gpsd-tools.
     "bookworm-with-programs": [
         *("gpsd", "gpsd-tools", "iproute2", "modemmanager", "openssl", "pipx", "procps"),
         *("psmisc", "sudo", "systemd-timesyncd"),
@@ -40,7 +40,7 @@ _AGENT_NEEDS["bookworm-to-trixie"] = _AGENT_NEEDS["trixie"]
 
 
 def require() -> None:
-    """Skip the test where no container can be booted; in CI that is a failure."""
+    """Skip the test if a container cannot be booted; in CI, fail."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if os.geteuid() == 0 and not missing:
         return
@@ -51,11 +51,11 @@ def require() -> None:
 
 
 def root(suite: str, architecture: str = "") -> Path:
-    """The root file system of ``suite``; nobody may write there.
+    """The root file system of ``suite``, which must not be changed.
 
-    ``bookworm-to-trixie`` is a Debian 12 whose release upgrade has been downloaded, and
-    ``bookworm-with-programs`` one with more programs than the agent needs. With an
-    ``architecture`` that is not this machine's, the kernel must know an emulator for it.
+    ``bookworm-to-trixie`` is a Debian 12 with a downloaded release upgrade;
+    ``bookworm-with-programs`` has more programs than the agent needs. For an ``architecture``
+    other than this machine's, an emulator must be registered in the kernel.
     """
     require()
     kept = os.environ.get("TELEMETRY_AGENT_ROOTS")
@@ -65,7 +65,7 @@ def root(suite: str, architecture: str = "") -> Path:
     kind = f"{suite}-{architecture}" if architecture else suite
     name = f"{kind}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     with (folder / f"{kind}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another test may be making it
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another test may be creating it
         if not (folder / name).exists():
             for old in folder.glob(f"{kind}-{'[0-9a-f]' * 12}"):
                 shutil.rmtree(old)
@@ -106,7 +106,7 @@ def _make(suite: str, architecture: str, target: Path) -> None:
 
 
 def _remove(making: Path) -> None:
-    """What an interrupted debootstrap left, but for the /proc that it had mounted in there."""
+    """Unmount and remove the rest of an interrupted debootstrap (it mounts /proc inside)."""
     for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
         mounted = Path(line.split()[4])
         if mounted.is_relative_to(making):
@@ -125,7 +125,7 @@ def _run(*argv: str) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        timeout=3600,  # an emulator takes its time
+        timeout=3600,  # an emulator is slow
         check=False,
     )
     if done.returncode:

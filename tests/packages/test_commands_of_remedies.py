@@ -1,7 +1,7 @@
-"""Every command that a message advises is typed as printed, and the fault is gone then.
+"""Every command that a message advises is run as printed, and must fix the fault.
 
-Jane types them: she has an account of her own, and sudo. A fault is seeded in a Debian that has
-booted, with the agent as its service.
+Jane runs them: a user with sudo. Each fault is injected in a booted Debian with the agent as a
+service.
 """
 
 import json
@@ -21,7 +21,7 @@ from telemetry_agent.clock import Clock
 from telemetry_agent.gnss.sources.machine import getty_remedy
 from telemetry_agent.lab.drive import Drive
 
-pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test creates root file systems and packages
 
 CONFIG = "/etc/telemetry-agent/config.toml"
 STATE = "/var/lib/telemetry-agent"
@@ -49,12 +49,12 @@ HTTPServer(("127.0.0.1", 8080), Refuser).serve_forever()
 """An endpoint that refuses the first fix of each batch."""
 
 TRIED: dict[str, Callable[["Device"], object]] = {}
-"""A command, with {} for what is filled in -> what tries it."""
+"""A command, with {} for each filled-in value -> the scenario that runs it."""
 SCENARIOS: list[Callable[["Device"], object]] = []
 
 
 def tries(*commands: str) -> Callable[[Callable[["Device"], object]], object]:
-    """These are typed by the function below."""
+    """Register the scenario below as the one that runs these commands."""
 
     def add(scenario: Callable[["Device"], object]) -> object:
         TRIED.update(dict.fromkeys(commands, scenario))
@@ -65,7 +65,7 @@ def tries(*commands: str) -> Callable[[Callable[["Device"], object]], object]:
 
 
 class Device:
-    """A machine with the agent as its service."""
+    """A machine with the agent as a service."""
 
     def __init__(self, machine: Container) -> None:
         self.machine = machine
@@ -74,7 +74,7 @@ class Device:
         self.right = self.config.read_text()
 
     def configured(self, *changes: tuple[str, str], more: str = "") -> None:
-        """The config as it was, but for these changes, and the service started with it."""
+        """Write the original config with these changes, and restart the service."""
         text = self.right
         for old, new in changes:
             assert old in text, (old, text)
@@ -83,18 +83,18 @@ class Device:
         self.machine.run("systemctl", "restart", UNIT)
 
     def found(self, check: str) -> dict[str, str]:
-        """What the doctor says of this."""
+        """The doctor's finding for this check."""
         done = self.machine.run("telemetry-agent", "doctor", "--json", check=False)
         (found,) = [each for each in json.loads(done.stdout)["checks"] if each["name"] == check]
         return dict(found)
 
     def remedied(self, check: str, said: str, verdict: str = "pass") -> None:
-        """The doctor finds this; what it advises is done, and it finds it no more.
+        """Let the doctor find the fault and run its advice; then check the new verdict.
 
         Args:
-            check: which check finds it.
-            said: what it says, a regular expression.
-            verdict: of this check in the end.
+            check: the check that finds the fault.
+            said: a regular expression for its message.
+            verdict: the verdict of the check after the advice.
         """
         found = self.found(check)
         assert found["verdict"] in {"warn", "fail"}, found
@@ -110,12 +110,12 @@ class Device:
         return answer
 
     def wait_for(self, right: Callable[[dict[str, Any]], bool]) -> None:
-        """Until the status is so."""
+        """Wait until ``right`` is true of the status."""
         argv = ("telemetry-agent", "status", "--watch", "--json")
         self.machine.wait_for(*argv, until=lambda line: right(json.loads(line)))
 
     def type_commands(self, remedy: str, *, check: bool = True) -> str:
-        """What is between backticks; returns what the last one printed."""
+        """Run the commands between backticks; return the output of the last one."""
         said, commands = "", re.findall("`([^`]+)`", remedy)
         assert commands, remedy
         for command in commands:
@@ -124,7 +124,7 @@ class Device:
         return said
 
     def jane(self, command: str, *, check: bool = True) -> str:
-        """As Jane types it, who has just logged in."""
+        """Run a command as Jane in a new login."""
         return self.machine.run("runuser", "-l", "jane", "-c", command, check=check).stdout
 
 
@@ -177,7 +177,7 @@ def the_config_was_wrong_at_the_start(device: Device) -> None:
     assert device.found("config")["verdict"] == "fail"
     was = device.config.stat()
     device.config.write_text(device.config.read_text().replace("nonsense", "########"))
-    # With the size and the date of before: else the agent sees within 5 s that it is right again.
+    # With the old size and date; otherwise the agent notices the valid config within 5 s.
     os.utime(device.config, ns=(was.st_atime_ns, was.st_mtime_ns))
     device.remedied("agent", "last good config")
 
@@ -204,7 +204,7 @@ def a_credential_is_missing(device: Device) -> None:
     device.wait_for(lambda status: status["upload"]["state"] != "held")
 
 
-# Rights
+# Permissions
 
 
 @tries("sudo usermod -aG {} {}")
@@ -213,7 +213,7 @@ def the_service_may_not_read_the_port(device: Device) -> None:
     device.machine.run("chgrp", "gps", "/run/gps")
     device.machine.run("chmod", "660", "/run/gps")
     device.machine.run("systemctl", "restart", UNIT)
-    # Inside the unit's PrivateUsers= every other group is nogroup: it must not be advised.
+    # With PrivateUsers= in the unit, every other group appears as nogroup: it must not be advised.
     device.wait_for(
         lambda status: "telemetry-agent doctor" in str(status["receiver"].get("remedy"))
     )
@@ -289,14 +289,14 @@ def the_state_directory_is_of_root(device: Device) -> None:
 
 @tries()
 def the_queue_is_of_root(device: Device) -> None:
-    """It records all the same, and goes back when it may."""
+    """The agent records anyway, and returns to the queue when it has permission."""
     run = device.machine.run
     run("systemctl", "stop", UNIT)
     run("sh", "-c", f"chown root: {STATE}/queue.db* && chmod 600 {STATE}/queue.db*")
     run("systemctl", "start", UNIT)
     assert device.status()["storage"]["state"] == "runtime"
     device.remedied("state directory", "may not write .*queue.db")
-    device.wait_for(lambda status: status["storage"]["state"] == "forgets")  # an overlay
+    device.wait_for(lambda status: status["storage"]["state"] == "forgets")  # on an overlay
 
 
 @tries("sudo rm -r {}")
@@ -307,7 +307,7 @@ def the_lock_is_no_file(device: Device) -> None:
     device.machine.run("systemctl", "start", UNIT)
     assert device.status()["storage"]["state"] == "runtime"
     device.remedied("state directory", "is not a regular file")
-    device.wait_for(lambda status: status["storage"]["state"] == "forgets")  # an overlay
+    device.wait_for(lambda status: status["storage"]["state"] == "forgets")  # on an overlay
 
 
 @tries("sudo chown {}: {}")
@@ -346,7 +346,7 @@ def the_state_directory_cannot_be_made(device: Device) -> None:
     device.typed.append("sudo systemctl edit telemetry-agent")
     device.machine.run("systemctl", "restart", UNIT)
     assert device.found("state directory")["verdict"] == "pass"
-    assert device.status()["storage"]["state"] == "forgets"  # an overlay
+    assert device.status()["storage"]["state"] == "forgets"  # on an overlay
     device.machine.run("systemctl", "revert", UNIT)
 
 
@@ -364,9 +364,9 @@ def the_disk_is_read_only(device: Device) -> None:
     try:
         storage = device.status()["storage"]
         assert storage["state"] == "runtime"
-        device.type_commands(storage["remedy"], check=False)  # it has found something
+        device.type_commands(storage["remedy"], check=False)  # it fails because it finds a fault
         assert "recording into /run" in device.found("agent")["said"]
-        device.remedied("file system", "read-only", verdict="fail")  # now it forgets
+        device.remedied("file system", "read-only", verdict="fail")  # the state is then "forgets"
         assert device.status()["storage"]["state"] == "forgets"
     finally:
         run("systemctl", "stop", UNIT)
@@ -387,7 +387,7 @@ def the_disk_is_full(device: Device) -> None:
         run("umount", STATE)
 
 
-# Whoever has the port
+# Programs that use the port
 
 
 PORT = "/dev/ttyACM9"
@@ -400,7 +400,7 @@ def has_port(device: Device, start: Callable[[], object], said: str) -> None:
 
 
 def plug_in(device: Device) -> None:
-    """The receiver under the name of a serial port; the service is stopped."""
+    """Give the receiver the name of a serial port, and stop the service."""
     machine = device.machine
     port = machine.said("realpath", "/run/gps")
     if not (machine.root / "root/kept").exists():
@@ -411,7 +411,7 @@ def plug_in(device: Device) -> None:
 
 
 def holding(device: Device, unit: str, program: str) -> None:
-    """A unit whose program has this name, and the port as its input."""
+    """Start a unit whose program has this name and has the port as its input."""
     file = device.machine.root / "etc/systemd/system" / unit
     file.write_text(
         f"[Service]\nExecStart=/usr/local/bin/{program} infinity\nStandardInput=file:{PORT}\n"
@@ -432,7 +432,7 @@ def gpsd_has_it(device: Device) -> None:
     "sudo systemctl disable --now ModemManager", "sudo mmcli -m any --location-enable-gps-unmanaged"
 )
 def modem_manager_has_it(device: Device) -> None:
-    """It takes modems that udev shows it, and there are none: here it is another in its place."""
+    """The real ModemManager takes only modems from udev, which has none: a substitute holds it."""
     machine = device.machine
     machine.run("systemctl", "stop", "ModemManager")
     plug_in(device)
@@ -447,7 +447,7 @@ def modem_manager_has_it(device: Device) -> None:
 
 
 def start_modem_manager(device: Device) -> None:
-    """Its unit does not start in a container."""
+    """Start the program directly: its unit does not start in a container."""
     device.machine.run("systemctl", "start", "dbus")
     if device.machine.run("systemctl", "is-active", "modems", check=False).returncode:
         device.machine.start("modems", "/usr/sbin/ModemManager")
@@ -460,7 +460,7 @@ def bluetooth_has_it(device: Device) -> None:
     def start() -> None:
         holding(device, "hciuart.service", "hciattach")
 
-    with pytest.raises(AssertionError):  # not before the machine has started anew
+    with pytest.raises(AssertionError):  # only after a reboot
         has_port(device, start, "Bluetooth")
     device.machine.run("systemctl", "stop", "hciuart")
     assert device.machine.run("systemctl", "is-enabled", "hciuart", check=False).returncode == 1
@@ -483,7 +483,7 @@ def a_locked_port(device: Device) -> None:
 @tries("ls -l /dev/serial/by-id", "ls /dev/serial/by-id")
 def nothing_is_plugged_in(device: Device) -> None:
     device.configured(('"/run/gps"', '"/dev/ttyNONE"'))
-    device.machine.run("mkdir", "-p", "/dev/serial/by-id")  # udev makes it with the first device
+    device.machine.run("mkdir", "-p", "/dev/serial/by-id")  # udev creates it with the first device
     device.type_commands(device.status()["receiver"]["remedy"])
     device.type_commands(device.found("device")["remedy"])
 
@@ -528,7 +528,7 @@ def there_is_no_route(device: Device) -> None:
     found = device.found("tcp")
     assert found["verdict"] == "fail", found
     said = device.type_commands(found["remedy"], check=False)
-    assert "couldn't find modem" in said, said  # there is none: the real program, asked
+    assert "couldn't find modem" in said, said  # the real program, without a modem
 
 
 @tries("sudo apt install ca-certificates")
@@ -567,7 +567,7 @@ def the_token_of_the_page_is_short(device: Device) -> None:
 
 @tries("sudo timedatectl set-ntp true")
 def the_clock_is_wrong(device: Device) -> None:
-    """The container has the machine's clock, which stays as it is: the receiver is ahead."""
+    """The receiver is ahead: the container uses the machine's clock, which must not be changed."""
     machine = device.machine
     drive = Drive(Clock().wall_ms() + 10 * 86_400_000)
     (machine.root / "root/old.nmea").write_bytes(b"".join(map(drive.epoch, range(2000))))
@@ -580,13 +580,13 @@ def the_clock_is_wrong(device: Device) -> None:
     found = device.found("clock")
     machine.run("systemctl", "stop", "old")
     device.type_commands(found["remedy"])
-    # In a container the service is enabled and not started.
+    # In a container the service is enabled but not started.
     assert machine.said("systemctl", "is-enabled", "systemd-timesyncd") == "enabled"
 
 
 @tries("sudo gpsctl -f -n {}", "gpsmon")
 def the_receiver_speaks_ubx(device: Device) -> None:
-    """The programs take these options; what they do to a receiver, no double can show."""
+    """The programs accept these options; their effect on a receiver needs real hardware."""
     for program in ("gpsctl", "gpsmon"):
         device.jane(f"{program} -V")
     said = device.jane("sudo gpsctl -f -n /run/gps", check=False)
@@ -594,7 +594,7 @@ def the_receiver_speaks_ubx(device: Device) -> None:
     device.typed += ["sudo gpsctl -f -n /run/gps", "gpsmon"]
 
 
-# The program itself
+# The program
 
 
 @tries(
@@ -651,16 +651,16 @@ def the_named_config_is_not_there(device: Device) -> None:
 def a_login_has_it(device: Device) -> None:
     unit = device.machine.said("systemctl", "cat", "serial-getty@.service")
     (device.machine.root / "etc/systemd/system/serial-getty@.service").write_text(
-        re.sub("^(BindsTo|After)=dev-.*$", "", unit, flags=re.MULTILINE)  # there is no udev
+        re.sub("^(BindsTo|After)=dev-.*$", "", unit, flags=re.MULTILINE)  # udev does not run
     )
     device.machine.run("systemctl", "daemon-reload")
     start = ("systemctl", "start", "serial-getty@ttyACM9")
     plug_in(device)
     device.machine.run(*start)
-    # On a pty it ends again and again, so the doctor may miss it.
+    # On a pty the login ends repeatedly, so the doctor may miss it.
     device.type_commands(getty_remedy("ttyACM9", device.machine.root))
     assert device.machine.show(start[-1], "ActiveState") == "inactive"
-    start_receiver(device.machine)  # the login has hung it up, and has taken its mode
+    start_receiver(device.machine)  # the login has hung up the port and changed its mode
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.__name__)

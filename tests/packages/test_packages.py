@@ -23,7 +23,7 @@ from packages.device import (
 )
 from packages.roots import require, root
 
-pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test creates root file systems and packages
 
 
 BROUGHT = (
@@ -46,7 +46,7 @@ def test_the_life_of_a_package(built: Built, release: str, tmp_path: Path) -> No
 
         said = install(machine, built.previous[name])
         assert "Next: sudo telemetry-agent init" in said
-        # Without a config it is enabled and waits, and nothing has failed.
+        # Without a config the unit is enabled and waits; no unit has failed.
         assert machine.said("systemctl", "is-enabled", UNIT) == "enabled"
         assert machine.show(UNIT, "ActiveState") == "inactive"
         assert machine.show(UNIT, "ConditionResult") == "no"
@@ -66,15 +66,15 @@ def test_the_life_of_a_package(built: Built, release: str, tmp_path: Path) -> No
         grown_mb = (installed_kb(machine) - size_kb) / 1000
         again = (*INIT[:-2], INIT[-1], "--force")
         assert "Next: sudo systemctl restart telemetry-agent" in machine.said(*again)
-        machine.run("systemctl", "reload", UNIT)  # a Debian this small has no /bin/kill
+        machine.run("systemctl", "reload", UNIT)  # a minimal Debian has no /bin/kill
         machine.wait_for_line(UNIT, "reloaded: records van-07 from /run/gps")
         print(f"{release}: {grown_mb:.0f} MB installed, {costs(machine)}")  # noqa: T201 - for the table in docs/install.md
 
-        # The upgrade restarts the service over its backlog.
+        # The upgrade restarts the service with its backlog.
         recorded = reboot_and_upgrade(machine, built, lambda: install(machine, built.debs[name]))
         assert len({stream for stream, _ in recorded}) == 3  # three starts
 
-        # What waits when it is purged is told.
+        # A purge reports undelivered fixes.
         machine.run("systemctl", "start", UNIT)
         start_receiver(machine)
         wait_for_status(machine, "queue.pending", 3)
@@ -82,7 +82,7 @@ def test_the_life_of_a_package(built: Built, release: str, tmp_path: Path) -> No
         machine.run("apt-get", "remove", "--yes", "telemetry-agent")
         assert machine.show(UNIT, "MainPID") == "0"
         assert (machine.root / QUEUE).exists()
-        # Installed again, it records again.
+        # After another installation it records again.
         install(machine, built.debs[name])
         assert machine.show(UNIT, "ActiveState") == "active"
         machine.run("apt-get", "remove", "--yes", "telemetry-agent")

@@ -1,4 +1,4 @@
-"""The commands of the pages on installing, upgrading and moving, run as they stand there."""
+"""The commands of the pages on installing, upgrading and moving, run as printed."""
 
 import shutil
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from packages.device import (
 )
 from packages.roots import root
 
-pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test creates root file systems and packages
 
 
 def download(machine: Container, deb: Path) -> None:
@@ -30,7 +30,7 @@ def download(machine: Container, deb: Path) -> None:
 
 @pytest.fixture
 def machine(request: pytest.FixtureRequest) -> Iterator[Container]:
-    """A Debian of this release, where apt is told yes and has no network."""
+    """A Debian of this release; apt assumes yes and has no network."""
     with container(root(request.param)) as booted:
         booted.boot()
         (booted.root / "etc/apt/apt.conf.d/90yes").write_text(
@@ -78,12 +78,12 @@ def test_a_page_can_be_followed_to_the_letter(built: Built, machine: Container) 
     download(machine, built.debs["trixie"])
     typed(machine, upgrade)
     assert f"telemetry-agent {version}, van-07" in machine.said("telemetry-agent", "status")
-    assert "thrown away" in typed(machine, journal)  # what it warns of: a disk in memory
+    assert "thrown away" in typed(machine, journal)  # the warning about a disk in memory
     download(machine, built.previous["trixie"])
     typed(machine, downgrade)
     assert f"telemetry-agent {PREVIOUS}, van-07" in machine.said("telemetry-agent", "status")
 
-    # What systemd shows is true: of a receiver that is away, of a start that failed.
+    # systemd shows the right state of a missing receiver and of a failed start.
     machine.run("systemctl", "stop", "receiver")
     machine.run("systemctl", "restart", UNIT)
     assert machine.show(UNIT, "StatusText").startswith("van-07 from /run/gps: no receiver")

@@ -1,4 +1,4 @@
-"""An installation by pip: the service that it makes, and that it removes again."""
+"""Installation with pip: the service is installed and removed again."""
 
 import shutil
 import subprocess
@@ -25,7 +25,7 @@ from packages.device import (
 from packages.roots import root
 from processes import ROOT
 
-pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test creates root file systems and packages
 
 
 UNINSTALL = {
@@ -35,7 +35,7 @@ UNINSTALL = {
 
 
 def bring_wheels(machine: Container, wheel: Path) -> None:
-    """The wheels that the packages hold stand in for PyPI: nothing is fetched."""
+    """Copy the wheels from the packages to replace PyPI: nothing is downloaded."""
     wheels = machine.root / "root/wheels"
     shutil.copytree(ROOT / "build/wheels/amd64", wheels)
     shutil.copy(wheel, wheels)
@@ -60,7 +60,7 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         assert "sudo pipx install --global" in said
         assert left_behind(machine) == before
 
-        # A unit that somebody else wrote is not touched.
+        # A unit that another author wrote is not changed.
         own = machine.root / "etc/systemd/system" / UNIT
         own.write_text("[Service]\nExecStart=/usr/bin/true\n")
         assert f"{UNIT} was not written by `service install`: move it" in typed(
@@ -79,7 +79,7 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         link = machine.root / "usr/local/bin/telemetry-agent"
         assert link.readlink() == Path("/opt/telemetry-agent/bin/telemetry-agent")
         start_receiver(machine)
-        # Nobody listens yet: what is missing is said.
+        # The endpoint does not run yet: the message reports it.
         done = machine.run(*INIT, "--wait=20s", check=False)
         assert done.returncode == 1
         assert "no position was delivered within 20 s" in done.stdout
@@ -89,7 +89,7 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         size_kb = int(machine.said("du", "-sk", "/opt/telemetry-agent").split()[0])
         print(f"pip: {size_kb / 1000:.0f} MB installed, {costs(machine)}")  # noqa: T201 - for the table in docs/install.md
 
-        # Once more, over the service that runs: its receiver is left alone, its data stay.
+        # init again, while the service runs: it keeps its receiver and its data.
         said = machine.said(*(word for word in INIT if "--source" not in word), "--force")
         assert "the running agent reads /run/gps" in said
         assert "delivered: 127.0.0.1" in said
@@ -102,7 +102,7 @@ def test_the_life_of_a_service_that_pip_brought(built: Built) -> None:
         typed(machine, uninstall)
         assert machine.show(UNIT, "MainPID") == "0"
         assert (machine.root / "var/lib/telemetry-agent/queue.db").exists()
-        # Without a service, init installs it as well.
+        # If the service is missing, init installs it too.
         done = machine.run(program, *INIT[1:], "--force", "--wait=1s", check=False)
         assert "the service runs; waiting for the first position" in done.stdout
         assert machine.show(UNIT, "ActiveState") == "active"
@@ -155,7 +155,7 @@ def test_the_package_takes_the_place_of_a_service_that_pip_brought(built: Built)
 
 @pytest.mark.parametrize("tool", ["pipx", "uv"])
 def test_the_service_of_a_tool_of_its_own(built: Built, tool: str) -> None:
-    """Installed by what docs/install.md says, made a service, and left as the tool had it."""
+    """Install as in docs/install.md, set up the service, then remove all but the tool's files."""
     with container(root("bookworm")) as machine:
         machine.boot()
         bring_wheels(machine, built.wheel)
@@ -174,7 +174,7 @@ def test_the_service_of_a_tool_of_its_own(built: Built, tool: str) -> None:
         start_endpoint(machine)
         assert "delivered: 127.0.0.1" in machine.said(*INIT)
         machine.run("systemctl", "stop", "receiver", "endpoint")
-        # The command is the tool's: it stays until the tool takes it away.
+        # The command belongs to the tool: it stays until the tool removes it.
         typed(machine, "telemetry-agent service uninstall --purge")
         assert "telemetry-agent" in typed(machine, "telemetry-agent --version")
         typed(machine, UNINSTALL[tool])

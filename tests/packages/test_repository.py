@@ -1,4 +1,4 @@
-"""The release as a device gets it: the same bytes each time, signed, upgraded by apt."""
+"""The release as a device gets it: reproducible, signed, upgraded by apt."""
 
 import hashlib
 import json
@@ -26,14 +26,14 @@ from packages.roots import require, root
 from processes import ROOT
 from sbom import sbom
 
-pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test creates root file systems and packages
 KEY = "releases@example.com"
 SOURCE = "deb [signed-by=/root/apt/telemetry-agent.gpg] file:/root/apt {suite} main\n"
 
 
 @pytest.fixture(scope="module")
 def gpg_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A key that has been made for this test."""
+    """A GnuPG home with a key for this test."""
     require()
     home = tmp_path_factory.mktemp("gpg")
     home.chmod(0o700)
@@ -45,7 +45,7 @@ def gpg_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def repository(built: Built, home: Path, out: Path) -> Path:
-    """Both versions, for both releases of Debian."""
+    """Create a repository with both versions for both Debian releases."""
     debs = out / "debs"
     debs.mkdir(parents=True)
     for deb in (*built.previous.values(), *built.debs.values()):
@@ -59,13 +59,13 @@ def repository(built: Built, home: Path, out: Path) -> Path:
 def add_source(machine: Container, made: Path, suite: str) -> None:
     if not (machine.root / "root/apt").exists():
         shutil.copytree(made, machine.root / "root/apt")
-        machine.run("chmod", "755", "/root")  # apt reads as a user of its own
+        machine.run("chmod", "755", "/root")  # apt reads as a separate user
     source = machine.root / "etc/apt/sources.list.d/telemetry-agent.list"
     source.write_text(SOURCE.format(suite=suite))
 
 
 def update(machine: Container, *, check: bool = True) -> str:
-    """As ``apt update`` does with this source alone: there is no network."""
+    """Run ``apt update`` with only this source, because the machine has no network."""
     argv = ["apt-get", "update", "-oDir::Etc::sourceparts=/dev/null", "-oAPT::Get::List-Cleanup=0"]
     source = "-oDir::Etc::sourcelist=/etc/apt/sources.list.d/telemetry-agent.list"
     return machine.run(*argv, source, "-oAPT::Update::Error-Mode=any", check=check).stdout
@@ -152,6 +152,6 @@ def test_what_is_inside_a_release_is_listed() -> None:
     of_page = {(one["name"], one["version"]) for one in build_debs.page_libraries()}
     assert of_page > {("leaflet", "1.9.4")}
     assert {*wanted, *of_page} <= listed
-    # One binary library, for three architectures.
+    # One binary library exists for three architectures.
     assert len(said["components"]) == len(wanted) + len(of_page) + len(build_debs.BUNDLED) - 1
     assert all(one["licenses"] and one["hashes"] for one in said["components"])

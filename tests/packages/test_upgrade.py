@@ -1,4 +1,4 @@
-"""From one version to another and back: the queue file, and commands beside an agent of another."""
+"""Upgrade and downgrade: the queue file, and commands with an agent of another version."""
 
 import json
 from pathlib import Path
@@ -22,13 +22,13 @@ from packages.roots import root
 
 from telemetry_agent.snapshot import PROTOCOL
 
-pytestmark = pytest.mark.timeout(1800)  # the first test makes root file systems and packages
+pytestmark = pytest.mark.timeout(1800)  # the first test creates root file systems and packages
 
 NAMES = "SELECT stream, seq FROM fixes"
 
 
 def install_beside(machine: Container, deb: Path) -> None:
-    """Install it, and leave the agent that runs as it is: so does unattended-upgrades, told so."""
+    """Install without a restart of the running agent, as unattended-upgrades can be set to do."""
     refuses = machine.root / "usr/sbin/policy-rc.d"
     refuses.write_text("#!/bin/sh\nexit 101\n")
     refuses.chmod(0o755)
@@ -39,7 +39,7 @@ def install_beside(machine: Container, deb: Path) -> None:
 
 
 def assert_commands_work(machine: Container, runs: str, installed: str, protocols: str) -> None:
-    """Every command that asks the agent, where that is of another version."""
+    """Run every command that queries the agent, while the agent has another version."""
     said = machine.said("telemetry-agent", "status")
     assert said.startswith(f"telemetry-agent {runs}, van-07, ")
     assert f"restart the service to run {installed}" in said
@@ -53,7 +53,7 @@ def assert_commands_work(machine: Container, runs: str, installed: str, protocol
 
 
 def reported_version(machine: Container) -> str:
-    """What the agent said to the endpoint last."""
+    """The version in the agent's last report to the endpoint."""
     received = machine.root / "root/received.db"
     ((report, _),) = rows(received, "SELECT agent, stream FROM reports")
     return str(json.loads(report)["version"])
@@ -70,7 +70,7 @@ def test_versions_follow_each_other_over_a_backlog(built: Built, release: str) -
         start_endpoint(machine)
         machine.run(*INIT)
 
-        # Upgraded, and not restarted.
+        # Upgraded but not restarted.
         install_beside(machine, built.debs[name])
         assert_commands_work(machine, PREVIOUS, version, f"protocol {PROTOCOL}, the agent speaks ")
         wait_for_status(machine, "upload.delivered", 60)
@@ -82,7 +82,7 @@ def test_versions_follow_each_other_over_a_backlog(built: Built, release: str) -
         start_endpoint(machine)
         wait_for_status(machine, "upload.delivered", 20)
 
-        # Downgraded: it records at once, over a file whose schema it does not know.
+        # Downgraded: it records immediately, although it does not know the file's schema.
         install_beside(machine, built.previous[name])
         assert_commands_work(machine, version, PREVIOUS, f"protocol {PROTOCOL - 1}, the agent ")
         machine.run("systemctl", "stop", "endpoint")
@@ -92,9 +92,9 @@ def test_versions_follow_each_other_over_a_backlog(built: Built, release: str) -
         wait_for_status(machine, "receiver.fixes", 5)
         wait_for_status(machine, "queue.pending", 15)
 
-        # And upgraded again. Nothing is lost, nothing comes twice.
+        # Upgraded again: no fix is lost, and none comes twice.
         install(machine, built.debs[name])
-        # The first may be the rest of the instant that the agent before it recorded at its end.
+        # The first fix may be the rest of the instant that the previous agent recorded last.
         wait_for_status(machine, "receiver.fixes", 5)
         start_endpoint(machine)
         machine.run("systemctl", "stop", "receiver")
@@ -111,7 +111,7 @@ def test_versions_follow_each_other_over_a_backlog(built: Built, release: str) -
 
         assert reported_version(machine) == version
 
-        # What every older schema left behind is delivered.
+        # The fixes in a file of every older schema are delivered.
         for schema in OLDER:
             for file in (machine.root / QUEUE).parent.glob("queue.db*"):
                 file.unlink()

@@ -7,7 +7,7 @@ import org.traccar.database.CommandsManager;
 import org.traccar.model.Position;
 import org.traccar.session.DeviceSession;
 
-/** Knows one device, and stores no commands for it. */
+/** A decoder base that knows one device and stores no commands for it. */
 public abstract class BaseProtocolDecoder extends ExtendedObjectDecoder {
     static String device;
     private final Protocol protocol;

@@ -21,14 +21,14 @@ import org.traccar.model.Position;
 import org.traccar.protocol.OsmAndProtocolDecoder;
 import org.traccar.protocol.OwnTracksProtocolDecoder;
 
-/** PORT PROTOCOL DEVICE FILE: appends what the decoder gives, a line of JSON each. */
+/** PORT PROTOCOL DEVICE FILE: appends the decoder's output to FILE, one line of JSON each. */
 public class Decoders {
     public static void main(String[] args) throws Exception {
         boolean osmand = args[1].equals("osmand");
         BaseProtocolDecoder.device = args[2];
         Writer stored = new FileWriter(args[3], true);
         ObjectMapper mapper = new ObjectMapper();
-        NioEventLoopGroup group = new NioEventLoopGroup(1); // in the order in which they came
+        NioEventLoopGroup group = new NioEventLoopGroup(1); // one thread, to keep the order
         new ServerBootstrap().group(group).channel(NioServerSocketChannel.class)
             .childHandler(new ChannelInitializer<SocketChannel>() {
                 @Override
@@ -49,7 +49,7 @@ public class Decoders {
         System.out.println("listening");
     }
 
-    /** Writes what it gets, and closes the connection on an error, as Traccar's last handler does. */
+    /** Writes each position; closes the connection on an error, like Traccar's last handler. */
     private static class Store extends ChannelInboundHandlerAdapter {
         private final Writer stored;
         private final ObjectMapper mapper;
