@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Each worker gets an equal part of the list, in order, and takes tests from the end of another
     part when its own is done. The packages and the slow disk have the longest tests: if one started
     last, the run would wait for it. These tests mostly wait, especially while root file systems are
-    created, so the other half of the workers uses the processor.
+    created; meanwhile the other half of the workers runs the other tests.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     parts: list[list[pytest.Item]] = [[] for _ in range(workers)]

@@ -45,7 +45,7 @@ class DeadMount:
         os.write(self._kernel, struct.pack("<IiQ", 16 + len(accepted), 0, number) + accepted)
 
     def _read(self) -> None:
-        # The kernel makes a request uninterruptible only after it was read.
+        # A request becomes uninterruptible only after the file system has read it.
         with contextlib.suppress(OSError):
             while True:
                 os.read(self._kernel, _MOST_BYTES)

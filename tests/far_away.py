@@ -1,4 +1,4 @@
-"""A slow link between two machines that delays IPv4 packets and drops IPv6 packets."""
+"""A link between two machines that delays IPv4 packets and drops IPv6 packets."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ _PACKET_BYTES = 65536
 class FarAway:
     """A device ``far0`` in both machines, up and without addresses, until ``close``.
 
-    Only IPv4 packets arrive, all of them, in order, ``one_way_s`` after they were sent.
+    All IPv4 packets arrive in order, ``one_way_s`` after they were sent, without a rate limit.
     """
 
     def __init__(self, near: Namespace, far: Namespace, one_way_s: float) -> None:

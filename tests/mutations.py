@@ -1,4 +1,4 @@
-"""Damaged output of real receivers and gpsd: by a bad line, or by firmware with right checksums.
+"""Damaged output of real receivers and gpsd: by a noisy line, or by firmware with right checksums.
 
 ``survive`` decodes lines with any damage as the daemon does: the decoder must not raise, and every
 fix must be storable. ``judge`` and ``judge_reports`` are stricter: each damaged sentence or report

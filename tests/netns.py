@@ -100,7 +100,7 @@ class Network:
         return made
 
     def cable(self, a: Namespace, a_device: str, b: Namespace, b_device: str) -> None:
-        """Join two namespaces by two interfaces, both up. If one goes down, so does the carrier."""
+        """Join two namespaces by a veth pair, both ends up. Taking one down cuts the carrier."""
         _ip("link", "add", a_device, "netns", a.name, "type", "veth",
             "peer", "name", b_device, "netns", b.name)  # fmt: skip
         a.ip(f"link set {a_device} up")
