@@ -1,4 +1,4 @@
-"""Boots a real systemd as PID 1, in a fraction of a second, to run units under it.
+"""Boot a real systemd as PID 1, in a fraction of a second, to run units under it.
 
 Everything is private to the boot: process ids, mounts, host name, IPC, cgroups. Only the network
 is shared, so that a unit can connect to a server of the test. The root file system is the
