@@ -42,7 +42,7 @@ class Authority:
         return pair
 
     def server_context(self, pair: Pair, *, clients: bool = False) -> ssl.SSLContext:
-        """A context for ``Server(tls=…)``; with ``clients``, they need our certificates too."""
+        """The context for ``Server(tls=…)``; ``clients``: require a client certificate of ours."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pair.cert, pair.key)
         if clients:

@@ -12,7 +12,7 @@ from telemetry_agent.clock import Clock
         (0, False, True),
         (5, False, False),
         (5, True, False),
-        (-1, True, True),  # the hardened service must not query the kernel
+        (-1, True, True),  # the hardened service is not allowed to query the kernel
         (-1, False, False),
     ],
 )
