@@ -33,7 +33,7 @@ from pydantic_settings import (  # noqa: E402
 
 
 def _attributes_below(section: object) -> object:
-    """Move the attributes, which are beside ``power`` in the file, below a key of their own."""
+    """Move the attributes of ``[extra]`` below the key ``""``; ``power`` stays."""
     if not isinstance(section, dict):
         return section
     power = {key: value for key, value in section.items() if key == "power"}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class SettingError(ValueError):
-    """A value is wrong beside another one; ``key`` is that of the value."""
+    """Two settings contradict each other; ``key`` is that of the wrong value."""
 
     def __init__(self, key: str, said: str) -> None:
         super().__init__(key + said)

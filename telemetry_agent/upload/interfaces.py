@@ -14,7 +14,7 @@ FormatName = Literal[
 ]
 
 
-NOT_PASSED_ON = {502, 504}
+PROXY_FAILURES = {502, 504}
 """What a proxy answers if the server behind it is down, fails, or takes too long for the batch;
 Caddy also if the body is larger than its ``max_size``."""
 
@@ -115,6 +115,7 @@ class UploadPolicy:
     flush_every_s: float = 10.0
     timeout_s: float = 30.0
     live_first: bool = True
+    """False: the order counts, so the oldest fixes go first."""
     compression: CompressionSetting = "auto"
     backoff_initial_s: float = 1.0
     backoff_max_s: float = 120.0

@@ -174,7 +174,7 @@ class Leases:
     def bring_back(self) -> None:
         """Let each fix that was put off be tried once."""
         self._put_off = dict.fromkeys(self._put_off, True)
-        self.unanswered = True
+        self.unanswered = True  # they are ``unack``: ``resume_unanswered`` makes them ready
 
     def resume_unanswered(self) -> None:
         """Make fixes ready again that got no answer."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from telemetry_agent.clock import Clock
 from telemetry_agent.model import Batch, Deferred, Delivered, Held, Outcome, Record, Refused
-from telemetry_agent.upload.interfaces import NOT_PASSED_ON
+from telemetry_agent.upload.interfaces import PROXY_FAILURES
 from telemetry_agent.upload.leases import Leases
 from telemetry_agent.upload.refusals import AllRefused, Refusals
 from telemetry_agent.upload.upload_status import StatusKeeper
@@ -52,11 +52,15 @@ class OutcomeHandler:
         """
         undecided = outcome if isinstance(outcome, Deferred | Held) else None
         answered = not isinstance(outcome, Deferred) or outcome.answered
-        keep = not answered or isinstance(outcome, Held) or outcome.status in NOT_PASSED_ON
+        never_dead = not answered or isinstance(outcome, Held) or outcome.status in PROXY_FAILURES
         put_off = self._leases.is_put_off(batch)
-        in_doubt = keep and (probing or put_off)
+        inconclusive = never_dead and (probing or put_off)
         # It may be the endpoint's fault or that of a fix.
-        if undecided and not in_doubt and self._refusals.is_a_fix(batch, undecided, keep=keep):
+        if (
+            undecided
+            and not inconclusive
+            and self._refusals.counts_as_refusal(batch, undecided, never_dead=never_dead)
+        ):
             outcome = Refused(undecided.reason, status=undecided.status)
         self.went_well = isinstance(outcome, Delivered)
         if not self.went_well:
@@ -67,21 +71,23 @@ class OutcomeHandler:
             case Refused(fitting=int()):
                 # Only the answer was too large: smaller batches have smaller answers.
                 self._leases.give_back(batch)
-                self._refusals.lost(batch)
+                self._refusals.forget(batch)
                 return None
             case Refused(reason, too_large):
                 if probing:  # everything is refused, so this shows nothing about this fix
                     return Held(reason)
-                stop = self._refusals.refused(batch, reason, too_large=too_large, keep=keep)
+                stop = self._refusals.refused(
+                    batch, reason, too_large=too_large, never_dead=never_dead
+                )
                 return undecided if undecided and isinstance(stop, Deferred) else stop
             case Deferred() | Held():
                 # A fix that was put off was expected to get no other: the others go on.
-                expected = put_off and keep and not probing
+                expected = put_off and never_dead and not probing
                 if not answered or expected:
                     # What was never sent may be thinned, and costs no write.
                     unsent = isinstance(outcome, Deferred) and not outcome.sent
                     self._leases.give_back(batch, answered=unsent)
-                    self._refusals.lost(batch)
+                    self._refusals.forget(batch)
                 return None if expected else outcome
 
     def apply_each(self, batch: Batch, outcomes: list[Outcome], *, probing: bool) -> StopReason:
@@ -93,7 +99,7 @@ class OutcomeHandler:
         answers = dict(zip((record.seq for record in batch.records), outcomes, strict=False))
         last_taken = max((seq for seq, outcome in answers.items() if _is_taken(outcome)), default=0)
 
-        # Neighbours of one kind are ended together; a fix whose kind is its seq, alone.
+        # Neighbours of one kind are ended together. A fix with its own reason has its seq as kind.
         def kind(record: Record) -> object:
             outcome = answers.get(record.seq)
             if isinstance(outcome, Refused) and record.seq < last_taken:
@@ -109,7 +115,7 @@ class OutcomeHandler:
             lost = isinstance(outcome, Deferred) and not outcome.answered
             if outcome is None:
                 self._leases.give_back(part)
-                self._refusals.lost(part)  # it may be one refused fix, tried again
+                self._refusals.forget(part)  # it may be one refused fix, tried again
             elif _is_taken(outcome):
                 self.apply(part, outcome, probing=probing)
             elif isinstance(outcome, Refused) and seq < last_taken:
@@ -129,7 +135,7 @@ class OutcomeHandler:
             self._keeper.delivered(taken, outcome.unknown_names, self._clock.monotonic_s())
         self._leases.acknowledge(batch, outcome)
         if not taken:
-            self._refusals.lost(batch)
+            self._refusals.forget(batch)
         if not taken and not outcome.rejected:  # it said yes, and kept back every fix
             self._keeper.count(failed_requests=1)
             return Deferred("the endpoint accepted no fix of the batch")

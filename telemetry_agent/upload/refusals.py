@@ -11,7 +11,7 @@ After two more without an acceptance the search gives up: it may be the setup th
 *A fix that crashes the server.* It shows as 500, or as no answer. A batch to which that happens
 five times, while others are accepted, counts as refused. But a single fix without an answer is
 never a suspect, because it may be the network: it is sent again much later. So is one that gets a
-status that holds uploads, such as 403, while others are accepted (``is_a_fix``).
+status that holds uploads, such as 403, while others are accepted (``counts_as_refusal``).
 
 An acceptance counts for fixes of the same device only. A server may know one device and not
 another, and then the setup is wrong, not the fixes of the device that it does not know.
@@ -111,7 +111,7 @@ class Refusals:
         return self._acceptances.total() > 0
 
     def is_held(self, batch: Batch) -> bool:
-        """Whether a status holds such batches: none of several fixes was accepted since."""
+        """Whether a status such as 403 came to the last such batch, and none was accepted since."""
         return (batch.device, batch.live) in self._held
 
     def accepts(self, device: str) -> bool:
@@ -185,7 +185,7 @@ class Refusals:
         if run is not None and batch.lease == run.trying and not run.accepted(batch):
             self._dissolve(run)
 
-    def lost(self, batch: Batch) -> None:
+    def forget(self, batch: Batch) -> None:
         """Note that the batch is no longer leased, and was not accepted."""
         self._suspects.pop(batch.lease, None)
         if self._run is not None and batch.lease == self._run.trying:
@@ -193,12 +193,12 @@ class Refusals:
             self._dissolve(self._run)
 
     def refused(
-        self, batch: Batch, reason: str, *, too_large: bool = False, keep: bool = False
+        self, batch: Batch, reason: str, *, too_large: bool = False, never_dead: bool = False
     ) -> AllRefused | Deferred | None:
         """Note that the endpoint refused ``batch``. Returns why to stop; ``None``: continue.
 
-        ``keep``: a single fix never becomes a dead letter, because it got no answer, or one that
-        holds uploads. It is sent again much later.
+        ``never_dead``: a single fix never becomes a dead letter, because it got no answer, or one
+        that holds uploads. It is sent again much later.
         """
         self.reason, self._device = reason, batch.device
         self.live_refused = self.live_refused or batch.live
@@ -223,7 +223,7 @@ class Refusals:
             self._in_a_row += not acceptances
         else:
             self._in_a_row += 1
-            self._refused_in_search(batch, too_large=too_large, keep=keep)
+            self._refused_in_search(batch, too_large=too_large, never_dead=never_dead)
         # From the whole batch down to a single fix there are 1 + ceil(log2 size) refusals. If two
         # more follow without an acceptance, it may be the setup.
         size = self._search.size if self._search else 1
@@ -232,11 +232,11 @@ class Refusals:
         crash = self._search is not None and self._search.is_crash
         return Deferred(reason) if crash else self.all_refused()
 
-    def _refused_in_search(self, batch: Batch, *, too_large: bool, keep: bool) -> None:
+    def _refused_in_search(self, batch: Batch, *, too_large: bool, never_dead: bool) -> None:
         search = self._begin_search(batch)
         if len(batch.records) > 1:
             search.refused(batch, too_large=too_large)
-        elif keep:  # it may be the network or the setup after all
+        elif never_dead:  # it may be the network or the setup after all
             self._leases.put_off(batch)
         else:
             acceptances = self._acceptances[batch.device]
@@ -248,22 +248,23 @@ class Refusals:
         self.in_doubt = True
         return AllRefused(self.reason, self._device, only_backlog=not self.live_refused)
 
-    def is_a_fix(self, batch: Batch, said: Deferred | Held, *, keep: bool) -> bool:
-        """Whether an outcome that names no fix is a refusal of this batch.
+    def counts_as_refusal(self, batch: Batch, said: Deferred | Held, *, never_dead: bool) -> bool:
+        """Whether an outcome that names no fix counts as a refusal of this batch; if so, search it.
 
-        ``keep``: as for ``refused``. A 500, a 502, or no answer, is one if it is the fifth of the
-        same batch while others are accepted. If another fix was put off before, and no dead letter
-        can come of it, the second is enough; of no answers only if the order counts, because
-        others wait for it, and a bad network would look the same. A status that holds uploads,
-        such as 403, is one if single fixes of this kind were accepted since the last, and no batch:
-        a firewall may block what is too large for it, or what one fix holds.
+        - A 500, a 502, or no answer: the fifth of the same batch, while others are accepted.
+        - One of these that is ``never_dead`` (see ``refused``): the second, if another fix was put
+          off before. No answers only if the order counts: then others wait for this batch, and
+          otherwise a bad network would look the same.
+        - A status that holds uploads, such as 403: if single fixes of this kind were accepted since
+          the last one, and no batch. A firewall may block what is too large for it, or what one
+          fix holds.
         """
         if isinstance(said, Deferred) and not said.may_be_a_fix:
             return False
         answered = isinstance(said, Held) or said.answered
         suspect = self._suspects.get(batch.lease)
         if suspect is not None:
-            return suspect.crash and not keep
+            return suspect.crash and not never_dead
         if self._search is not None:
             return self._search.is_crash
         if isinstance(said, Held):
@@ -271,7 +272,7 @@ class Refusals:
             is_one = self._held.get(kind, False) and self._run is None
             self._held[kind] = False
         else:
-            is_known = self._leases.has_put_off and keep and (answered or self._order_counts)
+            is_known = self._leases.has_put_off and never_dead and (answered or self._order_counts)
             enough = _CRASHES_OF_A_KNOWN_KIND if is_known else _CRASHES
             is_one = self.crashes.crashed(batch, enough, answered=answered)
         if is_one:

@@ -46,7 +46,7 @@ class Pace:
         Full jitter: uniformly between nothing and min(cap, initial * 2^(attempt - 1)). The jitter
         comes after the cap. The other way round, a fleet that has reached the cap comes back in
         step. tenacity's ``wait_random_exponential`` draws in the same way, but from the random
-        numbers of the whole process; here the ceiling is tenacity's and the draw is a seam.
+        numbers of the whole process; here the ceiling is tenacity's, and ``rng`` draws.
         """
         state = RetryCallState(Retrying(), fn=None, args=(), kwargs={})
         state.attempt_number = attempt

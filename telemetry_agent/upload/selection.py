@@ -143,7 +143,9 @@ class Selection:
             return self._next(now_s, attempted_s)
         if wait_s := self._others_in_s(now_s):
             return wait_s
-        if chosen := self._next(now_s, attempted_s):  # neither ``None`` nor 0: a fix of the others
+        if chosen := self._next(
+            now_s, attempted_s
+        ):  # a batch of the others, a conclusion or a wait
             return chosen
         self._others_wait, self._looked_s = False, now_s
         return self._others_in_s(now_s)

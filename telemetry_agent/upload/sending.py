@@ -30,7 +30,7 @@ from telemetry_agent.model import (
 from telemetry_agent.upload.formats.answers import masked_outcome, offers_gzip
 from telemetry_agent.upload.http.transport import Transport
 from telemetry_agent.upload.interfaces import (
-    NOT_PASSED_ON,
+    PROXY_FAILURES,
     Compression,
     CompressionSetting,
     NoAnswer,
@@ -49,7 +49,7 @@ _GZIP_AGAIN_AFTER_S = 3600.0
 _SEARCH_S = 60.0
 
 _GATEWAY_TIMEOUT = 504
-_NOTHING_BEHIND = {*NOT_PASSED_ON, 503}
+_NO_SERVER_BEHIND = {*PROXY_FAILURES, 503}
 
 
 class Sender:
@@ -108,9 +108,9 @@ class Sender:
             isinstance(outcome, Deferred)
             and outcome.may_be_a_fix
             and outcome.answered
-            and outcome.status not in _NOTHING_BEHIND
+            and outcome.status not in _NO_SERVER_BEHIND
         )
-        if _is_lost(outcome):  # to repeat each one would double the bytes of an outage
+        if _may_be_an_outage(outcome):  # to repeat each one would double the bytes of an outage
             self._losses += 1
             is_unclear = self._losses > 1 and self._losses.bit_count() == 1
         if not is_unclear and outcome.status not in _NO_GZIP_THERE:
@@ -147,7 +147,7 @@ class Sender:
             if failure.voids_earlier:
                 unanswered += len(outcomes)
                 outcomes.clear()
-            outcomes += [self._lost(failure, sent=sent)] * unanswered
+            outcomes += [self._without_answer(failure, sent=sent)] * unanswered
             if now_s - began_s >= timeout_s:
                 self._sizing.failed(len(outcomes), now_s)
         elif outcomes and isinstance(outcomes[-1], Delivered):
@@ -187,7 +187,7 @@ class Sender:
         answer = self._transport.exchange(payload, timeout_s)
         sent = self._exchanged(1, answered=isinstance(answer, Answer))
         if isinstance(answer, NoAnswer):
-            return self._lost(answer, sent=sent)
+            return self._without_answer(answer, sent=sent)
         return self._read(answer, batch)
 
     def _exchanged(self, requests: int, *, answered: bool) -> bool:
@@ -208,7 +208,7 @@ class Sender:
         self._compression.learn(answer, outcome)
         return masked_outcome(outcome, self._transport.credentials.masked)
 
-    def _lost(self, failure: NoAnswer, *, sent: bool) -> Outcome:
+    def _without_answer(self, failure: NoAnswer, *, sent: bool) -> Outcome:
         may_be_a_fix = sent and not self._transport.dialer.aborted
         outcome = Deferred(
             failure.reason, failure.state, answered=False, sent=sent, may_be_a_fix=may_be_a_fix
@@ -216,11 +216,11 @@ class Sender:
         return masked_outcome(outcome, self._transport.credentials.masked)
 
 
-def _is_lost(outcome: Outcome) -> bool:
+def _may_be_an_outage(outcome: Outcome) -> bool:
     """Whether the request got no answer, or one of a proxy, which may say so of its server."""
     if not isinstance(outcome, Deferred) or outcome.retry_after_s is not None:
         return False
-    return outcome.status in _NOTHING_BEHIND if outcome.answered else outcome.may_be_a_fix
+    return outcome.status in _NO_SERVER_BEHIND if outcome.answered else outcome.may_be_a_fix
 
 
 class CompressionChoice:

@@ -25,9 +25,9 @@ between, is a limit. It belongs to the path: a change of the network removes it.
 network does not: on a slow path that large batches fill, the network seems to come and go. A dead
 radio sets no limit, because nothing is answered between.
 
-A server that closes the connection, or a 500, counts like a time-out after five waits in a row:
-some servers do so at a large body. But one fix may be the reason. When the search finds it, what
-its batches have set is forgotten.
+From the fifth attempt in a row (after four waits), a closed connection, 409, 500 and 502 count like
+a time-out: some servers answer so to a large body. But one fix may be the reason. When the search
+finds it, what its batches have set is forgotten.
 
 Endpoints are reconfigured. So once an hour twice of what was too large is tried again, which costs
 one refused request if the limit is still there.
@@ -64,7 +64,7 @@ class Sizing:
         return min(count, max(1, self._max_bytes * fixes // body_bytes))
 
     def took(self, count: int, body_bytes: int, elapsed_s: float, now_s: float) -> None:
-        """Note that a batch of ``count`` fixes was answered after ``elapsed_s``."""
+        """Note that a batch of ``count`` fixes was delivered after ``elapsed_s``."""
         self._measured = count, body_bytes
         full = count >= self.limit()  # a smaller one does not show that a larger one would fit
         if self._failed is not None:

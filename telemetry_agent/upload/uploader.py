@@ -331,8 +331,8 @@ class Uploader(Task):
 
     def _stop_for(self, stop: StopReason, device: str, *, backlog: bool = False) -> float | None:
         """How long to wait. ``backlog``: it was of the backlog, and live fixes may be accepted."""
-        has_no_time = isinstance(stop, Deferred) and stop.retry_after_s is not None
-        if stop is not None and not has_no_time:
+        names_a_time = isinstance(stop, Deferred) and stop.retry_after_s is not None
+        if stop is not None and not names_a_time:
             # Behind a load balancer, the next connection may lead to another server.
             self._transport.close()
         match stop:

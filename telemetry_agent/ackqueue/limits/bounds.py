@@ -8,7 +8,7 @@ leased stay whole. Each fix that is deleted undelivered is counted.
 
 There are two limits. Above the lower one each step deletes some rows. The upper one is SQLite's
 ``max_page_count``: at it the file does not grow, but rows can still be deleted. If the disk is full
-earlier, the ballast makes room.
+before a limit is reached, the ballast is deleted to make room.
 """
 
 import logging

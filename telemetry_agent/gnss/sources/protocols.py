@@ -64,7 +64,7 @@ def protocol(data: bytes) -> str | None:
 
 
 def unreadable(data: bytes) -> Literal["binary", "wrong-baud"] | Diagnosis:
-    """Why ``data`` has no valid sentence; a diagnosis: at any speed."""
+    """Why ``data`` has no valid sentence; a diagnosis if no other speed would help."""
     if protocol(data) is not None:
         return "binary"
     if reason := unchecked(data):

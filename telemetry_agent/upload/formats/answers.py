@@ -18,15 +18,15 @@ from telemetry_agent.model import (
     is_stream,
 )
 from telemetry_agent.secrecy import masked_url
-from telemetry_agent.upload.interfaces import NOT_PASSED_ON
+from telemetry_agent.upload.interfaces import PROXY_FAILURES
 from telemetry_agent.upload.quoting import coding, quoted, reason_of, words
 from telemetry_agent.upload.retry import retry_after_s
 
 _TAKEN = {200, 201, 202, 204}
 _REFUSED = {400, 422}
 _LATER = {408, 409, 423, 424, 425, 429}
-# A conflict may pass, as while an earlier request is stored, or be a fix that is there.
-_MAY_BE_A_FIX = {409, 500, *NOT_PASSED_ON}
+# A conflict may pass, as while an earlier request is stored; or the server has the fix already.
+_MAY_BE_A_FIX = {409, 500, *PROXY_FAILURES}
 _SAYS_NO = re.compile(rb"(?:php )?(?:fatal |parse )?error", re.IGNORECASE)
 """The beginning of a text; PHP answers 200 to a request at which its script fails."""
 _BEGINS_WITH_NO = re.compile(
