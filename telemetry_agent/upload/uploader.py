@@ -330,7 +330,18 @@ class Uploader(Task):
     # How long to wait
 
     def _stop_for(self, stop: StopReason, device: str, *, backlog: bool = False) -> float | None:
-        """How long to wait. ``backlog``: it was of the backlog, and live fixes may be accepted."""
+        """How long to wait. ``backlog``: it was of the backlog, and live fixes may be accepted.
+
+        ::
+
+            the outcome                               what waits          how long     continues
+            later                                     everything          the backoff
+            later, perhaps due to a backlog fix       the backlog         the backoff  live fixes
+            held, or all refused                      everything          backoff_max
+            the same for the backlog only             the backlog         backoff_max  live fixes
+            the same for a device never accepted, or  the device's fixes  backoff_max  all others
+            if the order counts
+        """
         names_a_time = isinstance(stop, Deferred) and stop.retry_after_s is not None
         if stop is not None and not names_a_time:
             # Behind a load balancer, the next connection may lead to another server.
