@@ -186,7 +186,7 @@ class Epoch:
         """
         if not self.reports:
             self.instant = instant
-            self.step_ms = 0 if before is None else instant - before
+            self.step_ms = 0 if before is None else abs(instant - before)
         else:
             self.other_times |= {instant}
 

@@ -253,3 +253,13 @@ def test_an_instant_keeps_50_sentences_with_one_tag() -> None:
 )
 def test_quality(bodies: list[str], quality: str) -> None:
     assert fix(of(*bodies)).quality == quality
+
+
+def test_the_step_between_two_instants_is_known_also_where_time_steps_back() -> None:
+    """A GLL at the next instant, of which the other sentences were lost, is no part of this one."""
+    for before in ("115959.300", "120000.700"):
+        epoch = Epoch()
+        epoch.take_time(at("120000"), at(before))
+        later = message("GNGLL,4807.038,N,01131.000,E,120000.700,A,A")
+        assert not epoch.is_at(at("120000.700"), later)
+        assert epoch.is_at(at("120000.600"), later)
