@@ -326,11 +326,11 @@ class Solution:
             solid = self._gsa_mode == 3
         else:  # an altitude needs four satellites
             solid = "alt_mm" in values and (sats or 0) >= _LEAST_SATS_3D
-        kind = Fix
+        fix_type = Fix
         if values.get("hdop_e2") == NO_GEOMETRY:
-            kind = PoorFix
+            fix_type = PoorFix
             del values["hdop_e2"]
-        return kind(
+        return fix_type(
             time_ms,
             *position_e9,
             mode=3 if solid else 2,
@@ -348,7 +348,7 @@ class Solution:
 
 
 def _put(values: dict[str, int], **new: int | None) -> None:
-    """What a sentence does not carry leaves the value of another one."""
+    """Set the values that a sentence carries; the others stay."""
     for name, value in new.items():
         if value is not None:
             values[name] = value  # noqa: PERF403 - a dict of the new ones takes longer

@@ -44,7 +44,7 @@ class Parking:
         drives = (step.fix.speed_mm_s or 0) > WALKING_MM_S
         limit_m = max(self._radius_m, noise_m(step.fix))
         way_m = distance_m(self.place, step.place)
-        self.inside = way_m <= limit_m and not step.jump
+        self.inside = bool(self._fixes) and way_m <= limit_m and not step.jump
         if self.parked:
             self._follow_parked(step, way_m, limit_m, drives=drives)
             return

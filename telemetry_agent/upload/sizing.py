@@ -25,9 +25,9 @@ between, is a limit. It belongs to the path: a change of the network removes it.
 network does not: on a slow path that large batches fill, the network seems to come and go. A dead
 radio sets no limit, because nothing is answered between.
 
-From the fifth attempt in a row (after four waits), a closed connection, 409, 500 and 502 count like
-a time-out: some servers answer so to a large body. But one fix may be the reason. When the search
-finds it, what its batches have set is forgotten.
+From the fifth attempt in a row (after four waits), a closed connection, an unclear answer, 409, 500
+and 502 count like a time-out: some servers answer so to a large body. But one fix may be the
+reason. When the search finds it, what its batches have set is forgotten.
 
 Endpoints are reconfigured. So once an hour twice of what was too large is tried again, which costs
 one refused request if the limit is still there.
@@ -50,7 +50,7 @@ class Sizing:
         self._max_bytes: int | None = None
         self._max_count: int | None = None  # by the size of answers
         self._try_larger_s = 0.0
-        self._failed: int | None = None  # the smallest count
+        self._failed: int | None = None  # the smallest count that failed
         self._smaller_answered = False  # since then
         self._path_max: int | None = None
         self._measured = 0, 0  # the fixes and the bytes of the last body

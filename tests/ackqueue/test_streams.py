@@ -608,7 +608,7 @@ def test_what_nothing_counts_is_of_the_run_that_continues_behind_it() -> None:
         marks.paint(row, row, mark)
     accounts = Streams([StreamRun(1, 7, 1)], marks).accounts(5, 7, {})
     assert isinstance(accounts, list)
-    assert [(told.through, told.recorded, told.not_coming) for told in accounts] == [
+    assert [(each.through, each.recorded, each.not_coming) for each in accounts] == [
         (5, 4, {"uncounted": 1, "refused": 1})
     ]
 

@@ -512,7 +512,7 @@ def test_whatever_happens_it_ends_up_right_and_never_spins(
     world.run(PROBE_EVERY_S + world.probe.takes_s + SPREAD_S + 1)
     assert world.word == "up"
     assert len(world.returns) == before + 1
-    # After that, there are no more probes.
+    # After that, no probe is made.
     tries = len(world.probe.starts)
     world.run(1e4)
     assert len(world.probe.starts) == tries

@@ -255,8 +255,8 @@ def test_quality(bodies: list[str], quality: str) -> None:
     assert fix(of(*bodies)).quality == quality
 
 
-def test_the_step_between_two_instants_is_known_also_where_time_steps_back() -> None:
-    """A GLL at the next instant, of which the other sentences were lost, is no part of this one."""
+def test_the_step_between_two_instants_counts_also_if_time_steps_back() -> None:
+    """A GLL of the next instant, whose other sentences were lost, does not belong to this one."""
     for before in ("115959.300", "120000.700"):
         epoch = Epoch()
         epoch.take_time(at("120000"), at(before))

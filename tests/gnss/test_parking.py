@@ -153,3 +153,9 @@ def test_rows_from_before_a_restart_show_whether_it_is_parked() -> None:
     parking = new_parking()
     parking.resume([rows[-1], rows[0]])
     assert not parking.parked
+
+
+def test_the_first_fix_is_in_no_circle_also_at_0_0() -> None:
+    parking = new_parking()
+    parking.follow(Step(Fix(0, 0, 0), (0, 0), None, False, False, None))
+    assert not parking.inside

@@ -477,7 +477,7 @@ def test_the_status_never_has_the_advice_of_another_state() -> None:
         if reader.status.state in {"silent", "wrong-baud"}:
             assert reader.status.trouble is not None
             assert reader.status.trouble.message.startswith(reader.status.state)
-    # Finding the advice may take seconds: until then there is no advice.
+    # To find the advice may take seconds. Until then, none is shown.
     assert seen == [("silent", None), ("wrong-baud", None), ("no-date", None), ("2d", None)]
 
 

@@ -79,7 +79,7 @@ def samples(
 
 
 def test_it_tells_what_the_snapshot_tells(snapshot: Snapshot) -> None:
-    told = samples(snapshot)
+    found = samples(snapshot)
     expected = {
         ("uptime_seconds", ""): 2.5,
         ("receiver_state", "state=3d"): 1,
@@ -111,16 +111,16 @@ def test_it_tells_what_the_snapshot_tells(snapshot: Snapshot) -> None:
         ("queue_delivered_fixes", ""): 2,
         ("queue_lost_fixes_total", "reason=discarded"): 1,
     }
-    assert {name: told[name] for name in expected} == expected
-    assert told["queue_oldest_pending_age_seconds", ""] > 0
-    assert told["storage_fault", ""] == told["config_fault", ""] == 0
+    assert {name: found[name] for name in expected} == expected
+    assert found["queue_oldest_pending_age_seconds", ""] > 0
+    assert found["storage_fault", ""] == found["config_fault", ""] == 0
     faulty = replace(snapshot, storage=StorageView("runtime"), config=ConfigView("wrong"))
-    told = samples(faulty)
-    assert told["storage_fault", ""] == told["config_fault", ""] == 1
+    found = samples(faulty)
+    assert found["storage_fault", ""] == found["config_fault", ""] == 1
     refused = replace(snapshot.queue, disk_error="I/O error")
     shorted = replace(snapshot.receiver, antenna="SHORT")
-    told = samples(replace(snapshot, queue=refused, receiver=shorted))
-    assert told["storage_fault", ""] == told["receiver_antenna_fault", ""] == 1
+    found = samples(replace(snapshot, queue=refused, receiver=shorted))
+    assert found["storage_fault", ""] == found["receiver_antenna_fault", ""] == 1
     info = families(snapshot)["telemetry_agent_info"].samples
     assert info[0].labels["version"] == snapshot.version
     assert [(sample.labels["device"], sample.value) for sample in info] == [('van "07"\\', 1)]
@@ -129,8 +129,8 @@ def test_it_tells_what_the_snapshot_tells(snapshot: Snapshot) -> None:
 def test_what_is_unknown_is_absent(tmp_path: Path) -> None:
     puppet = Puppet(tmp_path)
     with puppet.queue:
-        told = samples(puppet.snapshot, None)
-    names = {name for name, _ in told}
+        found = samples(puppet.snapshot, None)
+    names = {name for name, _ in found}
     assert not names & {
         "fix_age_seconds",
         "fix_hdop",
@@ -140,12 +140,12 @@ def test_what_is_unknown_is_absent(tmp_path: Path) -> None:
         "queue_oldest_pending_age_seconds",
     }
     # Counters with a fixed set of labels start at 0, so that the first loss is an increase.
-    assert {told["queue_lost_fixes_total", f"reason={reason}"] for reason in LOST} == {0}
-    assert {told["fixes_not_recorded_total", f"reason={reason}"] for reason in NOT_RECORDED} == {0}
-    assert {told["receiver_rejected_total", f"reason={reason}"] for reason in REJECTED} == {0}
-    assert told["satellites", "constellation=GPS,used=true"] == 0
-    assert told["receiver_antenna_fault", ""] == 0
-    assert told["receiver_state", "state=absent"] == told["upload_state", "state=ok"] == 1
+    assert {found["queue_lost_fixes_total", f"reason={reason}"] for reason in LOST} == {0}
+    assert {found["fixes_not_recorded_total", f"reason={reason}"] for reason in NOT_RECORDED} == {0}
+    assert {found["receiver_rejected_total", f"reason={reason}"] for reason in REJECTED} == {0}
+    assert found["satellites", "constellation=GPS,used=true"] == 0
+    assert found["receiver_antenna_fault", ""] == 0
+    assert found["receiver_state", "state=absent"] == found["upload_state", "state=ok"] == 1
 
 
 def test_names_are_as_promtool_wants_them(snapshot: Snapshot) -> None:
